@@ -1,0 +1,1 @@
+"""The explanation methods, one file each; discovery imports every module below this package."""

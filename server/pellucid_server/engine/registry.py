@@ -1,0 +1,248 @@
+"""The registry of explanation methods: `@method` puts a function in, `lookup` finds it.
+
+Importing a method's module registers it: the one exception to the rule that importing has no effect.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import ModuleType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.question import Attribution, Question
+from pellucid_server.errors import InvalidRequestError, NotFoundError
+from pellucid_server.jobs import MethodInfo, ParameterInfo, ParamValue
+
+_TYPES = {int: "integer", float: "real", bool: "flag", str: "text", np.ndarray: "tensor"}
+
+
+class Need(StrEnum):
+    """What a method needs of a model."""
+
+    FORWARD = "forward"
+    GRADIENTS = "gradients"
+    LAYERS = "layers"
+
+
+class Axiom(StrEnum):
+    """What a method promises; the tests hold every method to what it declares."""
+
+    COMPLETE = "complete"
+    """Scores sum to the score's change from baseline to input, but for the gap that is reported."""
+    EXACT_ON_LINEAR = "exact-on-linear"
+    """On a linear score each element scores its weight times its change from the baseline."""
+    SYMMETRIC = "symmetric"
+    """Elements that the score treats alike score alike."""
+    DUMMY = "dummy"
+    """What the score ignores scores 0."""
+
+
+class Background(StrEnum):
+    """Which baselines a method compares with."""
+
+    NONE = "none"
+    ONE = "one"
+    MANY = "many"
+
+
+def parameter(
+    default: Any,
+    text: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare a field of a method's `Params`: its default, and what callers are told and held to."""
+    metadata = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+Function = Callable[[Handle, Question, Any], Attribution]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A registered method: its function, and what it declares."""
+
+    name: str
+    rpc: str
+    family: str
+    source: str
+    summary: str
+    function: Function
+    params: type[Any]
+    needs: frozenset[Need]
+    axioms: frozenset[Axiom]
+    baselines: Background
+    takes_tolerance: bool
+
+    def resolve(self, parameters: Mapping[str, ParamValue]) -> Any:
+        """Check `parameters` and return the method's `Params`, defaults filled in.
+
+        Raises
+        ------
+        InvalidRequestError
+            A name is unknown, a value has the wrong type or is out of range.
+        """
+        known = {info.name: info for info in self.parameters()}
+        values = {name: _checked(name, value, known, self.name) for name, value in parameters.items()}
+        return self.params(**values)
+
+    def parameters(self) -> tuple[ParameterInfo, ...]:
+        """Describe the parameters, in order."""
+        hints = get_type_hints(self.params)
+        return tuple(_parameter_info(entry, hints[entry.name]) for entry in dataclasses.fields(self.params))
+
+    def info(self) -> MethodInfo:
+        """Describe the method to callers."""
+        kinds = {
+            Background.NONE: (),
+            Background.ONE: ("zeros", "mean", "blur", "given"),
+            Background.MANY: ("zeros", "mean", "blur", "given", "background"),
+        }
+        return MethodInfo(
+            name=self.name,
+            rpc=self.rpc,
+            family=self.family,
+            summary=self.summary,
+            source=self.source,
+            parameters=self.parameters(),
+            axioms=tuple(sorted(self.axioms)),
+            needs=tuple(sorted(self.needs)),
+            baselines=kinds[self.baselines],
+            takes_tolerance=self.takes_tolerance,
+        )
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    params: type[Any],
+    *,
+    family: str,
+    source: str,
+    needs: tuple[Need, ...] = (Need.FORWARD,),
+    axioms: tuple[Axiom, ...] = (),
+    baselines: Background = Background.ONE,
+    takes_tolerance: bool = False,
+) -> Callable[[Function], Function]:
+    """Register the decorated function under `name`; its docstring's first line is the summary.
+
+    Raises
+    ------
+    ValueError
+        Another method has that name.
+    """
+
+    def register(function: Function) -> Function:
+        if name in _METHODS and _METHODS[name].function.__module__ != function.__module__:
+            raise ValueError(f"two methods are called {name!r}")
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        _METHODS[name] = Method(
+            name=name,
+            rpc="attribute",
+            family=family,
+            source=source,
+            summary=summary,
+            function=function,
+            params=params,
+            needs=frozenset(needs),
+            axioms=frozenset(axioms),
+            baselines=baselines,
+            takes_tolerance=takes_tolerance,
+        )
+        return function
+
+    return register
+
+
+def discover(package: ModuleType) -> None:
+    """Import every module below `package`, so that the methods in them are registered."""
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+
+
+def methods() -> tuple[Method, ...]:
+    """Return the registered methods by RPC, then name."""
+    return tuple(sorted(_METHODS.values(), key=lambda entry: (entry.rpc, entry.name)))
+
+
+def lookup(name: str, *, field: str = "explanation.method") -> Method:
+    """Find a method.
+
+    Raises
+    ------
+    InvalidRequestError
+        The name is empty.
+    NotFoundError
+        No method has the name.
+    """
+    if not name:
+        raise InvalidRequestError(f"{field} is empty; set it to one of: {_names()}.", field=field)
+    if name not in _METHODS:
+        close = difflib.get_close_matches(name, _METHODS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise NotFoundError(
+            f"No method {name!r}; installed: {_names()}.{hint}", resource_type="method", resource_name=name
+        )
+    return _METHODS[name]
+
+
+def require(holds: bool, name: str, value: object, what: str) -> None:
+    """Refuse a parameter's value unless `holds`; `what` says what would be right ("must be in [1, 1024]")."""
+    if not holds:
+        field = f"parameters[{name!r}]"
+        raise InvalidRequestError(f"{field} is {value!r}; it {what}.", field=field)
+
+
+def _names() -> str:
+    return ", ".join(sorted(_METHODS))
+
+
+def _parameter_info(entry: "dataclasses.Field[Any]", hint: Any) -> ParameterInfo:
+    kind = _TYPES[_plain_type(hint)]
+    meta = entry.metadata
+    default = entry.default
+    return ParameterInfo(
+        entry.name, kind, default, meta["minimum"], meta["maximum"], tuple(meta["choices"]), meta["text"]
+    )
+
+
+def _plain_type(hint: Any) -> type[Any]:
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    origin = get_origin(hint)
+    return origin if isinstance(origin, type) else hint
+
+
+def _checked(name: str, value: ParamValue, known: Mapping[str, ParameterInfo], owner: str) -> ParamValue:
+    field = f"parameters[{name!r}]"
+    if name not in known:
+        names = ", ".join(known) or "none"
+        raise InvalidRequestError(f"{owner} has no parameter {name!r}; it has: {names}.", field=field)
+    info = known[name]
+    if info.type == "real" and type(value) is int:
+        value = float(value)
+    found = next((word for kind, word in _TYPES.items() if type(value) is kind), type(value).__name__)
+    require(found == info.type, name, value, f"must be of type {info.type}, not {found}")
+    if isinstance(value, float):
+        require(math.isfinite(value), name, value, "must be finite")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        least = -math.inf if info.minimum is None else info.minimum
+        most = math.inf if info.maximum is None else info.maximum
+        require(least <= value <= most, name, value, f"must be in [{least:g}, {most:g}]")
+    if info.choices:
+        require(value in info.choices, name, value, f"must be one of: {', '.join(info.choices)}")
+    return value

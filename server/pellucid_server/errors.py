@@ -1,0 +1,87 @@
+"""Every error a caller can see. The class is the cause, and the cause fixes the gRPC code.
+
+PellucidError                 INTERNAL             a bug; the caller reads only "internal error"
+├── InvalidRequestError       INVALID_ARGUMENT     can never succeed as sent
+├── NotFoundError             NOT_FOUND            a name in the request is unknown
+├── UnsupportedError          FAILED_PRECONDITION  this model cannot do this
+├── OverloadedError           RESOURCE_EXHAUSTED   the queue is full; retry later
+├── UnavailableError          UNAVAILABLE          draining, or the worker was lost; retry
+├── TimedOutError             DEADLINE_EXCEEDED    stopped because its deadline passed
+├── CancelledError            CANCELLED            stopped because the caller left
+└── UnimplementedError        UNIMPLEMENTED        this server does not have that RPC yet
+
+An error is a message and string metadata only, so that it survives the way from the worker.
+"""
+
+from typing import ClassVar
+
+
+class PellucidError(Exception):
+    """Base of the errors that reach callers."""
+
+    reason: ClassVar[str] = "INTERNAL"
+    """Stable word for programs, in ErrorInfo.reason; docs/errors.md has a section for each."""
+
+    def __init__(self, message: str, /, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidRequestError(PellucidError):
+    """The request can never succeed as it was sent. Metadata: `field`, the path of the field at fault."""
+
+    reason = "INVALID_REQUEST"
+
+
+class NotFoundError(PellucidError):
+    """A name in the request is unknown. Metadata: `resource_type` ("model", "method") and `resource_name`."""
+
+    reason = "NOT_FOUND"
+
+
+class UnsupportedError(PellucidError):
+    """The model cannot do what is asked. Metadata: `subject`, what stands in the way."""
+
+    reason = "UNSUPPORTED"
+
+
+class OverloadedError(PellucidError):
+    """The queue is full, or one row does not fit the device. Metadata: `retry_after_seconds`."""
+
+    reason = "OVERLOADED"
+
+
+class UnavailableError(PellucidError):
+    """No worker could finish the work; trying again is right. Metadata: `retry_after_seconds`."""
+
+    reason = "UNAVAILABLE"
+
+
+class TimedOutError(PellucidError):
+    """The deadline passed. Metadata: `stage`, where the work then was ("queued", "running")."""
+
+    reason = "TIMED_OUT"
+
+
+class CancelledError(PellucidError):
+    """The caller left. Metadata: `stage`."""
+
+    reason = "CANCELLED"
+
+
+class UnimplementedError(PellucidError):
+    """This server does not have that RPC yet."""
+
+    reason = "UNIMPLEMENTED"
+
+
+def error_classes() -> tuple[type[PellucidError], ...]:
+    """Return every class of the tree, the base first."""
+    return (PellucidError, *PellucidError.__subclasses__())
+
+
+def error_from_wire(reason: str, message: str, metadata: dict[str, str]) -> PellucidError:
+    """Rebuild an error from what crossed a process boundary; an unknown reason is a bug's."""
+    kind = next((kind for kind in error_classes() if kind.reason == reason), PellucidError)
+    return kind(message, **metadata)
