@@ -91,6 +91,8 @@ class Attribution:
     """The target's score at the baseline, averaged over a background, if the method uses one."""
     signed_gap: float | None = None
     absolute_gap: float | None = None
+    tolerance: float = 0.0
+    """The tolerance that the method worked to; 0 if none."""
     tolerance_met: bool = False
     groups: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     group_scores: npt.NDArray[np.float64] | None = None

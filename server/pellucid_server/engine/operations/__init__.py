@@ -1,0 +1,1 @@
+"""What each RPC means: one module an RPC, and what they share."""

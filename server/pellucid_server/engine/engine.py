@@ -1,0 +1,268 @@
+"""The evaluation queue: one device thread packs the rows that all jobs ask for into device batches.
+
+Evaluations with equal keys share batches. Predictions go before explanations. A batch, or chunk, takes
+about `chunk_seconds` by the row time measured for its key, and at most `chunk_bytes` by the bytes its
+rows need; between two chunks every waiting job's deadline and cancellation is looked at.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pellucid_server.engine.job_state import JobState, Tally
+from pellucid_server.engine.programs import Program
+from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import OverloadedError, PellucidError
+
+_log = logging.getLogger(__name__)
+
+_FIRST_CHUNK = 4
+_GROWTH = 4
+_MOST_LANES = 1024
+
+
+@dataclass(slots=True)
+class Lane:
+    """All evaluations of one key share a lane: its program, its measured pace, its waiting evaluations."""
+
+    program: Program
+    row_bytes: int
+    prediction: bool
+    whole: bool = False
+    """Never split and never packed: a request's rows run together, because they depend on one another."""
+    single: bool = False
+    """One row at a time, for the explanations of such a model."""
+    waiting: "deque[Evaluation]" = field(default_factory=deque)
+    chunk_rows: int = _FIRST_CHUNK
+    row_limit: int = 1 << 30
+    """Most rows that the device's memory has taken; halved when it runs out."""
+
+
+class Evaluation:
+    """Rows of one job on their way through a lane. Results are ready after `wait`."""
+
+    __slots__ = ("_finished", "count", "done", "error", "job", "lane_key", "results", "rows", "tally")
+
+    def __init__(self, lane_key: Hashable, rows: Arrays, job: JobState, tally: Tally) -> None:
+        self.lane_key = lane_key
+        self.rows = rows
+        self.count = len(next(iter(rows.values())))
+        self.job = job
+        self.tally = tally
+        self.done = 0
+        self.results: dict[str, npt.NDArray[np.generic]] = {}
+        self.error: BaseException | None = None
+        # A bare lock is the cheapest thing that one thread can wait for and another release.
+        self._finished = threading.Lock()
+        self._finished.acquire()
+
+    def wait(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Block until every row is evaluated; return the results, (rows, ...) each.
+
+        Raises
+        ------
+        PellucidError
+            The job was cancelled or its deadline passed, or the device could not do it.
+        """
+        self._finished.acquire()
+        if self.error is not None:
+            raise self.error
+        return self.results
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Let the waiting job go on; called once, by the device thread."""
+        self.error = error
+        self._finished.release()
+
+    def keep(self, results: Arrays, start: int, taken: int) -> None:
+        """Store the results of the next `taken` rows, found at `start` of a batch's results."""
+        if taken == self.count:
+            self.results = {name: rows[start : start + taken] for name, rows in results.items()}
+        else:
+            if not self.results:
+                self.results = {
+                    name: np.empty((self.count, *rows.shape[1:]), rows.dtype) for name, rows in results.items()
+                }
+            for name, rows in results.items():
+                self.results[name][self.done : self.done + taken] = rows[start : start + taken]
+        self.done += taken
+
+
+class Engine:
+    """Owns the device thread and the lanes."""
+
+    def __init__(self, *, chunk_seconds: float, chunk_bytes: int, threads: int) -> None:
+        self._chunk_seconds = chunk_seconds
+        self._chunk_bytes = chunk_bytes
+        self._threads = threads
+        self._lanes: dict[Hashable, Lane] = {}
+        self._busy: tuple[OrderedDict[Hashable, Lane], OrderedDict[Hashable, Lane]] = (OrderedDict(), OrderedDict())
+        self._change = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def submit(self, evaluation: Evaluation, make_lane: Callable[[], Lane]) -> None:
+        """Queue an evaluation of at least one row; `make_lane` makes its lane if there is none yet."""
+        key = evaluation.lane_key
+        made = make_lane() if key not in self._lanes else None
+        with self._change:
+            lane = self._lanes.get(key)
+            if lane is None:
+                self._forget_idle_lanes()
+                lane = self._lanes[key] = made or make_lane()
+                lane.chunk_rows = max(1, min(lane.chunk_rows, self._chunk_bytes // max(lane.row_bytes, 1)))
+            lane.waiting.append(evaluation)
+            self._busy[not lane.prediction][evaluation.lane_key] = lane
+            self._change.notify()
+
+    def close(self) -> None:
+        """Stop the device thread after the chunk in progress."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+
+    def _forget_idle_lanes(self) -> None:
+        """Keep the number of lanes bounded: models of any length have one for each length seen."""
+        if len(self._lanes) >= _MOST_LANES:
+            kept = {key: lane for busy in self._busy for key, lane in busy.items()}
+            self._lanes = kept
+
+    def _run(self) -> None:
+        # torch's thread count is a setting of each thread.
+        torch.set_num_threads(self._threads)
+        while True:
+            with self._change:
+                while not (self._closed or self._busy[0] or self._busy[1]):
+                    self._change.wait()
+                if self._closed:
+                    return
+                self._drop_stopped()
+                lane, taken = self._take()
+            if lane is not None:
+                self._evaluate(lane, taken)
+
+    def _drop_stopped(self) -> None:
+        """Fail every waiting evaluation whose job was cancelled or is late."""
+        now = time.monotonic()
+        for busy in self._busy:
+            for key, lane in list(busy.items()):
+                stopped = [(entry, error) for entry in lane.waiting if (error := entry.job.error(now)) is not None]
+                for entry, error in stopped:
+                    lane.waiting.remove(entry)
+                    entry.finish(error)
+                if not lane.waiting:
+                    del busy[key]
+
+    def _take(self) -> tuple[Lane | None, list[tuple[Evaluation, int]]]:
+        """Choose a lane, predictions first and then in turn, and the rows of its next chunk."""
+        busy = self._busy[0] or self._busy[1]
+        if not busy:
+            return None, []
+        key, lane = next(iter(busy.items()))
+        taken = _share(lane)
+        if lane.waiting:
+            busy.move_to_end(key)
+        else:
+            del busy[key]
+        return lane, taken
+
+    def _evaluate(self, lane: Lane, taken: list[tuple[Evaluation, int]]) -> None:
+        """Run one chunk and hand its results out. Evaluations with rows left go back to the lane's end."""
+        rows = sum(count for _, count in taken)
+        started = time.perf_counter()
+        try:
+            results = lane.program(_pack(taken))
+        except torch.cuda.OutOfMemoryError:
+            self._shrink(lane, taken, rows)
+            return
+        except PellucidError as error:
+            self._fail(taken, error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must reach its jobs, not end the thread
+            _log.exception("an evaluation failed")
+            self._fail(taken, error)
+            return
+        self._pace(lane, rows, time.perf_counter() - started)
+        self._hand_out(lane, taken, rows, results)
+
+    def _hand_out(self, lane: Lane, taken: list[tuple[Evaluation, int]], rows: int, results: Arrays) -> None:
+        start, unfinished = 0, []
+        for evaluation, count in taken:
+            evaluation.keep(results, start, count)
+            evaluation.tally.add(lane.program.evaluation, rows=count, batch_rows=rows, backward=lane.program.backward)
+            if lane.program.backward:
+                evaluation.job.rows_backward += count
+            else:
+                evaluation.job.rows_forward += count
+            start += count
+            if evaluation.done == evaluation.count:
+                evaluation.finish()
+            else:
+                unfinished.append(evaluation)
+        if unfinished:
+            self._requeue(lane, unfinished)
+
+    def _requeue(self, lane: Lane, evaluations: list[Evaluation]) -> None:
+        with self._change:
+            lane.waiting.extend(evaluations)
+            self._busy[not lane.prediction][evaluations[0].lane_key] = lane
+
+    def _fail(self, taken: list[tuple[Evaluation, int]], error: BaseException) -> None:
+        for evaluation, _ in taken:
+            evaluation.finish(error)
+
+    def _pace(self, lane: Lane, rows: int, seconds: float) -> None:
+        """Set the lane's next chunk from the time that this one took."""
+        fitting = int(rows * self._chunk_seconds / max(seconds, 1e-6))
+        in_memory = self._chunk_bytes // max(lane.row_bytes, 1)
+        # A chunk smaller than allowed says little of larger ones, so growth goes by steps.
+        wanted = min(fitting, max(rows, lane.chunk_rows) * _GROWTH)
+        if rows < lane.chunk_rows:
+            wanted = max(wanted, lane.chunk_rows) if fitting >= lane.chunk_rows else max(fitting, 1)
+        lane.chunk_rows = max(1, min(wanted, in_memory, lane.row_limit))
+
+    def _shrink(self, lane: Lane, taken: list[tuple[Evaluation, int]], rows: int) -> None:
+        """Answer to the device's being out of memory: halve the chunk and try again, down to one row."""
+        torch.cuda.empty_cache()
+        if rows == 1 or lane.whole:
+            text = "The device's memory cannot hold one row of this evaluation beside what it already holds."
+            self._fail(taken, OverloadedError(text, retry_after_seconds="1"))
+            return
+        lane.row_limit = lane.chunk_rows = rows // 2
+        self._requeue(lane, [evaluation for evaluation, _ in taken])
+
+
+def _share(lane: Lane) -> list[tuple[Evaluation, int]]:
+    """Take the next chunk's rows out of the lane, in equal shares and what is left in order of arrival."""
+    if lane.whole:
+        evaluation = lane.waiting.popleft()
+        return [(evaluation, evaluation.count)]
+    room = 1 if lane.single else lane.chunk_rows
+    chosen = [lane.waiting.popleft() for _ in range(min(room, len(lane.waiting)))]
+    fair = max(1, room // len(chosen))
+    counts = [min(fair, entry.count - entry.done) for entry in chosen]
+    room -= sum(counts)
+    for number, entry in enumerate(chosen):
+        more = min(room, entry.count - entry.done - counts[number])
+        counts[number] += more
+        room -= more
+    return list(zip(chosen, counts, strict=True))
+
+
+def _pack(taken: list[tuple[Evaluation, int]]) -> Arrays:
+    """Stack the chosen rows, without a copy where they are of one evaluation."""
+    pieces = [
+        {name: rows[entry.done : entry.done + count] for name, rows in entry.rows.items()} for entry, count in taken
+    ]
+    if len(pieces) == 1:
+        return pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -1,0 +1,64 @@
+"""A job on a worker: until when somebody waits for it, and what it has cost so far."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pellucid_server.errors import CancelledError, PellucidError, TimedOutError
+from pellucid_server.jobs import BatchShape, Work
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows evaluated for one answer and the device batches they were in; the device thread adds to it."""
+
+    rows_forward: int = 0
+    rows_backward: int = 0
+    batches: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def add(self, evaluation: str, *, rows: int, batch_rows: int, backward: bool) -> None:
+        """Note `rows` rows that ran in a batch of `batch_rows`."""
+        if backward:
+            self.rows_backward += rows
+        else:
+            self.rows_forward += rows
+        self.batches[evaluation, batch_rows] += 1
+
+    def work(self) -> Work:
+        """Return what was noted."""
+        shapes = (BatchShape(name, rows, count) for (name, rows), count in sorted(self.batches.items()))
+        return Work(self.rows_forward, self.rows_backward, tuple(shapes))
+
+
+@dataclass(slots=True)
+class JobState:
+    """A job's deadline on `time.monotonic()`'s clock, whether its caller has left, and its row counts."""
+
+    job_id: int
+    deadline: float | None
+    arrived: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    cancelled: bool = False
+    rows_forward: int = 0
+    rows_backward: int = 0
+
+    def error(self, now: float) -> PellucidError | None:
+        """Return why the job must stop, or None."""
+        stage = "queued" if self.started is None else "running"
+        if self.cancelled:
+            return CancelledError("The caller left before the answer was ready.", stage=stage)
+        if self.deadline is not None and now >= self.deadline:
+            return TimedOutError("The deadline passed before the answer was ready.", stage=stage)
+        return None
+
+    def check(self) -> None:
+        """Raise if the job must stop.
+
+        Raises
+        ------
+        CancelledError, TimedOutError
+            The caller left, or the deadline passed.
+        """
+        error = self.error(time.monotonic())
+        if error is not None:
+            raise error

@@ -1,0 +1,148 @@
+"""The handle that methods get: turns what they ask for into evaluations and waits for them."""
+
+import functools
+import itertools
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.engine import Engine, Evaluation, Lane
+from pellucid_server.engine.helper import Helper
+from pellucid_server.engine.job_state import JobState, Tally
+from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.programs import (
+    INDICES,
+    OWNERS,
+    SCORES,
+    VALUES,
+    WEIGHTS,
+    Activations,
+    Forward,
+    Gradient,
+    Program,
+    Scored,
+    Suffix,
+)
+from pellucid_server.engine.question import Arrays, Scores, Target
+from pellucid_server.engine.threads import JobThreads
+
+_BLOCK_BYTES = 32 << 20
+_ELEMENTS = 2
+"""Elements that targets are padded to, so that a class and a difference of two pack together."""
+
+_owners = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What a worker has one of, and every handle uses."""
+
+    engine: Engine
+    threads: JobThreads
+    helper: Helper
+    device: str
+
+
+class ModelHandle:
+    """Answers evaluations of one model for one answer of a job; implements `Handle`.
+
+    Called by a thread that holds the baton, which it drops while it waits.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        machinery: Machinery,
+        job: JobState,
+        *,
+        prediction: bool = False,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> None:
+        self.tally = Tally()
+        self.progress = on_progress
+        self._model = model
+        self._machinery = machinery
+        self._job = job
+        self._prediction = prediction
+
+    def forward(self, rows: Arrays) -> Arrays:
+        """Return every output of the model by name, (rows, *shape)."""
+        make = functools.partial(Forward, self._model, self._machinery.device)
+        return self._evaluate(("forward",), make, rows)
+
+    def scores(self, rows: Arrays, target: Target) -> Scores:
+        """Return the target's score of each row, (rows,) float64."""
+        make = functools.partial(Scored, self._model, self._machinery.device, target)
+        results = self._evaluate(("scores", target.output, target.space), make, _with_elements(rows, target))
+        return results[SCORES].astype(np.float64, copy=False)
+
+    def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
+        """Return the target's score of each row and its gradient at the inputs, or at a layer."""
+        make = functools.partial(Gradient, self._model, self._machinery.device, target, at)
+        results = self._evaluate(("gradient", target.output, target.space, at), make, _with_elements(rows, target))
+        scores = results.pop(SCORES)
+        return scores.astype(np.float64, copy=False), results
+
+    def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
+        """Return the value of each layer by name, (rows, *shape)."""
+        make = functools.partial(Activations, self._model, self._machinery.device, layers)
+        return self._evaluate(("activations", layers), make, rows)
+
+    def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
+        """Return the outputs had `layer` had these values; `rows` is one row for all values or one for each."""
+        make = functools.partial(Suffix, self._model, self._machinery.device, layer)
+        count, given = len(values), len(next(iter(rows.values())))
+        owners = np.array([next(_owners) for _ in range(given)], np.int64)
+        batch = {name: np.broadcast_to(array, (count, *array.shape[1:])) for name, array in rows.items()}
+        batch |= {OWNERS: np.broadcast_to(owners, (count,)), VALUES: values}
+        return self._evaluate(("suffix", layer), make, batch)
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a module-level function of the engine in the helper process."""
+        with self._machinery.threads.baton.dropped():
+            return self._machinery.helper.call(function, arguments, self._job.check)
+
+    def blocks(self, count: int) -> Iterator[slice]:
+        """Cut `count` rows into slices whose rows together stay within a fair share of memory."""
+        size = max(1, _BLOCK_BYTES // self._model.input_row_bytes)
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
+
+    def _evaluate(
+        self, kind: tuple[Hashable, ...], make: Callable[[], Program], rows: Arrays
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        self._job.check()
+        shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(rows.items()))
+        key = (self._model.key, kind, self._prediction, shapes)
+        evaluation = Evaluation(key, rows, self._job, self.tally)
+        if evaluation.count == 0:
+            raise ValueError("an evaluation needs at least one row")
+        self._machinery.engine.submit(evaluation, lambda: self._lane(make()))
+        with self._machinery.threads.baton.dropped():
+            return evaluation.wait()
+
+    def _lane(self, program: Program) -> Lane:
+        return Lane(
+            program=program,
+            row_bytes=self._model.row_bytes(backward=program.backward),
+            prediction=self._prediction,
+            whole=self._model.solo and self._prediction,
+            single=self._model.solo and not self._prediction,
+        )
+
+
+def _with_elements(rows: Arrays, target: Target) -> Arrays:
+    """Add the target's elements to each row."""
+    count = len(next(iter(rows.values())))
+    indices, weights = _elements(target.elements)
+    shape = (count, len(indices))
+    return {**rows, INDICES: np.broadcast_to(indices, shape), WEIGHTS: np.broadcast_to(weights, shape)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _elements(elements: tuple[tuple[int, float], ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    padded = (*elements, *(((elements[0][0], 0.0),) * (_ELEMENTS - len(elements))))
+    return np.array([index for index, _ in padded], np.int64), np.array([weight for _, weight in padded], np.float32)

@@ -1,0 +1,29 @@
+"""`Attribute`: what a prediction was based on."""
+
+from pellucid_server.engine.operations.explain import explain_row, read_order
+from pellucid_server.engine.operations.predict import output_result
+from pellucid_server.engine.operations.rows import prepare
+from pellucid_server.engine.operations.session import Session
+from pellucid_server.jobs import AttributeJob, AttributeResult
+
+_TOP = 5
+
+
+def attribute(session: Session, job: AttributeJob) -> AttributeResult:
+    """Explain every row by the method asked for.
+
+    Raises
+    ------
+    PellucidError
+        The request is wrong, or the model does not allow the method.
+    """
+    model = session.models.find(job.model)
+    order = read_order(model, job.explanation, field="explanation")
+    rows = prepare(model, job.inputs)
+    outputs = session.handle(model).forward(rows.arrays)
+    numbers = range(rows.count)
+    attributions = session.machinery.threads.map(
+        lambda number: explain_row(session, model, order, rows, number, outputs), numbers
+    )
+    info = next(info for info in model.outputs if info.name == attributions[0].output)
+    return AttributeResult(tuple(attributions), output_result(info, outputs[info.name], _TOP))

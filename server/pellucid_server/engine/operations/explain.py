@@ -1,0 +1,210 @@
+"""One row explained by one method: from the caller's words to a question, and from the answer to a result."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine import registry
+from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.operations.rows import Rows, digest, prepare
+from pellucid_server.engine.operations.session import Session
+from pellucid_server.engine.operations.targets import Resolved, resolve
+from pellucid_server.engine.question import Arrays, Attribution, Question
+from pellucid_server.engine.registry import Background, Method
+from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.jobs import (
+    Accuracy,
+    AttributionResult,
+    ExplanationSpec,
+    InputAttribution,
+    Receipt,
+    ReplyFormat,
+)
+
+_HALF_LIMIT = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A checked explanation order: what does not depend on the row."""
+
+    spec: ExplanationSpec
+    method: Method
+    params: Any
+    given: Arrays | None
+    """The caller's own baseline, (1, *features) each, preprocessed."""
+    field: str
+
+
+def read_order(model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Order:
+    """Check all of `spec` that does not depend on a row.
+
+    Raises
+    ------
+    InvalidRequestError, NotFoundError
+        The method, a parameter, the baseline or the tolerance is wrong.
+    UnsupportedError
+        The model does not allow the method.
+    """
+    method = registry.lookup(spec.method, field=f"{field}.method")
+    reason = model.refusal(method)
+    if reason:
+        text = f"{model.key.name} does not allow {method.name}: {reason}"
+        raise UnsupportedError(text, subject=f"models/{model.key.name}/{model.key.version}")
+    try:
+        params = method.resolve(spec.parameters)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(error.message, field=f"{field}.{error.metadata['field']}") from error
+    if spec.tolerance is not None and not method.takes_tolerance:
+        where = f"{field}.tolerance"
+        raise InvalidRequestError(f"{method.name} takes no tolerance; leave {where} out.", field=where)
+    return Order(spec, method, params, _given(model, method, spec, field), field)
+
+
+def explain_row(
+    session: Session, model: LoadedModel, order: Order, rows: Rows, number: int, outputs: Arrays
+) -> AttributionResult:
+    """Explain row `number`; `outputs` is the prediction of all rows, (rows, *shape) each."""
+    prediction = {name: values[number] for name, values in outputs.items()}
+    resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
+    row = rows.row(number)
+    kind, baselines = _baselines(model, order, row)
+    question = Question(row, baselines, resolved.target, model.features, order.spec.seed, order.spec.tolerance)
+    handle = session.handle(model)
+    try:
+        answer = order.method.function(handle, question, order.params)
+    except InvalidRequestError as error:
+        # Methods name their parameters; only here is it known where in the request they stand.
+        where = f"{order.field}.{error.metadata.get('field', 'parameters')}"
+        raise InvalidRequestError(error.message, field=where) from error
+    receipt = Receipt(
+        model=model.key,
+        input_digest=digest(row),
+        runtime=session.runtime(model, handle.tally),
+        work=handle.tally.work(),
+        method=order.method.name,
+        parameters=_resolved_parameters(order.params),
+        target=resolved.spec,
+        baseline=kind,
+        baseline_digest=digest(baselines) if baselines else "",
+        seed=order.spec.seed,
+    )
+    return _result(model, order, rows, number, resolved, answer, receipt)
+
+
+def _given(model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
+    """Check the baseline's kind against the method; preprocess the caller's own baseline."""
+    kind, where = spec.baseline.kind, f"{field}.baseline"
+    if method.baselines is Background.NONE and kind:
+        raise InvalidRequestError(f"{method.name} compares with no baseline; leave {where} out.", field=where)
+    if kind == "background" and method.baselines is not Background.MANY:
+        text = f"{method.name} compares with one baseline, not with a background; for its mean, set {where} to MEAN."
+        raise InvalidRequestError(text, field=where)
+    if kind != "given":
+        return None
+    prepared = prepare(model, spec.baseline.inputs, field=f"{where}.inputs")
+    if prepared.count != 1:
+        text = f"{where}.inputs has {prepared.count} rows; a baseline is one row."
+        raise InvalidRequestError(text, field=f"{where}.inputs")
+    return prepared.arrays
+
+
+def _baselines(model: LoadedModel, order: Order, row: Arrays) -> tuple[str, Arrays]:
+    """Return the baseline's kind and its rows, (baselines, *features) each."""
+    if order.method.baselines is Background.NONE:
+        return "", {}
+    if order.given is not None:
+        for name, rows in order.given.items():
+            if rows.shape[1:] != row[name].shape:
+                where = f'{order.field}.baseline.inputs["{name}"]'
+                text = f"{where} has a row of shape {list(rows.shape[1:])}; the request's has {list(row[name].shape)}."
+                raise InvalidRequestError(text, field=where)
+        return "given", order.given
+    return model.baseline(order.spec.baseline.kind, row, sigma=order.spec.baseline.blur_sigma or 10.0)
+
+
+def _resolved_parameters(params: Any) -> dict[str, Any]:
+    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _result(
+    model: LoadedModel,
+    order: Order,
+    rows: Rows,
+    number: int,
+    resolved: Resolved,
+    answer: Attribution,
+    receipt: Receipt,
+) -> AttributionResult:
+    value = resolved.value if answer.instance_value is None else answer.instance_value
+    return AttributionResult(
+        inputs={
+            name: _input_attribution(model, name, scores, answer.groups, rows, number, order.spec.format)
+            for name, scores in answer.scores.items()
+        },
+        output=resolved.target.output,
+        output_index=resolved.index,
+        label=resolved.label,
+        instance_output_value=value,
+        baseline_output_value=answer.baseline_value,
+        approximation_error=_relative_gap(answer, value),
+        accuracy=Accuracy(
+            signed_gap=answer.signed_gap,
+            absolute_gap=answer.absolute_gap,
+            tolerance=answer.tolerance,
+            tolerance_met=answer.tolerance_met,
+            standard_error=_largest(answer.group_standard_errors),
+            warnings=answer.warnings,
+        ),
+        group_scores=answer.group_scores,
+        group_standard_errors=answer.group_standard_errors,
+        receipt=receipt,
+    )
+
+
+def _relative_gap(answer: Attribution, value: float) -> float | None:
+    if answer.signed_gap is None or answer.baseline_value is None or value == answer.baseline_value:
+        return None
+    return abs(answer.signed_gap) / abs(value - answer.baseline_value)
+
+
+def _largest(errors: npt.NDArray[np.float64] | None) -> float | None:
+    return None if errors is None or errors.size == 0 else float(errors.max())
+
+
+def _input_attribution(
+    model: LoadedModel,
+    name: str,
+    scores: npt.NDArray[np.generic],
+    groups: Mapping[str, npt.NDArray[np.int32]],
+    rows: Rows,
+    number: int,
+    form: ReplyFormat,
+) -> InputAttribution:
+    """Put one input's scores into the caller's terms: columns of a table, the box of a picture."""
+    feature, found = model.features[name], groups.get(name)
+    if feature.modality == "tabular" and feature.groups is not None:
+        count = len(model.inputs[name].columns)
+        columns = np.bincount(feature.groups.reshape(-1), scores.reshape(-1).astype(np.float64), minlength=count)
+        _, first = np.unique(feature.groups.reshape(-1), return_index=True)
+        by_column = None if found is None else np.broadcast_to(found, scores.shape).reshape(-1)[first]
+        return InputAttribution(_typed(columns, form), model.inputs[name].columns, None, by_column)
+    if feature.modality == "image":
+        if form.sum_channels:
+            scores = scores.astype(np.float64).sum(axis=0)
+        plane = None if found is None else np.ascontiguousarray(found.reshape(-1, *found.shape[-2:])[0])
+        return InputAttribution(_typed(scores, form), (), rows.boxes[name][number], plane)
+    shape = scores.shape
+    spread = None if found is None else np.ascontiguousarray(np.broadcast_to(found, shape))
+    return InputAttribution(_typed(scores, form), (), None, spread)
+
+
+def _typed(scores: npt.NDArray[np.generic], form: ReplyFormat) -> npt.NDArray[np.generic]:
+    if form.data_type == "float16":
+        return np.clip(scores, -_HALF_LIMIT, _HALF_LIMIT).astype(np.float16)
+    return scores.astype(np.float32)

@@ -1,0 +1,118 @@
+"""`Predict`: what the model says, with the explanations asked for beside it."""
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.operations.explain import Order, explain_row, read_order
+from pellucid_server.engine.operations.rows import Rows, digest, prepare
+from pellucid_server.engine.operations.session import Session
+from pellucid_server.engine.programs import probabilities
+from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import CancelledError, InvalidRequestError, PellucidError, TimedOutError
+from pellucid_server.jobs import (
+    AttributionResult,
+    ClassScore,
+    ExplanationOutcome,
+    Failure,
+    OutputInfo,
+    OutputResult,
+    PredictJob,
+    PredictResult,
+    Receipt,
+)
+
+_log = logging.getLogger(__name__)
+
+_SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
+
+
+def predict(session: Session, job: PredictJob) -> PredictResult:
+    """Run the model forward, then make the explanations, each of which may fail on its own.
+
+    Raises
+    ------
+    PellucidError
+        The prediction itself cannot be made.
+    """
+    model = session.models.find(job.model)
+    infos = _wanted(model, job.outputs)
+    rows = prepare(model, job.inputs)
+    handle = session.handle(model, prediction=True)
+    outputs = handle.forward(rows.arrays)
+    receipt = Receipt(model.key, digest(rows.arrays), session.runtime(model, handle.tally), handle.tally.work())
+    return PredictResult(
+        outputs={info.name: output_result(info, outputs[info.name], job.top_k) for info in infos},
+        receipt=receipt,
+        explanations=_explanations(session, model, job, rows, outputs) if job.explanations else (),
+    )
+
+
+def output_result(info: OutputInfo, values: npt.NDArray[np.generic], top_k: int) -> OutputResult:
+    """Name the highest classes of each row, where the output is one of classes."""
+    if info.kind not in _SPACES or values.ndim != 2 or top_k == 0:
+        return OutputResult(values)
+    shares = probabilities(values.astype(np.float64), _SPACES[info.kind])
+    # A stable sort of the negated values puts the lower index first among ties.
+    order = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :top_k]
+    return OutputResult(
+        values,
+        tuple(
+            tuple(
+                ClassScore(index, info.labels[index] if info.labels else "", float(row[index]), float(share[index]))
+                for index in chosen.tolist()
+            )
+            for row, share, chosen in zip(values, shares, order, strict=True)
+        ),
+    )
+
+
+def _wanted(model: LoadedModel, names: tuple[str, ...]) -> tuple[OutputInfo, ...]:
+    known = {info.name: info for info in model.outputs}
+    for number, name in enumerate(names):
+        if name not in known:
+            text = f"{model.key.name} has no output {name!r}; its outputs: {', '.join(known)}."
+            raise InvalidRequestError(text, field=f"outputs[{number}]")
+    return tuple(known[name] for name in names) if names else model.outputs
+
+
+def _explanations(
+    session: Session, model: LoadedModel, job: PredictJob, rows: Rows, outputs: Arrays
+) -> tuple[ExplanationOutcome, ...]:
+    """Make every explanation of every row, several at a time."""
+    orders = [
+        _attempt(session, lambda spec=spec, number=number: read_order(model, spec, field=f"explanations[{number}]"))
+        for number, spec in enumerate(job.explanations)
+    ]
+    parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
+    made = iter(
+        session.machinery.threads.map(
+            lambda part: _attempt(session, lambda: explain_row(session, model, part[0], rows, part[1], outputs)), parts
+        )
+    )
+    return tuple(
+        order if isinstance(order, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
+        for order in orders
+    )
+
+
+def _gathered(parts: list[AttributionResult | ExplanationOutcome]) -> ExplanationOutcome:
+    failed = next((part for part in parts if isinstance(part, ExplanationOutcome)), None)
+    if failed is not None:
+        return failed
+    return ExplanationOutcome(tuple(part for part in parts if isinstance(part, AttributionResult)))
+
+
+def _attempt(session, make):  # type: ignore[no-untyped-def]
+    """Return what `make` makes, or the failure that the caller will read in its place."""
+    try:
+        return make()
+    except (CancelledError, TimedOutError):
+        raise
+    except PellucidError as error:
+        return ExplanationOutcome(failure=Failure(error.reason, error.message, error.metadata))
+    except Exception:
+        _log.exception("job %d: an explanation failed", session.job.job_id)
+        return ExplanationOutcome(failure=Failure(PellucidError.reason, "internal error", {}))

@@ -1,0 +1,62 @@
+"""A request's inputs made ready: checked against the model's signature, preprocessed, stacked."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import InvalidRequestError
+from pellucid_server.jobs import Box, Input
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows in the model's input space, (rows, *features) each, and for pictures the box of each row."""
+
+    arrays: Arrays
+    boxes: Mapping[str, tuple[Box | None, ...]]
+    count: int
+
+    def row(self, number: int) -> Arrays:
+        """Return one row, (*features) each."""
+        return {name: array[number] for name, array in self.arrays.items()}
+
+
+def prepare(model: LoadedModel, inputs: Mapping[str, Input], *, field: str = "inputs") -> Rows:
+    """Preprocess `inputs` for `model`.
+
+    Raises
+    ------
+    InvalidRequestError
+        An input is missing, unknown or malformed, or the numbers of rows differ.
+    """
+    known = ", ".join(model.inputs)
+    for name in inputs:
+        if name not in model.inputs:
+            text = f"{model.key.name} has no input {name!r}; its inputs: {known}."
+            raise InvalidRequestError(text, field=f'{field}["{name}"]')
+    for name in model.inputs:
+        if name not in inputs:
+            text = f"{field} has no {name!r}; {model.key.name} needs each of: {known}."
+            raise InvalidRequestError(text, field=f'{field}["{name}"]')
+    prepared = {name: model.inputs[name].prepare(inputs[name], f'{field}["{name}"]') for name in model.inputs}
+    counts = {name: len(entry.rows) for name, entry in prepared.items()}
+    if len(set(counts.values())) != 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise InvalidRequestError(f"All inputs must have the same number of rows; {listed}.", field=field)
+    count = next(iter(counts.values()))
+    if not 1 <= count <= model.max_rows:
+        text = f"{field} has {count} rows; {model.key.name} takes 1 to {model.max_rows} a request."
+        raise InvalidRequestError(text, field=field)
+    arrays = {name: entry.rows for name, entry in prepared.items()}
+    return Rows(arrays, {name: entry.boxes for name, entry in prepared.items()}, count)
+
+
+def digest(arrays: Arrays) -> str:
+    """Return the SHA-256 over arrays, their names, types and shapes, as lower-case hexadecimal."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

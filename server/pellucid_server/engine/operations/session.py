@@ -1,0 +1,86 @@
+"""What an operation works with: the worker's machinery, the job at hand, and receipts."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pellucid_server.engine.job_state import JobState, Tally
+from pellucid_server.engine.model_handle import Machinery, ModelHandle
+from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.errors import NotFoundError, UnsupportedError
+from pellucid_server.jobs import ModelKey, Runtime
+
+_LIBRARIES = ("numpy", "onnxruntime", "pellucid", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models that a worker serves."""
+
+    by_key: Mapping[tuple[str, int], LoadedModel]
+
+    @classmethod
+    def of(cls, models: tuple[LoadedModel, ...]) -> "Models":
+        """Index models by name and version."""
+        return cls({(model.key.name, model.key.version): model for model in models})
+
+    def find(self, key: ModelKey) -> LoadedModel:
+        """Find a model version; version 0 is the highest.
+
+        Raises
+        ------
+        NotFoundError
+            The model or the version is unknown.
+        UnsupportedError
+            The caller insists on another digest than the one served.
+        """
+        versions = sorted(version for name, version in self.by_key if name == key.name)
+        if not versions:
+            names = ", ".join(sorted({name for name, _ in self.by_key})) or "none"
+            text = f"No model {key.name!r}; served: {names}."
+            raise NotFoundError(text, resource_type="model", resource_name=key.name)
+        version = key.version or versions[-1]
+        if version not in versions:
+            listed = ", ".join(map(str, versions))
+            text = f"No version {version} of model {key.name!r}; served: {listed}."
+            raise NotFoundError(text, resource_type="model version", resource_name=f"{key.name}/{version}")
+        model = self.by_key[key.name, version]
+        if key.digest not in ("", model.key.digest):
+            text = f"{key.name}/{version} has the digest {model.key.digest}, not {key.digest}."
+            raise UnsupportedError(text, subject=f"models/{key.name}/{version}")
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One job at work."""
+
+    models: Models
+    machinery: Machinery
+    job: JobState
+    on_progress: Callable[[float], None] = field(default=lambda share: None)
+
+    def handle(self, model: LoadedModel, *, prediction: bool = False) -> ModelHandle:
+        """Return a new handle; the work asked of it is in its `tally`."""
+        return ModelHandle(model, self.machinery, self.job, prediction=prediction, on_progress=self.on_progress)
+
+    def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
+        """Say what computed the work of `tally`."""
+        device = self.machinery.device
+        return Runtime(model.runtime, "graph" if tally.rows_backward else "", device, model.precision, _versions())
+
+
+_cache: dict[str, str] = {}
+
+
+def _versions() -> Mapping[str, str]:
+    if not _cache:
+        _cache.update({name: version for name in _LIBRARIES if (version := _version(name))})
+    return _cache
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

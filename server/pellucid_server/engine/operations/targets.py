@@ -1,0 +1,140 @@
+"""From the target that a caller names to the scalar that a method explains."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.programs import probabilities
+from pellucid_server.engine.question import Arrays, Target
+from pellucid_server.errors import InvalidRequestError
+from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
+
+_TIE = 1e-5
+"""Values closer than this share of the largest count as tied, so that rounding never decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A target for one row: the scalar, and how to tell the caller of it."""
+
+    target: Target
+    spec: TargetSpec
+    index: tuple[int, ...]
+    label: str
+    value: float
+    """The target's score at the row, by the prediction."""
+
+
+def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *, field: str) -> Resolved:
+    """Find the scalar that `spec` names.
+
+    Parameters
+    ----------
+    outputs
+        The prediction of one row, (*shape) each: it decides what the highest element is.
+    field
+        Path of the target in the request, for messages.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no such output, element or label, or the output cannot be read in that space.
+    """
+    info = _output(spec.output, infos, field)
+    values = outputs[info.name]
+    space = _space(spec.space, info, field)
+    index = _element(spec.outcome, info, values, f"{field}.outcome")
+    flat = int(np.ravel_multi_index(index, values.shape)) if index else 0
+    elements: tuple[tuple[int, float], ...] = ((flat, 1.0),)
+    contrast = None
+    if spec.contrast is not None:
+        where = f"{field}.contrast"
+        if not (spec.contrast.index or spec.contrast.label):
+            raise InvalidRequestError(f"{where} is empty; set its index or its label.", field=where)
+        against = _element(spec.contrast, info, values, where)
+        if against == index:
+            text = f"{where} is {_named(against, info)}, which is the outcome itself; name another element."
+            raise InvalidRequestError(text, field=where)
+        elements += ((int(np.ravel_multi_index(against, values.shape)), -1.0),)
+        contrast = Outcome(index=against)
+    read = probabilities(values[None].astype(np.float64), space).reshape(-1)
+    return Resolved(
+        target=Target(info.name, elements, space),
+        spec=TargetSpec(info.name, Outcome(index=index), contrast, spec.space or _natural_space(info)),
+        index=index,
+        label=_label(index, info),
+        value=math.fsum(weight * float(read[element]) for element, weight in elements),
+    )
+
+
+def highest(values: npt.NDArray[np.generic]) -> int:
+    """Return the flat index of the highest value; of values tied to rounding, the lowest index."""
+    flat = values.reshape(-1).astype(np.float64)
+    top = flat.max()
+    return int(np.flatnonzero(flat >= top - _TIE * abs(top))[0])
+
+
+def _output(name: str, infos: tuple[OutputInfo, ...], field: str) -> OutputInfo:
+    explainable = [info for info in infos if info.data_type.startswith(("float", "bfloat"))]
+    chosen = next((info for info in explainable if name in ("", info.name)), None)
+    if chosen is None:
+        names = ", ".join(info.name for info in explainable)
+        where = f"{field}.output"
+        raise InvalidRequestError(f"{where} is {name!r}; outputs that can be explained: {names}.", field=where)
+    return chosen
+
+
+def _natural_space(info: OutputInfo) -> str:
+    return {"logits": "logits", "sigmoid-logits": "logits", "probabilities": "probabilities"}.get(info.kind, "")
+
+
+def _space(space: str, info: OutputInfo, field: str) -> str:
+    """Return how programs read the output: as it is, or through softmax or sigmoid."""
+    if space in ("", _natural_space(info)):
+        return ""
+    if space == "probabilities" and info.kind in ("logits", "sigmoid-logits"):
+        return "softmax" if info.kind == "logits" else "sigmoid"
+    where = f"{field}.space"
+    text = f"{where} is {space}, but output {info.name!r} gives {info.kind}; leave the space out."
+    raise InvalidRequestError(text, field=where)
+
+
+def _element(
+    outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic], field: str
+) -> tuple[int, ...]:
+    if outcome.label:
+        return _by_label(outcome.label, info, values.shape, field)
+    if not outcome.index:
+        return tuple(int(part) for part in np.unravel_index(highest(values), values.shape))
+    shape = values.shape
+    if len(outcome.index) != len(shape) or any(
+        not 0 <= part < length for part, length in zip(outcome.index, shape, strict=False)
+    ):
+        text = (
+            f"{field}.index is {list(outcome.index)}; a row of output {info.name!r} has shape {list(shape)}, "
+            f"so it takes {len(shape)} {'index' if len(shape) == 1 else 'indices'}, each from 0 to the length less 1."
+        )
+        raise InvalidRequestError(text, field=f"{field}.index")
+    return outcome.index
+
+
+def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) -> tuple[int, ...]:
+    where = f"{field}.label"
+    if not info.labels or len(shape) != 1:
+        raise InvalidRequestError(f"Output {info.name!r} has no labels; give an index in place of {where}.", field=where)
+    if label not in info.labels:
+        near = [known for known in info.labels if label.lower() in known.lower()][:5]
+        hint = f" Labels that contain it: {', '.join(near)}." if near else ""
+        text = f"{where} is {label!r}, which is none of the {len(info.labels)} labels of {info.name!r}.{hint}"
+        raise InvalidRequestError(text, field=where)
+    return (info.labels.index(label),)
+
+
+def _label(index: tuple[int, ...], info: OutputInfo) -> str:
+    return info.labels[index[-1]] if info.labels and index else ""
+
+
+def _named(index: tuple[int, ...], info: OutputInfo) -> str:
+    return _label(index, info) or str(list(index))

@@ -1,0 +1,200 @@
+"""The worker process: loads the models onto one device and answers jobs on an inherited socket.
+
+Started by the pool as `python -m pellucid_server.worker --fd N`. The first frame is its settings; it
+answers `Hello` once every model is loaded and warm, or `Refused`. It exits at end of file.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from pellucid_server import wire
+from pellucid_server.engine import methods as methods_package
+from pellucid_server.engine import registry
+from pellucid_server.engine.engine import Engine
+from pellucid_server.engine.helper import Helper
+from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.model_handle import Machinery
+from pellucid_server.engine.models.repository import ModelError, load_repository
+from pellucid_server.engine.operations.attribute import attribute
+from pellucid_server.engine.operations.predict import predict
+from pellucid_server.engine.operations.session import Models, Session
+from pellucid_server.engine.threads import JobThreads
+from pellucid_server.errors import PellucidError
+from pellucid_server.jobs import (
+    AttributeJob,
+    Cancel,
+    Done,
+    Failure,
+    Hello,
+    Job,
+    JobTiming,
+    PredictJob,
+    Progress,
+    Refused,
+    Result,
+    Start,
+    WorkerSettings,
+)
+
+_log = logging.getLogger(__name__)
+
+_RESERVED_THREADS = 4
+_SWITCH_SECONDS = 1e-4
+_PROGRESS_SECONDS = 0.1
+
+
+class Connection:
+    """The socket to the front; any thread may send."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._stream = self._socket.makefile("rb")
+        self._sending = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        """Send one message, whole."""
+        data = wire.frame(message)
+        with self._sending:
+            self._socket.sendall(data)
+
+    def receive(self) -> Any:
+        """Return the next message, or None at end of file."""
+        head = self._stream.read(wire.LENGTH.size)
+        if len(head) < wire.LENGTH.size:
+            return None
+        (length,) = wire.LENGTH.unpack(head)
+        body = self._stream.read(length)
+        return wire.decode(body) if len(body) == length else None
+
+
+class Worker:
+    """Runs the jobs that arrive."""
+
+    def __init__(self, connection: Connection, models: Models, machinery: Machinery) -> None:
+        self._connection = connection
+        self._models = models
+        self._machinery = machinery
+        self._jobs: dict[int, JobState] = {}
+
+    def serve(self) -> None:
+        """Take messages until end of file."""
+        while (message := self._connection.receive()) is not None:
+            match message:
+                case Start():
+                    self._start(message)
+                case Cancel(job_id=job_id) if job_id in self._jobs:
+                    self._jobs[job_id].cancelled = True
+                case _:
+                    pass  # a cancellation that crossed with the job's end
+
+    def _start(self, start: Start) -> None:
+        state = JobState(start.job_id, start.deadline)
+        self._jobs[start.job_id] = state
+        is_prediction = isinstance(start.job, PredictJob)
+        self._machinery.threads.submit(lambda: self._run(state, start.job), prediction=is_prediction)
+
+    def _run(self, state: JobState, job: Job) -> None:
+        """Do one job on a job thread and send what came of it."""
+        result, failure = self._outcome(state, job)
+        ended, started = time.monotonic(), state.started or state.arrived
+        timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
+        del self._jobs[state.job_id]
+        self._connection.send(Done(state.job_id, timing, result, failure))
+
+    def _outcome(self, state: JobState, job: Job) -> tuple[Result | None, Failure | None]:
+        try:
+            state.check()
+            state.started = time.monotonic()
+            session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
+            return self._operate(session, job), None
+        except PellucidError as error:
+            return None, Failure(error.reason, error.message, error.metadata)
+        except Exception:
+            _log.exception("job %d failed", state.job_id)
+            return None, Failure(PellucidError.reason, "internal error", {})
+
+    def _operate(self, session: Session, job: Job) -> Result:
+        match job:
+            case PredictJob():
+                return predict(session, job)
+            case AttributeJob():
+                return attribute(session, job)
+
+
+class _Reporter:
+    """Sends a job's progress, at most ten times a second."""
+
+    def __init__(self, connection: Connection, job_id: int) -> None:
+        self._connection = connection
+        self._job_id = job_id
+        self._sent = time.monotonic()
+
+    def report(self, share: float) -> None:
+        """Send that `share` of the job is done."""
+        now = time.monotonic()
+        if now - self._sent >= _PROGRESS_SECONDS:
+            self._sent = now
+            self._connection.send(Progress(self._job_id, share))
+
+
+def main() -> NoReturn:
+    """Serve until the front closes the socket."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fd", type=int, required=True)
+    # A terminal sends an interrupt to the whole group; the front decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(name)s %(message)s")
+    connection = Connection(parser.parse_args().fd)
+    settings: WorkerSettings = connection.receive()
+    _prepare_process(settings)
+    worker = _ready_worker(connection, settings)
+    if worker is not None:
+        worker.serve()
+    # Job threads may be in the middle of work that nobody waits for.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _prepare_process(settings: WorkerSettings) -> None:
+    """Set what holds for the whole process, before any thread is started."""
+    torch.set_num_threads(settings.threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+
+def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | None:
+    registry.discover(methods_package)
+    try:
+        loaded = load_repository(Path(settings.model_repository), settings.device, settings.threads)
+    except ModelError as error:
+        connection.send(Refused(str(error)))
+        return None
+    engine = Engine(
+        chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads
+    )
+    threads = JobThreads(settings.job_threads, reserved=_RESERVED_THREADS)
+    machinery = Machinery(engine, threads, Helper(), settings.device)
+    methods = registry.methods()
+    connection.send(
+        Hello(
+            models=tuple(model.info(methods) for model in loaded),
+            methods=tuple(method.info() for method in methods),
+            device=settings.device,
+        )
+    )
+    return Worker(connection, Models.of(loaded), machinery)
+
+
+if __name__ == "__main__":
+    main()
