@@ -223,12 +223,12 @@ class Engine:
     def _pace(self, lane: Lane, rows: int, seconds: float) -> None:
         """Set the lane's next chunk from the time that this one took."""
         fitting = int(rows * self._chunk_seconds / max(seconds, 1e-6))
-        in_memory = self._chunk_bytes // max(lane.row_bytes, 1)
-        # A chunk smaller than allowed says little of larger ones, so growth goes by steps.
-        wanted = min(fitting, max(rows, lane.chunk_rows) * _GROWTH)
-        if rows < lane.chunk_rows:
-            wanted = max(wanted, lane.chunk_rows) if fitting >= lane.chunk_rows else max(fitting, 1)
-        lane.chunk_rows = max(1, min(wanted, in_memory, lane.row_limit))
+        if seconds > self._chunk_seconds:
+            lane.chunk_rows = max(1, fitting)
+        elif 2 * rows >= lane.chunk_rows:
+            # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
+            in_memory = self._chunk_bytes // max(lane.row_bytes, 1)
+            lane.chunk_rows = max(1, min(fitting, lane.chunk_rows * _GROWTH, in_memory, lane.row_limit))
 
     def _shrink(self, lane: Lane, taken: list[tuple[Evaluation, int]], rows: int) -> None:
         """Answer to the device's being out of memory: halve the chunk and try again, down to one row."""
