@@ -1,0 +1,144 @@
+"""A model version, loaded and tried out: all that the operations and the engine need to know of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pellucid_server.engine.models.baselines import baseline_rows
+from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.manifest import Manifest
+from pellucid_server.engine.models.preprocessing import Preprocessor
+from pellucid_server.engine.models.session import Session
+from pellucid_server.engine.models.trial import RowBytes
+from pellucid_server.engine.question import Arrays, Feature
+from pellucid_server.engine.registry import Method, Need
+from pellucid_server.jobs import CapabilityInfo, LayerInfo, ModelInfo, ModelKey, OutputInfo, ParityInfo
+
+_NO_GRAPH = "the model has only an ONNX file; {what} need model.pt2 beside it (pellucid-export writes one)"
+_WHOLE_NUMBERS = "every input of the model is of whole numbers, which have no gradient"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedModel:
+    """A model version that is served. Nothing of it ever changes.
+
+    Attributes
+    ----------
+    key
+        Name, version and digest.
+    inputs
+        What prepares each input, by name, in the model's order.
+    outputs
+        The outputs: those in the manifest first, in its order.
+    features
+        What methods are told of each input.
+    background
+        Rows after preprocessing, (rows, *features) each; empty if there are none.
+    runtime
+        What serves forward passes: "onnxruntime" or "graph".
+    graph, session
+        The model as a graph; as an ONNX session, set only where that serves forward passes.
+    solo
+        Rows of different requests must not share a batch, as rows depend on one another.
+    precision
+        Floating-point type of the model's arithmetic, "float32" for example.
+    parity
+        Agreement of the ONNX file with the graph, if there are both and the session was wanted.
+    """
+
+    key: ModelKey
+    manifest: Manifest
+    inputs: Mapping[str, Preprocessor]
+    outputs: tuple[OutputInfo, ...]
+    features: Mapping[str, Feature]
+    background: Arrays
+    runtime: str
+    graph: Graph | None
+    session: Session | None
+    solo: bool
+    precision: str
+    parity: ParityInfo | None
+    memory: RowBytes
+    input_row_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.key.name
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self.key.version
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the version's files, lower-case hexadecimal."""
+        return self.key.digest
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows that a request may have."""
+        return self.manifest.max_rows
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Most rows that one forward pass may have, or None for any number."""
+        return None if self.graph is None else self.graph.largest_batch
+
+    @property
+    def capabilities(self) -> frozenset[Need]:
+        """What the model can do."""
+        return frozenset(need for need in Need if not self._obstacle(need))
+
+    def refusal(self, method: Method) -> str:
+        """Say why the model does not allow a method; empty if it does."""
+        obstacles = (self._obstacle(need) for need in sorted(method.needs))
+        return next((obstacle for obstacle in obstacles if obstacle), "")
+
+    def row_bytes(self, *, backward: bool) -> int:
+        """Return the device memory that a row takes, an estimate on the high side."""
+        return self.memory.backward if backward else self.memory.forward
+
+    def baseline(
+        self, kind: str, row: Arrays, *, sigma: float = 10.0, field: str = "explanation.baseline"
+    ) -> tuple[str, Arrays]:
+        """Return the resolved kind and the baseline rows of a row; see `baselines.baseline_rows`."""
+        return baseline_rows(kind, row, features=self.features, background=self.background, sigma=sigma, field=field)
+
+    def info(self, methods: Sequence[Method]) -> ModelInfo:
+        """Describe the model to callers, with what it allows of `methods`."""
+        refusals = ((method.name, self.refusal(method)) for method in methods)
+        return ModelInfo(
+            key=self.key,
+            description=self.manifest.description,
+            inputs=tuple(preprocessor.info for preprocessor in self.inputs.values()),
+            outputs=self.outputs,
+            layers=self._layers(),
+            capabilities=tuple(CapabilityInfo(name, not reason, reason) for name, reason in refusals),
+            runtime=self.runtime,
+            parity=self.parity,
+            background_rows=len(next(iter(self.background.values()), ())),
+            solo=self.solo,
+        )
+
+    def _obstacle(self, need: Need) -> str:
+        if need is Need.FORWARD:
+            return ""
+        if self.graph is None:
+            return _NO_GRAPH.format(what=need.value)
+        if need is Need.GRADIENTS and not any(feature.differentiable for feature in self.features.values()):
+            return _WHOLE_NUMBERS
+        return ""
+
+    def _layers(self) -> tuple[LayerInfo, ...]:
+        if self.graph is None:
+            return ()
+        return tuple(
+            LayerInfo(layer.name, layer.type, wire_shape(layer.shape), layer.units, layer.cuttable)
+            for layer in self.graph.layers.values()
+        )
+
+
+def wire_shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Write a shape with -1 where a length is open."""
+    return tuple(-1 if length is None else length for length in shape)

@@ -1,0 +1,173 @@
+"""What is found out about a model by running it when it is loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.preprocessing import shape_text
+from pellucid_server.engine.models.session import Session, SessionError, Value
+from pellucid_server.engine.question import Arrays
+
+_ROWS = 3
+_LENGTH = 5
+"""Length of an axis that is open, in random rows."""
+PARITY_TOLERANCE = 1e-4
+
+Run = Callable[[Arrays], Arrays]
+
+
+class TrialError(Exception):
+    """A model that does not run as its signature says; the message has the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowBytes:
+    """Device memory that a row takes, an estimate on the high side."""
+
+    forward: int
+    backward: int
+
+
+def trial_rows(inputs: tuple[Value, ...], background: Arrays) -> dict[str, Any]:
+    """Return three rows of each input: of the background, repeated if it has fewer, or else at random.
+
+    Random numbers are standard normal, as preprocessed inputs are; whole numbers are 0 and 1, which are
+    valid as tokens, categories, masks and flags alike.
+    """
+    if background:
+        return {name: rows[np.arange(_ROWS) % len(rows)] for name, rows in background.items()}
+    generator = np.random.default_rng(0)
+    rows = {}
+    for value in inputs:
+        shape = (_ROWS, *(_LENGTH if length is None else length for length in value.shape))
+        drawn = generator.standard_normal(shape) if value.dtype.kind == "f" else generator.integers(0, 2, shape)
+        rows[value.name] = drawn.astype(value.dtype)
+    return rows
+
+
+def run_batches(run: Run, rows: Arrays, outputs: tuple[Value, ...]) -> tuple[Arrays, ...]:
+    """Run the first row, the first two and all three; return the outputs of each.
+
+    It warms the model up, too: what is made at the first call of a batch size is made here.
+
+    Raises
+    ------
+    TrialError
+        The model cannot be run on these rows, or its outputs are not as the signature says.
+    """
+    results = tuple(_run(run, _first(rows, count)) for count in range(1, _ROWS + 1))
+    for count, result in enumerate(results, 1):
+        for value in outputs:
+            _check_output(result[value.name], value, count)
+    return results
+
+
+def rows_agree(run: Run, rows: Arrays, together: Arrays) -> bool:
+    """Tell whether rows have the same outputs alone as `together`, to 1e-4 of each output's largest value."""
+    alone = [_run(run, {name: array[index : index + 1] for name, array in rows.items()}) for index in range(_ROWS)]
+    joined = {name: np.concatenate([outputs[name] for outputs in alone]) for name in together}
+    return largest_difference(joined, together) <= PARITY_TOLERANCE
+
+
+def largest_difference(outputs: Arrays, reference: Arrays) -> float:
+    """Return the largest absolute difference of an element, as a share of its output's largest absolute value.
+
+    It is infinite where only one of two elements is finite, or where the reference is 0 throughout and the
+    outputs are not.
+    """
+    return max(_difference(outputs[name], values) for name, values in reference.items())
+
+
+def measure_row_bytes(graph: Graph | None, session: Session | None, rows: Arrays) -> RowBytes:
+    """Estimate the memory that a row takes: forward some of the largest values, backward all of them."""
+    held = sum(array[0].nbytes for array in rows.values())
+    largest = total = 0
+    if graph is not None:
+        with _Bytes() as counted, torch.no_grad():
+            graph(graph_rows(rows, graph.device))
+        largest, total = counted.largest // _ROWS, counted.total // _ROWS
+    elif session is not None:
+        largest = session.largest_value_bytes
+    # An operator holds what it reads, what it writes and a workspace; a backward pass keeps all that was
+    # written, and makes gradients of the same sizes.
+    return RowBytes(forward=held + 4 * largest, backward=held + total + 4 * largest)
+
+
+def graph_rows(rows: Arrays, device: str) -> dict[str, torch.Tensor]:
+    """Return rows as tensors on a device."""
+    return {name: torch.from_numpy(np.array(array)).to(device) for name, array in rows.items()}
+
+
+def graph_run(graph: Graph) -> Run:
+    """Return what runs a graph forward on arrays."""
+
+    def run(rows: Arrays) -> Arrays:
+        with torch.no_grad():
+            outputs = graph(graph_rows(rows, graph.device))
+        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
+
+    return run
+
+
+class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of what operators give but for views, and notes the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for part in () if func.is_view else tree_leaves(result):
+            if isinstance(part, torch.Tensor):
+                self.largest = max(self.largest, part.nbytes)
+                self.total += part.nbytes
+        return result
+
+
+def _first(rows: Arrays, count: int) -> Arrays:
+    return {name: array[:count] for name, array in rows.items()}
+
+
+def _run(run: Run, rows: Arrays) -> Arrays:
+    try:
+        return run(rows)
+    except (SessionError, RuntimeError, IndexError, ValueError) as error:
+        shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in rows.items())
+        raise TrialError(
+            f"cannot be run on rows of {shapes} ({' '.join(str(error).split())[:300]}); if these are no rows that it "
+            "could ever take, put some that are into a background"
+        ) from error
+
+
+def _check_output(array: Any, value: Value, count: int) -> None:
+    lengths = zip(array.shape[1:], value.shape, strict=False)
+    if array.ndim != len(value.shape) + 1 or len(array) != count or any(b not in (a, None) for a, b in lengths):
+        raise TrialError(
+            f"gives output {value.name!r} the shape {shape_text(array.shape)} for {count} rows; its axis 0 must be the "
+            f"rows and the rest {shape_text(value.shape)}: export the model with a dynamic axis 0, as "
+            "pellucid-export does"
+        )
+
+
+def _difference(values: Any, reference: Any) -> float:
+    if values.shape != reference.shape:
+        return float("inf")
+    first, second = values.astype(np.float64), reference.astype(np.float64)
+    equal = (first == second) | (np.isnan(first) & np.isnan(second))
+    if equal.all():
+        return 0.0
+    finite = np.isfinite(first) & np.isfinite(second)
+    if not (equal | finite).all():
+        return float("inf")
+    scale = float(np.abs(second[finite]).max())
+    return float(np.abs(first[finite] - second[finite]).max()) / scale if scale else float("inf")
