@@ -9,10 +9,10 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-
-from benchmarks import load, servers
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
+
+from benchmarks import load, servers
 
 MODEL = "breast-cancer"
 
@@ -53,9 +53,7 @@ def main() -> None:
             _measure(name, address, method, body, aim, arguments)
 
 
-def _measure(
-    name: str, address: str, method: str, body: bytes, aim: float, arguments: argparse.Namespace
-) -> None:
+def _measure(name: str, address: str, method: str, body: bytes, aim: float, arguments: argparse.Namespace) -> None:
     reply = load.once(address, method, body)
     echoed, served = [], []
     with servers.echo(len(reply)) as echo:

@@ -71,7 +71,7 @@ class CancelledError(PellucidError):
 
 
 class UnimplementedError(PellucidError):
-    """This server does not have that RPC yet."""
+    """The RPC is named in the schema and not there yet."""
 
     reason = "UNIMPLEMENTED"
 

@@ -106,7 +106,7 @@ class ExplanationSpec:
 
 @dataclass(frozen=True, slots=True)
 class PredictJob:
-    """What does the model say?"""
+    """Ask what the model says."""
 
     model: ModelKey
     inputs: Mapping[str, Input]
@@ -117,7 +117,7 @@ class PredictJob:
 
 @dataclass(frozen=True, slots=True)
 class AttributeJob:
-    """What was it based on?"""
+    """Ask what a prediction was based on."""
 
     model: ModelKey
     inputs: Mapping[str, Input]

@@ -119,7 +119,7 @@ class Worker:
             return self._operate(session, job), None
         except PellucidError as error:
             return None, Failure(error.reason, error.message, error.metadata)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug costs its own job and no other; the log has the traceback
             _log.exception("job %d failed", state.job_id)
             return None, Failure(PellucidError.reason, "internal error", {})
 
@@ -180,9 +180,7 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
     except ModelError as error:
         connection.send(Refused(str(error)))
         return None
-    engine = Engine(
-        chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads
-    )
+    engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
     threads = JobThreads(settings.job_threads, reserved=_RESERVED_THREADS)
     machinery = Machinery(engine, threads, Helper(), settings.device)
     methods = registry.methods()

@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from pellucid_server import jobs, wire
 
 RECEIPT = jobs.Receipt(

@@ -42,7 +42,7 @@ class Lane:
     waiting: "deque[Evaluation]" = field(default_factory=deque)
     chunk_rows: int = _FIRST_CHUNK
     row_limit: int = 1 << 30
-    """Most rows that the device's memory has taken; halved when it runs out."""
+    """Most rows that the model takes at once; smaller when the device's memory could not take as many."""
 
 
 class Evaluation:
@@ -118,7 +118,7 @@ class Engine:
             if lane is None:
                 self._forget_idle_lanes()
                 lane = self._lanes[key] = made or make_lane()
-                lane.chunk_rows = max(1, min(lane.chunk_rows, self._chunk_bytes // max(lane.row_bytes, 1)))
+                lane.chunk_rows = min(lane.chunk_rows, self._most_rows(lane))
             lane.waiting.append(evaluation)
             self._busy[not lane.prediction][evaluation.lane_key] = lane
             self._change.notify()
@@ -227,8 +227,10 @@ class Engine:
             lane.chunk_rows = max(1, fitting)
         elif 2 * rows >= lane.chunk_rows:
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
-            in_memory = self._chunk_bytes // max(lane.row_bytes, 1)
-            lane.chunk_rows = max(1, min(fitting, lane.chunk_rows * _GROWTH, in_memory, lane.row_limit))
+            lane.chunk_rows = max(1, min(fitting, lane.chunk_rows * _GROWTH, self._most_rows(lane)))
+
+    def _most_rows(self, lane: Lane) -> int:
+        return max(1, min(self._chunk_bytes // max(lane.row_bytes, 1), lane.row_limit))
 
     def _shrink(self, lane: Lane, taken: list[tuple[Evaluation, int]], rows: int) -> None:
         """Answer to the device's being out of memory: halve the chunk and try again, down to one row."""

@@ -126,6 +126,7 @@ def _answer(connection: socket.socket) -> None:
     if not module.startswith(_PACKAGE):
         raise ValueError(f"{module} is not a module of {_PACKAGE}")
     function = getattr(importlib.import_module(module), name)
+    answer: tuple[Any, str | None]
     try:
         answer = (function(*arguments), None)
     except Exception:  # noqa: BLE001 - the caller's process raises it, with this text for the log

@@ -33,6 +33,8 @@ _BLOCK_BYTES = 32 << 20
 _ELEMENTS = 2
 """Elements that targets are padded to, so that a class and a difference of two pack together."""
 
+_ANY_BATCH = 1 << 30
+
 _owners = itertools.count()
 
 
@@ -129,6 +131,7 @@ class ModelHandle:
             program=program,
             row_bytes=self._model.row_bytes(backward=program.backward),
             prediction=self._prediction,
+            row_limit=self._model.largest_batch or _ANY_BATCH,
             whole=self._model.solo and self._prediction,
             single=self._model.solo and not self._prediction,
         )

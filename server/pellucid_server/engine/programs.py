@@ -75,7 +75,7 @@ class Scored:
         values = self._forward(inputs)[self._target.output].astype(np.float64)
         values = probabilities(values, self._target.space).reshape(len(values), -1)
         chosen = np.take_along_axis(values, batch[INDICES].astype(np.int64), axis=1)
-        return {SCORES: (chosen * batch[WEIGHTS]).sum(axis=1)}
+        return {SCORES: (chosen * batch[WEIGHTS].astype(np.float64)).sum(axis=1)}
 
 
 class Gradient:

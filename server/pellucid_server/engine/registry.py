@@ -63,7 +63,7 @@ def parameter(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """Declare a field of a method's `Params`: its default, and what callers are told and held to."""
-    metadata = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
+    metadata = {"default": default, "text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -214,7 +214,7 @@ def _names() -> str:
 def _parameter_info(entry: "dataclasses.Field[Any]", hint: Any) -> ParameterInfo:
     kind = _TYPES[_plain_type(hint)]
     meta = entry.metadata
-    default = entry.default
+    default: ParamValue | None = entry.metadata["default"]
     return ParameterInfo(
         entry.name, kind, default, meta["minimum"], meta["maximum"], tuple(meta["choices"]), meta["text"]
     )

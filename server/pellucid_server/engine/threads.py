@@ -60,9 +60,7 @@ class JobThreads:
         self._ready = threading.Condition(lock)
         self._ready_reserved = threading.Condition(lock)
         for number in range(count + reserved):
-            threading.Thread(
-                target=self._run, args=(number >= count,), name=f"job-{number}", daemon=True
-            ).start()
+            threading.Thread(target=self._run, args=(number >= count,), name=f"job-{number}", daemon=True).start()
 
     def submit(self, task: Task, *, prediction: bool = False) -> None:
         """Run `task` soon; it must not raise."""

@@ -4,7 +4,6 @@ import time
 import numpy as np
 import pytest
 import torch
-
 from pellucid_server.engine.engine import Engine, Evaluation, Lane
 from pellucid_server.engine.job_state import JobState, Tally
 from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
@@ -46,8 +45,8 @@ def evaluation(values, *, key="lane", job=None):
     return Evaluation(key, {"x": rows}, job or JobState(1, None), Tally())
 
 
-def lane(program, **settings):
-    return lambda: Lane(program, row_bytes=settings.pop("row_bytes", 4), prediction=settings.pop("prediction", False), **settings)
+def lane(program, *, row_bytes=4, prediction=False, **settings):
+    return lambda: Lane(program, row_bytes=row_bytes, prediction=prediction, **settings)
 
 
 def held(engine, program, *, key="lane", **settings):

@@ -1,7 +1,6 @@
 import threading
 
 import pytest
-
 from pellucid_server.engine.threads import JobThreads
 
 

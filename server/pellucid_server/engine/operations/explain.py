@@ -25,6 +25,7 @@ from pellucid_server.jobs import (
     ReplyFormat,
 )
 
+_SIGMA = 10.0
 _HALF_LIMIT = float(np.finfo(np.float16).max)
 
 
@@ -124,7 +125,8 @@ def _baselines(model: LoadedModel, order: Order, row: Arrays) -> tuple[str, Arra
                 text = f"{where} has a row of shape {list(rows.shape[1:])}; the request's has {list(row[name].shape)}."
                 raise InvalidRequestError(text, field=where)
         return "given", order.given
-    return model.baseline(order.spec.baseline.kind, row, sigma=order.spec.baseline.blur_sigma or 10.0)
+    spec = order.spec.baseline
+    return model.baseline(spec.kind, row, sigma=spec.blur_sigma or _SIGMA, field=f"{order.field}.baseline")
 
 
 def _resolved_parameters(params: Any) -> dict[str, Any]:
@@ -206,5 +208,5 @@ def _input_attribution(
 
 def _typed(scores: npt.NDArray[np.generic], form: ReplyFormat) -> npt.NDArray[np.generic]:
     if form.data_type == "float16":
-        return np.clip(scores, -_HALF_LIMIT, _HALF_LIMIT).astype(np.float16)
+        return np.asarray(np.clip(scores, -_HALF_LIMIT, _HALF_LIMIT), np.float16)
     return scores.astype(np.float32)

@@ -1,6 +1,9 @@
 """`Predict`: what the model says, with the explanations asked for beside it."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,7 @@ from pellucid_server.jobs import (
     AttributionResult,
     ClassScore,
     ExplanationOutcome,
+    ExplanationSpec,
     Failure,
     OutputInfo,
     OutputResult,
@@ -23,6 +27,8 @@ from pellucid_server.jobs import (
     PredictResult,
     Receipt,
 )
+
+Made = TypeVar("Made")
 
 _log = logging.getLogger(__name__)
 
@@ -82,16 +88,16 @@ def _explanations(
     session: Session, model: LoadedModel, job: PredictJob, rows: Rows, outputs: Arrays
 ) -> tuple[ExplanationOutcome, ...]:
     """Make every explanation of every row, several at a time."""
-    orders = [
-        _attempt(session, lambda spec=spec, number=number: read_order(model, spec, field=f"explanations[{number}]"))
-        for number, spec in enumerate(job.explanations)
-    ]
+
+    def read(numbered: tuple[int, ExplanationSpec]) -> Order:
+        return read_order(model, numbered[1], field=f"explanations[{numbered[0]}]")
+
+    def explain(part: tuple[Order, int]) -> AttributionResult:
+        return explain_row(session, model, part[0], rows, part[1], outputs)
+
+    orders = [_attempt(session, partial(read, numbered)) for numbered in enumerate(job.explanations)]
     parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
-    made = iter(
-        session.machinery.threads.map(
-            lambda part: _attempt(session, lambda: explain_row(session, model, part[0], rows, part[1], outputs)), parts
-        )
-    )
+    made = iter(session.machinery.threads.map(lambda part: _attempt(session, partial(explain, part)), parts))
     return tuple(
         order if isinstance(order, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
         for order in orders
@@ -105,7 +111,7 @@ def _gathered(parts: list[AttributionResult | ExplanationOutcome]) -> Explanatio
     return ExplanationOutcome(tuple(part for part in parts if isinstance(part, AttributionResult)))
 
 
-def _attempt(session, make):  # type: ignore[no-untyped-def]
+def _attempt(session: Session, make: Callable[[], Made]) -> Made | ExplanationOutcome:
     """Return what `make` makes, or the failure that the caller will read in its place."""
     try:
         return make()
@@ -113,6 +119,6 @@ def _attempt(session, make):  # type: ignore[no-untyped-def]
         raise
     except PellucidError as error:
         return ExplanationOutcome(failure=Failure(error.reason, error.message, error.metadata))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a bug in one method must not take the prediction with it
         _log.exception("job %d: an explanation failed", session.job.job_id)
         return ExplanationOutcome(failure=Failure(PellucidError.reason, "internal error", {}))

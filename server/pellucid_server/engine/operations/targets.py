@@ -101,9 +101,7 @@ def _space(space: str, info: OutputInfo, field: str) -> str:
     raise InvalidRequestError(text, field=where)
 
 
-def _element(
-    outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic], field: str
-) -> tuple[int, ...]:
+def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic], field: str) -> tuple[int, ...]:
     if outcome.label:
         return _by_label(outcome.label, info, values.shape, field)
     if not outcome.index:
@@ -123,7 +121,9 @@ def _element(
 def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) -> tuple[int, ...]:
     where = f"{field}.label"
     if not info.labels or len(shape) != 1:
-        raise InvalidRequestError(f"Output {info.name!r} has no labels; give an index in place of {where}.", field=where)
+        raise InvalidRequestError(
+            f"Output {info.name!r} has no labels; give an index in place of {where}.", field=where
+        )
     if label not in info.labels:
         near = [known for known in info.labels if label.lower() in known.lower()][:5]
         hint = f" Labels that contain it: {', '.join(near)}." if near else ""
