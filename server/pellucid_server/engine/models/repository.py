@@ -108,7 +108,9 @@ def _graph(folder: Path, manifest: Manifest, device: str) -> Graph | None:
         return None
     try:
         return Graph.from_program(load_program(path), device=device)
-    except (ModelFileError, UnfitModelError) as error:
+    except ModelFileError as error:
+        raise ModelError(str(error)) from error
+    except UnfitModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
