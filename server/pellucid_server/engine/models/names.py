@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from pellucid_server.engine.models.program import is_view
 from pellucid_server.engine.models.sizes import Holding, holding, row_shape
 
 aten = torch.ops.aten
@@ -96,27 +95,17 @@ def _calls(graph: fx.Graph) -> list[_Call]:
 def _leaving(nodes: Mapping[fx.Node, None]) -> fx.Node | None:
     """Return the value that leaves a call: its output, as far as the graph tells.
 
-    Of the floating-point tensors that are used outside: not one that another of them is made from, nor a
-    mere view of what came in, where there is a choice; then the first, which for (output, state) of a
-    recurrent module and (output, weights) of an attention is the output.
+    Of the floating-point tensors that are used outside, the one with most of the call behind it, and the first
+    of equals. For (output, state) of a recurrent module, (output, weights) of an attention and (output, skip)
+    of an encoder that is the output; for (logits, features) the logits.
     """
     leaving = [node for node in nodes if _floating(node) and any(user not in nodes for user in node.users)]
-    own = [node for node in leaving if not _view_from_outside(node, nodes)] or leaving
-    sources = {source for node in own for source in _sources(node, nodes)}
-    return next((node for node in own if node not in sources), None)
+    return max(leaving, key=lambda node: len(_sources(node, nodes)), default=None)
 
 
 def _floating(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return node.op == "call_function" and isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def _view_from_outside(node: fx.Node, nodes: Mapping[fx.Node, None]) -> bool:
-    while node in nodes:
-        if not is_view(node):
-            return False
-        node = node.all_input_nodes[0]
-    return True
 
 
 def _sources(node: fx.Node, nodes: Mapping[fx.Node, None]) -> set[fx.Node]:
@@ -162,10 +151,17 @@ def _unit_axis(node: fx.Node) -> int:
 
 def _same_rank_source(node: fx.Node, rank: int) -> fx.Node | None:
     """Return the first operand of an operator that keeps its rank and order of axes, or None."""
-    if is_view(node) and node.target is not aten.alias.default:
+    if node.target is aten.reshape.default or _reorders(node):
         return None
     for source in node.all_input_nodes:
         value = source.meta.get("val")
         if isinstance(value, tuple | list) or (isinstance(value, torch.Tensor) and value.ndim == rank):
             return source if source.op == "call_function" else None
     return None
+
+
+def _reorders(node: fx.Node) -> bool:
+    """Tell whether an operator looks at its operand in another form: all views, but for plain aliases."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten.alias.default:
+        return False
+    return any(result.alias_info is not None for result in node.target._schema.returns)

@@ -1,7 +1,7 @@
 """From an exported program to one functional graph, or a refusal that names the remedy."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +106,7 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
         If rows cannot be packed: the batch is fixed or not axis 0 of every input and output; or if a
         forward pass is not a function of the rows: it changes buffers, is in training mode or random.
     """
-    explicit = _explicit(program)
-    functional = explicit.run_decompositions({})
+    functional = _explicit(program).run_decompositions({})
     for node in functional.graph.nodes:
         _refuse_training(node)
     _refuse_mutation(functional)
@@ -115,8 +114,6 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
     batch, largest = _batch(functional, placeholders)
     results = _outputs(functional, batch)
     graph, tensors = _plain_graph(functional, placeholders, list(results.values()), torch.device(device))
-    if any(_mutable(node) for node in explicit.graph.nodes):
-        _merge_views(graph)
     inputs = tuple(_value(name, node) for name, node in placeholders.items())
     outputs = tuple(_value(name, node) for name, node in results.items())
     return Program(graph, tensors, inputs, outputs, batch, largest)
@@ -141,30 +138,48 @@ def _value(name: str, node: fx.Node) -> GraphValue:
 
 
 def _explicit(program: ExportedProgram) -> ExportedProgram:
-    """Replace in-place operators on values that nothing else can see by their out-of-place forms.
+    """Take away in-place operators as far as that is simple; `run_decompositions` makes the rest functional.
 
-    `run_decompositions` makes the rest functional. It does so correctly, but it makes views of a
-    changed value again where they are used first, under the path of the module that uses them: a
-    Flatten behind an in-place ReLU would vanish from the layers.
+    It does so correctly, but it makes views of a changed value again where they are used first, under the
+    path of the module that uses them: a Flatten behind an in-place ReLU would vanish from the layers.
     """
     graph = fx.Graph()
-    graph.output(graph.graph_copy(program.graph, {}))
-    copied = next(node for node in reversed(graph.nodes) if node.op == "output")
-    original = next(node for node in reversed(program.graph.nodes) if node.op == "output")
-    copied.meta.update(original.meta)
-    changed = False
-    for node in list(graph.nodes):
-        pure = _out_of_place(node, copied)
-        if pure is None:
-            continue
-        node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
-        node.target = pure
-        changed = True
-    if not changed:
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(program.graph, copies))
+    graph.output_node().meta.update(program.graph.output_node().meta)
+    for node, copy in copies.items():
+        # The signature goes by names, and copying changes those that Python uses itself, such as "input".
+        copy.name = node.name
+    changing = [node for node in graph.nodes if _mutable(node)]
+    if not changing:
         return program
+    for node in changing:
+        pure = _out_of_place(node, graph.output_node())
+        if pure is not None:
+            _use_from_there(graph, node.args[0], node)
+            node.target = pure
+    last_changes = {_base(node): node for node in changing if _mutable(node)}
+    for base, node in last_changes.items():
+        with graph.inserting_after(node):
+            settled = graph.call_function(aten.clone.default, (base,))
+        settled.meta = {**node.meta, "val": base.meta["val"]}
+        _use_from_there(graph, base, settled)
     module = fx.GraphModule(program.graph_module, graph)
     module.meta.update(program.graph_module.meta)
     return program._update(module, program.graph_signature)
+
+
+def _use_from_there(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
+    """Use `new` in place of `old` behind it. The program's outputs stay: its signature names them."""
+    output = graph.output_node()
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user > new and user is not output)
+
+
+def _base(node: fx.Node) -> fx.Node:
+    """Return the value whose memory that of `node` is a part of."""
+    while node.op == "call_function" and not _fresh(node) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _out_of_place(node: fx.Node, output: fx.Node) -> Any:
@@ -430,6 +445,9 @@ def _copy(
     if copy.target is aten.clone.default and not copy.kwargs:
         # What is left of a dropout. No value is ever written to, so that no copy is needed.
         copy.target = aten.alias.default
+    if copy.target is aten.copy.default:
+        # What is left of a write to a part of a value; the operator has no derivative.
+        copy.target = _copied
     moved = fx.node.map_aggregate(
         (copy.args, copy.kwargs), lambda part: device if isinstance(part, torch.device) else part
     )
@@ -437,35 +455,6 @@ def _copy(
     return copy
 
 
-def _merge_views(graph: fx.Graph) -> None:
-    """Keep one of several equal views of a value.
-
-    Making in-place operators functional repeats views. Were both kept, a patch of the one would leave
-    the other, which the author's network does not know, as it was.
-    """
-    seen: dict[Any, fx.Node] = {}
-    for node in list(graph.nodes):
-        if not is_view(node):
-            continue
-        key = (node.target, _hashable(node.args), _hashable(node.kwargs))
-        first = seen.setdefault(key, node)
-        if first is not node:
-            node.replace_all_uses_with(first)
-            graph.erase_node(node)
-
-
-def is_view(node: fx.Node) -> bool:
-    """Tell whether `node` only looks at another value's elements in another form."""
-    if node.target is aten.reshape.default:
-        return True
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    return any(result.alias_info is not None for result in node.target._schema.returns)
-
-
-def _hashable(part: Any) -> Any:
-    if isinstance(part, Mapping):
-        return tuple((key, _hashable(value)) for key, value in part.items())
-    if isinstance(part, Iterable) and not isinstance(part, str):
-        return tuple(map(_hashable, part))
-    return part
+def _copied(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """Return `source` in the shape and type of `to`."""
+    return source.to(to.dtype).expand_as(to)

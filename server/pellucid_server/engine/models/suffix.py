@@ -71,7 +71,7 @@ class Suffix:
     def context(self, rows: Rows) -> Context:
         """Run the part before the cut, without gradients, for input rows (rows, *features) by name."""
         with torch.no_grad():
-            value, *crossings = self._prefix(*[rows[name] for name in self._inputs])
+            value, *crossings = self._prefix(*[rows[name].detach() for name in self._inputs])
         count = self._row_crossings
         return Context(value, tuple(crossings[:count]), tuple(crossings[count:]))
 

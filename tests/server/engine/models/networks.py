@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pellucid_server.engine.models.graph import Graph
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
 
 DYNAMIC = Dim.DYNAMIC
 
@@ -125,6 +128,30 @@ class TorchEncoder(nn.Module):
         return self.head(hidden.mean(1 if self.batch_first else 0))
 
 
+class Sequence(nn.Module):
+    """Makes a picture, (batch, channels, height, width), a sequence, (batch, length, channels)."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return picture.flatten(2).transpose(1, 2)
+
+
+class PartlyChanged(nn.Module):
+    """A part of a value is written to, and the value then seen in two forms by two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.sequence = Sequence()
+        self.first = nn.Linear(2, 3)
+        self.second = nn.Linear(2, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv(image)
+        hidden[:, 0] *= 2
+        sequence = self.sequence(hidden)
+        return self.first(sequence.mean(1)) + self.second(sequence.transpose(0, 1)).tanh().mean(0)
+
+
 class SeveralInputs(nn.Module):
     """A picture and a table row, whose branches meet; a number for each row is added."""
 
@@ -211,6 +238,8 @@ class Network:
     """Random rows from a batch and a length; the length is ignored where it is fixed."""
     dynamic: dict[str, dict[int, Any]]
     """The dynamic axes of each input."""
+    cuts: str
+    """Every layer at which the network can be cut, in the order in which they are entered."""
 
     def module(self) -> nn.Module:
         """Make the network with weights of its own seed, in evaluation mode, with lively running statistics."""
@@ -249,23 +278,145 @@ def _ids(batch: int, length: int) -> Rows:
 _BATCH = {0: DYNAMIC}
 _BATCH_AND_LENGTH = {0: DYNAMIC, 1: DYNAMIC}
 
+_ENCODER_LAYER = (
+    "{0} {0}.norm1 {0}.attention {0}.attention.mixed {0}.attention.out {0}.norm2 {0}.mlp {0}.mlp.0 {0}.mlp.1 {0}.mlp.2"
+)
+_TORCH_LAYER = "{0} {0}.self_attn {0}.dropout1 {0}.norm1 {0}.linear1 {0}.dropout {0}.linear2 {0}.dropout2 {0}.norm2"
+_BLOCK = "{0}{1} {0}.conv{1} {0}.norm{1}"
+
 ZOO = {
     network.name: network
     for network in (
-        Network("convolutional", Convolutional, _floats("image", 2, 7, 7), {"image": _BATCH}),
-        Network("residual", Residual, _floats("image", 3, 5, 5), {"image": _BATCH}),
-        Network("encoder", Encoder, _sequences, {"tokens": _BATCH_AND_LENGTH}),
-        Network("torch-encoder", lambda: TorchEncoder(batch_first=True), _sequences, {"tokens": _BATCH_AND_LENGTH}),
+        Network(
+            "convolutional",
+            Convolutional,
+            _floats("image", 2, 7, 7),
+            {"image": _BATCH},
+            "conv1 norm1 relu conv2 norm2 relu#1 pool flatten drop head",
+        ),
+        Network(
+            "residual",
+            Residual,
+            _floats("image", 3, 5, 5),
+            {"image": _BATCH},
+            " ".join(_BLOCK.format(*block) for block in [("blocks.0", ""), ("blocks.1", ""), ("blocks.1", "#1")])
+            + " head",
+        ),
+        Network("partly-changed", PartlyChanged, _floats("image", 1, 5, 5), {"image": _BATCH}, "conv sequence first"),
+        Network(
+            "encoder",
+            Encoder,
+            _sequences,
+            {"tokens": _BATCH_AND_LENGTH},
+            " ".join(_ENCODER_LAYER.format(layer) for layer in ("layers.0", "layers.1")) + " head",
+        ),
+        Network(
+            "torch-encoder",
+            lambda: TorchEncoder(batch_first=True),
+            _sequences,
+            {"tokens": _BATCH_AND_LENGTH},
+            "encoder "
+            + " ".join(_TORCH_LAYER.format(layer) for layer in ("encoder.layers.0", "encoder.layers.1"))
+            + " head",
+        ),
         Network(
             "torch-encoder-length-first",
             lambda: TorchEncoder(batch_first=False),
             _sequences,
             {"tokens": _BATCH_AND_LENGTH},
+            "head",
         ),
-        Network("several-inputs", SeveralInputs, _several, {"image": _BATCH, "table": _BATCH, "offset": _BATCH}),
-        Network("several-outputs", SeveralOutputs, _floats("features", 6), {"features": _BATCH}),
-        Network("dict-outputs", DictOutputs, _floats("features", 6), {"features": _BATCH}),
-        Network("recurrent", Recurrent, _floats("series", 5, 4), {"series": _BATCH}),
-        Network("tokens", Tokens, _ids, {"ids": _BATCH_AND_LENGTH, "mask": _BATCH_AND_LENGTH}),
+        Network(
+            "several-inputs",
+            SeveralInputs,
+            _several,
+            {"image": _BATCH, "table": _BATCH, "offset": _BATCH},
+            "image_branch image_branch.0 image_branch.1 image_branch.2 image_branch.3 "
+            "table_branch table_branch.0 table_branch.1 head",
+        ),
+        Network(
+            "several-outputs",
+            SeveralOutputs,
+            _floats("features", 6),
+            {"features": _BATCH},
+            "trunk end end.0 end.1 first second",
+        ),
+        Network(
+            "dict-outputs", DictOutputs, _floats("features", 6), {"features": _BATCH}, "hidden act more act#1 head"
+        ),
+        Network("recurrent", Recurrent, _floats("series", 5, 4), {"series": _BATCH}, "lstm norm head"),
+        Network(
+            "tokens",
+            Tokens,
+            _ids,
+            {"ids": _BATCH_AND_LENGTH, "mask": _BATCH_AND_LENGTH},
+            "embedding " + _ENCODER_LAYER.format("layer") + " head",
+        ),
     )
 }
+
+CUTS = [(name, layer) for name, network in ZOO.items() for layer in network.cuts.split()]
+"""Every legal cut of the zoo: (network, layer)."""
+
+
+@cache
+def zoo_module(name: str) -> nn.Module:
+    """Return the network's eager module, one for the whole test run."""
+    return ZOO[name].module()
+
+
+@cache
+def zoo_graph(name: str) -> Graph:
+    """Return the network's graph, one for the whole test run."""
+    return Graph.from_program(ZOO[name].export(zoo_module(name)))
+
+
+def zoo_rows(name: str, batch: int, length: int) -> Rows:
+    """Return random rows for a network, the same for the same arguments."""
+    torch.manual_seed(1000 * batch + length)
+    return ZOO[name].rows(batch, length)
+
+
+def eager(module: nn.Module, rows: Rows) -> list[torch.Tensor]:
+    """Run the eager module, with gradients, for torch's fused encoder skips the parts else."""
+    with torch.enable_grad():
+        return pytree.tree_leaves(module(**rows))
+
+
+def eager_values(module: nn.Module, rows: Rows) -> dict[str, torch.Tensor]:
+    """Return a copy of what each call of each module returned, taken before anything else can write to it."""
+    found: dict[str, torch.Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def record(path: str, result: Any) -> None:
+        call = calls.get(path, 0)
+        calls[path] = call + 1
+        found[f"{path}#{call}" if call else path] = pytree.tree_leaves(result)[0].detach().clone()
+
+    hooks = [
+        part.register_forward_hook(lambda _, __, result, path=path: record(path, result))
+        for path, part in module.named_modules()
+    ]
+    eager(module, rows)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def eager_with(module: nn.Module, rows: Rows, layer: str, values: torch.Tensor) -> list[torch.Tensor]:
+    """Run the eager module, with one call of one layer returning `values`."""
+    path, _, call = layer.partition("#")
+    waiting = [int(call or 0)]
+
+    def replace(_: nn.Module, __: Any, result: Any) -> Any:
+        waiting[0] -= 1
+        if waiting[0] != -1:
+            return result
+        # A copy: the network may write to it.
+        copy = values.clone()
+        return (copy, *result[1:]) if isinstance(result, tuple) else copy
+
+    hook = module.get_submodule(path).register_forward_hook(replace)
+    outputs = eager(module, rows)
+    hook.remove()
+    return outputs
