@@ -6,10 +6,10 @@ from pellucid_server.engine.models.manifest import (
     ImageManifest,
     InputManifest,
     Manifest,
-    ManifestError,
     OutputManifest,
     read_manifest,
 )
+from pellucid_server.engine.models.strict_toml import ManifestError
 
 IMAGE = """
 [[inputs]]
