@@ -1,0 +1,73 @@
+"""The `pellucid-server` command: reads the settings and serves until it is told to stop."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pellucid_server import logs
+from pellucid_server.app import StartError, serve
+from pellucid_server.config import Config, ConfigError, load
+from pellucid_server.pool.process import WorkerStartError
+
+_NOT_STARTED = 1
+_NOT_CONFIGURED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server; return the exit status: 0 after a clean stop, 1 if it could not start, 2 for wrong settings."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load(options.config, _overrides(options))
+    except ConfigError as error:
+        return _give_up(str(error), _NOT_CONFIGURED)
+    return _serve(config, options.ready_file)
+
+
+def _serve(config: Config, ready_file: Path | None) -> int:
+    logs.set_up(config.logging)
+    try:
+        asyncio.run(serve(config, ready_file=ready_file))
+    except (StartError, WorkerStartError) as error:
+        return _give_up(str(error), _NOT_STARTED)
+    return 0
+
+
+def _give_up(message: str, status: int) -> int:
+    sys.stderr.write(f"pellucid-server: {message}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pellucid-server",
+        description="Serve the models of a folder over gRPC, with explanations.",
+        epilog="Options win over PELLUCID_ environment variables, and those over the settings file.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (or PELLUCID_CONFIG)")
+    parser.add_argument("--models", metavar="DIR", help="the model repository")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="gRPC port; 0 takes a free one")
+    parser.add_argument("--metrics-port", type=int, help="port of the metrics page; 0 takes a free one, -1 serves none")
+    parser.add_argument("--devices", help='workers, for example "cpu" or "cuda:0,cuda:1"')
+    parser.add_argument("--ready-file", type=Path, metavar="FILE", help="written as JSON when requests are taken")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    given = {
+        "server": {"host": options.host, "port": options.port, "metrics_port": options.metrics_port},
+        "models": {"repository": options.models},
+        "pool": {"devices": options.devices},
+    }
+    chosen = {
+        section: {name: value for name, value in entries.items() if value is not None}
+        for section, entries in given.items()
+    }
+    return {section: entries for section, entries in chosen.items() if entries}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

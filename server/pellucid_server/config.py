@@ -1,0 +1,248 @@
+"""Every setting, read once: a TOML file, `PELLUCID_` environment variables, command-line options.
+
+Later ones win. A variable names its section and setting: `PELLUCID_POOL__QUEUE_LIMIT=16` is
+`queue_limit = 16` under `[pool]`. `PELLUCID_CONFIG` is the path of the file. The only module that
+reads the environment.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from pellucid_server.jobs import WorkerSettings
+
+_PREFIX = "PELLUCID_"
+_MIB = 1 << 20
+
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+)$")]
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message tells the operator which and why."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerConfig(_Section):
+    """Where the server listens."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address of both ports; "0.0.0.0" or "[::]" serves other machines."""
+
+    port: int = Field(default=50051, ge=0, le=65535)
+    """gRPC port; 0 takes any free one."""
+
+    metrics_port: int = Field(default=9464, ge=-1, le=65535)
+    """Port of the metrics page; 0 takes any free one, -1 serves none."""
+
+    max_message_bytes: int = Field(default=64 * _MIB, ge=1024, lt=1 << 31)
+    """Largest request; a larger one is RESOURCE_EXHAUSTED before it is read."""
+
+    reflection: bool = True
+    """Whether callers can ask for the schema; off, tools such as grpcurl need the proto files."""
+
+    grace_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    """Time for running requests to end after SIGTERM; keep below the pod's termination grace period."""
+
+
+class ModelsConfig(_Section):
+    """Which models are served."""
+
+    repository: Path = Path("models")
+    """Folder of model folders, each with a model.toml; a relative path starts at the working directory."""
+
+
+class PoolConfig(_Section):
+    """Which workers there are and how jobs wait for them."""
+
+    devices: Annotated[tuple[Device, ...], NoDecode] = Field(default=("cpu",), min_length=1)
+    """One worker process each: "cpu", "cuda:0" ...; a variable or an option separates them by commas."""
+
+    queue_limit: int = Field(default=64, ge=0)
+    """Jobs that may wait per worker, beyond those that run; one more is RESOURCE_EXHAUSTED."""
+
+    restart_initial_seconds: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    """Wait before a lost worker is started again; doubles with each loss on end."""
+
+    restart_max_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """Longest such wait; a worker that was ready for as long starts again at the initial one."""
+
+    exit_seconds: float = Field(default=5.0, ge=0, allow_inf_nan=False)
+    """Time for a worker to end by itself once its connection is closed; then it is killed."""
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class WorkerConfig(_Section):
+    """How a worker computes."""
+
+    threads: int = Field(default=0, ge=0)
+    """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
+
+    job_threads: int = Field(default=32, ge=1, le=512)
+    """Jobs that run at once per worker, so that their rows can be packed."""
+
+    chunk_seconds: float = Field(default=0.05, gt=0, le=10)
+    """Aim for one device batch: the longest that a prediction waits behind an explanation."""
+
+    chunk_bytes: int = Field(default=256 * _MIB, ge=_MIB)
+    """Most memory that one device batch may take, by measured bytes a row."""
+
+
+class LimitsConfig(_Section):
+    """What one request may ask for; more is INVALID_ARGUMENT."""
+
+    predict_rows: int = Field(default=1024, ge=1)
+    """Rows of a Predict without explanations; a model's own limit may be lower."""
+
+    attribute_rows: int = Field(default=64, ge=1)
+    """Rows of an Attribute, or of a Predict with explanations."""
+
+    explanations: int = Field(default=8, ge=0)
+    """Explanations of one Predict."""
+
+
+class LoggingConfig(_Section):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity; the line for each request has level info."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+
+
+class Config(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=_PREFIX,
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    server: ServerConfig = ServerConfig()
+    """Where the server listens."""
+    models: ModelsConfig = ModelsConfig()
+    """Which models are served."""
+    pool: PoolConfig = PoolConfig()
+    """Which workers there are."""
+    worker: WorkerConfig = WorkerConfig()
+    """How a worker computes."""
+    limits: LimitsConfig = LimitsConfig()
+    """What one request may ask for."""
+    logging: LoggingConfig = LoggingConfig()
+    """What is logged."""
+
+    def worker_settings(self) -> tuple[WorkerSettings, ...]:
+        """Return what each worker is started with, one for each device."""
+        threads = self.worker.threads or _cpu_threads(self.pool.devices)
+        return tuple(
+            WorkerSettings(
+                device=device,
+                model_repository=str(self.models.repository.absolute()),
+                threads=threads,
+                job_threads=self.worker.job_threads,
+                chunk_seconds=self.worker.chunk_seconds,
+                chunk_bytes=self.worker.chunk_bytes,
+            )
+            for device in self.pool.devices
+        )
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Config:
+    """Read the settings.
+
+    Parameters
+    ----------
+    path
+        A TOML file; None takes the path in `PELLUCID_CONFIG`, and without that there is no file.
+    overrides
+        Settings by section and name that win over the file and the environment.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or a setting is unknown or has a wrong value.
+    """
+    if path is None and (named := os.environ.get(_PREFIX + "CONFIG")):  # noqa: TID251 - the one place
+        path = Path(named)
+    if path is not None:
+        _check_readable(path)
+    _check_variables()
+
+    class _Loaded(Config):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    try:
+        return _Loaded(**{name: dict(section) for name, section in (overrides or {}).items()})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from error
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a worker process: this one's, and thread settings that must be there at import."""
+    inherited = dict(os.environ)  # noqa: TID251 - the one place
+    # Idle OpenMP threads sleep: spinning ones slow the job threads and other workers down.
+    return {**inherited, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _cpu_threads(devices: tuple[str, ...]) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(1, sum(device == "cpu" for device in devices))
+    return max(1, cores // workers - 1)
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"The settings file {path} cannot be read: {reason}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+def _check_variables() -> None:
+    """Refuse variables of sections that do not exist: they would be ignored in silence."""
+    for name in os.environ:  # noqa: TID251 - the one place
+        section, nested, _ = name.removeprefix(_PREFIX).partition("__")
+        if name.startswith(_PREFIX) and nested and section.lower() not in Config.model_fields:
+            known = ", ".join(Config.model_fields)
+            raise ConfigError(f"The variable {name} names no section of the settings; sections: {known}.")
+
+
+def _explained(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        text = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{where} is {problem['input']!r}: {text}.")
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""What the workers said of models and methods, turned into the replies of the model service."""
+
+from pellucid.v1 import explanation_pb2, model_service_pb2
+
+from pellucid_server import jobs
+from pellucid_server.errors import NotFoundError, UnavailableError, UnsupportedError
+from pellucid_server.rpc.replies import baseline_kind, model_spec, param_value
+
+_MODALITIES = {
+    "tensor": model_service_pb2.MODALITY_TENSOR,
+    "image": model_service_pb2.MODALITY_IMAGE,
+    "tabular": model_service_pb2.MODALITY_TABULAR,
+    "text": model_service_pb2.MODALITY_TEXT,
+}
+_OUTPUT_KINDS = {
+    "logits": model_service_pb2.OUTPUT_KIND_LOGITS,
+    "sigmoid-logits": model_service_pb2.OUTPUT_KIND_SIGMOID_LOGITS,
+    "probabilities": model_service_pb2.OUTPUT_KIND_PROBABILITIES,
+    "values": model_service_pb2.OUTPUT_KIND_VALUES,
+}
+_PARAMETER_TYPES = {
+    "integer": model_service_pb2.PARAMETER_TYPE_INTEGER,
+    "real": model_service_pb2.PARAMETER_TYPE_REAL,
+    "flag": model_service_pb2.PARAMETER_TYPE_FLAG,
+    "text": model_service_pb2.PARAMETER_TYPE_TEXT,
+    "tensor": model_service_pb2.PARAMETER_TYPE_TENSOR,
+}
+
+
+def known(hello: jobs.Hello | None) -> jobs.Hello:
+    """Return what the workers said.
+
+    Raises
+    ------
+    UnavailableError
+        None has said anything yet.
+    """
+    if hello is None:
+        raise UnavailableError("The models are being loaded; try again soon.", retry_after_seconds="1.000")
+    return hello
+
+
+def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo:
+    """Find a model version; version 0 is the highest.
+
+    Raises
+    ------
+    NotFoundError
+        The model or the version is not served.
+    UnsupportedError
+        The version has another digest than `key` insists on.
+    """
+    versions = {model.key.version: model for model in hello.models if model.key.name == key.name}
+    if not versions:
+        names = ", ".join(sorted({model.key.name for model in hello.models})) or "none"
+        text = f"No model {key.name!r}; served: {names}."
+        raise NotFoundError(text, resource_type="model", resource_name=key.name)
+    found = versions.get(key.version or max(versions))
+    if found is None:
+        listed = ", ".join(str(version) for version in sorted(versions))
+        text = f"No version {key.version} of model {key.name!r}; served: {listed}."
+        raise NotFoundError(text, resource_type="model version", resource_name=f"{key.name}/{key.version}")
+    if key.digest not in ("", found.key.digest):
+        where = f"{key.name}/{found.key.version}"
+        text = f"{where} has the digest {found.key.digest}, not {key.digest}."
+        raise UnsupportedError(text, subject=f"models/{where}")
+    return found
+
+
+def list_models_response(hello: jobs.Hello) -> model_service_pb2.ListModelsResponse:
+    """Write the list of models, by name, then version."""
+    ordered = sorted(hello.models, key=lambda model: (model.key.name, model.key.version))
+    highest = {model.key.name: model.key.version for model in ordered}
+    return model_service_pb2.ListModelsResponse(
+        models=[
+            model_service_pb2.ModelSummary(
+                model=model_spec(model.key),
+                description=model.description,
+                latest=model.key.version == highest[model.key.name],
+            )
+            for model in ordered
+        ]
+    )
+
+
+def get_model_response(model: jobs.ModelInfo) -> model_service_pb2.GetModelResponse:
+    """Write all that a caller can know of a model version."""
+    return model_service_pb2.GetModelResponse(
+        model=model_spec(model.key),
+        description=model.description,
+        inputs=[_input(each) for each in model.inputs],
+        outputs=[_output(each) for each in model.outputs],
+        layers=[_layer(each) for each in model.layers],
+        capabilities=[
+            model_service_pb2.Capability(method=each.method, allowed=each.allowed, reason=each.reason)
+            for each in model.capabilities
+        ],
+        runtime=model.runtime,
+        parity=None if model.parity is None else _parity(model.parity),
+        background_rows=model.background_rows,
+        solo=model.solo,
+    )
+
+
+def list_methods_response(hello: jobs.Hello) -> model_service_pb2.ListMethodsResponse:
+    """Write the list of methods, by RPC, then name."""
+    ordered = sorted(hello.methods, key=lambda method: (method.rpc, method.name))
+    return model_service_pb2.ListMethodsResponse(methods=[_method(each) for each in ordered])
+
+
+def _input(info: jobs.InputInfo) -> model_service_pb2.InputSignature:
+    return model_service_pb2.InputSignature(
+        name=info.name,
+        modality=_MODALITIES[info.modality],
+        data_type=f"DATA_TYPE_{info.data_type.upper()}",
+        shape=info.shape,
+        columns=[_column(each) for each in info.columns],
+        image=None if info.image is None else _image(info.image),
+    )
+
+
+def _column(info: jobs.ColumnInfo) -> model_service_pb2.Column:
+    return model_service_pb2.Column(
+        name=info.name, categories=info.categories, minimum=info.minimum, maximum=info.maximum, unit=info.unit
+    )
+
+
+def _image(info: jobs.ImageInfo) -> model_service_pb2.ImagePreprocessing:
+    return model_service_pb2.ImagePreprocessing(
+        resize=info.resize,
+        crop_height=info.crop_height,
+        crop_width=info.crop_width,
+        interpolation=info.interpolation,
+        mean=info.mean,
+        standard_deviation=info.standard_deviation,
+    )
+
+
+def _output(info: jobs.OutputInfo) -> model_service_pb2.OutputSignature:
+    return model_service_pb2.OutputSignature(
+        name=info.name,
+        kind=_OUTPUT_KINDS[info.kind],
+        data_type=f"DATA_TYPE_{info.data_type.upper()}",
+        shape=info.shape,
+        labels=info.labels,
+        unit=info.unit,
+    )
+
+
+def _layer(info: jobs.LayerInfo) -> model_service_pb2.Layer:
+    return model_service_pb2.Layer(
+        name=info.name, type=info.type, shape=info.shape, units=info.units, cuttable=info.cuttable
+    )
+
+
+def _parity(info: jobs.ParityInfo) -> model_service_pb2.Parity:
+    return model_service_pb2.Parity(
+        largest_difference=info.largest_difference, tolerance=info.tolerance, holds=info.holds
+    )
+
+
+def _method(info: jobs.MethodInfo) -> model_service_pb2.Method:
+    return model_service_pb2.Method(
+        name=info.name,
+        rpc=info.rpc,
+        family=info.family,
+        summary=info.summary,
+        source=info.source,
+        parameters=[_parameter(each) for each in info.parameters],
+        axioms=info.axioms,
+        needs=info.needs,
+        baselines=[baseline_kind(word) for word in info.baselines],
+        takes_tolerance=info.takes_tolerance,
+    )
+
+
+def _parameter(info: jobs.ParameterInfo) -> model_service_pb2.Parameter:
+    default: explanation_pb2.ParamValue | None = None if info.default is None else param_value(info.default)
+    return model_service_pb2.Parameter(
+        name=info.name,
+        type=_PARAMETER_TYPES[info.type],
+        default_value=default,
+        minimum=info.minimum,
+        maximum=info.maximum,
+        choices=info.choices,
+        text=info.text,
+    )

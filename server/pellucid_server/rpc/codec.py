@@ -1,0 +1,289 @@
+"""Requests turned into jobs, checked for form: what can never be valid is refused here.
+
+What depends on a model or a method (names, shapes, capabilities) is the engine's to check. Messages
+name the field by its path in the request, such as `explanations[0].target.outcome.label`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
+
+from pellucid_server import jobs
+from pellucid_server.config import LimitsConfig
+from pellucid_server.errors import InvalidRequestError
+from pellucid_server.rpc import tensors
+
+BASELINES = {
+    explanation_pb2.BASELINE_KIND_UNSPECIFIED: "",
+    explanation_pb2.BASELINE_KIND_ZEROS: "zeros",
+    explanation_pb2.BASELINE_KIND_MEAN: "mean",
+    explanation_pb2.BASELINE_KIND_BLUR: "blur",
+    explanation_pb2.BASELINE_KIND_GIVEN: "given",
+    explanation_pb2.BASELINE_KIND_BACKGROUND: "background",
+}
+"""Kinds of baseline, and the engine's words for them."""
+
+SPACES = {
+    explanation_pb2.OUTPUT_SPACE_UNSPECIFIED: "",
+    explanation_pb2.OUTPUT_SPACE_LOGITS: "logits",
+    explanation_pb2.OUTPUT_SPACE_PROBABILITIES: "probabilities",
+}
+"""Spaces of an output, and the engine's words for them."""
+
+_REPLY_TYPES = {
+    tensor_pb2.DATA_TYPE_UNSPECIFIED: "float32",
+    tensor_pb2.DATA_TYPE_FLOAT32: "float32",
+    tensor_pb2.DATA_TYPE_FLOAT16: "float16",
+}
+_DEFAULT_TOP_K, _MOST_TOP_K = 5, 1000
+_LEAST_TOLERANCE = 1e-6
+_MOST_BLUR_SIGMA = 100.0
+_DIGEST_LENGTH = 64
+
+# A message compared with a shared empty one costs nothing to keep; most requests set none of these.
+_NO_TARGET = jobs.TargetSpec()
+_NO_BASELINE = jobs.BaselineSpec()
+_NO_FORMAT = jobs.ReplyFormat()
+
+
+def predict_job(request: explanation_service_pb2.PredictRequest, limits: LimitsConfig) -> jobs.PredictJob:
+    """Read a Predict request.
+
+    Raises
+    ------
+    InvalidRequestError
+        The request can never be valid, or asks for more than `limits`.
+    """
+    wanted = len(request.explanations)
+    if wanted > limits.explanations:
+        _refuse("explanations", f"has {wanted} entries; at most {limits.explanations} are taken")
+    for number, name in enumerate(request.outputs):
+        if not name:
+            _refuse(f"outputs[{number}]", "is empty; name an output, or leave outputs out for all")
+    rows_limit = min(limits.predict_rows, limits.attribute_rows) if wanted else limits.predict_rows
+    return jobs.PredictJob(
+        model=model_key(request.model),
+        inputs=_inputs(request.inputs, "inputs", rows_limit),
+        outputs=tuple(request.outputs),
+        top_k=_top_k(request),
+        explanations=tuple(
+            _explanation(spec, f"explanations[{number}]") for number, spec in enumerate(request.explanations)
+        ),
+    )
+
+
+def attribute_job(request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig) -> jobs.AttributeJob:
+    """Read an Attribute request.
+
+    Raises
+    ------
+    InvalidRequestError
+        The request can never be valid, or asks for more than `limits`.
+    """
+    if not request.HasField("explanation"):
+        _refuse("explanation", "is not set; say which method to use in explanation.method")
+    return jobs.AttributeJob(
+        model=model_key(request.model),
+        inputs=_inputs(request.inputs, "inputs", limits.attribute_rows),
+        explanation=_explanation(request.explanation, "explanation"),
+    )
+
+
+def model_key(spec: explanation_pb2.ModelSpec) -> jobs.ModelKey:
+    """Read which model is meant.
+
+    Raises
+    ------
+    InvalidRequestError
+        The name is empty, the version negative, or the digest not one.
+    """
+    if not spec.name:
+        _refuse("model.name", "is empty; ListModels names the models that are served")
+    if spec.version < 0:
+        _refuse("model.version", f"is {spec.version}; it must be 0, for the highest, or a version's number")
+    if spec.digest and (len(spec.digest) != _DIGEST_LENGTH or set(spec.digest) - set("0123456789abcdef")):
+        _refuse("model.digest", f"is {_shown(spec.digest)}; it must be empty or 64 lower-case hexadecimal digits")
+    return jobs.ModelKey(spec.name, spec.version, spec.digest)
+
+
+def _refuse(field: str, what: str) -> NoReturn:
+    raise InvalidRequestError(f"{field} {what}.", field=field)
+
+
+def _shown(text: str) -> str:
+    """Quote a caller's text, cut to what fits a message."""
+    return repr(text if len(text) <= _DIGEST_LENGTH else text[:_DIGEST_LENGTH] + "…")
+
+
+def _path(field: str, key: str) -> str:
+    return f'{field}["{key if len(key) <= _DIGEST_LENGTH else key[:_DIGEST_LENGTH] + "…"}"]'
+
+
+def _top_k(request: explanation_service_pb2.PredictRequest) -> int:
+    top_k: int = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
+    if not 0 <= top_k <= _MOST_TOP_K:
+        _refuse("top_k", f"is {top_k}; it must be in [0, {_MOST_TOP_K}]")
+    return top_k
+
+
+def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) -> dict[str, jobs.Input]:
+    if not inputs:
+        _refuse(field, "is empty; give the rows of each of the model's inputs by its name")
+    found: dict[str, jobs.Input] = {}
+    counts: dict[str, int] = {}
+    for name, value in inputs.items():
+        if not name:
+            _refuse(field, "has an entry without a name; GetModel names the model's inputs")
+        found[name], counts[name] = _input(value, _path(field, name))
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{_shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
+        _refuse(field, f"must have the same number of rows in each input; {listed}")
+    rows = next(iter(counts.values()))
+    if not 1 <= rows <= rows_limit:
+        _refuse(field, f"has {rows} rows; it must be 1 to {rows_limit} for this request")
+    return found
+
+
+def _input(value: input_pb2.Input, field: str) -> tuple[jobs.Input, int]:
+    """Read one input, and count its rows."""
+    kind = value.WhichOneof("value")
+    if kind == "tensor":
+        array = _tensor(value.tensor, f"{field}.tensor")
+        if not array.ndim:
+            _refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
+        return jobs.TensorInput(array), len(array)
+    if kind == "table":
+        rows = tuple(_row(row, f"{field}.table.rows[{number}]") for number, row in enumerate(value.table.rows))
+        return jobs.TableInput(rows), len(rows)
+    if kind == "pictures":
+        encoded = tuple(value.pictures.encoded)
+        for number, picture in enumerate(encoded):
+            if not picture:
+                _refuse(f"{field}.pictures.encoded[{number}]", "is empty; it must hold a picture file")
+        return jobs.PicturesInput(encoded), len(encoded)
+    if kind == "texts":
+        texts = tuple(value.texts.texts)
+        return jobs.TextsInput(texts), len(texts)
+    _refuse(field, "is not set; set its tensor, pictures, texts or table")
+
+
+def _row(row: input_pb2.Row, field: str) -> dict[str, float | str]:
+    if not row.cells:
+        _refuse(f"{field}.cells", "is empty; give a cell for each column")
+    cells: dict[str, float | str] = {}
+    for name, cell in row.cells.items():
+        kind = cell.WhichOneof("value")
+        if kind == "number":
+            cells[name] = _finite(cell.number, field, name)
+        elif kind == "category":
+            cells[name] = cell.category
+        else:
+            _refuse(_path(f"{field}.cells", name), "is not set; set its number or its category")
+    return cells
+
+
+def _finite(number: float, field: str, name: str) -> float:
+    if not math.isfinite(number):
+        _refuse(_path(f"{field}.cells", name) + ".number", f"is {number}; it must be finite")
+    return number
+
+
+def _tensor(tensor: tensor_pb2.Tensor, field: str) -> jobs.Array:
+    """Read an array, read-only; every element must be finite."""
+    try:
+        array = tensors.from_tensor(tensor)
+    except tensors.TensorError as error:
+        _refuse(f"{field}.{error.part}", str(error))
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        place = np.argwhere(~np.isfinite(array))[0]
+        where = f"{field}.data"
+        _refuse(where, f"has {array[tuple(place)]} at {place.tolist()}; every element must be finite")
+    return array
+
+
+def _explanation(spec: explanation_pb2.ExplanationSpec, field: str) -> jobs.ExplanationSpec:
+    if not spec.method:
+        _refuse(f"{field}.method", "is empty; ListMethods names the methods that are installed")
+    return jobs.ExplanationSpec(
+        method=spec.method,
+        parameters={name: _parameter(name, value, field) for name, value in spec.parameters.items()},
+        target=_target(spec.target, f"{field}.target") if spec.HasField("target") else _NO_TARGET,
+        baseline=_baseline(spec.baseline, f"{field}.baseline") if spec.HasField("baseline") else _NO_BASELINE,
+        seed=spec.seed,
+        tolerance=_tolerance(spec, field),
+        format=_format(spec.format, f"{field}.format") if spec.HasField("format") else _NO_FORMAT,
+    )
+
+
+def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> jobs.ParamValue:
+    if not name:
+        _refuse(f"{field}.parameters", "has an entry without a name; ListMethods names the method's parameters")
+    where = _path(f"{field}.parameters", name)
+    kind = value.WhichOneof("value")
+    if kind is None:
+        _refuse(where, "is not set; set its integer, real, flag, text or tensor")
+    if kind == "tensor":
+        return _tensor(value.tensor, f"{where}.tensor")
+    if kind == "real" and not math.isfinite(value.real):
+        _refuse(f"{where}.real", f"is {value.real}; it must be finite")
+    found: jobs.ParamValue = getattr(value, kind)
+    return found
+
+
+def _tolerance(spec: explanation_pb2.ExplanationSpec, field: str) -> float | None:
+    if not spec.HasField("tolerance"):
+        return None
+    # Written so that NaN is refused too.
+    if not _LEAST_TOLERANCE <= spec.tolerance <= 1:
+        _refuse(f"{field}.tolerance", f"is {spec.tolerance:g}; it must be in [{_LEAST_TOLERANCE:g}, 1]")
+    return float(spec.tolerance)
+
+
+def _target(target: explanation_pb2.Target, field: str) -> jobs.TargetSpec:
+    contrast = _outcome(target.contrast, f"{field}.contrast") if target.HasField("contrast") else None
+    if contrast is not None and not (contrast.index or contrast.label):
+        _refuse(f"{field}.contrast", "is empty; set its index or its label")
+    return jobs.TargetSpec(
+        output=target.output,
+        outcome=_outcome(target.outcome, f"{field}.outcome"),
+        contrast=contrast,
+        space=_word(target.space, SPACES, explanation_pb2.OutputSpace, f"{field}.space"),
+    )
+
+
+def _outcome(outcome: explanation_pb2.Outcome, field: str) -> jobs.Outcome:
+    index = tuple(outcome.index)
+    if index and outcome.label:
+        _refuse(field, f"has the index {list(index[:8])} and the label {_shown(outcome.label)}; set one of the two")
+    if any(part < 0 for part in index):
+        _refuse(f"{field}.index", f"is {list(index[:8])}; no index may be negative")
+    return jobs.Outcome(index, outcome.label)
+
+
+def _baseline(baseline: explanation_pb2.Baseline, field: str) -> jobs.BaselineSpec:
+    kind = _word(baseline.kind, BASELINES, explanation_pb2.BaselineKind, f"{field}.kind")
+    sigma = baseline.blur_sigma
+    if sigma and kind != "blur":
+        _refuse(f"{field}.blur_sigma", "is set, but kind is not BASELINE_KIND_BLUR; leave it out or set the kind")
+    if not 0 <= sigma <= _MOST_BLUR_SIGMA:
+        _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
+    if baseline.inputs and kind != "given":
+        _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
+    inputs = _inputs(baseline.inputs, f"{field}.inputs", 1) if kind == "given" else {}
+    return jobs.BaselineSpec(kind, float(sigma), inputs)
+
+
+def _format(reply: explanation_pb2.ReplyFormat, field: str) -> jobs.ReplyFormat:
+    data_type = _word(reply.data_type, _REPLY_TYPES, tensor_pb2.DataType, f"{field}.data_type")
+    return jobs.ReplyFormat(reply.sum_channels, data_type)
+
+
+def _word(value: int, words: Mapping[Any, str], enum: Any, field: str) -> str:
+    """Return the engine's word for a value of an enum; a value of a newer schema is unknown here."""
+    if value not in words:
+        sent = enum.Name(value) if value in enum.values() else value
+        _refuse(field, f"is {sent}; it must be one of {', '.join(enum.Name(known) for known in words)}")
+    return words[value]

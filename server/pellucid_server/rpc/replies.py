@@ -1,0 +1,205 @@
+"""Results turned into the replies of the explanation service."""
+
+from functools import lru_cache
+
+import numpy as np
+from pellucid.v1 import explanation_pb2, explanation_service_pb2, tensor_pb2
+
+from pellucid_server import jobs
+from pellucid_server.errors import error_from_wire
+from pellucid_server.rpc import status, tensors
+from pellucid_server.rpc.codec import BASELINES, SPACES
+
+_BASELINE_KINDS = {word: kind for kind, word in BASELINES.items()}
+_OUTPUT_SPACES = {word: space for space, word in SPACES.items()}
+
+
+def predict_response(
+    result: jobs.Result, timing: jobs.JobTiming, total_seconds: float, *, request_id: str
+) -> explanation_service_pb2.PredictResponse:
+    """Write the reply to a Predict; `request_id` goes into the statuses of explanations that failed."""
+    assert isinstance(result, jobs.PredictResult)  # noqa: S101 - the worker answers a job by its own kind
+    return explanation_service_pb2.PredictResponse(
+        outputs={name: _output(output) for name, output in result.outputs.items()},
+        explanations=[_outcome(outcome, request_id) for outcome in result.explanations],
+        receipt=_receipt(result.receipt),
+        timing=_timing(timing, total_seconds),
+    )
+
+
+def attribute_response(
+    result: jobs.Result, timing: jobs.JobTiming, total_seconds: float
+) -> explanation_service_pb2.AttributeResponse:
+    """Write the reply to an Attribute."""
+    assert isinstance(result, jobs.AttributeResult)  # noqa: S101 - the worker answers a job by its own kind
+    return explanation_service_pb2.AttributeResponse(
+        explanation=_explanation(result.attributions),
+        prediction=_output(result.prediction),
+        timing=_timing(timing, total_seconds),
+    )
+
+
+def model_spec(key: jobs.ModelKey) -> explanation_pb2.ModelSpec:
+    """Write a model version."""
+    return explanation_pb2.ModelSpec(name=key.name, version=key.version, digest=key.digest)
+
+
+def param_value(value: jobs.ParamValue) -> explanation_pb2.ParamValue:
+    """Write a parameter's value."""
+    # A bool is an int to Python: it must be asked for first.
+    if isinstance(value, bool):
+        return explanation_pb2.ParamValue(flag=value)
+    if isinstance(value, int):
+        return explanation_pb2.ParamValue(integer=value)
+    if isinstance(value, float):
+        return explanation_pb2.ParamValue(real=value)
+    if isinstance(value, str):
+        return explanation_pb2.ParamValue(text=value)
+    return explanation_pb2.ParamValue(tensor=tensors.to_tensor(value))
+
+
+def baseline_kind(word: str) -> "explanation_pb2.BaselineKind":
+    """Return the schema's value for the engine's word."""
+    return _BASELINE_KINDS[word]
+
+
+def _timing(timing: jobs.JobTiming, total_seconds: float) -> explanation_service_pb2.Timing:
+    return explanation_service_pb2.Timing(
+        queue_seconds=timing.queue_seconds, compute_seconds=timing.compute_seconds, total_seconds=total_seconds
+    )
+
+
+def _output(output: jobs.OutputResult) -> explanation_service_pb2.Output:
+    return explanation_service_pb2.Output(
+        values=tensors.to_tensor(output.values),
+        top=[
+            explanation_service_pb2.TopClasses(
+                classes=[
+                    explanation_service_pb2.ClassScore(
+                        index=each.index, label=each.label, value=each.value, probability=each.probability
+                    )
+                    for each in row
+                ]
+            )
+            for row in output.top
+        ],
+    )
+
+
+def _outcome(outcome: jobs.ExplanationOutcome, request_id: str) -> explanation_service_pb2.ExplanationResult:
+    if outcome.failure is None:
+        return explanation_service_pb2.ExplanationResult(
+            status=explanation_service_pb2.Status(), explanation=_explanation(outcome.attributions)
+        )
+    failure = outcome.failure
+    error = error_from_wire(failure.reason, failure.message, dict(failure.metadata))
+    return explanation_service_pb2.ExplanationResult(status=status.to_message(error, request_id))
+
+
+def _explanation(attributions: tuple[jobs.AttributionResult, ...]) -> explanation_pb2.Explanation:
+    return explanation_pb2.Explanation(attributions=[_attribution(each) for each in attributions])
+
+
+def _attribution(result: jobs.AttributionResult) -> explanation_pb2.Attribution:
+    return explanation_pb2.Attribution(
+        inputs={name: _input_attribution(each) for name, each in result.inputs.items()},
+        output=result.output,
+        output_index=result.output_index,
+        label=result.label,
+        instance_output_value=result.instance_output_value,
+        baseline_output_value=result.baseline_output_value,
+        approximation_error=result.approximation_error,
+        accuracy=_accuracy(result.accuracy),
+        group_scores=_optional_tensor(result.group_scores),
+        group_standard_errors=_optional_tensor(result.group_standard_errors),
+        receipt=_receipt(result.receipt),
+    )
+
+
+def _input_attribution(each: jobs.InputAttribution) -> explanation_pb2.InputAttribution:
+    return explanation_pb2.InputAttribution(
+        scores=tensors.to_tensor(each.scores),
+        columns=each.columns,
+        box=None if each.box is None else _box(each.box),
+        groups=None if each.groups is None else tensors.to_tensor(each.groups.astype(np.int32, copy=False)),
+    )
+
+
+def _box(box: jobs.Box) -> explanation_pb2.Box:
+    return explanation_pb2.Box(
+        left=box.left,
+        top=box.top,
+        right=box.right,
+        bottom=box.bottom,
+        picture_width=box.picture_width,
+        picture_height=box.picture_height,
+    )
+
+
+def _optional_tensor(array: jobs.Array | None) -> tensor_pb2.Tensor | None:
+    return None if array is None else tensors.to_tensor(array)
+
+
+def _accuracy(accuracy: jobs.Accuracy) -> explanation_pb2.Accuracy:
+    return explanation_pb2.Accuracy(
+        signed_gap=accuracy.signed_gap,
+        absolute_gap=accuracy.absolute_gap,
+        tolerance=accuracy.tolerance,
+        tolerance_met=accuracy.tolerance_met,
+        standard_error=accuracy.standard_error,
+        warnings=accuracy.warnings,
+    )
+
+
+def _receipt(receipt: jobs.Receipt) -> explanation_pb2.Receipt:
+    return explanation_pb2.Receipt(
+        model=model_spec(receipt.model),
+        input_digest=receipt.input_digest,
+        method=receipt.method,
+        parameters={name: param_value(value) for name, value in receipt.parameters.items()},
+        target=None if receipt.target is None else _target(receipt.target),
+        baseline=baseline_kind(receipt.baseline),
+        baseline_digest=receipt.baseline_digest,
+        seed=receipt.seed,
+        runtime=_runtime(receipt.runtime),
+        work=_work(receipt.work),
+    )
+
+
+def _target(target: jobs.TargetSpec) -> explanation_pb2.Target:
+    return explanation_pb2.Target(
+        output=target.output,
+        outcome=_outcome_message(target.outcome),
+        contrast=None if target.contrast is None else _outcome_message(target.contrast),
+        space=_OUTPUT_SPACES[target.space],
+    )
+
+
+def _outcome_message(outcome: jobs.Outcome) -> explanation_pb2.Outcome:
+    return explanation_pb2.Outcome(index=outcome.index, label=outcome.label)
+
+
+def _runtime(runtime: jobs.Runtime) -> explanation_pb2.Runtime:
+    libraries = tuple(runtime.libraries.items())
+    return _shared_runtime(runtime.forward, runtime.gradient, runtime.device, runtime.precision, libraries)
+
+
+@lru_cache(maxsize=64)
+def _shared_runtime(
+    forward: str, gradient: str, device: str, precision: str, libraries: tuple[tuple[str, str], ...]
+) -> explanation_pb2.Runtime:
+    """Make a message that many receipts have in common; it is copied into each and never changed."""
+    return explanation_pb2.Runtime(
+        forward=forward, gradient=gradient, device=device, precision=precision, libraries=dict(libraries)
+    )
+
+
+def _work(work: jobs.Work) -> explanation_pb2.Work:
+    return explanation_pb2.Work(
+        rows_forward=work.rows_forward,
+        rows_backward=work.rows_backward,
+        batch_shapes=[
+            explanation_pb2.BatchShape(evaluation=each.evaluation, rows=each.rows, batches=each.batches)
+            for each in work.batch_shapes
+        ],
+    )
