@@ -85,18 +85,18 @@ def largest_difference(outputs: Arrays, reference: Arrays) -> float:
 
 
 def measure_row_bytes(graph: Graph | None, session: Session | None, rows: Arrays) -> RowBytes:
-    """Estimate the memory that a row takes: forward some of the largest values, backward all of them."""
+    """Estimate the memory that a row takes: some of the largest values, and backward what that keeps."""
     held = sum(array[0].nbytes for array in rows.values())
-    largest = total = 0
-    if graph is not None:
-        with _Bytes() as counted, torch.no_grad():
-            graph(graph_rows(rows, graph.device))
-        largest, total = counted.largest // _ROWS, counted.total // _ROWS
-    elif session is not None:
-        largest = session.largest_value_bytes
-    # An operator holds what it reads, what it writes and a workspace; a backward pass keeps all that was
-    # written, and makes gradients of the same sizes.
-    return RowBytes(forward=held + 4 * largest, backward=held + total + 4 * largest)
+    if graph is None:
+        largest = 0 if session is None else session.largest_value_bytes
+        return RowBytes(forward=held + 4 * largest, backward=0)
+    with _Bytes() as counted, torch.no_grad():
+        graph(graph_rows(rows, graph.device))
+    # An operator holds what it reads, what it writes and a workspace; backward, their gradients.
+    forward = held + 4 * (counted.largest // _ROWS)
+    # Parameters are kept as well, however many rows there are: they cancel.
+    kept = (_kept_bytes(graph, rows) - _kept_bytes(graph, _first(rows, 1))) // (_ROWS - 1)
+    return RowBytes(forward=forward, backward=forward + kept)
 
 
 def graph_rows(rows: Arrays, device: str) -> dict[str, torch.Tensor]:
@@ -115,22 +115,38 @@ def graph_run(graph: Graph) -> Run:
     return run
 
 
+def _kept_bytes(graph: Graph, rows: Arrays) -> int:
+    """Return the bytes that a forward pass keeps for a backward one."""
+    tensors = graph_rows(rows, graph.device)
+    leaves = {name: tensor.requires_grad_(tensor.is_floating_point()) for name, tensor in tensors.items()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = graph(leaves)
+    # The outputs hold what was kept, so that until here no memory was used twice.
+    del outputs
+    return sum(kept.values())
+
+
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of what operators give but for views, and notes the largest."""
+    """Notes the bytes of the largest value that an operator gives."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0
-        self.total = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for part in () if func.is_view else tree_leaves(result):
+        for part in tree_leaves(result):
             if isinstance(part, torch.Tensor):
                 self.largest = max(self.largest, part.nbytes)
-                self.total += part.nbytes
         return result
 
 
