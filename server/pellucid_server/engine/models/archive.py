@@ -141,6 +141,9 @@ class _Entries:
                 f"the file has {file_bytes} bytes and {len(infos)} entries; "
                 f"up to {LARGEST_ARCHIVE_BYTES} bytes and {_MOST_ENTRIES} entries are read."
             )
+        if min(info.header_offset for info in infos) > 0:
+            # A file cut short ends in another archive, its sample inputs, and zipfile finds that one.
+            raise zipfile.BadZipFile("the archive does not begin with the file")
         root = infos[0].filename.partition("/")[0]
         for info in infos:
             name = _known_name(info.filename, root)
