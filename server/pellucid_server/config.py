@@ -95,7 +95,7 @@ class WorkerConfig(_Section):
     threads: int = Field(default=0, ge=0)
     """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
 
-    job_threads: int = Field(default=32, ge=1, le=512)
+    concurrent_jobs: int = Field(default=64, ge=1, le=512)
     """Jobs that run at once per worker, so that their rows can be packed."""
 
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
@@ -160,7 +160,7 @@ class Config(BaseSettings):
                 device=device,
                 model_repository=str(self.models.repository.absolute()),
                 threads=threads,
-                job_threads=self.worker.job_threads,
+                concurrent_jobs=self.worker.concurrent_jobs,
                 chunk_seconds=self.worker.chunk_seconds,
                 chunk_bytes=self.worker.chunk_bytes,
             )

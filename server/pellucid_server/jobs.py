@@ -416,7 +416,7 @@ class WorkerSettings:
     device: str
     model_repository: str
     threads: int
-    job_threads: int
+    concurrent_jobs: int
     chunk_seconds: float
     chunk_bytes: int
 

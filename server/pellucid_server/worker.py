@@ -22,13 +22,13 @@ from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine import registry
 from pellucid_server.engine.engine import Engine
 from pellucid_server.engine.helper import Helper
+from pellucid_server.engine.hub import Hub
 from pellucid_server.engine.job_state import JobState
 from pellucid_server.engine.model_handle import Machinery
 from pellucid_server.engine.models.repository import ModelError, load_repository
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import Models, Session
-from pellucid_server.engine.threads import JobThreads
 from pellucid_server.errors import PellucidError
 from pellucid_server.jobs import (
     AttributeJob,
@@ -48,7 +48,6 @@ from pellucid_server.jobs import (
 
 _log = logging.getLogger(__name__)
 
-_RESERVED_THREADS = 4
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 
@@ -101,10 +100,10 @@ class Worker:
         state = JobState(start.job_id, start.deadline)
         self._jobs[start.job_id] = state
         is_prediction = isinstance(start.job, PredictJob)
-        self._machinery.threads.submit(lambda: self._run(state, start.job), prediction=is_prediction)
+        self._machinery.hub.submit(lambda: self._run(state, start.job), prediction=is_prediction)
 
     def _run(self, state: JobState, job: Job) -> None:
-        """Do one job on a job thread and send what came of it."""
+        """Do one job, as a task of the hub, and send what came of it."""
         result, failure = self._outcome(state, job)
         ended, started = time.monotonic(), state.started or state.arrived
         timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
@@ -160,7 +159,7 @@ def main() -> NoReturn:
     worker = _ready_worker(connection, settings)
     if worker is not None:
         worker.serve()
-    # Job threads may be in the middle of work that nobody waits for.
+    # Threads may be in the middle of work that nobody waits for.
     sys.stderr.flush()
     os._exit(0)
 
@@ -181,8 +180,7 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
         connection.send(Refused(str(error)))
         return None
     engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
-    threads = JobThreads(settings.job_threads, reserved=_RESERVED_THREADS)
-    machinery = Machinery(engine, threads, Helper(), settings.device)
+    machinery = Machinery(engine, Hub(concurrent=settings.concurrent_jobs), Helper(), settings.device)
     methods = registry.methods()
     connection.send(
         Hello(

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,20 @@ class Lane:
     """Most rows that the model takes at once; smaller when the device's memory could not take as many."""
 
 
+class Settable(Protocol):
+    """What somebody waits for: a `Signal` or a `threading.Event`."""
+
+    def set(self) -> None:
+        """Let the waiting one go on."""
+        ...
+
+
 class Evaluation:
-    """Rows of one job on their way through a lane. Results are ready after `wait`."""
+    """Rows of one job on their way through a lane. Its answer is there once `finished` is set."""
 
     __slots__ = ("_finished", "count", "done", "error", "job", "lane_key", "results", "rows", "tally")
 
-    def __init__(self, lane_key: Hashable, rows: Arrays, job: JobState, tally: Tally) -> None:
+    def __init__(self, lane_key: Hashable, rows: Arrays, job: JobState, tally: Tally, finished: Settable) -> None:
         self.lane_key = lane_key
         self.rows = rows
         self.count = len(next(iter(rows.values())))
@@ -59,19 +68,16 @@ class Evaluation:
         self.done = 0
         self.results: dict[str, npt.NDArray[np.generic]] = {}
         self.error: BaseException | None = None
-        # A bare lock is the cheapest thing that one thread can wait for and another release.
-        self._finished = threading.Lock()
-        self._finished.acquire()
+        self._finished = finished
 
-    def wait(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Block until every row is evaluated; return the results, (rows, ...) each.
+    def answer(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the results of all rows, (rows, ...) each.
 
         Raises
         ------
         PellucidError
             The job was cancelled or its deadline passed, or the device could not do it.
         """
-        self._finished.acquire()
         if self.error is not None:
             raise self.error
         return self.results
@@ -79,7 +85,7 @@ class Evaluation:
     def finish(self, error: BaseException | None = None) -> None:
         """Let the waiting job go on; called once, by the device thread."""
         self.error = error
-        self._finished.release()
+        self._finished.set()
 
     def keep(self, results: Arrays, start: int, taken: int) -> None:
         """Store the results of the next `taken` rows, found at `start` of a batch's results."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.engine import Engine, Evaluation, Lane
 from pellucid_server.engine.helper import Helper
+from pellucid_server.engine.hub import Hub
 from pellucid_server.engine.job_state import JobState, Tally
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.programs import (
@@ -27,7 +28,6 @@ from pellucid_server.engine.programs import (
     Suffix,
 )
 from pellucid_server.engine.question import Arrays, Scores, Target
-from pellucid_server.engine.threads import JobThreads
 
 _BLOCK_BYTES = 32 << 20
 _ELEMENTS = 2
@@ -43,7 +43,7 @@ class Machinery:
     """What a worker has one of, and every handle uses."""
 
     engine: Engine
-    threads: JobThreads
+    hub: Hub
     helper: Helper
     device: str
 
@@ -51,7 +51,7 @@ class Machinery:
 class ModelHandle:
     """Answers evaluations of one model for one answer of a job; implements `Handle`.
 
-    Called by a thread that holds the baton, which it drops while it waits.
+    Called by a task of the hub; other tasks run while it waits.
     """
 
     def __init__(
@@ -104,8 +104,7 @@ class ModelHandle:
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a module-level function of the engine in the helper process."""
-        with self._machinery.threads.baton.dropped():
-            return self._machinery.helper.call(function, arguments, self._job.check)
+        return self._machinery.hub.offload(lambda: self._machinery.helper.call(function, arguments, self._job.check))
 
     def blocks(self, count: int) -> Iterator[slice]:
         """Cut `count` rows into slices whose rows together stay within a fair share of memory."""
@@ -119,12 +118,13 @@ class ModelHandle:
         self._job.check()
         shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(rows.items()))
         key = (self._model.key, kind, self._prediction, shapes)
-        evaluation = Evaluation(key, rows, self._job, self.tally)
+        finished = self._machinery.hub.signal()
+        evaluation = Evaluation(key, rows, self._job, self.tally, finished)
         if evaluation.count == 0:
             raise ValueError("an evaluation needs at least one row")
         self._machinery.engine.submit(evaluation, lambda: self._lane(make()))
-        with self._machinery.threads.baton.dropped():
-            return evaluation.wait()
+        finished.wait()
+        return evaluation.answer()
 
     def _lane(self, program: Program) -> Lane:
         return Lane(

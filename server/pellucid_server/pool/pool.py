@@ -135,14 +135,14 @@ class Pool:
         if not self._started or not ready:
             raise UnavailableError("No worker is ready; try again soon.", retry_after_seconds=self._recovery())
         worker = min(ready, key=lambda each: (each.load, each.device))
-        if worker.load >= worker.job_threads + self._config.queue_limit:
+        if worker.load >= worker.concurrent_jobs + self._config.queue_limit:
             seconds = min(max(worker.job_seconds / 2, _SOON_SECONDS), _LATE_SECONDS)
             text = f"All {worker.load} places of every worker are taken; try again in {seconds:.2f} s."
             raise OverloadedError(text, retry_after_seconds=_shown(seconds))
         if len(ready) == 1:
             return worker
         # Rows of one model pack: stay with a worker that has some, unless the job would wait there.
-        beside = [each for each in ready if each.load < each.job_threads and each.runs(model)]
+        beside = [each for each in ready if each.load < each.concurrent_jobs and each.runs(model)]
         return min(beside, key=lambda each: (each.load, each.device), default=worker)
 
     def _recovery(self) -> str:

@@ -56,7 +56,7 @@ class SupervisedWorker:
         on_restart: Callable[[str], None],
     ) -> None:
         self.device = settings.device
-        self.job_threads = settings.job_threads
+        self.concurrent_jobs = settings.concurrent_jobs
         self.hello: Hello | None = None
         """What the worker said when it was last ready."""
         self.ready = False
@@ -185,7 +185,7 @@ class SupervisedWorker:
             return
         # Jobs start in the order in which they were sent, but for predictions, which start sooner.
         ahead = next(place for place, known in enumerate(self._flights) if known == job_id)
-        stage = "running" if ahead < self.job_threads else "queued"
+        stage = "running" if ahead < self.concurrent_jobs else "queued"
         flight.answer.set_exception(TimedOutError("The deadline passed before the answer was ready.", stage=stage))
         self._abandon(job_id)
 

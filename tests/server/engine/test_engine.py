@@ -33,6 +33,14 @@ class Doubling:
         return {"y": batch["x"] * 2}
 
 
+class Awaited(Evaluation):
+    """An evaluation that the test's own thread waits for."""
+
+    def wait(self):
+        assert self._finished.wait(10)
+        return self.answer()
+
+
 @pytest.fixture
 def engine():
     made = Engine(chunk_seconds=10.0, chunk_bytes=1 << 30, threads=1)
@@ -42,7 +50,7 @@ def engine():
 
 def evaluation(values, *, key="lane", job=None):
     rows = np.array(values, np.float32).reshape(-1, 1)
-    return Evaluation(key, {"x": rows}, job or JobState(1, None), Tally())
+    return Awaited(key, {"x": rows}, job or JobState(1, None), Tally(), threading.Event())
 
 
 def lane(program, *, row_bytes=4, prediction=False, **settings):

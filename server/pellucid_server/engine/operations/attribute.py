@@ -22,7 +22,7 @@ def attribute(session: Session, job: AttributeJob) -> AttributeResult:
     rows = prepare(model, job.inputs)
     outputs = session.handle(model).forward(rows.arrays)
     numbers = range(rows.count)
-    attributions = session.machinery.threads.map(
+    attributions = session.machinery.hub.map(
         lambda number: explain_row(session, model, order, rows, number, outputs), numbers
     )
     info = next(info for info in model.outputs if info.name == attributions[0].output)

@@ -97,7 +97,7 @@ def _explanations(
 
     orders = [_attempt(session, partial(read, numbered)) for numbered in enumerate(job.explanations)]
     parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
-    made = iter(session.machinery.threads.map(lambda part: _attempt(session, partial(explain, part)), parts))
+    made = iter(session.machinery.hub.map(lambda part: _attempt(session, partial(explain, part)), parts))
     return tuple(
         order if isinstance(order, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
         for order in orders

@@ -1,0 +1,183 @@
+import threading
+
+import pytest
+from pellucid_server.engine.hub import Hub
+
+
+def run(hub, function):
+    """Run `function` as a task and return what it returned or raised."""
+    found, ended = [], threading.Event()
+
+    def task():
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+        ended.set()
+
+    hub.submit(task)
+    assert ended.wait(10)
+    return found[0]
+
+
+def test_a_task_that_waits_lets_another_run():
+    hub, met = Hub(concurrent=2), threading.Event()
+    go = hub.signal()
+
+    def waits():
+        go.wait()
+        met.set()
+
+    hub.submit(waits)
+    hub.submit(go.set)
+
+    assert met.wait(10)
+
+
+def test_a_signal_that_was_set_before_is_not_waited_for():
+    hub = Hub(concurrent=1)
+    signal = hub.signal()
+    signal.set()
+
+    assert run(hub, signal.wait) is None
+
+
+def test_a_signal_set_by_another_thread_wakes_its_task_only():
+    hub, order = Hub(concurrent=4), []
+    signals = [hub.signal() for _ in range(4)]
+    ended = threading.Semaphore(0)
+
+    def waits(number):
+        signals[number].wait()
+        order.append(number)
+        ended.release()
+
+    for number in range(4):
+        hub.submit(lambda number=number: waits(number))
+    for number in (2, 0, 3, 1):
+        threading.Thread(target=signals[number].set).start()
+        assert ended.acquire(timeout=10)
+
+    assert order == [2, 0, 3, 1]
+
+
+def test_no_more_tasks_are_begun_than_allowed():
+    hub, begun = Hub(concurrent=2), []
+    go, ended = [hub.signal() for _ in range(4)], threading.Semaphore(0)
+
+    def task(number):
+        begun.append(number)
+        go[number].wait()
+        ended.release()
+
+    for number in range(4):
+        hub.submit(lambda number=number: task(number))
+    run_prediction(hub)
+    at_first = list(begun)
+    for signal in go:
+        signal.set()
+    for _ in range(4):
+        assert ended.acquire(timeout=10)
+
+    assert at_first == [0, 1]
+    assert begun == [0, 1, 2, 3]
+
+
+def run_prediction(hub):
+    ended = threading.Event()
+    hub.submit(lambda: hub.submit(ended.set, prediction=True), prediction=True)
+    assert ended.wait(10)
+
+
+def test_a_prediction_begins_when_explanations_hold_every_place():
+    hub, predicted = Hub(concurrent=1), threading.Event()
+    never = hub.signal()
+    for _ in range(3):
+        hub.submit(never.wait)
+
+    hub.submit(predicted.set, prediction=True)
+
+    assert predicted.wait(10)
+
+
+def test_predictions_run_before_explanations_that_came_earlier():
+    hub, order, ended = Hub(concurrent=4), [], threading.Event()
+
+    def arrivals():
+        hub.submit(lambda: order.append("explanation"))
+        hub.submit(lambda: order.append("prediction"), prediction=True)
+        hub.submit(ended.set)
+
+    hub.submit(arrivals)
+
+    assert ended.wait(10)
+    assert order == ["prediction", "explanation"]
+
+
+def test_map_gives_results_in_the_order_of_the_items():
+    hub = Hub(concurrent=1)
+
+    assert run(hub, lambda: hub.map(lambda item: item * item, range(50))) == [item * item for item in range(50)]
+
+
+def test_map_works_on_several_items_at_once():
+    hub = Hub(concurrent=1)
+    signals = [hub.signal() for _ in range(3)]
+
+    def meet(number):
+        # Each waits for the next one and wakes the one before: alone, none would end.
+        signals[number].set()
+        signals[(number + 1) % 3].wait()
+        return number
+
+    assert run(hub, lambda: hub.map(meet, range(3))) == [0, 1, 2]
+
+
+def test_map_of_nothing_is_nothing():
+    hub = Hub(concurrent=1)
+
+    assert run(hub, lambda: hub.map(str, [])) == []
+
+
+@pytest.mark.parametrize("bad", [0, 1, 29])
+def test_map_raises_what_an_item_raised(bad):
+    hub = Hub(concurrent=1)
+
+    def divide(item):
+        hub.offload(lambda: None)
+        return 1 // (item - bad)
+
+    assert isinstance(run(hub, lambda: hub.map(divide, range(30))), ZeroDivisionError)
+
+
+def test_maps_inside_maps_end():
+    hub = Hub(concurrent=2)
+
+    def inner(item):
+        return sum(hub.map(lambda number: number, range(item)))
+
+    assert run(hub, lambda: hub.map(inner, range(6))) == [0, 0, 1, 3, 6, 10]
+
+
+def test_what_blocks_is_offloaded_and_other_tasks_run_meanwhile():
+    hub, go, other = Hub(concurrent=2), threading.Event(), threading.Event()
+
+    def blocks():
+        return hub.offload(lambda: go.wait(10) and "done")
+
+    def lets_it_go():
+        other.set()
+        go.set()
+
+    results = []
+    hub.submit(lambda: results.append(blocks()))
+    hub.submit(lets_it_go)
+
+    assert other.wait(10)
+    assert run(hub, lambda: hub.offload(lambda: "last")) == "last"
+
+
+def test_an_offloaded_error_is_raised_in_the_task():
+    hub = Hub(concurrent=1)
+
+    assert isinstance(run(hub, lambda: hub.offload(lambda: 1 // 0)), ZeroDivisionError)
