@@ -21,6 +21,7 @@ _TYPES: dict[int, np.dtype[np.generic]] = {
 }
 _DATA_TYPES = {kind: data_type for data_type, kind in _TYPES.items() if data_type != tensor_pb2.DATA_TYPE_BFLOAT16}
 _MOST_AXES = 32
+_MOST_BYTES = 1 << 62
 
 
 class TensorError(ValueError):
@@ -48,6 +49,8 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
         raise TensorError("shape", f"has {len(shape)} axes; at most {_MOST_AXES} are taken")
     if any(length < 0 for length in shape):
         raise TensorError("shape", f"is {list(shape)}; no axis may be negative")
+    if math.prod(length or 1 for length in shape) * kind.itemsize > _MOST_BYTES:
+        raise TensorError("shape", f"is {list(shape)}; that is more than an array can hold")
     data = tensor.data
     wanted = math.prod(shape) * kind.itemsize
     if len(data) != wanted:
