@@ -1,0 +1,121 @@
+# What people and CI run; `make help` lists it.
+
+PYTHON ?= python3
+# Processes that the tests run in.
+TEST_PROCESSES ?= 2
+# More arguments for pytest, for example ARGS='-k wire -x'.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The generator needs protobuf below 6, which the project does not: an environment of its own.
+STUBS_VENV := .venv-stubs
+GRPCIO_TOOLS := 1.71.2
+STUBS := client/pellucid/v1
+DEMO_MODELS := models/.written models/efficientnet-lite0 models/breast-cancer models/diabetes
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# To pin newer versions: install without constraints.txt in an environment of its own, run
+# scripts/constraints.py there, and commit what it prints.
+.PHONY: help demo demo-models test check lint types contracts schema stubs stubs-check format benchmarks clean distclean
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Threads that spin while they wait would take the cores from the processes beside them.
+export OMP_WAIT_POLICY := PASSIVE
+
+help: ## Say what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo-installed models/.written ## Serve real models, have predictions explained, and stop again.
+	@$(BIN)/python -m demo.run --models models --out demo-output
+
+demo-models: models/.written ## Write the demo model repository to models/.
+
+test: $(VENV)/.test-installed check models/.written ## Install, check and test everything.
+	@echo "== Tests, in $(TEST_PROCESSES) processes"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
+
+check: lint types contracts schema stubs-check ## Check all but the tests: lint, types, imports, schema, stubs.
+
+lint: $(VENV)/.test-installed
+	@echo "== Lint and format"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(VENV)/.test-installed
+	@echo "== Types"
+	@$(BIN)/mypy -p pellucid -p pellucid_server -p demo
+
+contracts: $(VENV)/.test-installed
+	@echo "== Import contracts"
+	@$(BIN)/lint-imports
+
+schema: $(VENV)/.test-installed
+	@echo "== Schema"
+	@cd proto && ../$(BIN)/buf lint
+	@echo "clean"
+
+stubs: $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS) ## Write the Python stubs for proto/ again.
+	@PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh client
+
+# The generator's version has no wheel for Python 3.14 and newer, and takes a compiler many minutes there.
+stubs-check: $(BIN)/python
+	@echo "== Stubs against the schema"
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 14))'; then \
+		echo "NOT compared: grpcio-tools $(GRPCIO_TOOLS) has no wheel for this Python; 3.11 to 3.13 have one"; \
+	else \
+		$(MAKE) --no-print-directory $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS); \
+		rm -rf build/stubs && mkdir -p build/stubs; \
+		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs; \
+		diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/pellucid/v1 $(STUBS) \
+			|| { echo "The stubs are not the schema's: run 'make stubs' and commit." >&2; exit 1; }; \
+		echo "the same"; \
+	fi
+
+format: $(VENV)/.test-installed ## Format the code, and mend what the linter can.
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of speed; takes minutes.
+	@echo "== Integrated gradients on the ImageNet network, against a bare loop"
+	@$(BIN)/python -m benchmarks.image --models models
+	@echo "== The table model, against a bare echo"
+	@$(BIN)/python -m benchmarks.tabular --models models
+
+clean: ## Remove what was written here, but for the virtual environments.
+	rm -rf build dist demo-output $(DEMO_MODELS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+distclean: clean ## Remove the virtual environments as well.
+	rm -rf $(VENV) $(STUBS_VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+			"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "== Making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "No virtual environment could be made; on Debian and Ubuntu, install python3-venv." >&2; exit 1; }
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing the server and the demo (the first time: a few minutes, most of them for torch)"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo]"
+	@touch $@
+
+$(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing everything that the tests need (the first time: a few minutes, most of them for torch)"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo,test,check]"
+	@touch $@ $(VENV)/.demo-installed
+
+$(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS): | $(BIN)/python
+	@echo "== Installing the stub generator, grpcio-tools $(GRPCIO_TOOLS)"
+	@rm -rf $(STUBS_VENV) && $(BIN)/python -m venv $(STUBS_VENV)
+	@$(STUBS_VENV)/bin/python -m pip install "grpcio-tools==$(GRPCIO_TOOLS)"
+	@touch $@
+
+models/.written: demo/models.py server/pellucid_server/export.py | $(VENV)/.demo-installed
+	@echo "== Writing the demo model repository to models/"
+	@$(BIN)/python -m demo.models models
+	@touch $@

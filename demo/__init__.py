@@ -1,0 +1,1 @@
+"""The demo: real models, served, with their predictions explained (`make demo`)."""
