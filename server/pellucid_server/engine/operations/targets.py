@@ -129,7 +129,13 @@ def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) 
         hint = f" Labels that contain it: {', '.join(near)}." if near else ""
         text = f"{where} is {label!r}, which is none of the {len(info.labels)} labels of {info.name!r}.{hint}"
         raise InvalidRequestError(text, field=where)
-    return (info.labels.index(label),)
+    places = [index for index, known in enumerate(info.labels) if known == label]
+    if len(places) > 1:
+        listed = ", ".join(map(str, places))
+        raise InvalidRequestError(
+            f"{where} {label!r} is the label of the indices {listed}; give one of them.", field=where
+        )
+    return (places[0],)
 
 
 def _label(index: tuple[int, ...], info: OutputInfo) -> str:

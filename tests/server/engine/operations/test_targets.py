@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from pellucid_server.engine.operations.targets import highest, resolve
+from pellucid_server.errors import InvalidRequestError
+from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
+
+CLASSES = OutputInfo("classes", "logits", "float32", (3,), ("cat", "dog", "catfish"))
+GRID = OutputInfo("grid", "values", "float32", (2, 3))
+SHARES = OutputInfo("shares", "probabilities", "float32", (2,))
+COUNT = OutputInfo("count", "values", "int64", ())
+INFOS = (COUNT, CLASSES, GRID, SHARES)
+ROW = {
+    "count": np.array(4),
+    "classes": np.array([0.0, np.log(3.0), -50.0], np.float32),
+    "grid": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "shares": np.array([0.25, 0.75], np.float32),
+}
+
+
+def resolved(**spec):
+    return resolve(TargetSpec(**spec), INFOS, ROW, field="target")
+
+
+def test_without_a_word_it_is_the_highest_value_of_the_first_explainable_output():
+    found = resolved()
+
+    assert (found.target.output, found.target.elements, found.label) == ("classes", ((1, 1.0),), "dog")
+    assert found.value == pytest.approx(np.log(3.0))
+
+
+def test_a_label_an_index_and_the_highest_name_the_same_element():
+    by_label = resolved(outcome=Outcome(label="dog"))
+
+    assert by_label == resolved(outcome=Outcome(index=(1,))) == resolved()
+
+
+def test_probabilities_are_the_softmax():
+    found = resolved(space="probabilities")
+
+    assert found.target.space == "softmax"
+    assert found.value == pytest.approx(0.75)
+
+
+def test_a_contrast_is_a_difference():
+    found = resolved(outcome=Outcome(label="cat"), contrast=Outcome(label="dog"))
+
+    assert found.target.elements == ((0, 1.0), (1, -1.0))
+    assert found.value == pytest.approx(-np.log(3.0))
+
+
+def test_an_element_of_a_grid_has_an_index_for_each_axis():
+    found = resolved(output="grid", outcome=Outcome(index=(1, 0)))
+
+    assert found.target.elements == ((3, 1.0),)
+    assert found.value == 3.0
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "words"),
+    [
+        ({"output": "nope"}, "target.output", "classes, grid, shares"),
+        ({"output": "count"}, "target.output", "classes, grid, shares"),
+        ({"outcome": Outcome(label="ca")}, "target.outcome.label", "cat, catfish"),
+        ({"outcome": Outcome(index=(3,))}, "target.outcome.index", "shape [3]"),
+        ({"outcome": Outcome(index=(-1,))}, "target.outcome.index", "shape [3]"),
+        ({"outcome": Outcome(index=(0, 0))}, "target.outcome.index", "shape [3]"),
+        ({"output": "grid", "outcome": Outcome(index=(1,))}, "target.outcome.index", "2 indices"),
+        ({"output": "grid", "outcome": Outcome(label="cat")}, "target.outcome.label", "no labels"),
+        ({"output": "grid", "space": "probabilities"}, "target.space", "gives values"),
+        ({"output": "shares", "space": "logits"}, "target.space", "gives probabilities"),
+        ({"contrast": Outcome()}, "target.contrast", "index or its label"),
+        ({"contrast": Outcome(label="dog")}, "target.contrast", "outcome itself"),
+    ],
+)
+def test_a_wrong_target_is_refused_with_its_field(spec, field, words):
+    with pytest.raises(InvalidRequestError) as caught:
+        resolved(**spec)
+
+    assert caught.value.metadata["field"] == field
+    assert words in caught.value.message
+
+
+def test_a_label_that_two_classes_have_is_refused():
+    twins = OutputInfo("twins", "logits", "float32", (2,), ("crane", "crane"))
+
+    with pytest.raises(InvalidRequestError, match=r"indices 0, 1"):
+        resolve(TargetSpec(outcome=Outcome(label="crane")), (twins,), {"twins": np.zeros(2)}, field="target")
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, -1e-7])
+def test_of_values_tied_to_rounding_the_lowest_index_is_the_highest(noise):
+    assert highest(np.array([1.0, 3.0, 3.0 + noise, 2.0])) == 1
+    assert highest(np.array([-3.0, -1.0 + noise, -1.0])) == 1

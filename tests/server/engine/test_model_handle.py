@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+import torch
+from pellucid_server.engine.groups import superpixels
+from pellucid_server.engine.helper import HelperError
+from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.question import Target
+from pellucid_server.errors import CancelledError
+from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
+
+NETWORKS = sorted(ZOO)
+FLOATING = [name for name in NETWORKS if all(rows.is_floating_point() for rows in zoo_rows(name, 2, 5).values())]
+
+
+def arrays(name, batch, length=5):
+    return {key: rows.numpy() for key, rows in zoo_rows(name, batch, length).items()}
+
+
+def first_output(name):
+    from server.engine.models.networks import zoo_graph
+
+    return zoo_graph(name).outputs[0].name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_is_what_the_eager_network_says(bench, name):
+    handle = bench.handle(name)
+
+    (outputs,) = bench.run(lambda: handle.forward(arrays(name, 7)))
+
+    for found, expected in zip(outputs.values(), eager(zoo_module(name), zoo_rows(name, 7, 5)), strict=True):
+        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FLOATING)
+@pytest.mark.parametrize("space", ["", "softmax", "sigmoid"])
+def test_gradients_and_scores_are_autograds_on_the_eager_network(bench, name, space):
+    handle, rows = bench.handle(name), zoo_rows(name, 5, 5)
+    target = Target(first_output(name), ((1, 1.0), (0, -1.0)), space)
+    leaves = {key: value.clone().requires_grad_() for key, value in rows.items()}
+    outputs = eager(zoo_module(name), leaves)[0]
+    read = {"": lambda v: v, "softmax": lambda v: v.softmax(-1), "sigmoid": torch.sigmoid}[space](outputs)
+    expected = read.flatten(1)[:, 1] - read.flatten(1)[:, 0]
+    expected.sum().backward()
+
+    scores, gradients = bench.run(lambda: handle.gradient(arrays(name, 5), target))[0]
+    (only_scores,) = bench.run(lambda: handle.scores(arrays(name, 5), target))
+
+    np.testing.assert_allclose(scores, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(only_scores, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+    for key, leaf in leaves.items():
+        np.testing.assert_allclose(gradients[key], leaf.grad.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_gradient_at_an_embedding_reaches_a_model_of_integer_tokens(bench):
+    handle = bench.handle("tokens")
+    target = Target(first_output("tokens"), ((0, 1.0),))
+    rows = arrays("tokens", 3)
+    (values,) = bench.run(lambda: handle.activations(rows, ("embedding",)))
+    (_, gradients) = bench.run(lambda: handle.gradient(rows, target, at="embedding"))[0]
+    step = 1e-2
+    nudge = np.zeros_like(values["embedding"])
+    nudge[:, 1, 2] = step
+
+    up, down = bench.run(
+        lambda: handle.suffix(rows, "embedding", values["embedding"] + nudge),
+        lambda: handle.suffix(rows, "embedding", values["embedding"] - nudge),
+    )
+
+    slope = (next(iter(up.values()))[:, 0] - next(iter(down.values()))[:, 0]) / (2 * step)
+    np.testing.assert_allclose(gradients["embedding"][:, 1, 2], slope, rtol=0.05, atol=1e-4)
+
+
+def test_a_suffix_with_one_row_for_all_values_is_a_full_run_of_each(bench):
+    handle, rows = bench.handle("residual"), arrays("residual", 6)
+    layer = ZOO["residual"].cuts.split()[1]
+    values, expected = bench.run(lambda: handle.activations(rows, (layer,)), lambda: handle.forward(rows))
+    one = {name: value[:1] for name, value in rows.items()}
+
+    same, shared = bench.run(
+        lambda: handle.suffix(rows, layer, values[layer]), lambda: handle.suffix(one, layer, values[layer])
+    )
+
+    for name in expected:
+        np.testing.assert_allclose(same[name], expected[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(shared[name][0], expected[name][0], rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_concurrent_jobs_are_packed_and_each_gets_its_own_answer(bench):
+    name, target = "convolutional", Target(first_output("convolutional"), ((2, 1.0),))
+    handles = [bench.handle(name) for _ in range(16)]
+    rows = arrays(name, 48)
+    parts = [{key: value[3 * n : 3 * n + 3] for key, value in rows.items()} for n in range(16)]
+    (alone,) = bench.run(lambda: bench.handle(name).gradient(rows, target))
+
+    packed = bench.run(*(lambda n=n: handles[n].gradient(parts[n], target) for n in range(16)))
+
+    shapes = {shape.rows for handle in handles for shape in handle.tally.work().batch_shapes}
+    assert max(shapes) > 3, "nothing was packed"
+    np.testing.assert_allclose(np.concatenate([scores for scores, _ in packed]), alone[0], rtol=1e-5, atol=1e-6)
+    for key in rows:
+        found = np.concatenate([gradients[key] for _, gradients in packed])
+        np.testing.assert_allclose(found, alone[1][key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_class_and_a_difference_of_two_classes_share_a_batch(bench):
+    name = "convolutional"
+    output = first_output(name)
+    rows = arrays(name, 4)
+    one, two = Target(output, ((1, 1.0),)), Target(output, ((1, 1.0), (0, -1.0)))
+    (outputs,) = bench.run(lambda: bench.handle(name).forward(rows))
+
+    singles, differences = bench.run(
+        lambda: bench.handle(name).scores(rows, one), lambda: bench.handle(name).scores(rows, two)
+    )
+
+    np.testing.assert_allclose(singles, outputs[output][:, 1], rtol=1e-5)
+    np.testing.assert_allclose(differences, outputs[output][:, 1] - outputs[output][:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_caller_gave_and_what_the_model_holds_are_unchanged(bench):
+    name = "convolutional"
+    rows = arrays(name, 4)
+    before = {key: value.copy() for key, value in rows.items()}
+    weights = [parameter.clone() for parameter in zoo_module(name).state_dict().values()]
+
+    bench.run(lambda: bench.handle(name).gradient(rows, Target(first_output(name), ((0, 1.0),))))
+
+    for key, value in before.items():
+        np.testing.assert_array_equal(rows[key], value)
+    for old, new in zip(weights, zoo_module(name).state_dict().values(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_model_of_dependent_rows_is_explained_one_row_at_a_time(bench):
+    handle = bench.handle("convolutional", solo=True)
+
+    bench.run(lambda: handle.gradient(arrays("convolutional", 5), Target(first_output("convolutional"), ((0, 1.0),))))
+
+    assert [(shape.rows, shape.batches) for shape in handle.tally.work().batch_shapes] == [(1, 5)]
+
+
+def test_blocks_cover_every_row_once_and_bound_the_bytes(bench):
+    blocks = list(bench.handle("convolutional").blocks(100))
+
+    assert [row for block in blocks for row in range(100)[block]] == list(range(100))
+    assert {block.stop - block.start for block in blocks[:-1]} == {32}
+
+
+def test_a_cancelled_job_is_stopped_before_it_evaluates_anything(bench):
+    job = JobState(1, None, cancelled=True)
+    handle = bench.handle("convolutional", job=job)
+
+    with pytest.raises(CancelledError):
+        bench.run(lambda: handle.forward(arrays("convolutional", 2)))
+    assert handle.tally.work().rows_forward == 0
+
+
+def test_long_python_runs_in_the_helper_process(bench):
+    picture = np.zeros((3, 32, 32), np.float32)
+    picture[:, :, 16:] = 1
+
+    (found,) = bench.run(lambda: bench.handle("convolutional").compute(superpixels, picture, 4))
+
+    np.testing.assert_array_equal(found, superpixels(picture, 4))
+
+
+def test_an_error_in_the_helper_process_is_raised_and_the_next_call_works(bench):
+    handle = bench.handle("convolutional")
+
+    with pytest.raises(HelperError, match="superpixels failed"):
+        bench.run(lambda: handle.compute(superpixels, "no picture", 4))
+    assert bench.run(lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1))
+
+
+def test_a_killed_helper_process_is_started_again(bench):
+    handle = bench.handle("convolutional")
+    call = lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1)  # noqa: E731
+    bench.run(call)
+    bench.helper._process.kill()
+    bench.helper._process.wait()
+
+    assert bench.run(call)
+
+
+def test_cancelling_kills_a_helper_process_that_does_not_answer(bench):
+    job = JobState(1, None)
+    handle = bench.handle("convolutional", job=job)
+    call = lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1)  # noqa: E731
+    bench.run(call)
+    import os
+    import signal
+    import threading
+
+    stopped = bench.helper._process
+    os.kill(stopped.pid, signal.SIGSTOP)
+    threading.Timer(0.1, lambda: setattr(job, "cancelled", True)).start()
+
+    with pytest.raises(CancelledError):
+        bench.run(call)
+    assert stopped.poll() is not None
