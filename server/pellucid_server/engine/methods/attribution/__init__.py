@@ -1,0 +1,1 @@
+"""Methods of `Attribute`: each scores the elements of one row's input."""

@@ -1,0 +1,39 @@
+"""Input times gradient: the first-order estimate of what each element adds over zero.
+
+Source: Shrikumar, Greenside, Shcherbina and Kundaje, "Not Just a Black Box: Learning Important
+Features Through Propagating Activation Differences", 2016.
+"""
+
+from dataclasses import dataclass
+
+from pellucid_server.engine.arrays import as_rows, as_scores, fixed_warnings
+from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.question import Attribution, Question
+from pellucid_server.engine.registry import Axiom, Background, Need, method
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Input times gradient has no parameters."""
+
+
+@method(
+    "input-x-gradient",
+    Params,
+    family="gradient",
+    source="Shrikumar, Greenside, Shcherbina and Kundaje, 2016, https://arxiv.org/abs/1605.01713",
+    needs=(Need.GRADIENTS,),
+    axioms=(Axiom.EXACT_ON_LINEAR, Axiom.DUMMY, Axiom.SYMMETRIC),
+    baselines=Background.NONE,
+)
+def input_x_gradient(model: Handle, question: Question, params: Params) -> Attribution:
+    """Score each element by its value times the target's gradient.
+
+    Scores are in units of the target, (*features). The absence that they imply is zero after
+    preprocessing: on a linear score they sum to its change from there. One row forward and backward.
+    """
+    values, gradients = model.gradient(as_rows(question.inputs), question.target)
+    scores = {name: question.inputs[name] * rows[0] for name, rows in gradients.items()}
+    return Attribution(
+        as_scores(scores, question.inputs), instance_value=float(values[0]), warnings=fixed_warnings(question)
+    )

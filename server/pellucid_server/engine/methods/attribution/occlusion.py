@@ -1,0 +1,166 @@
+"""Occlusion: how much the score falls when a window of the input is replaced by the baseline.
+
+Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.arrays import as_scores
+from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.question import Arrays, Attribution, Feature, Question
+from pellucid_server.engine.registry import Need, method, parameter, require
+
+_PICTURE_WINDOW = 32
+_LIMIT = 16384
+"""Most windows of a row."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Parameters of occlusion."""
+
+    window: int | None = parameter(
+        None,
+        "Length of the window along a picture's height and width in pixels, a table's columns, or every axis of a "
+        f"tensor. Left out: {_PICTURE_WINDOW} for pictures, 1 for tables and tensors.",
+        minimum=1,
+        maximum=4096,
+    )
+    stride: int | None = parameter(
+        None,
+        "Distance between neighbouring windows, at most the window's length. Left out: half of it, rounded up.",
+        minimum=1,
+        maximum=4096,
+    )
+
+
+class Windows:
+    """Every place of the window on one input.
+
+    A window is an interval on each axis of the input's cells: a picture's pixels with all their channels, a
+    table's columns, a tensor's elements. At the far edge it is cut off, so that every cell is covered.
+    """
+
+    def __init__(self, feature: Feature, row: npt.NDArray[np.generic], window: int, stride: int) -> None:
+        self._row_shape = row.shape
+        self._columns = None
+        axes: tuple[int, ...] = row.shape
+        if feature.modality == "image":
+            axes = row.shape[1:]
+        elif feature.modality == "tabular" and feature.groups is not None:
+            self._columns = feature.groups.reshape(row.shape)
+            axes = (int(feature.groups.max()) + 1,)
+        self._covers = tuple(_cover(length, window, stride) for length in axes)
+        self._places = tuple(len(cover) for cover in self._covers)
+        self.count = math.prod(self._places)
+
+    def masks(self, numbers: npt.NDArray[np.intp]) -> Flags:
+        """Return which elements the windows of these numbers cover, broadcastable to (numbers, *features)."""
+        axes = len(self._places)
+        found = np.ones((len(numbers), *(1,) * axes), np.bool_)
+        places = np.unravel_index(numbers, self._places) if axes else ()
+        for axis, (cover, place) in enumerate(zip(self._covers, places, strict=True)):
+            found = found & cover[place].reshape(len(numbers), *(1,) * axis, -1, *(1,) * (axes - axis - 1))
+        if self._columns is not None:
+            return found[:, self._columns]
+        missing = len(self._row_shape) - axes
+        return found.reshape(len(numbers), *(1,) * missing, *found.shape[1:])
+
+    def means(self, effects: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Average the windows' effects, (windows,), at each element over the windows that cover it, (*features)."""
+        found = effects.reshape(self._places)
+        for cover in self._covers:
+            # Each turn takes the first axis, of places, and adds the last, of cells.
+            found = np.tensordot(found, cover / cover.sum(axis=0), axes=(0, 0))
+        if self._columns is not None:
+            found = found[self._columns]
+        return np.broadcast_to(found, self._row_shape)
+
+
+@method(
+    "occlusion",
+    Params,
+    family="perturbation",
+    source="Zeiler and Fergus, ECCV 2014, https://arxiv.org/abs/1311.2901",
+    needs=(Need.FORWARD,),
+)
+def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
+    """Score each element by how much the target falls when a window over it is at the baseline.
+
+    An element's score is the mean, over the windows that cover it, of the score's fall, in units of the target,
+    (*features); a picture's channels are covered together and score alike. Scores need not sum to the target's
+    change. A row forward for each window, and two more.
+
+    Raises
+    ------
+    InvalidRequestError
+        The stride exceeds the window, or there are too many windows.
+    """
+    windows = {name: _windows(question.features[name], row, params) for name, row in question.inputs.items()}
+    count = sum(entry.count for entry in windows.values())
+    shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
+    require(
+        count <= _LIMIT,
+        "window",
+        params.window,
+        f"makes {count} windows on {shapes}, where {_LIMIT} are the most; take a longer window or stride",
+    )
+    scores = np.empty(count + 2)
+    for block in model.blocks(count + 2):
+        rows = _rows(question, windows, np.arange(block.start, block.stop))
+        scores[block] = model.scores(rows, question.target)
+        model.progress(block.stop / (count + 2))
+    effects = scores[-1] - scores[:-2]
+    starts = _starts(windows)
+    return Attribution(
+        as_scores(
+            {name: entry.means(effects[starts[name] :][: entry.count]) for name, entry in windows.items()},
+            question.inputs,
+        ),
+        instance_value=float(scores[-1]),
+        baseline_value=float(scores[-2]),
+    )
+
+
+def _windows(feature: Feature, row: npt.NDArray[np.generic], params: Params) -> Windows:
+    window = params.window or (_PICTURE_WINDOW if feature.modality == "image" else 1)
+    stride = params.stride or (window + 1) // 2
+    require(stride <= window, "stride", stride, f"must be at most the window, {window}, or elements would be left out")
+    return Windows(feature, row, window, stride)
+
+
+def _starts(windows: dict[str, Windows]) -> dict[str, int]:
+    """Return the number of each input's first window: windows are numbered across inputs."""
+    counts = [0, *(entry.count for entry in windows.values())]
+    return dict(zip(windows, np.cumsum(counts).tolist(), strict=False))
+
+
+def _rows(question: Question, windows: dict[str, Windows], numbers: npt.NDArray[np.intp]) -> Arrays:
+    """Build rows by number: one for each window of each input in turn, then the baseline, then the row itself."""
+    starts = _starts(windows)
+    baseline = sum(entry.count for entry in windows.values())
+    rows: dict[str, npt.NDArray[np.generic]] = {}
+    for name, row in question.inputs.items():
+        local = numbers - starts[name]
+        own = (local >= 0) & (local < windows[name].count)
+        found = np.repeat(row[np.newaxis], len(numbers), axis=0)
+        found[own] = np.where(windows[name].masks(local[own]), question.baselines[name][0], row)
+        found[numbers == baseline] = question.baselines[name][0]
+        rows[name] = found
+    return rows
+
+
+@functools.lru_cache(maxsize=256)
+def _cover(length: int, window: int, stride: int) -> Flags:
+    """Return which cells of an axis each place of the window covers, (places, length)."""
+    places = -(-max(length - window, 0) // stride) + 1
+    starts = np.arange(places)[:, np.newaxis] * stride
+    cells = np.arange(length)
+    return (cells >= starts) & (cells < starts + window)
