@@ -57,7 +57,8 @@ def write(folder: Path) -> None:
         "diabetes": write_diabetes,
     }.items():
         (folder / name / "1").mkdir(parents=True, exist_ok=True)
-        _console.print(f"{name}: {write_model(folder / name)}")
+        _console.print(f"{name}", style="bold")
+        _console.print(f"  {write_model(folder / name)}")
 
 
 class Lite0(EfficientNet):  # type: ignore[misc] # the package has no types
@@ -73,7 +74,7 @@ def write_efficientnet(folder: Path) -> str:
     """Write EfficientNet-Lite0 and return a line on it."""
     network = Lite0.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(_weights(), weights_only=True))
-    export(network.eval(), (_example(3, 224, 224),), folder / "1")
+    export(network, (_example(3, 224, 224),), folder / "1", progress=_say)
     labels = imagenet_labels()
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     image = {
@@ -126,7 +127,7 @@ def write_breast_cancer(folder: Path) -> str:
     table = Table(*train_test_split(data.data, data.target, test_size=_HELD_OUT, random_state=_SEED))
     mean, deviation = table.train.mean(0), table.train.std(0)
     network = train((table.train - mean) / deviation, table.train_target)
-    export(network, (_example(data.data.shape[1]),), folder / "1")
+    export(network, (_example(data.data.shape[1]),), folder / "1", progress=_say)
     background = ((table.train[:_BACKGROUND_ROWS] - mean) / deviation).astype(np.float32)
     np.savez(folder / "background.npz", features=background)
     columns = [
@@ -155,12 +156,12 @@ def train(rows: Rows, classes: npt.NDArray[np.int64]) -> nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01, weight_decay=1e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(features), target, label_smoothing=0.05).backward()
+        nn.functional.cross_entropy(network(features), target, label_smoothing=0.05).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return network.eval()
 
 
-_DIABETES_COLUMNS = {
+_DIABETES_COLUMNS: dict[str, dict[str, Any]] = {
     "age": {"unit": "years"},
     "sex": {"categories": ["1", "2"], "encoding": "ordinal"},
     "body mass index": {"unit": "kg/m²"},
@@ -221,6 +222,10 @@ def imagenet_labels() -> list[str]:
     names = [synonyms[str(index)].split(",")[0].strip() for index in range(1000)]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
+def _say(line: str) -> None:
+    _console.print(f"  {line}", style="dim")
 
 
 def _weights() -> Path:
