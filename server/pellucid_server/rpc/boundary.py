@@ -23,9 +23,11 @@ _ID_HEADER = "x-request-id"
 _ID_LENGTH = 64
 _NAME_LENGTH = 80
 
-# A deadline's last part is kept for the reply's way back, so that what the server says arrives.
-_RESERVE_SHARE = 0.1
+# A deadline's last part is kept for the reply's way back, so that what the server says arrives. gRPC rounds a
+# deadline up on its way, by as much as 1 % (30 s were seen as 30.1), so the share must be above that.
 _RESERVE_SECONDS = 0.02
+_RESERVE_SHARE = 0.012
+_MOST_RESERVE_SHARE = 0.1
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -141,7 +143,7 @@ class Boundary:
 def _arrival(rpc: str, context: Context) -> Call:
     remaining = context.time_remaining()
     if remaining is not None:
-        remaining -= min(_RESERVE_SHARE * remaining, _RESERVE_SECONDS)
+        remaining -= min(_RESERVE_SECONDS + _RESERVE_SHARE * remaining, _MOST_RESERVE_SHARE * remaining)
     return Call(rpc, _request_id(context), time.monotonic(), remaining)
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
 
 from pellucid_server import jobs
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.rpc import tensors
 
 BASELINES = {
     explanation_pb2.BASELINE_KIND_UNSPECIFIED: "",
@@ -154,6 +154,8 @@ def _input(value: input_pb2.Input, field: str) -> tuple[jobs.Input, int]:
         array = _tensor(value.tensor, f"{field}.tensor")
         if not array.ndim:
             _refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
+        if 0 in array.shape[1:]:
+            _refuse(f"{field}.tensor.shape", f"is {list(array.shape)}; no axis of a row may be empty")
         return jobs.TensorInput(array), len(array)
     if kind == "table":
         rows = tuple(_row(row, f"{field}.table.rows[{number}]") for number, row in enumerate(value.table.rows))
@@ -196,7 +198,7 @@ def _tensor(tensor: tensor_pb2.Tensor, field: str) -> jobs.Array:
     try:
         array = tensors.from_tensor(tensor)
     except tensors.TensorError as error:
-        _refuse(f"{field}.{error.part}", str(error))
+        _refuse(f"{field}.{error.part}", error.what)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         place = np.argwhere(~np.isfinite(array))[0]
         where = f"{field}.data"

@@ -3,11 +3,12 @@
 from functools import lru_cache
 
 import numpy as np
+from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, tensor_pb2
 
 from pellucid_server import jobs
 from pellucid_server.errors import error_from_wire
-from pellucid_server.rpc import status, tensors
+from pellucid_server.rpc import status
 from pellucid_server.rpc.codec import BASELINES, SPACES
 
 _BASELINE_KINDS = {word: kind for kind, word in BASELINES.items()}

@@ -1,0 +1,131 @@
+import asyncio
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+import pytest
+from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
+from pellucid_server import jobs
+from pellucid_server.config import LimitsConfig
+from pellucid_server.errors import TimedOutError
+from pellucid_server.metrics import Metrics, RequestRecorder
+from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.service import add_services
+from prometheus_client import CollectorRegistry
+
+COLUMNS = (jobs.ColumnInfo("width", (), 0.5, 4.5, "cm"), jobs.ColumnInfo("colour", ("red", "blue")))
+IMAGE = jobs.ImageInfo(5, 4, 4, "bicubic", (127.0, 126.0, 125.0), (128.0, 129.0, 130.0))
+MODEL = jobs.ModelInfo(
+    key=jobs.ModelKey("iris", 2, "ab" * 32),
+    description="Three kinds of flower.",
+    inputs=(
+        jobs.InputInfo("row", "tabular", "float32", (2,), COLUMNS),
+        jobs.InputInfo("picture", "image", "float32", (3, 4, 4), image=IMAGE),
+    ),
+    outputs=(jobs.OutputInfo("kind", "logits", "float32", (3,), ("setosa", "versicolor", "virginica"), "nats"),),
+    layers=(jobs.LayerInfo("hidden#2", "Linear", (8,), 8, True),),
+    capabilities=(jobs.CapabilityInfo("saliency", False, "it has no graph"),),
+    runtime="onnxruntime",
+    parity=jobs.ParityInfo(1e-6, 1e-4, True),
+    background_rows=5,
+    solo=True,
+)
+OLDER = jobs.ModelInfo(jobs.ModelKey("iris", 1, "cd" * 32), "", (), (), (), (), "graph", None, 0, False)
+METHOD = jobs.MethodInfo(
+    name="occlusion",
+    rpc="attribute",
+    family="perturbation",
+    summary="Cover it.",
+    source="Zeiler and Fergus 2014",
+    parameters=(
+        jobs.ParameterInfo("window", "integer", 3, 1, 9, (), "Pixels."),
+        jobs.ParameterInfo("fill", "text", "zero", None, None, ("zero", "mean"), "What with."),
+        jobs.ParameterInfo("mask", "tensor", None, None, None, (), "Groups; made for you if left out."),
+    ),
+    axioms=("dummy",),
+    needs=("forward",),
+    baselines=("zeros", "blur"),
+    takes_tolerance=True,
+)
+HELLO = jobs.Hello((MODEL, OLDER), (METHOD,), "cpu")
+TIMING = jobs.JobTiming(0.125, 0.25, 3, 4)
+RECEIPT = jobs.Receipt(
+    model=MODEL.key,
+    input_digest="12" * 32,
+    runtime=jobs.Runtime("onnxruntime", "graph", "cpu", "float32", {"torch": "2.13.0"}),
+    work=jobs.Work(3, 4, (jobs.BatchShape("gradient", 8, 2),)),
+)
+
+
+def predict_result(*explanations):
+    top = (jobs.ClassScore(1, "versicolor", 2.5, 0.75), jobs.ClassScore(0, "setosa", 1.0, None))
+    output = jobs.OutputResult(np.array([[1.0, 2.5, -1.0]], np.float32), (top,))
+    return jobs.PredictResult({"kind": output}, RECEIPT, explanations)
+
+
+@dataclass
+class FakePool:
+    """Answers every job with `answer`, or raises it, or never ends; keeps the deadlines."""
+
+    hello: jobs.Hello | None = HELLO
+    answer: object = None
+    limited: bool = False
+    """Whether a job that never ends is ended at its deadline."""
+    deadlines: list = field(default_factory=list)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, job, deadline_seconds=None):
+        self.deadlines.append(deadline_seconds)
+        self.started.set()
+        match self.answer:
+            case BaseException():
+                raise self.answer
+            case None:
+                return await self._hang(deadline_seconds if self.limited else None)
+        return self.answer, TIMING
+
+    async def _hang(self, seconds):
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), seconds)
+        except TimeoutError:
+            raise TimedOutError("Late.", stage="running") from None
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+@pytest.fixture
+def pool():
+    return FakePool()
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+@pytest.fixture
+async def boundary(pool, registry):
+    return Boundary(RequestRecorder(Metrics.on(registry)), lambda: pool.hello)
+
+
+@pytest.fixture
+async def channel(pool, boundary):
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 1 << 20)])
+    add_services(server, pool, LimitsConfig(predict_rows=8, attribute_rows=4, explanations=2), boundary)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
+        yield opened
+    await server.stop(0)
+
+
+@pytest.fixture
+def explanations(channel):
+    return explanation_service_pb2_grpc.ExplanationServiceStub(channel)
+
+
+@pytest.fixture
+def models(channel):
+    return model_service_pb2_grpc.ModelServiceStub(channel)
