@@ -25,7 +25,7 @@ def pellucid(models: Path, *, threads: int) -> Iterator[str]:
         ready = Path(folder) / "ready.json"
         command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
         command += ["--metrics-port", "0", "--ready-file", str(ready)]
-        settings = {"PELLUCID_WORKER__THREADS": str(threads), "PELLUCID_LOGGING__LEVEL": "WARNING"}
+        settings = {"PELLUCID_WORKER__THREADS": str(threads), "PELLUCID_LOGGING__LEVEL": "warning"}
         process = subprocess.Popen(command, env={**ENVIRONMENT, **settings})
         try:
             yield f"127.0.0.1:{_wait_for(ready, process)['port']}"

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,21 +51,43 @@ _log = logging.getLogger(__name__)
 
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
+_GATHERING_SECONDS = 0.002
 
 
 class Connection:
-    """The socket to the front; any thread may send."""
+    """The socket to the front; any thread may send.
+
+    Messages are gathered and sent together by `flush`, or at once when the first of them is old: a
+    system call for each of a thousand small replies a second would cost more than making them.
+    """
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._stream = self._socket.makefile("rb")
         self._sending = threading.Lock()
+        self._gathered: list[bytes] = []
+        self._oldest = 0.0
 
     def send(self, message: Any) -> None:
-        """Send one message, whole."""
+        """Send one message with the next flush, or now if others have waited for 2 ms."""
         data = wire.frame(message)
         with self._sending:
-            self._socket.sendall(data)
+            now = time.monotonic()
+            if not self._gathered:
+                self._oldest = now
+            self._gathered.append(data)
+            if now - self._oldest > _GATHERING_SECONDS:
+                self._send_gathered()
+
+    def flush(self) -> None:
+        """Send what is gathered."""
+        with self._sending:
+            if self._gathered:
+                self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        data, self._gathered = b"".join(self._gathered), []
+        self._socket.sendall(data)
 
     def receive(self) -> Any:
         """Return the next message, or None at end of file."""
@@ -152,6 +175,8 @@ def main() -> NoReturn:
     parser.add_argument("--fd", type=int, required=True)
     # A terminal sends an interrupt to the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # torch warns of its own deprecated calls at each load.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(name)s %(message)s")
     connection = Connection(parser.parse_args().fd)
     settings: WorkerSettings = connection.receive()
@@ -178,9 +203,10 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
         loaded = load_repository(Path(settings.model_repository), settings.device, settings.threads)
     except ModelError as error:
         connection.send(Refused(str(error)))
+        connection.flush()
         return None
     engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
-    machinery = Machinery(engine, Hub(concurrent=settings.concurrent_jobs), Helper(), settings.device)
+    machinery = Machinery(engine, Hub(concurrent=settings.concurrent_jobs, on_idle=connection.flush), Helper(), settings.device)
     methods = registry.methods()
     connection.send(
         Hello(
@@ -189,6 +215,7 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
             device=settings.device,
         )
     )
+    connection.flush()
     return Worker(connection, Models.of(loaded), machinery)
 
 

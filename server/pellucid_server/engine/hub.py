@@ -51,9 +51,13 @@ class Signal:
 
 
 class Hub:
-    """Runs tasks, predictions first and at most `concurrent` others at once."""
+    """Runs tasks, predictions first and at most `concurrent` others at once.
 
-    def __init__(self, *, concurrent: int) -> None:
+    `on_idle` is called on the hub's thread whenever no task can go on, before it waits.
+    """
+
+    def __init__(self, *, concurrent: int, on_idle: Callable[[], None] = lambda: None) -> None:
+        self._on_idle = on_idle
         self._inbox: SimpleQueue[Signal | tuple[Task, bool]] = SimpleQueue()
         self._predictions: deque[Task] = deque()
         self._others: deque[Task] = deque()
@@ -122,6 +126,8 @@ class Hub:
     def _take_in(self) -> None:
         """Sort what has arrived; block if there is nothing to run."""
         idle = not (self._predictions or self._woken or (self._others and self._places))
+        if idle and self._inbox.empty():
+            self._on_idle()
         try:
             while True:
                 arrived = self._inbox.get(block=idle)

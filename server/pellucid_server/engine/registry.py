@@ -81,6 +81,8 @@ class Method:
     summary: str
     function: Function
     params: type[Any]
+    parameters: Mapping[str, ParameterInfo]
+    """The fields of `params` by name, in order."""
     needs: frozenset[Need]
     axioms: frozenset[Axiom]
     baselines: Background
@@ -94,14 +96,8 @@ class Method:
         InvalidRequestError
             A name is unknown, a value has the wrong type or is out of range.
         """
-        known = {info.name: info for info in self.parameters()}
-        values = {name: _checked(name, value, known, self.name) for name, value in parameters.items()}
+        values = {name: _checked(name, value, self.parameters, self.name) for name, value in parameters.items()}
         return self.params(**values)
-
-    def parameters(self) -> tuple[ParameterInfo, ...]:
-        """Describe the parameters, in order."""
-        hints = get_type_hints(self.params)
-        return tuple(_parameter_info(entry, hints[entry.name]) for entry in dataclasses.fields(self.params))
 
     def info(self) -> MethodInfo:
         """Describe the method to callers."""
@@ -116,7 +112,7 @@ class Method:
             family=self.family,
             summary=self.summary,
             source=self.source,
-            parameters=self.parameters(),
+            parameters=tuple(self.parameters.values()),
             axioms=tuple(sorted(self.axioms)),
             needs=tuple(sorted(self.needs)),
             baselines=kinds[self.baselines],
@@ -158,6 +154,7 @@ def method(
             summary=summary,
             function=function,
             params=params,
+            parameters=_parameter_infos(params),
             needs=frozenset(needs),
             axioms=frozenset(axioms),
             baselines=baselines,
@@ -209,6 +206,11 @@ def require(holds: bool, name: str, value: object, what: str) -> None:
 
 def _names() -> str:
     return ", ".join(sorted(_METHODS))
+
+
+def _parameter_infos(params: type[Any]) -> dict[str, ParameterInfo]:
+    hints = get_type_hints(params)
+    return {entry.name: _parameter_info(entry, hints[entry.name]) for entry in dataclasses.fields(params)}
 
 
 def _parameter_info(entry: "dataclasses.Field[Any]", hint: Any) -> ParameterInfo:

@@ -46,7 +46,7 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
     values = outputs[info.name]
     space = _space(spec.space, info, field)
     index = _element(spec.outcome, info, values, f"{field}.outcome")
-    flat = int(np.ravel_multi_index(index, values.shape)) if index else 0
+    flat = _flat(index, values.shape)
     elements: tuple[tuple[int, float], ...] = ((flat, 1.0),)
     contrast = None
     if spec.contrast is not None:
@@ -57,7 +57,7 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
         if against == index:
             text = f"{where} is {_named(against, info)}, which is the outcome itself; name another element."
             raise InvalidRequestError(text, field=where)
-        elements += ((int(np.ravel_multi_index(against, values.shape)), -1.0),)
+        elements += ((_flat(against, values.shape), -1.0),)
         contrast = Outcome(index=against)
     read = probabilities(values[None].astype(np.float64), space).reshape(-1)
     return Resolved(
@@ -71,9 +71,13 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
 
 def highest(values: npt.NDArray[np.generic]) -> int:
     """Return the flat index of the highest value; of values tied to rounding, the lowest index."""
-    flat = values.reshape(-1).astype(np.float64)
-    top = flat.max()
-    return int(np.flatnonzero(flat >= top - _TIE * abs(top))[0])
+    flat = values.reshape(-1)
+    top = float(flat.max())
+    return int((flat >= top - _TIE * abs(top)).argmax())
+
+
+def _flat(index: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    return index[0] if len(index) == 1 else int(np.ravel_multi_index(index, shape)) if index else 0
 
 
 def _output(name: str, infos: tuple[OutputInfo, ...], field: str) -> OutputInfo:
@@ -105,7 +109,8 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
     if outcome.label:
         return _by_label(outcome.label, info, values.shape, field)
     if not outcome.index:
-        return tuple(int(part) for part in np.unravel_index(highest(values), values.shape))
+        place = highest(values)
+        return (place,) if values.ndim == 1 else tuple(int(part) for part in np.unravel_index(place, values.shape))
     shape = values.shape
     if len(outcome.index) != len(shape) or any(
         not 0 <= part < length for part, length in zip(outcome.index, shape, strict=False)
