@@ -200,7 +200,7 @@ def lookup(name: str, *, field: str = "explanation.method") -> Method:
 def require(holds: bool, name: str, value: object, what: str) -> None:
     """Refuse a parameter's value unless `holds`; `what` says what would be right ("must be in [1, 1024]")."""
     if not holds:
-        field = f"parameters[{name!r}]"
+        field = f'parameters["{name}"]'
         raise InvalidRequestError(f"{field} is {value!r}; it {what}.", field=field)
 
 
@@ -230,7 +230,7 @@ def _plain_type(hint: Any) -> type[Any]:
 
 
 def _checked(name: str, value: ParamValue, known: Mapping[str, ParameterInfo], owner: str) -> ParamValue:
-    field = f"parameters[{name!r}]"
+    field = f'parameters["{name}"]'
     if name not in known:
         names = ", ".join(known) or "none"
         raise InvalidRequestError(f"{owner} has no parameter {name!r}; it has: {names}.", field=field)
