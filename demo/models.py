@@ -38,7 +38,7 @@ _HELD_OUT = 0.25
 Rows = npt.NDArray[np.float64]
 Toml = Mapping[str, Any]
 
-_console = Console(highlight=False)
+_console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def write_efficientnet(folder: Path) -> str:
     """Write EfficientNet-Lite0 and return a line on it."""
     network = Lite0.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(_weights(), weights_only=True))
-    export(network, (_example(3, 224, 224),), folder / "1", progress=_say)
+    _export(network, (3, 224, 224), folder / "1")
     labels = imagenet_labels()
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     image = {
@@ -127,7 +127,7 @@ def write_breast_cancer(folder: Path) -> str:
     table = Table(*train_test_split(data.data, data.target, test_size=_HELD_OUT, random_state=_SEED))
     mean, deviation = table.train.mean(0), table.train.std(0)
     network = train((table.train - mean) / deviation, table.train_target)
-    export(network, (_example(data.data.shape[1]),), folder / "1", progress=_say)
+    _export(network, (data.data.shape[1],), folder / "1")
     background = ((table.train[:_BACKGROUND_ROWS] - mean) / deviation).astype(np.float32)
     np.savez(folder / "background.npz", features=background)
     columns = [
@@ -240,9 +240,16 @@ def _inside(package: str, name: str) -> Path:
     return Path(found.origin).parent / name
 
 
-def _example(*shape: int) -> torch.Tensor:
-    """Return two rows to export with: with one, the batch would be taken for fixed."""
-    return torch.randn(2, *shape, generator=torch.Generator().manual_seed(_SEED))
+def _export(network: nn.Module, row_shape: tuple[int, ...], folder: Path) -> None:
+    # With one row, the batch would be taken for fixed.
+    example = torch.randn(2, *row_shape, generator=torch.Generator().manual_seed(_SEED))
+    exported = export(network, (example,), folder, progress=_say)
+    differences = [f"graph {exported.graph_difference:.1g}"]
+    if exported.onnx_difference is not None:
+        differences.append(f"ONNX {exported.onnx_difference:.1g}")
+    _say(f"Largest difference from the network, as a share of its largest output: {', '.join(differences)}.")
+    for warning in exported.warnings:
+        _say(warning)
 
 
 def _range(column: Rows) -> dict[str, float]:

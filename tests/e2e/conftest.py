@@ -1,0 +1,64 @@
+"""One real server for all tests here, on the demo models."""
+
+import fcntl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from e2e.serving import Server, serve
+from sklearn.datasets import load_breast_cancer
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests here in one of the test processes, so that they share one server."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The demo model repository, written first if it is not there."""
+    folder = ROOT / "models"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".written").exists():
+            subprocess.run([sys.executable, "-m", "demo.models", str(folder)], cwd=ROOT, check=True)
+            (folder / ".written").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def table_models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the table model alone, which a server loads faster."""
+    folder = tmp_path_factory.mktemp("repository")
+    (folder / "breast-cancer").symlink_to(models / "breast-cancer", target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that all tests share; a test that hurts it starts its own."""
+    with serve(models, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def table() -> npt.NDArray[np.float64]:
+    """The breast-cancer set, (569, 30), in the columns' own units."""
+    rows: npt.NDArray[np.float64] = load_breast_cancer().data
+    return rows
+
+
+@pytest.fixture(scope="session")
+def columns() -> tuple[str, ...]:
+    """The breast-cancer set's columns."""
+    return tuple(str(name) for name in load_breast_cancer().feature_names)

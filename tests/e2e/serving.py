@@ -1,0 +1,98 @@
+"""Starts the server as users do, in a process of its own, and tells what it does."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
+
+START_SECONDS = 120.0
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    process: "subprocess.Popen[bytes]"
+    address: str
+    metrics_address: str
+    log: Path
+    channel: grpc.Channel
+
+    @property
+    def explanations(self) -> explanation_service_pb2_grpc.ExplanationServiceStub:
+        return explanation_service_pb2_grpc.ExplanationServiceStub(self.channel)
+
+    @property
+    def models(self) -> model_service_pb2_grpc.ModelServiceStub:
+        return model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
+            text: str = page.read().decode()
+        return text
+
+    def lines(self, *words: str) -> list[str]:
+        """Return the log's lines that hold all of `words`."""
+        return [line for line in self.log.read_text().splitlines() if all(word in line for word in words)]
+
+    def worker_pid(self) -> int:
+        """Return the id of the worker's process: of the children, the one that loads torch."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        found = [int(pid) for path in children for pid in path.read_text().split()]
+        (worker,) = [pid for pid in found if b"pellucid_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return worker
+
+    def terminate(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    """Look at `condition` until it holds; another process offers nothing to wait on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {seconds:g} s it is still not so that {what}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def serve(models: Path, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Run `python -m pellucid_server` on free ports; `folder` gets its log.
+
+    Parameters
+    ----------
+    settings
+        Environment variables for it, such as `PELLUCID_POOL__QUEUE_LIMIT`.
+    """
+    ready, log = folder / "ready.json", folder / "server.log"
+    command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
+    command += ["--metrics-port", "0", "--ready-file", str(ready)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PELLUCID_WORKER__THREADS": "1", **(settings or {})}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until(
+            lambda: ready.exists() or process.poll() is not None, seconds=START_SECONDS, what="the server is ready"
+        )
+        if not ready.exists():
+            raise RuntimeError(f"the server ended with exit code {process.returncode}:\n{log.read_text()}")
+        ports = json.loads(ready.read_text())
+        address = f"127.0.0.1:{ports['port']}"
+        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            yield Server(process, address, f"127.0.0.1:{ports['metrics_port']}", log, channel)
+    finally:
+        process.kill()
+        process.wait()
