@@ -206,7 +206,9 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
         connection.flush()
         return None
     engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
-    machinery = Machinery(engine, Hub(concurrent=settings.concurrent_jobs, on_idle=connection.flush), Helper(), settings.device)
+    machinery = Machinery(
+        engine, Hub(concurrent=settings.concurrent_jobs, on_idle=connection.flush), Helper(), settings.device
+    )
     methods = registry.methods()
     connection.send(
         Hello(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
 
 def highest(values: npt.NDArray[np.generic]) -> int:
     """Return the flat index of the highest value; of values tied to rounding, the lowest index."""
-    flat = values.reshape(-1)
+    flat: npt.NDArray[Any] = values.reshape(-1)
     top = float(flat.max())
     return int((flat >= top - _TIE * abs(top)).argmax())
 
