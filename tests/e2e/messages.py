@@ -67,6 +67,14 @@ def attribute(model: str, inputs: Mapping[str, input_pb2.Input], explanation: An
     )
 
 
+def long_request(*, rows: int) -> Any:
+    """Return an attribution that takes some tenths of a second for each row: it evaluates 800,000 coalitions."""
+    explanation = spec("kernel-shap", samples=16384)
+    explanation.baseline.kind = explanation_pb2.BASELINE_KIND_BACKGROUND
+    inputs = {"features": input_pb2.Input(tensor=to_tensor(np.ones((rows, 30))))}
+    return attribute(TABLE_MODEL, inputs, explanation)
+
+
 def failure(call: Callable[[], Any]) -> grpc.RpcError:
     """Return the error that `call` must end with."""
     try:

@@ -42,6 +42,10 @@ class Server:
             text: str = page.read().decode()
         return text
 
+    def busy(self) -> bool:
+        """Whether the worker has a job."""
+        return "pellucid_jobs_pending 0.0" not in self.metrics()
+
     def lines(self, *words: str) -> list[str]:
         """Return the log's lines that hold all of `words`."""
         return [line for line in self.log.read_text().splitlines() if all(word in line for word in words)]

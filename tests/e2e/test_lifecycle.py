@@ -1,0 +1,82 @@
+"""Stopping, being killed, and having too much to do."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from e2e.messages import TABLE_MODEL, details, failure, long_request, predict, rows
+from e2e.serving import Server, serve, wait_until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pellucid.tensors import from_tensor
+
+GOOD = {"features": rows(np.full((1, 30), 1.0))}
+LONG = long_request(rows=8)
+STATES = health_pb2.HealthCheckResponse
+
+
+@pytest.fixture
+def own_server(table_models: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server to be hurt: it runs one request at a time, and none may wait."""
+    settings = {"PELLUCID_WORKER__CONCURRENT_JOBS": "1", "PELLUCID_POOL__QUEUE_LIMIT": "0"}
+    with serve(table_models, tmp_path, settings) as running:
+        yield running
+
+
+def test_a_killed_worker_is_replaced_and_answers_as_before(own_server: Server) -> None:
+    before = own_server.explanations.Predict(predict(TABLE_MODEL, GOOD))
+    watch = health_pb2_grpc.HealthStub(own_server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    states = [next(watch).status]
+    killed = own_server.worker_pid()
+
+    os.kill(killed, signal.SIGKILL)
+    states += [next(watch).status, next(watch).status]
+    after = own_server.explanations.Predict(predict(TABLE_MODEL, GOOD))
+
+    assert states == [STATES.SERVING, STATES.NOT_SERVING, STATES.SERVING]
+    assert from_tensor(after.outputs["output"].values).tolist() == from_tensor(before.outputs["output"].values).tolist()
+    assert own_server.worker_pid() != killed
+    assert 'pellucid_worker_restarts_total{device="cpu"} 1.0' in own_server.metrics()
+
+
+def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Server) -> None:
+    running = own_server.explanations.Attribute.future(LONG)
+    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+
+    error = failure(lambda: own_server.explanations.Predict(predict(TABLE_MODEL, GOOD)))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
+    assert len(running.result().explanation.attributions) == 8
+
+
+def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own_server: Server) -> None:
+    watch = health_pb2_grpc.HealthStub(own_server.channel).Watch(health_pb2.HealthCheckRequest())
+    healthy = next(watch).status
+    running = own_server.explanations.Attribute.future(LONG)
+    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+    worker = own_server.worker_pid()
+
+    exit_code = own_server.terminate()
+
+    assert (healthy, next(watch).status) == (STATES.SERVING, STATES.NOT_SERVING)
+    assert len(running.result().explanation.attributions) == 8
+    assert exit_code == 0
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), seconds=10, what="the worker is gone")
+
+
+def test_a_model_that_cannot_be_served_stops_the_server_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "repository" / "broken").mkdir(parents=True)
+    (tmp_path / "repository" / "broken" / "model.toml").write_text("colour = 'red'\n")
+
+    with (
+        pytest.raises(RuntimeError, match="ended with exit code 1") as caught,
+        serve(tmp_path / "repository", tmp_path),
+    ):
+        pass
+
+    assert "colour" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
