@@ -1,1 +1,47 @@
-"""Client of Pellucid, a service that serves models and explains every prediction they make."""
+"""Client of Pellucid, a service that serves models and explains every prediction they make.
+
+`Client` is for ordinary code, `pellucid.aio.AsyncClient` for asyncio. Importing this needs grpcio,
+protobuf and numpy only; pictures of results need the extra `plot`, the `pellucid` command the extra `cli`.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from pellucid import errors
+from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.client import Client
+from pellucid.errors import PellucidError
+from pellucid.receipts import Receipt
+from pellucid.results import Attribution, ExplanationOutcome, Prediction
+from pellucid.specs import Blur, ExplanationSpec
+
+if TYPE_CHECKING:
+    from pellucid import aio
+
+__version__: str
+
+__all__ = [
+    "Attribution",
+    "Blur",
+    "Client",
+    "ExplanationOutcome",
+    "ExplanationSpec",
+    "Method",
+    "Model",
+    "ModelSummary",
+    "PellucidError",
+    "Prediction",
+    "Receipt",
+    "__version__",
+    "aio",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `pellucid.aio`, and ask for the installed version, when they are first used."""
+    if name == "aio":
+        return import_module("pellucid.aio")
+    if name == "__version__":
+        return metadata.version("pellucid")
+    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

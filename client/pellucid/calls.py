@@ -1,0 +1,299 @@
+"""What each call sends and how its reply is read, without input or output: shared by both clients.
+
+A flow is a generator: it yields the calls to make, is sent their replies, and returns the result. The
+clients differ only in how they make a call, so that nothing is written twice.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from pellucid import catalogue, errors
+from pellucid.errors import MessageTooLargeError, PellucidError
+from pellucid.inputs import Sent, read_inputs
+from pellucid.receipts import read_receipt
+from pellucid.results import (
+    Accuracy,
+    Attribution,
+    Box,
+    ClassScore,
+    ExplanationOutcome,
+    InputAttribution,
+    Prediction,
+    Timing,
+    TopClasses,
+)
+from pellucid.specs import ExplanationSpec, explanation_message
+from pellucid.tensors import from_tensor
+from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
+
+PREDICT_SECONDS = 30.0
+"""Deadline of a call that explains nothing, unless the caller sets another."""
+
+ATTRIBUTE_SECONDS = 120.0
+"""Deadline of a call that explains, unless the caller sets another."""
+
+MOST_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Size of a request or a reply, at most; the server's default too."""
+
+_EXPLANATIONS = "/pellucid.v1.ExplanationService/"
+_MODELS = "/pellucid.v1.ModelService/"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to make: the RPC's path, the request, and how the reply's bytes are read."""
+
+    path: str
+    request: Message
+    read: Callable[[bytes], Any]
+
+    def serialized(self) -> bytes:
+        """Return the request's bytes.
+
+        Raises
+        ------
+        MessageTooLargeError
+            They are more than a server takes by default; sending them would only end in retries.
+        """
+        size = self.request.ByteSize()
+        if size > MOST_MESSAGE_BYTES:
+            text = f"The request has {size:,} bytes; at most {MOST_MESSAGE_BYTES:,} are sent. Send fewer rows, or files"
+            raise MessageTooLargeError(f"{text} in place of arrays.")
+        return self.request.SerializeToString()
+
+
+Flow = Generator[Call, Any, T]
+"""Yields calls, is sent their replies, returns a T."""
+
+
+@dataclass(slots=True)
+class Signatures:
+    """Models that have been described already, so that their inputs' names are asked for once."""
+
+    models: dict[tuple[str, int], catalogue.Model] = field(default_factory=dict)
+
+    def get(self, name: str, version: int) -> Flow[catalogue.Model]:
+        """Return a model's description, from the server the first time."""
+        if (name, version) not in self.models:
+            self.models[name, version] = yield from model(name, version=version)
+        return self.models[name, version]
+
+    def forget(self, name: str, version: int) -> None:
+        """Ask the server again the next time."""
+        self.models.pop((name, version), None)
+
+
+def models() -> Flow[tuple[catalogue.ModelSummary, ...]]:
+    """List the models."""
+    request, reply = model_service_pb2.ListModelsRequest(), model_service_pb2.ListModelsResponse
+    return catalogue.read_models((yield Call(_MODELS + "ListModels", request, reply.FromString)))
+
+
+def model(name: str, *, version: int = 0) -> Flow[catalogue.Model]:
+    """Describe a model version."""
+    request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
+    reply = model_service_pb2.GetModelResponse
+    return catalogue.read_model((yield Call(_MODELS + "GetModel", request, reply.FromString)))
+
+
+def methods() -> Flow[tuple[catalogue.Method, ...]]:
+    """List the methods."""
+    request, reply = model_service_pb2.ListMethodsRequest(), model_service_pb2.ListMethodsResponse
+    return catalogue.read_methods((yield Call(_MODELS + "ListMethods", request, reply.FromString)))
+
+
+def predict(
+    signatures: Signatures,
+    name: str,
+    inputs: Any,
+    *,
+    version: int,
+    outputs: Sequence[str],
+    top_k: int | None,
+    explanations: Sequence[str | ExplanationSpec],
+) -> Flow[Prediction]:
+    """Predict, and explain beside it."""
+    described = yield from signatures.get(name, version)
+    sent = read_inputs(described, inputs)
+    specs = [ExplanationSpec(each) if isinstance(each, str) else each for each in explanations]
+    request = explanation_service_pb2.PredictRequest(
+        model=_model_spec(name, version),
+        inputs=sent.messages,
+        outputs=outputs,
+        top_k=top_k,
+        explanations=[
+            explanation_message(described, spec, where=f"explanations[{number}].") for number, spec in enumerate(specs)
+        ],
+    )
+    call = Call(_EXPLANATIONS + "Predict", request, _PREDICT_REPLY.FromString)
+    reply = yield from _asked(signatures, name, version, call)
+    return _prediction(reply, described, specs, sent)
+
+
+def attribute(
+    signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int
+) -> Flow[tuple[Attribution, ...]]:
+    """Explain every row."""
+    described = yield from signatures.get(name, version)
+    sent = read_inputs(described, inputs)
+    return (yield from _attributed(signatures, described, spec, sent, version))
+
+
+def attribute_one(
+    signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int
+) -> Flow[Attribution]:
+    """Explain the only row."""
+    described = yield from signatures.get(name, version)
+    sent = read_inputs(described, inputs)
+    if sent.count > 1:
+        raise errors.invalid("inputs", f"has {sent.count} rows; attribute explains one, attribute_rows explains many")
+    (only,) = yield from _attributed(signatures, described, spec, sent, version)
+    return only
+
+
+def _attributed(
+    signatures: Signatures, described: catalogue.Model, spec: ExplanationSpec, sent: Sent, version: int
+) -> Flow[tuple[Attribution, ...]]:
+    request = explanation_service_pb2.AttributeRequest(
+        model=_model_spec(described.name, version),
+        inputs=sent.messages,
+        explanation=explanation_message(described, spec, where=""),
+    )
+    call = Call(_EXPLANATIONS + "Attribute", request, _ATTRIBUTE_REPLY.FromString)
+    reply = yield from _asked(signatures, described.name, version, call)
+    return _attributions(reply.explanation, _tops(reply.prediction), _timing(reply.timing), sent)
+
+
+_PREDICT_REPLY = explanation_service_pb2.PredictResponse
+_ATTRIBUTE_REPLY = explanation_service_pb2.AttributeResponse
+
+
+def _asked(signatures: Signatures, name: str, version: int, call: Call) -> Flow[Any]:
+    """Make the call; a refusal may mean that the model has changed since it was described."""
+    try:
+        return (yield call)
+    except PellucidError:
+        signatures.forget(name, version)
+        raise
+
+
+def _model_spec(name: str, version: int) -> explanation_pb2.ModelSpec:
+    return explanation_pb2.ModelSpec(name=name, version=version)
+
+
+def _prediction(
+    reply: explanation_service_pb2.PredictResponse,
+    described: catalogue.Model,
+    specs: Sequence[ExplanationSpec],
+    sent: Sent,
+) -> Prediction:
+    # A map has no order on the wire; the model's outputs have.
+    order = {output.name: number for number, output in enumerate(described.outputs)}
+    outputs = dict(sorted(reply.outputs.items(), key=lambda item: order.get(item[0], len(order))))
+    tops = {name: _tops(output) for name, output in outputs.items() if output.top}
+    timing = _timing(reply.timing)
+    return Prediction(
+        outputs={name: from_tensor(output.values) for name, output in outputs.items()},
+        tops=tops,
+        receipt=read_receipt(reply.receipt),
+        timing=timing,
+        explanations=tuple(
+            _outcome(result, spec.method, tops, timing, sent)
+            for result, spec in zip(reply.explanations, specs, strict=True)
+        ),
+    )
+
+
+def _outcome(
+    result: explanation_service_pb2.ExplanationResult,
+    method: str,
+    tops: Mapping[str, tuple[TopClasses, ...]],
+    timing: Timing,
+    sent: Sent,
+) -> ExplanationOutcome:
+    status = result.status
+    if status.code:
+        return ExplanationOutcome(method, (), errors.from_status(status.code, status.message, status.details))
+    found = result.explanation.attributions
+    output = found[0].output if found else ""
+    return ExplanationOutcome(method, _attributions(result.explanation, tops.get(output, ()), timing, sent))
+
+
+def _attributions(
+    explanation: explanation_pb2.Explanation, tops: Sequence[TopClasses], timing: Timing, sent: Sent
+) -> tuple[Attribution, ...]:
+    return tuple(
+        _attribution(each, tops[row] if row < len(tops) else (), timing, sent.source(row))
+        for row, each in enumerate(explanation.attributions)
+    )
+
+
+def _attribution(
+    message: explanation_pb2.Attribution, top: TopClasses, timing: Timing, sources: Mapping[str, Any]
+) -> Attribution:
+    receipt = read_receipt(message.receipt)
+    return Attribution(
+        method=receipt.method,
+        inputs={name: _input_attribution(each) for name, each in sorted(message.inputs.items())},
+        output=message.output,
+        output_index=tuple(message.output_index),
+        label=message.label,
+        instance_output_value=message.instance_output_value,
+        baseline_output_value=_optional(message, "baseline_output_value"),
+        approximation_error=_optional(message, "approximation_error"),
+        accuracy=_accuracy(message.accuracy),
+        group_scores=_optional_array(message, "group_scores"),
+        group_standard_errors=_optional_array(message, "group_standard_errors"),
+        top=top,
+        receipt=receipt,
+        timing=timing,
+        sources=sources,
+    )
+
+
+def _input_attribution(message: explanation_pb2.InputAttribution) -> InputAttribution:
+    return InputAttribution(
+        scores=from_tensor(message.scores),
+        columns=tuple(message.columns),
+        box=_box(message.box) if message.HasField("box") else None,
+        groups=_optional_array(message, "groups"),
+    )
+
+
+def _box(box: explanation_pb2.Box) -> Box:
+    return Box(box.left, box.top, box.right, box.bottom, box.picture_width, box.picture_height)
+
+
+def _accuracy(message: explanation_pb2.Accuracy) -> Accuracy:
+    return Accuracy(
+        signed_gap=_optional(message, "signed_gap"),
+        absolute_gap=_optional(message, "absolute_gap"),
+        tolerance=message.tolerance,
+        tolerance_met=message.tolerance_met,
+        standard_error=_optional(message, "standard_error"),
+        warnings=tuple(message.warnings),
+    )
+
+
+def _tops(output: explanation_service_pb2.Output) -> tuple[TopClasses, ...]:
+    return tuple(
+        tuple(ClassScore(each.index, each.label, each.value, _optional(each, "probability")) for each in row.classes)
+        for row in output.top
+    )
+
+
+def _timing(timing: explanation_service_pb2.Timing) -> Timing:
+    return Timing(timing.queue_seconds, timing.compute_seconds, timing.total_seconds)
+
+
+def _optional(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _optional_array(message: Any, name: str) -> Any:
+    return from_tensor(getattr(message, name)) if message.HasField(name) else None

@@ -1,0 +1,227 @@
+"""Every error that a call can raise. The server's reason decides the class; without one, the gRPC code does.
+
+PellucidError                 INTERNAL, and what no other class stands for
+├── InvalidRequestError       INVALID_ARGUMENT     can never succeed as sent; a ValueError
+├── NotFoundError             NOT_FOUND            a name in the request is unknown; a LookupError
+├── UnsupportedError          FAILED_PRECONDITION  this model cannot do this
+├── OverloadedError           RESOURCE_EXHAUSTED   the queue is full; retry later
+├── MessageTooLargeError      RESOURCE_EXHAUSTED   the request or the reply is above a limit
+├── UnavailableError          UNAVAILABLE          no connection, draining, or the worker was lost; retry
+├── TimedOutError             DEADLINE_EXCEEDED    the deadline passed; a TimeoutError
+├── CancelledError            CANCELLED            the call was cancelled
+└── UnimplementedError        UNIMPLEMENTED        this server does not have that RPC
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "pellucid"
+"""The domain of the server's ErrorInfo."""
+
+
+class PellucidError(Exception):
+    """Base of all errors of calls; by itself, a bug of the server's.
+
+    Attributes
+    ----------
+    message
+        What is wrong, and what would be right.
+    code
+        The gRPC code.
+    reason
+        A stable word for programs; the server's documentation of errors has a section for each.
+    metadata
+        The facts, as text.
+    violations
+        Fields of the request at fault, and what would be right for each.
+    retry_after_seconds
+        After how long a retry makes sense; None if the server did not say.
+    request_id
+        The id that the server's log has; empty if the server never answered.
+    """
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    default_reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        code: grpc.StatusCode | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        violations: Mapping[str, str] = MappingProxyType({}),
+        retry_after_seconds: float | None = None,
+        request_id: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.reason = self.default_reason
+        self.metadata = dict(metadata)
+        self.violations = dict(violations)
+        self.retry_after_seconds = retry_after_seconds
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        if self.request_id and self.code is grpc.StatusCode.INTERNAL:
+            return f"{self.message} (request {self.request_id})"
+        return self.message
+
+
+class InvalidRequestError(PellucidError, ValueError):
+    """The request can never succeed as it is; raised without a call where the client itself can tell."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+    default_reason = "INVALID_REQUEST"
+
+
+class NotFoundError(PellucidError, LookupError):
+    """A model, a version or a method is unknown."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+    default_reason = "NOT_FOUND"
+
+
+class UnsupportedError(PellucidError):
+    """The model cannot do what is asked."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = "UNSUPPORTED"
+
+
+class OverloadedError(PellucidError):
+    """The queue is full (then `retry_after_seconds` is set), or one row does not fit the device."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    default_reason = "OVERLOADED"
+
+
+class MessageTooLargeError(PellucidError):
+    """The request or the reply has more bytes than the server or the client takes."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    default_reason = "MESSAGE_TOO_LARGE"
+
+
+class UnavailableError(PellucidError):
+    """There is no connection, or the server could not finish the work; trying again is right."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+    default_reason = "UNAVAILABLE"
+
+
+class TimedOutError(PellucidError, TimeoutError):
+    """The deadline passed; `metadata["stage"]`, if the server answered, says where the work then was."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    default_reason = "TIMED_OUT"
+
+
+class CancelledError(PellucidError):
+    """The call was cancelled."""
+
+    default_code = grpc.StatusCode.CANCELLED
+    default_reason = "CANCELLED"
+
+
+class UnimplementedError(PellucidError):
+    """The server does not have that RPC."""
+
+    default_code = grpc.StatusCode.UNIMPLEMENTED
+    default_reason = "UNIMPLEMENTED"
+
+
+_CLASSES: tuple[type[PellucidError], ...] = (PellucidError, *PellucidError.__subclasses__())
+_BY_REASON = {kind.default_reason: kind for kind in _CLASSES}
+# gRPC's own refusals of large messages carry no details, the server's refusals of load always do.
+_BY_CODE = {kind.default_code: kind for kind in _CLASSES if kind is not OverloadedError}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def invalid(field: str, what: str) -> InvalidRequestError:
+    """Make the error for a field that the client itself sees to be wrong; `what` goes on from its name."""
+    text = f"{field} {what}."
+    return InvalidRequestError(text, metadata={"field": field}, violations={field: text})
+
+
+def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None) -> PellucidError:
+    """Return the typed error for a failed call.
+
+    Parameters
+    ----------
+    address
+        Where the call went; named where the server never answered.
+    timeout
+        The call's deadline in seconds, for the message; None if it had none.
+    """
+    call: Any = error
+    code, text = call.code(), call.details() or ""
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, DecodeError):
+        # The details contradict the status or cannot be read: the status alone stands.
+        status = None
+    if status is not None and status.details:
+        return from_status(code.value[0], status.message, status.details)
+    kind = _BY_CODE.get(code, PellucidError)
+    return kind(_own_words(code, text, address, timeout), code=code, metadata={"transport": text})
+
+
+def from_status(code: int, message: str, details: Iterable[AnyMessage]) -> PellucidError:
+    """Return the typed error for a status: the number of its gRPC code, its message and its details."""
+    found: dict[str, Any] = {}
+    reason = ""
+    for detail in details:
+        for kind, read in _DETAILS.items():
+            if detail.Is(kind.DESCRIPTOR):
+                unpacked = kind()
+                detail.Unpack(unpacked)
+                found |= read(unpacked)
+                if isinstance(unpacked, error_details_pb2.ErrorInfo) and unpacked.domain == DOMAIN:
+                    reason = unpacked.reason
+    status_code = _CODES.get(code, grpc.StatusCode.UNKNOWN)
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(status_code, PellucidError)
+    return kind(message, code=status_code, **found)
+
+
+_DETAILS: Mapping[type[Any], Any] = {
+    error_details_pb2.ErrorInfo: lambda detail: {"metadata": dict(detail.metadata)},
+    error_details_pb2.RequestInfo: lambda detail: {"request_id": detail.request_id},
+    error_details_pb2.RetryInfo: lambda detail: {"retry_after_seconds": detail.retry_delay.ToNanoseconds() / 1e9},
+    error_details_pb2.BadRequest: lambda detail: {
+        "violations": {each.field: each.description for each in detail.field_violations}
+    },
+    error_details_pb2.PreconditionFailure: lambda detail: {
+        "violations": {each.subject: each.description for each in detail.violations}
+    },
+}
+
+
+def _own_words(code: grpc.StatusCode, text: str, address: str, timeout: float | None) -> str:
+    """Say what a status without details means: gRPC's own text is for its developers."""
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"No connection to {address}, or it was lost; is a server running there?"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            within = "in time" if timeout is None else f"within {timeout:g} s"
+            return (
+                f"No answer from {address} {within}; is a server running there? If so, allow more time or ask for less."
+            )
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return (
+                f"A message is larger than the server or this client takes ({text}); "
+                "send fewer rows, or files in place of arrays."
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"The server at {address} does not have this call."
+        case grpc.StatusCode.CANCELLED:
+            return "The call was cancelled."
+    return text or f"The call failed with {code.name}."

@@ -1,0 +1,230 @@
+"""What callers hand over, turned into the schema's inputs by what the model takes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pellucid.catalogue import InputSignature, Model
+from pellucid.errors import InvalidRequestError, invalid
+from pellucid.tensors import Array, TensorError, to_tensor
+from pellucid.v1 import input_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Inputs of a request, and what each row was made of."""
+
+    messages: Mapping[str, input_pb2.Input]
+    sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """By input name, for each row: a picture as it was given, or a table's row."""
+
+    @property
+    def count(self) -> int:
+        """Rows of the first input; the server checks that the others have as many."""
+        return next((_row_count(message) for message in self.messages.values()), 0)
+
+    def source(self, row: int) -> dict[str, Any]:
+        """Return what one row was made of, by input name."""
+        return {name: rows[row] for name, rows in self.sources.items() if row < len(rows)}
+
+
+def read_inputs(model: Model, given: Any, *, where: str = "inputs") -> Sent:
+    """Read what a caller handed over for `model`.
+
+    A mapping whose keys are all names of the model's inputs gives each input its own; anything else is
+    the model's only input. So a table's row whose only column has the input's name must be written
+    `{input: row}`.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is nothing that the model's inputs are made of.
+    """
+    by_input = _by_input(model, given, where)
+    signatures = {each.name: each for each in model.inputs}
+    messages, sources = {}, {}
+    for name, value in by_input.items():
+        messages[name], sources[name] = _input(signatures[name], value, f"{where}[{name!r}]")
+    return Sent(messages, {name: rows for name, rows in sources.items() if rows})
+
+
+def _row_count(message: input_pb2.Input) -> int:
+    match message.WhichOneof("value"):
+        case "tensor":
+            return message.tensor.shape[0] if message.tensor.shape else 0
+        case "pictures":
+            return len(message.pictures.encoded)
+        case "texts":
+            return len(message.texts.texts)
+    return len(message.table.rows)
+
+
+def _by_input(model: Model, given: Any, where: str) -> Mapping[str, Any]:
+    names = [each.name for each in model.inputs]
+    if isinstance(given, Mapping) and given and set(given) <= set(names):
+        return given
+    if len(names) == 1 and (not isinstance(given, Mapping) or model.inputs[0].modality == "tabular"):
+        return {names[0]: given}
+    listed = ", ".join(repr(name) for name in names)
+    if isinstance(given, Mapping):
+        unknown = ", ".join(repr(key) for key in given if key not in names) or "none"
+        raise invalid(where, f"has the keys {unknown}; {model.name} takes a dict with its inputs' names: {listed}")
+    raise invalid(where, f"must be a dict, as {model.name} has several inputs: {listed}")
+
+
+def _input(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2.Input, Sequence[Any]]:
+    """Return the message, and for pictures and tables what each row was made of."""
+    match signature.modality:
+        case "image":
+            return _pictures(signature, given, where)
+        case "tabular":
+            return _table(signature, given, where)
+        case "text":
+            return _texts(given, where), ()
+    return _tensor(_with_rows(_numbers(given, where, signature.data_type), signature, where), where), ()
+
+
+def _pictures(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2.Input, Sequence[Any]]:
+    if isinstance(given, np.ndarray):
+        if given.dtype == np.uint8:
+            pixels = _pixel_rows(given, where)
+            return _tensor(pixels, where), tuple(pixels)
+        if given.dtype.kind == "f":
+            return _tensor(_with_rows(given.astype(np.float32, copy=False), signature, where), where), ()
+        raise invalid(where, f"is an array of {given.dtype}; pixels must be uint8, preprocessed pictures float32")
+    rows = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not rows:
+        raise invalid(where, "is empty; give at least one picture")
+    many = isinstance(given, list | tuple)
+    encoded = [_encoded(each, f"{where}[{number}]" if many else where) for number, each in enumerate(rows)]
+    return input_pb2.Input(pictures=input_pb2.Pictures(encoded=encoded)), rows
+
+
+def _pixel_rows(pixels: Array, where: str) -> Array:
+    """Return pixels as (rows, height, width, channels): one picture has no axis of rows, grey may have no channels."""
+    if pixels.ndim == 2:
+        return pixels[None, :, :, None]
+    if pixels.ndim == 3:
+        return pixels[None]
+    if pixels.ndim == 4:
+        return pixels
+    raise invalid(
+        where,
+        f"is uint8 of shape {pixels.shape}; pixels must be (height, width), (height, width, channels) or "
+        "(rows, height, width, channels)",
+    )
+
+
+def _encoded(given: Any, where: str) -> bytes:
+    """Return one picture as a file's bytes."""
+    if isinstance(given, str | os.PathLike):
+        return _file(Path(given), where)
+    if isinstance(given, bytes | bytearray | memoryview):
+        return bytes(given)
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 or given.ndim not in (2, 3):
+            what = f"is an array of {given.dtype} of shape {given.shape}"
+            raise invalid(where, f"{what}; a picture in a list must be uint8, (height, width[, channels])")
+        return _encoded_by_pillow(given, where)
+    # Told by its methods, so that Pillow need not be there.
+    if all(hasattr(given, name) for name in ("mode", "size", "convert", "save")):
+        return _encoded_by_pillow(given, where)
+    kinds = "a file's path, its bytes, a PIL image, uint8 pixels, or a list of those"
+    raise invalid(where, f"is of type {type(given).__name__}; a picture must be {kinds}")
+
+
+def _file(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file cannot be read"
+        raise invalid(where, f"is {str(path)!r}, but {reason}; give the path of a picture") from error
+
+
+def _encoded_by_pillow(picture: Any, where: str) -> bytes:
+    try:
+        from pellucid import pictures  # noqa: PLC0415 - Pillow is an extra
+    except ImportError as error:
+        raise invalid(where, "needs Pillow to be sent; pip install 'pellucid[plot]', or give a file's path") from error
+    try:
+        return pictures.encode(picture)
+    except ValueError as error:
+        raise invalid(where, str(error)) from error
+
+
+def _table(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2.Input, Sequence[Any]]:
+    if isinstance(given, Mapping):
+        given = [given]
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes) and _mappings(given):
+        rows = [_row(row, f"{where}[{number}]") for number, row in enumerate(given)]
+        return input_pb2.Input(table=input_pb2.Table(rows=rows)), tuple(dict(row) for row in given)
+    numbers = _numbers(given, where, None)
+    names = [column.name for column in signature.columns]
+    numbers = numbers[None] if numbers.ndim == 1 else numbers
+    sources = [dict(zip(names, row, strict=False)) for row in numbers.tolist()] if numbers.ndim == 2 else ()
+    return _tensor(numbers, where), sources
+
+
+def _mappings(rows: Sequence[Any]) -> bool:
+    return any(isinstance(row, Mapping) for row in rows) or not rows
+
+
+def _row(row: Any, where: str) -> input_pb2.Row:
+    if not isinstance(row, Mapping):
+        raise invalid(where, f"is of type {type(row).__name__}; each row must be a dict with a value for each column")
+    return input_pb2.Row(cells={str(name): _cell(value, f"{where}[{name!r}]") for name, value in row.items()})
+
+
+def _cell(value: Any, where: str) -> input_pb2.Cell:
+    if isinstance(value, str):
+        return input_pb2.Cell(category=value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int | float):
+        return input_pb2.Cell(number=value)
+    raise invalid(where, f"is {value!r}; it must be a number, or a category as text")
+
+
+def _texts(given: Any, where: str) -> input_pb2.Input:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise invalid(where, "must be a text or a list of texts")
+    return input_pb2.Input(texts=input_pb2.Texts(texts=texts))
+
+
+def _numbers(given: Any, where: str, data_type: str | None) -> Array:
+    """Return an array; sequences, which have no type of their own, take the model's where it can hold them."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise invalid(where, "must be an array, or nested lists of numbers of equal length on each axis") from error
+    if array.dtype.kind not in "biuf":
+        what = f"is of type {type(given).__name__}" if array.dtype.kind == "O" else f"is an array of {array.dtype}"
+        raise invalid(where, f"{what}; it must be an array of numbers")
+    if array.dtype == np.float64 and not isinstance(given, np.ndarray) and data_type in ("float16", "float32"):
+        return array.astype(np.float32)
+    return array
+
+
+def _with_rows(array: Array, signature: InputSignature, where: str) -> Array:
+    """Return the array with an axis of rows; one row may be given without."""
+    axes = len(signature.shape)
+    if array.ndim == axes:
+        return array[None]
+    if array.ndim == axes + 1:
+        return array
+    lengths = ", ".join("any" if length < 0 else str(length) for length in signature.shape)
+    raise invalid(where, f"has shape {array.shape}; it must be (rows, {lengths}), or ({lengths}) for one row")
+
+
+def _tensor(array: Array, where: str) -> input_pb2.Input:
+    try:
+        return input_pb2.Input(tensor=to_tensor(array))
+    except TensorError as error:
+        raise InvalidRequestError(
+            f"{where}: {error}.", metadata={"field": where}, violations={where: error.what}
+        ) from error

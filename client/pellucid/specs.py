@@ -1,0 +1,179 @@
+"""Explanations as callers ask for them, turned into the schema's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pellucid.catalogue import Model
+from pellucid.errors import invalid
+from pellucid.inputs import read_inputs
+from pellucid.tensors import TensorError, to_tensor
+from pellucid.v1 import explanation_pb2, tensor_pb2
+
+Element = int | str | tuple[int, ...]
+"""One element of an output: a class's index, its label, or an index on each axis of a row."""
+
+Space = Literal["logits", "probabilities"]
+
+_KINDS = {
+    "zeros": explanation_pb2.BASELINE_KIND_ZEROS,
+    "mean": explanation_pb2.BASELINE_KIND_MEAN,
+    "blur": explanation_pb2.BASELINE_KIND_BLUR,
+    "background": explanation_pb2.BASELINE_KIND_BACKGROUND,
+}
+_SPACES = {
+    "logits": explanation_pb2.OUTPUT_SPACE_LOGITS,
+    "probabilities": explanation_pb2.OUTPUT_SPACE_PROBABILITIES,
+}
+_REPLY_TYPES = {"float32": tensor_pb2.DATA_TYPE_FLOAT32, "float16": tensor_pb2.DATA_TYPE_FLOAT16}
+
+
+@dataclass(frozen=True, slots=True)
+class Blur:
+    """The baseline of a picture: the picture, blurred; `sigma` in pixels at model resolution, in (0, 100]."""
+
+    sigma: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationSpec:
+    """An explanation that is asked for.
+
+    Attributes
+    ----------
+    method
+        The method's name, such as "integrated-gradients".
+    parameters
+        The method's own parameters; what is left out takes its default.
+    target
+        What to explain: a class's index, its label, an index on each axis; None for the highest value.
+    contrast
+        If set, the score is the target minus this element: why this rather than that.
+    output
+        The output's name; None for the model's first.
+    space
+        "logits" or "probabilities"; None for the output as the model gives it.
+    baseline
+        "zeros", "mean", "blur" or a `Blur`, "background", or a row as for the call's inputs; None for
+        the method's default.
+    seed
+        Seed of everything random in the method.
+    tolerance
+        Error to stay below, as a share of the score's change, in [1e-6, 1]; None for the method's default.
+    sum_channels
+        Add a picture's attributions up over its channels.
+    dtype
+        "float32", or "float16" for half the bytes and three digits.
+    """
+
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    target: Element | None = None
+    contrast: Element | None = None
+    output: str | None = None
+    space: Space | None = None
+    baseline: Any = None
+    seed: int = 0
+    tolerance: float | None = None
+    sum_channels: bool = False
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> explanation_pb2.ExplanationSpec:
+    """Write what is asked for.
+
+    Parameters
+    ----------
+    where
+        What the specification is called in messages, with a dot; empty for a call's own arguments.
+
+    Raises
+    ------
+    InvalidRequestError
+        A value is of a type, or a word, that there is not.
+    """
+    if not 0 <= spec.seed < 1 << 64:
+        raise invalid(f"{where}seed", f"is {spec.seed}; it must be in [0, 2**64)")
+    message = explanation_pb2.ExplanationSpec(
+        method=spec.method,
+        parameters={name: _parameter(value, f"{where}{name}") for name, value in spec.parameters.items()},
+        seed=spec.seed,
+        tolerance=spec.tolerance,
+        format=explanation_pb2.ReplyFormat(
+            sum_channels=spec.sum_channels, data_type=_word(spec.dtype, _REPLY_TYPES, f"{where}dtype")
+        ),
+    )
+    target = _target(spec, where)
+    if target is not None:
+        message.target.CopyFrom(target)
+    if spec.baseline is not None:
+        message.baseline.CopyFrom(_baseline(model, spec.baseline, f"{where}baseline"))
+    return message
+
+
+def _parameter(value: Any, where: str) -> explanation_pb2.ParamValue:
+    if isinstance(value, np.generic):
+        value = value.item()
+    # A bool is an int to Python: it must be asked for first.
+    if isinstance(value, bool):
+        return explanation_pb2.ParamValue(flag=value)
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise invalid(where, f"is {value}; a whole number must fit 64 bits")
+        return explanation_pb2.ParamValue(integer=value)
+    if isinstance(value, float):
+        return explanation_pb2.ParamValue(real=value)
+    if isinstance(value, str):
+        return explanation_pb2.ParamValue(text=value)
+    try:
+        return explanation_pb2.ParamValue(tensor=to_tensor(value))
+    except TensorError as error:
+        what = f"is of type {type(value).__name__}; it must be a bool, a number, a text or an array of numbers"
+        raise invalid(where, what) from error
+
+
+def _target(spec: ExplanationSpec, where: str) -> explanation_pb2.Target | None:
+    if spec.target is None and spec.contrast is None and spec.output is None and spec.space is None:
+        return None
+    return explanation_pb2.Target(
+        output=spec.output or "",
+        outcome=None if spec.target is None else _outcome(spec.target, f"{where}target"),
+        contrast=None if spec.contrast is None else _outcome(spec.contrast, f"{where}contrast"),
+        space=explanation_pb2.OUTPUT_SPACE_UNSPECIFIED
+        if spec.space is None
+        else _word(spec.space, _SPACES, f"{where}space"),
+    )
+
+
+def _outcome(element: Any, where: str) -> explanation_pb2.Outcome:
+    if isinstance(element, str):
+        if not element:
+            raise invalid(where, "is empty; it must be a label or an index")
+        return explanation_pb2.Outcome(label=element)
+    index = element if isinstance(element, Sequence | np.ndarray) else (element,)
+    if not all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in index):
+        raise invalid(where, f"is {element!r}; it must be an index, a label or a tuple with an index for each axis")
+    if not all(0 <= part < 1 << 63 for part in index):
+        raise invalid(where, f"is {element!r}; an index is counted from 0 and is never negative")
+    return explanation_pb2.Outcome(index=[int(part) for part in index])
+
+
+def _baseline(model: Model, baseline: Any, where: str) -> explanation_pb2.Baseline:
+    if isinstance(baseline, Blur):
+        return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_BLUR, blur_sigma=baseline.sigma)
+    if isinstance(baseline, str) and baseline in _KINDS:
+        return explanation_pb2.Baseline(kind=_KINDS[baseline])
+    if isinstance(baseline, str) and not Path(baseline).is_file():
+        known = ", ".join(map(repr, _KINDS))
+        raise invalid(where, f"is {baseline!r}, which is no file; it must be one of {known}, or a row like the inputs'")
+    given = read_inputs(model, baseline, where=where)
+    return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_GIVEN, inputs=given.messages)
+
+
+def _word(word: str, words: Mapping[str, Any], where: str) -> Any:
+    if word not in words:
+        raise invalid(where, f"is {word!r}; it must be one of {', '.join(map(repr, words))}")
+    return words[word]
