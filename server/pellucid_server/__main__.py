@@ -10,26 +10,26 @@ from typing import Any
 from pellucid_server import logs
 from pellucid_server.app import StartError, serve
 from pellucid_server.config import Config, ConfigError, load
-from pellucid_server.pool.process import WorkerStartError
+from pellucid_server.pool.process import WORKER_COMMAND, WorkerStartError
 
 _NOT_STARTED = 1
 _NOT_CONFIGURED = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     """Run the server; return the exit status: 0 after a clean stop, 1 if it could not start, 2 for wrong settings."""
     options = _parser().parse_args(arguments)
     try:
         config = load(options.config, _overrides(options))
     except ConfigError as error:
         return _give_up(str(error), _NOT_CONFIGURED)
-    return _serve(config, options.ready_file)
+    return _serve(config, options.ready_file, worker_command)
 
 
-def _serve(config: Config, ready_file: Path | None) -> int:
+def _serve(config: Config, ready_file: Path | None, worker_command: Sequence[str]) -> int:
     logs.set_up(config.logging)
     try:
-        asyncio.run(serve(config, ready_file=ready_file))
+        asyncio.run(serve(config, ready_file=ready_file, worker_command=worker_command))
     except (StartError, WorkerStartError) as error:
         return _give_up(str(error), _NOT_STARTED)
     return 0

@@ -173,6 +173,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     app = App(config, worker_command=worker_command)
+    _log.info("starting: %s", ", ".join(config.pool.devices))
     starting = asyncio.create_task(app.start())
     stopping = asyncio.create_task(stopped.wait())
     try:

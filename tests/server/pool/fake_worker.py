@@ -1,7 +1,7 @@
 """A worker without models: the name of a job's model says what it does with the job.
 
-The folder of the model repository says how it starts: "refuse", "crash", "stay" (ignores end of file),
-"flaky" (refuses every start but the first and the third; counts them in a file there), or anything else.
+The folder of the model repository says how it starts: "refuse", "crash", "mute" (is never ready),
+"stay" (ignores end of file), "flaky" (refuses the second start; counts them in a file there), or anything else.
 """
 
 import os
@@ -81,6 +81,9 @@ class FakeWorker:
                 self.answer(start.job_id, 0.0)
             case ["pid"]:
                 self.answer(start.job_id, os.getpid())
+            case ["read", *path]:
+                Path("/".join(path)).read_bytes()
+                self.answer(start.job_id, 1.0)
             case ["cancelled"]:
                 self.answer(start.job_id, np.array(self.cancelled, np.int64))
             case ["threads"]:
@@ -117,6 +120,9 @@ def main():
             return
     if repository.name == "refuse":
         worker.send(Refused("model 'm': there is no model.toml"))
+        return
+    if repository.name == "mute":
+        worker.receive()
         return
     if repository.name == "crash":
         sys.exit(4)

@@ -1,0 +1,282 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pellucid.tensors import from_tensor, to_tensor
+from pellucid.v1 import explanation_pb2 as pb
+from pellucid.v1 import explanation_service_pb2 as service_pb
+from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
+from pellucid_server.app import App, StartError
+from pellucid_server.config import load
+from pellucid_server.pool.process import WorkerStartError
+
+FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
+SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]
+STATES = health_pb2.HealthCheckResponse
+
+SERVE = """
+import json, sys
+from pellucid_server.__main__ import main
+sys.exit(main(sys.argv[2:], worker_command=json.loads(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def make_app(tmp_path):
+    def make(start="plain", **server):
+        (tmp_path / start).mkdir(exist_ok=True)
+        config = load(
+            None,
+            {
+                "server": {"port": 0, "metrics_port": -1, **server},
+                "models": {"repository": str(tmp_path / start)},
+                "pool": {"restart_initial_seconds": 0.001, "exit_seconds": 0.2},
+            },
+        )
+        return App(config, worker_command=FAKE)
+
+    return make
+
+
+@pytest.fixture
+async def app(make_app):
+    made = make_app(metrics_port=0)
+    await made.start()
+    yield made
+    await made.stop(grace_seconds=0)
+
+
+@pytest.fixture
+async def channel(app):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as opened:
+        yield opened
+
+
+def request(model):
+    rows = input_pb2.Input(tensor=to_tensor(np.array([[1.5]], np.float32)))
+    return service_pb.PredictRequest(model=pb.ModelSpec(name=model), inputs={"x": rows})
+
+
+def predict(channel, model, **options):
+    return explanation_service_pb2_grpc.ExplanationServiceStub(channel).Predict(request(model), **options)
+
+
+async def check(channel, service=""):
+    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    return STATES.ServingStatus.Name(reply.status)
+
+
+async def test_a_request_goes_to_a_worker_and_back(channel):
+    reply = await predict(channel, "echo", timeout=20)
+
+    np.testing.assert_array_equal(from_tensor(reply.outputs["y"].values), [[3.0]])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_every_service_is_healthy_once_the_workers_are_ready(channel, service):
+    assert await check(channel, service) == "SERVING"
+
+
+async def test_until_the_workers_are_ready_health_says_so(make_app):
+    app = make_app("mute")
+    starting = asyncio.create_task(app.start())
+    while not app.port:
+        await asyncio.sleep(0)
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        states = [await check(channel, service) for service in SERVICES]
+        refused = (await asyncio.gather(predict(channel, "echo"), return_exceptions=True))[0]
+
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await app.stop(grace_seconds=0)
+    assert states == ["NOT_SERVING"] * 3
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_watcher_sees_a_worker_die_and_come_back(channel):
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+    seen = [(await watch.read()).status]
+
+    (died,) = await asyncio.gather(predict(channel, "die"), return_exceptions=True)
+
+    seen += [(await watch.read()).status, (await watch.read()).status]
+    watch.cancel()
+    assert died.code() is grpc.StatusCode.UNAVAILABLE
+    assert seen == [STATES.SERVING, STATES.NOT_SERVING, STATES.SERVING]
+
+
+async def test_the_metrics_page_shows_requests_and_restarts(app, channel):
+    await predict(channel, "echo", timeout=20)
+
+    url = f"http://127.0.0.1:{app.metrics_port}/metrics"
+    page = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
+
+    labels = 'code="OK",method="",model="echo",rpc="Predict"'
+    assert f"pellucid_request_seconds_count{{{labels}}} 1.0" in page
+    assert 'pellucid_worker_restarts_total{device="cpu"} 0.0' in page
+    assert "pellucid_jobs_pending 0.0" in page
+    assert "pellucid_requests_in_flight 0.0" in page
+
+
+async def reflected(channel):
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    return {service.name for service in (await call.read()).list_services_response.service}
+
+
+async def test_callers_can_ask_for_the_schema(channel):
+    assert await reflected(channel) >= {*SERVICES[1:], "grpc.health.v1.Health"}
+
+
+async def test_reflection_can_be_switched_off(make_app):
+    app = make_app(reflection=False)
+    await app.start()
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reflected(channel)
+
+    await app.stop(grace_seconds=0)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("name", ["port", "metrics_port"])
+async def test_a_port_that_is_taken_is_named(make_app, name):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        app = make_app(**{name: port})
+
+        with pytest.raises(StartError, match=f"127.0.0.1:{port}"):
+            await app.start()
+
+    await app.stop(grace_seconds=0)
+
+
+async def test_a_worker_that_refuses_stops_the_start(make_app):
+    app = make_app("refuse")
+
+    with pytest.raises(WorkerStartError, match="there is no model"):
+        await app.start()
+
+    await app.stop(grace_seconds=0)
+
+
+async def test_a_running_request_ends_within_the_grace(make_app, tmp_path):
+    app = make_app()
+    await app.start()
+    os.mkfifo(tmp_path / "gate")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        running = predict(channel, f"read/{tmp_path}/gate", timeout=60)
+        # Opening to write waits until the worker has opened to read: the job then runs.
+        gate = await asyncio.to_thread(open, tmp_path / "gate", "wb")
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        states = [(await watch.read()).status]
+
+        stopping = asyncio.create_task(app.stop(grace_seconds=600))
+
+        states.append((await watch.read()).status)
+        gate.close()
+        reply = await running
+        # Open health watches do not hold the stop up.
+        await asyncio.wait_for(stopping, 60)
+    np.testing.assert_array_equal(from_tensor(reply.outputs["y"].values), 1.0)
+    assert states == [STATES.SERVING, STATES.NOT_SERVING]
+
+
+async def test_a_request_that_outlasts_the_grace_is_given_up(make_app, tmp_path):
+    app = make_app()
+    await app.start()
+    os.mkfifo(tmp_path / "gate")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        running = predict(channel, f"read/{tmp_path}/gate", timeout=60)
+        gate = await asyncio.to_thread(open, tmp_path / "gate", "wb")
+
+        await asyncio.wait_for(app.stop(grace_seconds=0.01), 60)
+
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+    gate.close()
+    assert outcome.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+@pytest.fixture
+def launch(tmp_path):
+    launched = []
+
+    def start(name="plain"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        options = ["--models", str(tmp_path / name), "--port", "0", "--metrics-port", "0"]
+        ready = tmp_path / "ready.json"
+        command = [sys.executable, "-c", SERVE, json.dumps(FAKE), *options, "--ready-file", str(ready)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        launched.append(process)
+        return process, ready
+
+    yield start
+    [process.kill() for process in launched]
+    [process.communicate() for process in launched]
+
+
+def first_line_with(stream, text):
+    return next(line for line in stream if text in line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_a_signal_and_ends_cleanly(launch, number):
+    process, ready = launch()
+    line = first_line_with(process.stderr, "serving on")
+    # The file is written right after the line.
+    while not ready.exists():
+        os.sched_yield()
+    facts = json.loads(ready.read_text())
+    with socket.create_connection(("127.0.0.1", facts["port"])):
+        pass
+
+    process.send_signal(number)
+
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, rest
+    assert f"serving on 127.0.0.1:{facts['port']}, metrics on http://127.0.0.1:{facts['metrics_port']}/metrics" in line
+    assert facts["pid"] == process.pid
+    assert "Traceback" not in rest
+
+
+def test_a_signal_during_the_start_ends_cleanly(launch):
+    process, ready = launch("mute")
+    first_line_with(process.stderr, "starting")
+
+    process.send_signal(signal.SIGTERM)
+
+    rest = process.communicate(timeout=60)[1]
+    assert (process.returncode, ready.exists()) == (0, False)
+    assert "Traceback" not in rest
+
+
+def test_a_refusal_is_the_commands_message_and_status(launch):
+    process, _ = launch("refuse")
+
+    text = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 1
+    assert "pellucid-server: model 'm': there is no model.toml" in text
+    assert "Traceback" not in text
+
+
+def test_wrong_settings_are_the_commands_message_and_status(tmp_path):
+    command = [sys.executable, "-m", "pellucid_server", "--devices", "gpu"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("pellucid-server: pool.devices.0 is 'gpu'")
