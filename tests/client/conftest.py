@@ -1,0 +1,86 @@
+"""A server in this process, and both clients behind one face."""
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from client.fake_server import FakeServer, attribute_message, predict_message, table_attribution
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pellucid import Client
+from pellucid.aio import AsyncClient
+from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
+
+
+class Blocking:
+    """The blocking client."""
+
+    def __init__(self, address, **options):
+        self._client = Client(address, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+
+class Awaited:
+    """The asyncio client, each call run to its end."""
+
+    def __init__(self, address, **options):
+        self._loop = asyncio.new_event_loop()
+        self._client = self._loop.run_until_complete(self._made(address, options))
+
+    async def _made(self, address, options):
+        return AsyncClient(address, **options)
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self._loop.run_until_complete(getattr(self._client, name)(*args, **kwargs))
+
+    def close(self):
+        self._loop.run_until_complete(self._client.close())
+        self._loop.close()
+
+
+@pytest.fixture
+def server():
+    """Serve on a free port; replies are a prediction of one row and a table's attribution until changed."""
+    fake = FakeServer(replies={"Predict": predict_message(), "Attribute": attribute_message(table_attribution())})
+    options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+    grpc_server = grpc.server(ThreadPoolExecutor(8), options=options)
+    explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(fake, grpc_server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(fake, grpc_server)
+    fake.health.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(fake.health, grpc_server)
+    fake.address = f"localhost:{grpc_server.add_insecure_port('localhost:0')}"
+    grpc_server.start()
+    yield fake
+    grpc_server.stop(None).wait()
+
+
+@pytest.fixture(params=[Blocking, Awaited], ids=["blocking", "asyncio"])
+def connect(request):
+    """Make clients of either kind; they are closed at the end."""
+    made = []
+
+    def make(address, **options):
+        made.append(request.param(address, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def client(server, connect):
+    """Return a client of the server."""
+    return connect(server.address)
+
+
+@pytest.fixture
+def free_address():
+    """Return an address that nobody listens on."""
+    with socket.socket() as unused:
+        # Bound, so that nobody else takes the port; never listening, so that it refuses connections.
+        unused.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{unused.getsockname()[1]}"
