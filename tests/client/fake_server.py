@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health
+from grpc_health.v1.health import HealthServicer
 from pellucid.tensors import to_tensor
 from pellucid.v1 import (
     explanation_pb2,
@@ -36,7 +36,7 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
     requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     remaining: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     metadata: list[dict[str, str]] = field(default_factory=list)
-    health: health.HealthServicer = field(default_factory=health.HealthServicer)
+    health: HealthServicer = field(default_factory=HealthServicer)
     address: str = ""
 
     def Predict(self, request, context):
