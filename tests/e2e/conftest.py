@@ -1,6 +1,7 @@
 """One real server for all tests here, on the demo models."""
 
 import fcntl
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import skimage.data
 from e2e.serving import Server, serve
+from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +52,14 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """The server that all tests share; a test that hurts it starts its own."""
     with serve(models, tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def cat() -> bytes:
+    """A photograph of a tiger cat, 451 by 300 pixels, as a PNG file."""
+    picture = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()).save(picture, "PNG")
+    return picture.getvalue()
 
 
 @pytest.fixture(scope="session")

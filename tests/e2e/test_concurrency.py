@@ -1,0 +1,163 @@
+"""Many requests at once are answered as each is alone: packed rows change nothing but the last bits."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from e2e.messages import PICTURE_MODEL, TABLE_MODEL, attribute, pictures, predict, rows, spec
+from e2e.serving import Server
+from pellucid.tensors import from_tensor
+from pellucid_server.engine import methods, registry
+
+Floats = npt.NDArray[np.float64]
+
+CALLERS = 16
+
+registry.discover(methods)
+NAMES = [method.name for method in registry.methods() if method.rpc == "attribute"]
+
+# Every installed method is held to the same; these work with fixed plans, and little of it on pictures.
+TABLE_METHODS = {name: spec(name) for name in NAMES} | {
+    "integrated-gradients": spec("integrated-gradients", steps=16),
+    "kernel-shap": spec("kernel-shap", samples=256),
+    "occlusion": spec("occlusion", window=3),
+    "smoothgrad": spec("smoothgrad", samples=16),
+}
+PICTURE_METHODS = {name: spec(name) for name in NAMES} | {
+    "feature-ablation": spec("feature-ablation", segments=6),
+    "integrated-gradients": spec("integrated-gradients", steps=6),
+    "kernel-shap": spec("kernel-shap", segments=4, regions="grid"),
+    "occlusion": spec("occlusion", window=112, stride=112),
+    "smoothgrad": spec("smoothgrad", samples=4),
+}
+
+Answers = Mapping[str, list[Any]]
+
+
+def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
+    with ThreadPoolExecutor(CALLERS) as callers:
+        return [call.result() for call in [callers.submit(call) for call in calls]]
+
+
+def asked(server: Server, model: str, explanations: Mapping[str, Any], inputs: list[Any]) -> list[Callable[[], Any]]:
+    """Return a call for each method and input."""
+    requests = [attribute(model, given, explanation) for explanation in explanations.values() for given in inputs]
+    return [lambda request=request: server.explanations.Attribute(request) for request in requests]
+
+
+def by_method(explanations: Mapping[str, Any], replies: list[Any], inputs: int) -> Answers:
+    attributions = [reply.explanation.attributions[0] for reply in replies]
+    return {name: attributions[number * inputs : (number + 1) * inputs] for number, name in enumerate(explanations)}
+
+
+@pytest.fixture(scope="module")
+def table_answers(server: Server, table: Floats) -> tuple[Answers, Answers]:
+    """Each method's answers for three rows of a table, alone and among sixteen callers."""
+    inputs = [{"features": rows(table[index : index + 1])} for index in (0, 100, 200)]
+    calls = asked(server, TABLE_MODEL, TABLE_METHODS, inputs)
+    alone = [call() for call in calls]
+    crowded = at_once(calls)
+    return by_method(TABLE_METHODS, alone, len(inputs)), by_method(TABLE_METHODS, crowded, len(inputs))
+
+
+@pytest.fixture(scope="module")
+def picture_answers(server: Server, cat: bytes) -> tuple[Answers, Answers]:
+    """Each method's answers for a photograph and for noise, alone and among sixteen callers."""
+    noise = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    inputs = [{"image": pictures(cat)}, {"image": rows(noise)}]
+    calls = asked(server, PICTURE_MODEL, PICTURE_METHODS, inputs)
+    alone = [call() for call in calls]
+    crowded = at_once(calls)
+    return by_method(PICTURE_METHODS, alone, len(inputs)), by_method(PICTURE_METHODS, crowded, len(inputs))
+
+
+def scores(attribution: Any) -> Floats:
+    (entry,) = attribution.inputs.values()
+    return from_tensor(entry.scores).astype(np.float64)
+
+
+def assert_alike(alone: list[Any], crowded: list[Any]) -> None:
+    for one, other in zip(alone, crowded, strict=True):
+        expected = scores(one)
+        np.testing.assert_allclose(scores(other), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert other.receipt.input_digest == one.receipt.input_digest
+        assert other.receipt.work.rows_forward == one.receipt.work.rows_forward
+        assert other.receipt.work.rows_backward == one.receipt.work.rows_backward
+
+
+@pytest.mark.parametrize("method", TABLE_METHODS)
+def test_a_table_row_is_explained_alike_alone_and_in_a_crowd(
+    table_answers: tuple[Answers, Answers], method: str
+) -> None:
+    alone, crowded = table_answers
+
+    assert_alike(alone[method], crowded[method])
+
+
+@pytest.mark.parametrize("method", PICTURE_METHODS)
+def test_a_picture_is_explained_alike_alone_and_in_a_crowd(
+    picture_answers: tuple[Answers, Answers], method: str
+) -> None:
+    alone, crowded = picture_answers
+
+    assert_alike(alone[method], crowded[method])
+
+
+def rows_of_others(attribution: Any) -> int:
+    """Return how many rows of other requests were in the device batches of this one."""
+    work = attribution.receipt.work
+    return sum(shape.rows * shape.batches for shape in work.batch_shapes) - work.rows_forward - work.rows_backward
+
+
+def test_a_crowds_rows_are_packed_together(table_answers: tuple[Answers, Answers]) -> None:
+    alone, crowded = (
+        sum(rows_of_others(each) for found in answers.values() for each in found) for answers in table_answers
+    )
+
+    assert alone == 0
+    assert crowded > 0
+
+
+def test_an_adaptive_method_meets_its_tolerance_in_a_crowd(server: Server, table: Floats) -> None:
+    explanation = spec("integrated-gradients", tolerance=0.001)
+    inputs = [{"features": rows(table[index : index + 1])} for index in range(CALLERS)]
+
+    replies = at_once(asked(server, TABLE_MODEL, {"integrated-gradients": explanation}, inputs))
+
+    found = [reply.explanation.attributions[0] for reply in replies]
+    changes = np.array([each.instance_output_value - each.baseline_output_value for each in found])
+    totals = np.array([scores(each).sum() for each in found])
+    assert all(each.accuracy.tolerance_met for each in found)
+    assert (np.abs(totals - changes) <= 0.00101 * np.abs(changes) + 1e-5).all()
+
+
+def test_a_prediction_beside_attributions_is_the_quiet_one(server: Server, cat: bytes) -> None:
+    request = predict(PICTURE_MODEL, {"image": pictures(cat)})
+    quiet = server.explanations.Predict(request)
+    busy = attribute(PICTURE_MODEL, {"image": pictures(cat)}, spec("integrated-gradients", steps=8))
+
+    attributions = [lambda: server.explanations.Attribute(busy)] * 4
+    replies = at_once([*attributions, *[lambda: server.explanations.Predict(request)] * 12])[4:]
+
+    expected = from_tensor(quiet.outputs["output"].values)
+    for reply in replies:
+        np.testing.assert_allclose(
+            from_tensor(reply.outputs["output"].values), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+        )
+
+
+def test_predictions_in_batches_of_one_shape_are_equal_bit_for_bit(server: Server, cat: bytes) -> None:
+    request = predict(PICTURE_MODEL, {"image": pictures(cat)})
+    quiet = server.explanations.Predict(request)
+    busy = attribute(PICTURE_MODEL, {"image": pictures(cat)}, spec("integrated-gradients", steps=16))
+    running = server.explanations.Attribute.future(busy)
+
+    beside = [server.explanations.Predict(request) for _ in range(4)]
+
+    assert len(running.result().explanation.attributions) == 1
+    alike = [reply for reply in beside if reply.receipt.work == quiet.receipt.work]
+    assert alike
+    assert {reply.outputs["output"].values.data for reply in alike} == {quiet.outputs["output"].values.data}
