@@ -93,7 +93,8 @@ class Boundary:
             self.in_flight += 1
             self._idle.clear()
             try:
-                await context.send_initial_metadata(((_ID_HEADER, call.request_id),))
+                # With the trailers: initial metadata of its own would be one more frame and await a call.
+                context.set_trailing_metadata(((_ID_HEADER, call.request_id),))
                 reply = (await handler(_parsed(request_class, data, call), call)).SerializeToString()
             except asyncio.CancelledError:
                 self._finish(call, _cause_of_cancellation(context), None)
@@ -112,7 +113,8 @@ class Boundary:
                     self._idle.set()
             answer = status.to_status(failure, call.request_id)
             self._finish(call, answer.code, failure)
-            await context.abort(answer.code, answer.message, answer.trailing_metadata)
+            trailers = ((_ID_HEADER, call.request_id), *answer.trailing_metadata)
+            await context.abort(answer.code, answer.message, trailers)
             raise AssertionError("abort always raises")
 
         return guarded

@@ -42,7 +42,7 @@ async def test_the_callers_request_id_comes_back(models):
 
     await call
 
-    assert dict(await call.initial_metadata())["x-request-id"] == "mine-7"
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine-7"
 
 
 @pytest.mark.parametrize("unusable", ["", "x" * 65])
@@ -51,7 +51,7 @@ async def test_a_request_without_a_usable_id_gets_a_new_one(models, unusable):
 
     await call
 
-    assert len(dict(await call.initial_metadata())["x-request-id"]) == 16
+    assert len(dict(await call.trailing_metadata())["x-request-id"]) == 16
 
 
 async def test_two_requests_get_two_ids(models):
@@ -59,7 +59,7 @@ async def test_two_requests_get_two_ids(models):
 
     await asyncio.gather(*calls)
 
-    assert len({dict(await call.initial_metadata())["x-request-id"] for call in calls}) == 2
+    assert len({dict(await call.trailing_metadata())["x-request-id"] for call in calls}) == 2
 
 
 async def test_the_deadline_leaves_room_for_the_reply(explanations, pool):
