@@ -18,9 +18,12 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._buffer = bytearray()
         self._transport: asyncio.WriteTransport | None = None
+        self._gathered: list[bytes] = []
 
     def send(self, message: Message) -> None:
         """Send one message, or drop it if the connection is lost; never blocks.
+
+        Messages of one turn of the event loop leave together at its end, by one system call.
 
         What the socket does not take at once waits in memory. There is no waiting for it to drain:
         the pool bounds the jobs in flight, and a job that waited here would only wait in another shape.
@@ -30,7 +33,12 @@ class Connection(asyncio.Protocol):
         TypeError
             The message holds something that cannot be sent; nothing was sent.
         """
-        data = wire.frame(message)
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._gathered.append(wire.frame(message))
+
+    def _flush(self) -> None:
+        data, self._gathered = b"".join(self._gathered), []
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
