@@ -1,0 +1,269 @@
+"""Runs the demo: `python -m demo.run --models DIR --out DIR`.
+
+Starts the server on the demo models, has three photographs and a row of a table predicted and explained through
+the Python client, prints what came back, writes pictures, and stops the server. Exit code 0 means that
+every photograph's own name was among the five highest, every tolerance was met and the server ended cleanly.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import skimage.data
+from pellucid import Attribution, Client, Prediction, Receipt
+from pellucid.plots import attribution_figure
+from pellucid.results import Timing
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sklearn.datasets import load_breast_cancer, load_sample_image
+
+TOLERANCE = 0.01
+_START_SECONDS, _STOP_SECONDS = 180.0, 60.0
+_SMOOTH_PIXELS = 3.0
+_TABLE_ROW = 19
+"""A row of the breast-cancer set that is not clear-cut."""
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph that comes with a package, and what is on it."""
+
+    name: str
+    label: str
+    source: str
+    load: Callable[[], Any]
+
+
+PHOTOGRAPHS = (
+    Photograph("chelsea", "tiger cat", "scikit-image", skimage.data.chelsea),
+    Photograph("coffee", "espresso", "scikit-image", skimage.data.coffee),
+    Photograph("china", "palace", "scikit-learn", lambda: load_sample_image("china.jpg")),
+)
+
+
+class DemoError(Exception):
+    """The demo did not show what it should."""
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    parser = argparse.ArgumentParser(description="Serve the demo models and have predictions explained.")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the demo model repository")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the pictures go")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    try:
+        with serving(arguments.models, arguments.out / "server.log") as address, Client(address) as client:
+            for photograph in PHOTOGRAPHS:
+                show_photograph(client, photograph, arguments.out)
+            show_table_row(client, arguments.out)
+    except DemoError as error:
+        _console.print(f"\n[bold red]The demo failed:[/] {error}")
+        return 1
+    _console.print(f"\n[bold green]All as it should be[/], in {time.monotonic() - started:.0f} s. The pictures:")
+    for path in sorted(arguments.out.glob("*.png")):
+        _console.print(f"  {path}")
+    return 0
+
+
+@contextlib.contextmanager
+def serving(models: Path, log: Path) -> Iterator[str]:
+    """Run the server on a free port, yield its address, and end it as an operator would.
+
+    Raises
+    ------
+    DemoError
+        It did not start, or did not end cleanly.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
+        command += ["--metrics-port", "0", "--ready-file", str(ready)]
+        _console.print(f"[bold]Starting the server[/] on {models}/ (its log: {log})")
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            with _waiting("It loads and tries out the models"):
+                address = _address(process, ready, log)
+            _console.print(f"  ready at {address}")
+            yield address
+            _stop(process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while not ready.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise DemoError(f"the server did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.05)
+    return f"127.0.0.1:{json.loads(ready.read_text())['port']}"
+
+
+def _stop(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    _console.print("\n[bold]Stopping the server[/] with SIGTERM")
+    process.send_signal(signal.SIGTERM)
+    try:
+        code = process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"the server was still there {_STOP_SECONDS:g} s later; see {log}") from error
+    if code != 0:
+        raise DemoError(f"the server ended with exit code {code}; see {log}")
+    _console.print("  it ended with exit code 0")
+
+
+def show_photograph(client: Client, photograph: Photograph, out: Path) -> None:
+    """Have a photograph predicted and explained, and print and draw what comes back.
+
+    Raises
+    ------
+    DemoError
+        Its label is not among the five highest, or the tolerance was not met.
+    """
+    picture = Image.fromarray(photograph.load())
+    size = f"{picture.width} x {picture.height} pixels"
+    _console.rule(f"[bold]{photograph.name}[/]: a photograph from {photograph.source}, {size}")
+    began = time.monotonic()
+    prediction = client.predict("efficientnet-lite0", picture)
+    _print_prediction(prediction, time.monotonic() - began)
+    if photograph.label not in [each.label for each in prediction.top[0]]:
+        raise DemoError(f"{photograph.label!r} is not among the five highest of {photograph.name}")
+
+    began = time.monotonic()
+    with _waiting(f"Integrated gradients for {prediction.top[0][0].name!r}, to a tolerance of {TOLERANCE:g}"):
+        explanation = client.attribute(
+            "efficientnet-lite0", picture, "integrated-gradients", tolerance=TOLERANCE, timeout=600
+        )
+    _print_gaps(explanation)
+    _print_receipt(explanation.receipt)
+    _print_timing(explanation.timing, time.monotonic() - began)
+    _save(explanation, out / f"{photograph.name}.png")
+    if not explanation.accuracy.tolerance_met:
+        raise DemoError(f"the tolerance was not met for {photograph.name}")
+
+
+def show_table_row(client: Client, out: Path) -> None:
+    """Have a row of the breast-cancer set predicted and explained, and print and draw what comes back."""
+    data = load_breast_cancer()
+    row = {str(name): float(value) for name, value in zip(data.feature_names, data.data[_TABLE_ROW], strict=True)}
+    truth = data.target_names[data.target[_TABLE_ROW]]
+    _console.rule(f"[bold]breast-cancer[/]: row {_TABLE_ROW} of the set, {len(row)} columns, truly {truth}")
+    began = time.monotonic()
+    prediction = client.predict("breast-cancer", row)
+    _print_prediction(prediction, time.monotonic() - began)
+
+    began = time.monotonic()
+    explanation = client.attribute("breast-cancer", row, "kernel-shap", baseline="background", seed=7)
+    elapsed = time.monotonic() - began
+    _print_columns(explanation, row)
+    _print_gaps(explanation)
+    _print_receipt(explanation.receipt)
+    _print_timing(explanation.timing, elapsed)
+    _save(explanation, out / "breast-cancer.png")
+
+
+def _print_prediction(prediction: Prediction, elapsed: float) -> None:
+    table = Table("class", "probability", "logit", box=None, pad_edge=True)
+    for each in prediction.top[0]:
+        probability = "" if each.probability is None else f"{each.probability:.2%}"
+        table.add_row(each.name, probability, f"{each.value:.3f}")
+    _console.print(table)
+    _print_timing(prediction.timing, elapsed)
+
+
+def _print_columns(explanation: Attribution, row: dict[str, float]) -> None:
+    errors = explanation.group_standard_errors
+    columns = list(explanation.by_column.items())
+    largest = sorted(range(len(columns)), key=lambda index: -abs(columns[index][1]))[:8]
+    table = Table("column", "value", f"share of the score of {explanation.target_name!r}", "± standard error", box=None)
+    for index in largest:
+        name, score = columns[index]
+        error = "exact" if errors is None else f"{errors[index]:.3f}"
+        table.add_row(name, f"{row[name]:.4g}", f"{score:+.3f}", error)
+    _console.print(table)
+
+
+def _print_gaps(explanation: Attribution) -> None:
+    accuracy = explanation.accuracy
+    baseline = explanation.baseline_output_value or 0.0
+    change = explanation.instance_output_value - baseline
+    _console.print(
+        f"  {explanation.method}: the score of {explanation.target_name!r} goes from {baseline:.3f} at the baseline "
+        f"({explanation.receipt.baseline}) to {explanation.instance_output_value:.3f}, by {change:+.3f}"
+    )
+    if accuracy.signed_gap is not None and accuracy.absolute_gap is not None:
+        signed, absolute = accuracy.signed_gap, accuracy.absolute_gap
+        met = f"; tolerance {accuracy.tolerance:g} {'met' if accuracy.tolerance_met else 'NOT met'}"
+        _console.print(
+            f"  completeness gap: signed {signed:+.2g} ({signed / change:+.2%} of the change), summed absolute "
+            f"{absolute:.2g} ({absolute / abs(change):.2%}){met if accuracy.tolerance else ''}"
+        )
+    for warning in accuracy.warnings:
+        _console.print(f"  note: {warning}")
+
+
+def _print_receipt(receipt: Receipt) -> None:
+    parameters = ", ".join(f"{name} {value}" for name, value in receipt.parameters.items()) or "none"
+    runtime, work = receipt.runtime, receipt.work
+    largest = max((shape.rows for shape in work.batch_shapes), default=0)
+    libraries = ", ".join(f"{name} {version}" for name, version in runtime.libraries.items())
+    _console.print("  receipt:")
+    for name, text in {
+        "model": f"{receipt.model.name} version {receipt.model.version}, digest {receipt.model.digest[:16]}…",
+        "input": f"digest {receipt.input_digest[:16]}…",
+        "asked": f"{receipt.method}, seed {receipt.seed}, parameters: {parameters}",
+        "runtime": f"forward {runtime.forward}, gradient {runtime.gradient or 'none'}, {runtime.device}, "
+        f"{runtime.precision}; {libraries}",
+        "rows": f"{work.rows_backward} forward and backward, {work.rows_forward} forward only, in batches of up to "
+        f"{largest}",
+    }.items():
+        _console.print(f"    {name:<8}{text}")
+
+
+def _print_timing(timing: Timing, elapsed: float) -> None:
+    _console.print(
+        f"  time: queue {_seconds(timing.queue_seconds)}, compute {_seconds(timing.compute_seconds)}, server total "
+        f"{_seconds(timing.total_seconds)}, round trip {_seconds(elapsed)}"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _save(explanation: Attribution, path: Path) -> None:
+    attribution_figure(explanation, smooth=_SMOOTH_PIXELS).savefig(path, dpi=120)
+    _console.print(f"  picture: {path}")
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Say what is waited for, and on a terminal for how long already."""
+    if not _console.is_terminal:
+        _console.print(f"  {what}...")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=_console, transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
