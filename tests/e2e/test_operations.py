@@ -100,7 +100,7 @@ def test_the_callers_request_id_comes_back_and_is_in_the_log_once(server: Server
         predict(TABLE_MODEL, GOOD), metadata=[("x-request-id", "order-4711")]
     )
 
-    assert dict(call.initial_metadata())["x-request-id"] == "order-4711"
+    assert dict(call.trailing_metadata())["x-request-id"] == "order-4711"
     (line,) = server.lines("id=order-4711")
     assert "rpc=Predict code=OK model=breast-cancer" in line
 
@@ -109,7 +109,7 @@ def test_a_request_without_an_id_gets_one_and_a_refusal_names_it(server: Server)
     error: Any = failure(lambda: server.explanations.Predict(predict("nobody", GOOD)))
 
     request_id = details(error)["RequestInfo"].request_id
-    assert dict(error.initial_metadata())["x-request-id"] == request_id
+    assert dict(error.trailing_metadata())["x-request-id"] == request_id
     (line,) = server.lines(f"id={request_id}")
     assert "code=NOT_FOUND" in line
     assert "reason=NOT_FOUND" in line
