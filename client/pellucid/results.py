@@ -196,9 +196,9 @@ class Attribution:
         ImportError
             matplotlib or Pillow is not installed.
         """
-        from pellucid import plots  # noqa: PLC0415 - matplotlib and Pillow are extras
+        from pellucid.plots import attribution_figure  # noqa: PLC0415 - matplotlib and Pillow are extras
 
-        return plots.attribution_figure(self, picture=picture)
+        return attribution_figure(self, picture=picture)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists."""
