@@ -86,9 +86,7 @@ def _written(data: object) -> bytes:
 
 
 def _member(data: object, name: str) -> object:
-    if not isinstance(data, dict) or name not in data:
-        raise ModelFileError(f"model.json lacks {name!r}: the file is damaged; {REMEDY}.")
-    return data[name]
+    return _object(data, "model.json").get(name)
 
 
 def _rebuilt(kind: Any, data: object, where: str) -> Any:
@@ -103,25 +101,26 @@ def _rebuilt(kind: Any, data: object, where: str) -> Any:
 
 
 def _rebuilt_class(kind: Any, data: object, where: str) -> dict[str, Any]:
-    _require(isinstance(data, dict), where, data, "an object")
+    given = _object(data, where)
     rebuilt: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         path = f"{where}.{field.name}"
         policy = _FIELDS.get((kind.__name__, field.name))
         if policy is not None:
-            value = policy(typing.cast(dict[str, Any], data).get(field.name), path)
+            value = policy(given.get(field.name), path)
             rebuilt |= {} if value is _NOTHING else {field.name: value}
-        elif field.name in typing.cast(dict[str, Any], data):
+        elif field.name in given:
             hint = _hints(kind)[field.name]
-            rebuilt[field.name] = _rebuilt_field(kind, field.name, hint, data[field.name], path)  # type: ignore[index]
+            rebuilt[field.name] = _rebuilt_field(kind, field.name, hint, given[field.name], path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ModelFileError(f"{path} is missing: the file is damaged; {REMEDY}.")
     return rebuilt
 
 
 def _rebuilt_union(kind: Any, data: object, where: str) -> dict[str, Any]:
-    _require(isinstance(data, dict) and len(data) == 1, where, data, "an object with one member")
-    ((name, value),) = typing.cast(dict[str, Any], data).items()
+    given = _object(data, where)
+    _require(len(given) == 1, where, data, "an object with one member")
+    ((name, value),) = given.items()
     if (kind.__name__, name) in _REFUSED or name not in _hints(kind):
         raise ModelFileError(
             f"{where} is of the kind {name!r}, which a server does not load. Leave it out of the export."
@@ -134,14 +133,12 @@ def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) ->
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return None if data is None else _rebuilt_field(kind, name, typing.get_args(hint)[0], data, where)
     if typing.get_origin(hint) is list:
-        _require(isinstance(data, list), where, data, "a list")
         (item,) = typing.get_args(hint)
-        items = enumerate(typing.cast(list[Any], data))
+        items = enumerate(_list(data, where))
         return [_rebuilt_field(kind, name, item, value, f"{where}[{index}]") for index, value in items]
     if typing.get_origin(hint) is dict:
-        _require(isinstance(data, dict), where, data, "an object")
         _, item = typing.get_args(hint)
-        pairs = typing.cast(dict[str, Any], data).items()
+        pairs = _object(data, where).items()
         return {_text(rule, key, where): _rebuilt(item, value, f"{where}.{key[:80]}") for key, value in pairs}
     if dataclasses.is_dataclass(hint):
         return _rebuilt(hint, data, where)
@@ -168,11 +165,22 @@ def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], st
 
 
 def _text(rule: Callable[[str], str] | None, data: object, where: str) -> str:
-    _require(rule is not None and isinstance(data, str), where, data, "one of the texts that a server reads")
+    if rule is None or not isinstance(data, str):
+        raise ModelFileError(f"{where} is {str(data)[:80]!r}, not a text that a server reads: refused; {REMEDY}.")
     try:
-        return typing.cast(Callable[[str], str], rule)(typing.cast(str, data))
+        return rule(data)
     except ValueError as error:
         raise ModelFileError(f"{where} {error}: refused. If the file is your own, {REMEDY}.") from error
+
+
+def _object(data: object, where: str) -> dict[str, Any]:
+    _require(isinstance(data, dict), where, data, "an object")
+    return typing.cast(dict[str, Any], data)
+
+
+def _list(data: object, where: str) -> list[Any]:
+    _require(isinstance(data, list), where, data, "a list")
+    return typing.cast(list[Any], data)
 
 
 def _require(met: bool, where: str, data: object, wanted: str) -> None:
@@ -345,15 +353,15 @@ def _always(value: object) -> Policy:
 
 
 def _node_metadata(data: object, where: str) -> dict[str, str]:
-    _require(isinstance(data, dict), where, data, "an object")
-    stack = typing.cast(dict[str, object], data).get("nn_module_stack")
+    stack = _object(data, where).get("nn_module_stack")
     return {} if not stack else {"nn_module_stack": _text(_module_stack, stack, f"{where}.nn_module_stack")}
 
 
 def _call_graph(data: object, where: str) -> list[dict[str, Any]]:
     """Keep the signature of the whole model, which comes first; those of its modules serve to take it apart."""
-    _require(isinstance(data, list) and len(data) > 0 and isinstance(data[0], dict), where, data, "a list of modules")
-    signature = typing.cast(list[dict[str, Any]], data)[0].get("signature")
+    modules = _list(data, where)
+    _require(len(modules) > 0, where, data, "a list that begins with the whole model")
+    signature = _object(modules[0], where).get("signature")
     return [{"fqn": "", "signature": _rebuilt(schema.ModuleCallSignature, signature, f"{where}[0].signature")}]
 
 
@@ -364,9 +372,9 @@ def _device_type(data: object, where: str) -> str:
 
 
 def _dialects(data: object, where: str) -> list[str]:
-    known = isinstance(data, list) and all(name in _DIALECTS for name in data)
-    _require(known, where, data, f"a list of the dialects {' and '.join(_DIALECTS)}")
-    return typing.cast(list[str], data)
+    names = _list(data, where)
+    _require(all(name in _DIALECTS for name in names), where, data, f"a list of {' and '.join(_DIALECTS)}")
+    return names
 
 
 def _raw(data: object, where: str) -> bool:
@@ -379,8 +387,7 @@ def _raw(data: object, where: str) -> bool:
 
 
 def _tensor_meta(data: object, where: str) -> dict[str, Any]:
-    _require(isinstance(data, dict), where, data, "the description of a tensor")
-    return typing.cast(dict[str, Any], _rebuilt(schema.TensorMeta, data, where))
+    return _rebuilt_class(schema.TensorMeta, data, where)
 
 
 _FIELDS: Mapping[tuple[str, str], Policy] = {
