@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 
+_ENDLESS_SECONDS = 1e9
+
 
 class StartError(Exception):
     """The server cannot start; the message tells the operator why."""
@@ -97,12 +99,13 @@ class App:
 
     async def _drain(self, server: grpc.aio.Server, grace_seconds: float) -> None:
         """Refuse new connections at once; end when the last request is answered, at the latest after the grace."""
-        stopping = asyncio.create_task(server.stop(grace_seconds))
+        # gRPC's own grace would always be used up, by health watchers, whose streams stay open for ever. And its end
+        # must not meet the second stop: one of the two would then touch the server that the other has freed.
+        stopping = asyncio.create_task(server.stop(_ENDLESS_SECONDS))
         idle = asyncio.create_task(self._boundary.idle())
-        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopping, idle}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
-        # Health watchers keep their streams open for ever: without this they would use the grace up.
-        await server.stop(0)
+        await server.stop(None)
         await stopping
 
     def _listen(self) -> None:

@@ -25,7 +25,7 @@ _NAME_LENGTH = 80
 
 # A deadline's last part is kept for the reply's way back, so that what the server says arrives. gRPC rounds a
 # deadline up on its way, by as much as 1 % (30 s were seen as 30.1), so the share must be above that.
-_RESERVE_SECONDS = 0.02
+_RESERVE_SECONDS = 0.05
 _RESERVE_SHARE = 0.012
 _MOST_RESERVE_SHARE = 0.1
 
