@@ -67,7 +67,7 @@ stubs-check: $(BIN)/python
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 14))'; then \
 		echo "NOT compared: grpcio-tools $(GRPCIO_TOOLS) has no wheel for this Python; 3.11 to 3.13 have one"; \
 	else \
-		$(MAKE) --no-print-directory $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS); \
+		$(MAKE) --silent $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS); \
 		rm -rf build/stubs && mkdir -p build/stubs; \
 		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs; \
 		diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/pellucid/v1 $(STUBS) \
