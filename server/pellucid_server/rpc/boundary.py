@@ -97,7 +97,7 @@ class Boundary:
                 context.set_trailing_metadata(((_ID_HEADER, call.request_id),))
                 reply = (await handler(_parsed(request_class, data, call), call)).SerializeToString()
             except asyncio.CancelledError:
-                self._finish(call, _cause_of_cancellation(context), None)
+                self._finish(call, _cause_of_cancellation(call), None)
                 raise
             except PellucidError as error:
                 failure = error
@@ -170,9 +170,10 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     return request
 
 
-def _cause_of_cancellation(context: Context) -> grpc.StatusCode:
-    """Tell a deadline from a caller who left: gRPC cancels the handler alike."""
-    return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
+def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
+    """Tell a deadline from a caller who left: gRPC cancels the handler alike, and a client's clock may be first."""
+    expired = call.deadline_seconds is not None and call.elapsed_seconds >= call.deadline_seconds
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
 def _fields(call: Call, code: grpc.StatusCode, seconds: float, failure: PellucidError | None) -> dict[str, object]:

@@ -75,7 +75,7 @@ async def test_the_servers_own_words_reach_a_caller_whose_deadline_passes(explan
     pool.answer = None
     pool.limited = True
 
-    outcome = await ended(explanations.Predict(request(), timeout=0.2))
+    outcome = await ended(explanations.Predict(request(), timeout=1))
 
     assert outcome[0].details() == "Late."
 
@@ -112,7 +112,7 @@ async def test_a_caller_who_leaves_cancels_the_work(explanations, pool, boundary
 
 
 async def test_a_deadline_that_grpc_sees_first_counts_as_one(explanations, pool, boundary, lines):
-    outcome = await ended(explanations.Predict(request(), timeout=0.05))
+    outcome = await ended(explanations.Predict(request(), timeout=0.5))
 
     await asyncio.wait_for(pool.cancelled.wait(), 20)
     await asyncio.wait_for(boundary.idle(), 20)
