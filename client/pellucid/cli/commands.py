@@ -1,0 +1,276 @@
+"""The subcommands: what they take, and what they ask a server."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from pellucid.catalogue import Model
+from pellucid.cli import tables
+from pellucid.cli.values import attributed_arrays, element, parameter, predicted_arrays, row_value
+from pellucid.client import DEFAULT_ADDRESS, Client
+from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, invalid
+from pellucid.results import Attribution
+from pellucid.specs import ExplanationSpec
+
+app = typer.Typer(
+    help="Ask a Pellucid server for predictions, and what they were based on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+# The caller's own mistakes, for which another request is the remedy.
+_MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
+
+AddressOption = Annotated[
+    str, typer.Option(envvar="PELLUCID_ADDRESS", help="The server, HOST:PORT.", show_default=True)
+]
+TimeoutOption = Annotated[float | None, typer.Option(min=0.001, help="Deadline in seconds.", show_default="30 or 120")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name; `pellucid models` lists them.")]
+FilesArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="FILE...", help="Pictures, or one .npy array of rows.", show_default=False),
+]
+RowOption = Annotated[
+    list[str] | None,
+    typer.Option("--row", metavar="COLUMN=VALUE", help="A column of a table's row; once a column.", show_default=False),
+]
+JsonRowOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A table's row, or a list of rows, as JSON; - for stdin.", show_default=False),
+]
+VersionOption = Annotated[int, typer.Option(min=0, help="The model's version; 0 for the highest.")]
+NpzOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the arrays to it.", show_default=False)]
+
+
+def run() -> None:
+    """Run the command and exit: with 2 for the caller's mistakes, with 1 for other failures."""
+    app()
+
+
+@app.command()
+def predict(
+    model: NameArgument,
+    files: FilesArgument = None,
+    row: RowOption = None,
+    json_row: JsonRowOption = None,
+    top_k: Annotated[int, typer.Option(min=0, max=1000, help="How many of the highest classes to name.")] = 5,
+    explain: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD", help="Explain beside it; once a method.", show_default=False)
+    ] = None,
+    version: VersionOption = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the explanations' pictures to it.", show_default=False)
+    ] = None,
+    npz: NpzOption = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask what a model says."""
+    with _asking(address, timeout) as client:
+        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        prediction = client.predict(model, inputs, top_k=top_k, explanations=explain or [], version=version)
+        if as_json:
+            _print_json(prediction.to_dict())
+        else:
+            tables.show_prediction(_console(), prediction, [str(file) for file in files or []])
+        if npz is not None:
+            _save_arrays(npz, predicted_arrays(prediction))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for outcome in prediction.explanations:
+                for number, attribution in enumerate(outcome.attributions):
+                    _save_figure(attribution, out / f"{outcome.method}-{number}.png")
+
+
+@app.command()
+def attribute(
+    model: NameArgument,
+    files: FilesArgument = None,
+    row: RowOption = None,
+    json_row: JsonRowOption = None,
+    method: Annotated[str, typer.Option(help="The method; `pellucid methods` lists them.")] = "integrated-gradients",
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of the method.", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="A class's index or label.", show_default="the highest class")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Why the target rather than this class.", show_default=False)
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="The output.", show_default="the model's first")] = None,
+    space: Annotated[str | None, typer.Option(help="logits or probabilities.", show_default=False)] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="zeros, mean, blur, background, or a picture's file.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Error to stay below, as a share of the change.", show_default=False)
+    ] = None,
+    version: VersionOption = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw the attribution into it.", show_default=False)
+    ] = None,
+    npz: NpzOption = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask what a prediction was based on."""
+    with _asking(address, timeout) as client:
+        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        spec = ExplanationSpec(
+            method=method,
+            parameters=dict(parameter(each) for each in parameters or []),
+            target=element(target),
+            contrast=element(contrast),
+            output=output,
+            space=space,  # type: ignore[arg-type]  # checked with the specification
+            baseline=baseline,
+            seed=seed,
+            tolerance=tolerance,
+        )
+        attributions = client.attribute_rows(model, inputs, spec, version=version)
+        if as_json:
+            _print_json([each.to_dict() for each in attributions])
+        else:
+            tables.show_attributions(_console(), attributions)
+        if npz is not None:
+            _save_arrays(npz, attributed_arrays(attributions))
+        if out is not None:
+            for number, attribution in enumerate(attributions):
+                _save_figure(attribution, out if number == 0 else out.with_stem(f"{out.stem}-{number}"))
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Describe this model.", show_default=False)] = None,
+    version: VersionOption = 0,
+    layers: Annotated[bool, typer.Option("--layers", help="List the model's layers too.")] = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models, or describe one."""
+    with _asking(address, timeout) as client:
+        if name is not None:
+            model = client.model(name, version=version)
+            if as_json:
+                _print_json(model.to_dict())
+            else:
+                tables.show_model(_console(), model, layers=layers)
+            return
+        summaries = client.models()
+        if as_json:
+            _print_json([each.to_dict() for each in summaries])
+        else:
+            tables.show_models(_console(), summaries)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Describe this method.", show_default=False)] = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the methods, or describe one and its parameters."""
+    with _asking(address, timeout) as client:
+        found = client.methods()
+        if name is not None:
+            found = tuple(each for each in found if each.name == name)
+            if not found:
+                names = ", ".join(each.name for each in client.methods())
+                raise NotFoundError(f"No method {name!r}; installed: {names}.")
+        if as_json:
+            _print_json(found[0].to_dict() if name is not None else [each.to_dict() for each in found])
+        elif name is not None:
+            tables.show_method(_console(), found[0])
+        else:
+            tables.show_methods(_console(), found)
+
+
+@contextmanager
+def _asking(address: str, timeout: float | None) -> Iterator[Client]:
+    """Give a client; a call that fails ends the command with a line on stderr."""
+    try:
+        # Somebody is waiting at a terminal: a server that is not there is told within seconds.
+        with Client(address, timeout=timeout, wait_for_ready=False) as client:
+            yield client
+    except PellucidError as error:
+        _fail(str(error), 2 if isinstance(error, _MISTAKES) else 1)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"Error: {message}", file=sys.stderr)  # noqa: T201 - a command's own words
+    raise typer.Exit(code)
+
+
+def _inputs(model: Model, files: list[Path] | None, row: list[str] | None, json_row: Path | None) -> Any:
+    """Read what is to be sent from the command's arguments."""
+    given = [what for what, there in (("FILE", files), ("--row", row), ("--json-row", json_row)) if there]
+    if len(given) != 1:
+        named = " and ".join(given) or "nothing"
+        raise invalid("inputs", f"is {named}; give files, or --row for each column, or --json-row")
+    if row:
+        return dict(row_value(model, each) for each in row)
+    if json_row is not None:
+        return _json(json_row)
+    paths = files or []
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        return _array(paths[0])
+    return paths
+
+
+def _json(path: Path) -> Any:
+    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise invalid(
+            "--json-row", f"{path} is no JSON from {place} on; it must be an object or a list of such"
+        ) from error
+
+
+def _array(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise invalid("FILE", f"{path} is no array that numpy.save has written") from error
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    # Opened here, as numpy would add an ending to a path without one.
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _save_figure(attribution: Attribution, path: Path) -> None:
+    try:
+        attribution.plot().savefig(path, dpi=120)
+    except ImportError:
+        _fail("Pictures need matplotlib and Pillow: pip install 'pellucid[plot]'", 1)
+    except ValueError as error:
+        _fail(f"No picture can be drawn: {error}", 2)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value))  # noqa: T201 - a command's own words
+
+
+def _console() -> Console:
+    return Console(highlight=False)

@@ -1,0 +1,229 @@
+"""Results as tables for a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pellucid.catalogue import InputSignature, Method, Model, ModelSummary, Parameter
+from pellucid.receipts import Receipt, plain
+from pellucid.results import Attribution, ExplanationOutcome, Prediction, Timing, TopClasses
+
+_MOST_COLUMNS = 15
+_MOST_LABELS = 6
+
+
+def show_prediction(console: Console, prediction: Prediction, names: Sequence[str]) -> None:
+    """Print the highest classes of each row, or the values of outputs without classes, and the receipt's heart."""
+    for output, values in prediction.outputs.items():
+        for row, value in enumerate(values):
+            named = names[row] if row < len(names) else f"row {row}"
+            if output in prediction.tops:
+                _show_classes(console, f"{named}: {output}", prediction.tops[output][row])
+            else:
+                _say(console, f"{named}: {output} = {np.array2string(value, precision=6, threshold=20)}")
+    for outcome in prediction.explanations:
+        _show_outcome(console, outcome)
+    _show_receipt(console, prediction.receipt, prediction.timing)
+
+
+def show_attributions(console: Console, attributions: Sequence[Attribution]) -> None:
+    """Print what each row's score was based on, and how good the explanation is."""
+    for row, attribution in enumerate(attributions):
+        if len(attributions) > 1:
+            _say(console, f"Row {row}", style="bold")
+        _show_attribution(console, attribution)
+    if attributions:
+        _show_receipt(console, attributions[-1].receipt, attributions[-1].timing)
+
+
+def show_models(console: Console, summaries: Sequence[ModelSummary]) -> None:
+    """Print the models, a line each."""
+    rows = [[each.name, str(each.version), "yes" if each.latest else "", each.description] for each in summaries]
+    _show_table(console, ["model", "version", "latest", "description"], rows)
+
+
+def show_model(console: Console, model: Model, *, layers: bool) -> None:
+    """Print a model's signature and capabilities, and its layers on request."""
+    _say(console, f"{model.name} version {model.version}", style="bold")
+    _say(console, model.description)
+    parity = f", parity {model.parity.largest_difference:.2g}" if model.parity is not None else ""
+    solo = ", rows kept apart" if model.solo else ""
+    _say(console, f"served by {model.runtime}{parity}, {model.background_rows} background rows{solo}")
+    _say(console, f"digest {model.key.digest}", style="dim")
+    rows = [[each.name, each.modality, each.data_type, _shape(each.shape), _takes(each)] for each in model.inputs]
+    _show_table(console, ["input", "modality", "type", "a row's shape", "takes"], rows)
+    if any(each.columns for each in model.inputs):
+        _show_columns(console, model)
+    rows = [
+        [each.name, each.kind, each.data_type, _shape(each.shape), _labels(each.labels, each.unit)]
+        for each in model.outputs
+    ]
+    _show_table(console, ["output", "kind", "type", "a row's shape", "labels or unit"], rows)
+    rows = [[each.method, "yes" if each.allowed else "no", each.reason] for each in model.capabilities]
+    _show_table(console, ["method", "allowed", "why not"], rows)
+    if layers:
+        rows = [
+            [each.name, each.type, _shape(each.shape), str(each.units), "yes" if each.cuttable else ""]
+            for each in model.layers
+        ]
+        _show_table(console, ["layer", "type", "a row's shape", "units", "cuttable"], rows)
+    elif model.layers:
+        _say(console, f"{len(model.layers)} layers; --layers lists them")
+
+
+def show_methods(console: Console, methods: Sequence[Method]) -> None:
+    """Print the methods, a line each."""
+    rows = [[each.name, each.family, ", ".join(each.needs), each.summary] for each in methods]
+    _show_table(console, ["method", "family", "needs", "summary"], rows)
+
+
+def show_method(console: Console, method: Method) -> None:
+    """Print a method and its parameters."""
+    _say(console, method.name, style="bold")
+    _say(console, method.summary)
+    _say(console, f"Source: {method.source}", style="dim")
+    facts = {
+        "family": method.family,
+        "needs": ", ".join(method.needs),
+        "promises": ", ".join(method.axioms) or "nothing",
+        "baselines": ", ".join(method.baselines) or "none",
+        "tolerance": "taken" if method.takes_tolerance else "not taken",
+    }
+    for name, fact in facts.items():
+        _say(console, f"{name}: {fact}")
+    if method.parameters:
+        rows = [[each.name, each.type, _default(each), _range(each), each.text] for each in method.parameters]
+        _show_table(console, ["parameter", "type", "default", "range", "text"], rows)
+
+
+def _show_classes(console: Console, title: str, classes: TopClasses) -> None:
+    rows = [
+        [each.name, f"{each.value:.4g}", "" if each.probability is None else f"{each.probability:.2%}"]
+        for each in classes
+    ]
+    _show_table(console, ["class", "value", "probability"], rows, title=title, right=(1, 2))
+
+
+def _show_outcome(console: Console, outcome: ExplanationOutcome) -> None:
+    if outcome.error is not None:
+        _say(console, f"{outcome.method}: {outcome.error}", style="red")
+    for attribution in outcome.attributions:
+        _show_attribution(console, attribution)
+
+
+def _show_attribution(console: Console, attribution: Attribution) -> None:
+    value = f"{attribution.output}[{attribution.target_name}] = {attribution.instance_output_value:.6g}"
+    baseline = attribution.baseline_output_value
+    compared = "" if baseline is None else f", {baseline:.6g} at the baseline ({attribution.receipt.baseline})"
+    _say(console, f"{attribution.method}: {value}{compared}", style="bold")
+    _show_accuracy(console, attribution)
+    for name, each in attribution.inputs.items():
+        row = attribution.sources.get(name)
+        if each.columns:
+            ordered = sorted(each.by_column.items(), key=lambda item: -abs(item[1]))
+            rows = [[column, _value(row, column), f"{score:+.4g}"] for column, score in ordered[:_MOST_COLUMNS]]
+            left = len(ordered) - len(rows)
+            title = f"{name}: the {len(rows)} strongest of {len(ordered)} columns" if left else name
+            _show_table(console, ["column", "value", "score"], rows, title=title, right=(1, 2))
+        else:
+            scores = each.scores.astype(np.float64)
+            extremes = f"from {scores.min():.3g} to {scores.max():.3g}" if scores.size else "empty"
+            _say(console, f"{name}: {_shape(scores.shape)} scores, {extremes}, sum {scores.sum():.6g}")
+
+
+def _show_accuracy(console: Console, attribution: Attribution) -> None:
+    accuracy = attribution.accuracy
+    if accuracy.signed_gap is not None:
+        share = "" if attribution.approximation_error is None else f" ({attribution.approximation_error:.3%})"
+        absolute = "" if accuracy.absolute_gap is None else f", absolute gap {accuracy.absolute_gap:.4g}"
+        _say(console, f"signed gap {accuracy.signed_gap:+.4g}{share}{absolute}")
+    if accuracy.tolerance:
+        _say(console, f"tolerance {accuracy.tolerance:g}: {'met' if accuracy.tolerance_met else 'not met'}")
+    if accuracy.standard_error is not None:
+        _say(console, f"standard error at most {accuracy.standard_error:.4g}")
+    for warning in accuracy.warnings:
+        _say(console, f"Note: {warning}", style="yellow")
+
+
+def _show_receipt(console: Console, receipt: Receipt, timing: Timing) -> None:
+    runtime, work = receipt.runtime, receipt.work
+    key = f"{receipt.model.name} version {receipt.model.version}, digest {receipt.model.digest[:12]}"
+    ran = f"{runtime.forward} on {runtime.device}, {runtime.precision}"
+    rows = f"{work.rows_forward} rows forward, {work.rows_backward} backward"
+    _say(console, f"{key}; {ran}; {rows}", style="dim")
+    seconds = f"{timing.queue_seconds:.3f} s queued, {timing.compute_seconds:.3f} s computing"
+    _say(console, f"{seconds}, {timing.total_seconds:.3f} s in all", style="dim")
+
+
+def _show_columns(console: Console, model: Model) -> None:
+    rows = [
+        [column.name, ", ".join(column.categories) or "number", _interval(column.minimum, column.maximum), column.unit]
+        for each in model.inputs
+        for column in each.columns
+    ]
+    _show_table(console, ["column", "values", "range in training", "unit"], rows)
+
+
+def _show_table(
+    console: Console,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str | None = None,
+    right: tuple[int, ...] = (),
+) -> None:
+    table = Table(title=None if title is None else Text(title), title_justify="left", box=None, pad_edge=False)
+    for place, header in enumerate(headers):
+        # Names are what the next command needs: they are never cut.
+        table.add_column(header, justify="right" if place in right else "left", overflow="fold")
+    for row in rows:
+        # As Text, so that brackets in a label are not taken for markup.
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print()
+
+
+def _say(console: Console, line: str, *, style: str = "") -> None:
+    console.print(Text(line, style=style), soft_wrap=True)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "(" + ", ".join("any" if length < 0 else str(length) for length in shape) + ")"
+
+
+def _takes(each: InputSignature) -> str:
+    if each.image is not None:
+        return f"pictures, cropped to {each.image.crop_width} by {each.image.crop_height} pixels"
+    return f"rows of {len(each.columns)} columns" if each.columns else ""
+
+
+def _labels(labels: Sequence[str], unit: str) -> str:
+    more = f", … ({len(labels)})" if len(labels) > _MOST_LABELS else ""
+    return ", ".join(labels[:_MOST_LABELS]) + more if labels else unit
+
+
+def _interval(minimum: float | None, maximum: float | None) -> str:
+    if minimum is None and maximum is None:
+        return ""
+    least = "" if minimum is None else f"{minimum:g}"
+    most = "" if maximum is None else f"{maximum:g}"
+    return f"{least} to {most}".strip()
+
+
+def _default(each: Parameter) -> str:
+    return "" if each.default is None else str(plain(each.default))
+
+
+def _range(each: Parameter) -> str:
+    return ", ".join(each.choices) or _interval(each.minimum, each.maximum)
+
+
+def _value(row: Any, column: str) -> str:
+    if not isinstance(row, dict) or column not in row:
+        return ""
+    value = row[column]
+    return value if isinstance(value, str) else f"{value:.6g}"

@@ -1,0 +1,88 @@
+"""Words of a command line turned into values, and results into arrays for a file."""
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pellucid.catalogue import Model
+from pellucid.errors import invalid
+from pellucid.results import Attribution, Prediction
+from pellucid.specs import Element
+from pellucid.tensors import Array
+
+
+def element(word: str | None) -> Element | None:
+    """Return an index, indices separated by commas, or else the word as a label."""
+    if word is None:
+        return None
+    if all(part.strip().isdecimal() for part in word.split(",")):
+        index = tuple(int(part) for part in word.split(","))
+        return index if len(index) > 1 else index[0]
+    return word
+
+
+def parameter(word: str) -> tuple[str, bool | int | float | str | Array]:
+    """Return the name and the value of NAME=VALUE; VALUE is a flag, a number, numbers with commas, or a text.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no "=", or no name before it.
+    """
+    name, value = _pair(word, "--parameter")
+    if value in ("true", "false"):
+        return name, value == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    if "," in value:
+        with contextlib.suppress(ValueError):
+            return name, np.array([float(part) for part in value.split(",")])
+    return name, value
+
+
+def row_value(model: Model, word: str) -> tuple[str, float | str]:
+    """Return the name and the value of COLUMN=VALUE, a number where the model's column is numeric.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no "=", no name before it, or no number where one is needed.
+    """
+    name, value = _pair(word, "--row")
+    columns = {column.name: column for each in model.inputs for column in each.columns}
+    if name in columns and columns[name].categories:
+        return name, value
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise invalid(f"--row {name}", f"is {value!r}; it must be a number") from error
+
+
+def predicted_arrays(prediction: Prediction) -> dict[str, Array]:
+    """Name each output's array after the output, and each explanation's after its place."""
+    arrays = {f"outputs/{name}": values for name, values in prediction.outputs.items()}
+    for place, outcome in enumerate(prediction.explanations):
+        arrays |= {f"explanations/{place}/{key}": each for key, each in attributed_arrays(outcome.attributions).items()}
+    return arrays
+
+
+def attributed_arrays(attributions: Sequence[Attribution]) -> dict[str, Array]:
+    """Name each array after its row and its input: "0/image" and, for groups, "0/image/groups"."""
+    arrays: dict[str, Array] = {}
+    for row, attribution in enumerate(attributions):
+        for name, each in attribution.inputs.items():
+            arrays[f"{row}/{name}"] = each.scores
+            if each.groups is not None:
+                arrays[f"{row}/{name}/groups"] = each.groups
+        if attribution.group_scores is not None:
+            arrays[f"{row}/group_scores"] = attribution.group_scores
+    return arrays
+
+
+def _pair(word: str, option: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise invalid(option, f"is {word!r}; it must be NAME=VALUE")
+    return name, value
