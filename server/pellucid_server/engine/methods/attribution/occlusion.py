@@ -3,7 +3,6 @@
 Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from pellucid_server.engine.arrays import as_scores
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Arrays, Attribution, Feature, Question
 from pellucid_server.engine.registry import Need, method, parameter, require
+from pellucid_server.errors import InvalidRequestError
 
 _PICTURE_WINDOW = 32
 _LIMIT = 16384
@@ -49,16 +49,16 @@ class Windows:
     """
 
     def __init__(self, feature: Feature, row: npt.NDArray[np.generic], window: int, stride: int) -> None:
+        self._window, self._stride = window, stride
         self._row_shape = row.shape
         self._columns = None
-        axes: tuple[int, ...] = row.shape
+        self._lengths: tuple[int, ...] = row.shape
         if feature.modality == "image":
-            axes = row.shape[1:]
+            self._lengths = row.shape[1:]
         elif feature.modality == "tabular" and feature.groups is not None:
             self._columns = feature.groups.reshape(row.shape)
-            axes = (int(feature.groups.max()) + 1,)
-        self._covers = tuple(_cover(length, window, stride) for length in axes)
-        self._places = tuple(len(cover) for cover in self._covers)
+            self._lengths = (int(feature.groups.max()) + 1,)
+        self._places = tuple(-(-max(length - window, 0) // stride) + 1 for length in self._lengths)
         self.count = math.prod(self._places)
 
     def masks(self, numbers: npt.NDArray[np.intp]) -> Flags:
@@ -66,8 +66,10 @@ class Windows:
         axes = len(self._places)
         found = np.ones((len(numbers), *(1,) * axes), np.bool_)
         places = np.unravel_index(numbers, self._places) if axes else ()
-        for axis, (cover, place) in enumerate(zip(self._covers, places, strict=True)):
-            found = found & cover[place].reshape(len(numbers), *(1,) * axis, -1, *(1,) * (axes - axis - 1))
+        for axis, (length, place) in enumerate(zip(self._lengths, places, strict=True)):
+            starts, cells = place[:, np.newaxis] * self._stride, np.arange(length)
+            covered = (cells >= starts) & (cells < starts + self._window)
+            found = found & covered.reshape(len(numbers), *(1,) * axis, length, *(1,) * (axes - axis - 1))
         if self._columns is not None:
             return found[:, self._columns]
         missing = len(self._row_shape) - axes
@@ -76,12 +78,24 @@ class Windows:
     def means(self, effects: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Average the windows' effects, (windows,), at each element over the windows that cover it, (*features)."""
         found = effects.reshape(self._places)
-        for cover in self._covers:
-            # Each turn takes the first axis, of places, and adds the last, of cells.
-            found = np.tensordot(found, cover / cover.sum(axis=0), axes=(0, 0))
+        for axis, length in enumerate(self._lengths):
+            found = self._means_along(np.moveaxis(found, axis, 0), length)
+            found = np.moveaxis(found, 0, axis)
         if self._columns is not None:
             found = found[self._columns]
         return np.broadcast_to(found, self._row_shape)
+
+    def _means_along(self, effects: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
+        """Average effects, (places, ...), at each cell of one axis over the windows that cover it, (length, ...)."""
+        cells = np.arange(length)
+        sums, counts = np.zeros((length, *effects.shape[1:])), np.zeros(length)
+        # A cell's last window starts at or before it; the others are the ones before.
+        for back in range(min(-(-self._window // self._stride), len(effects))):
+            place = np.minimum(cells // self._stride, len(effects) - 1) - back
+            covered = (place >= 0) & (cells < place * self._stride + self._window)
+            sums[covered] += effects[place[covered]]
+            counts += covered
+        return sums / counts.reshape(-1, *(1,) * (effects.ndim - 1))
 
 
 @method(
@@ -105,13 +119,13 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
     """
     windows = {name: _windows(question.features[name], row, params) for name, row in question.inputs.items()}
     count = sum(entry.count for entry in windows.values())
-    shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
-    require(
-        count <= _LIMIT,
-        "window",
-        params.window,
-        f"makes {count} windows on {shapes}, where {_LIMIT} are the most; take a longer window or stride",
-    )
+    if count > _LIMIT:
+        shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
+        raise InvalidRequestError(
+            f"There are {count} windows on the inputs ({shapes}), more than the {_LIMIT} that can be evaluated; "
+            "set a longer window or stride.",
+            field='parameters["window"]',
+        )
     scores = np.empty(count + 2)
     for block in model.blocks(count + 2):
         rows = _rows(question, windows, np.arange(block.start, block.stop))
@@ -155,12 +169,3 @@ def _rows(question: Question, windows: dict[str, Windows], numbers: npt.NDArray[
         found[numbers == baseline] = question.baselines[name][0]
         rows[name] = found
     return rows
-
-
-@functools.lru_cache(maxsize=256)
-def _cover(length: int, window: int, stride: int) -> Flags:
-    """Return which cells of an axis each place of the window covers, (places, length)."""
-    places = -(-max(length - window, 0) // stride) + 1
-    starts = np.arange(places)[:, np.newaxis] * stride
-    cells = np.arange(length)
-    return (cells >= starts) & (cells < starts + window)

@@ -1,0 +1,258 @@
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from pellucid_server.engine.methods.attribution.integrated_gradients import (
+    POINTS,
+    Line,
+    closed,
+    first_segments,
+    gauss_legendre,
+    measure,
+    refined,
+)
+from pellucid_server.errors import InvalidRequestError
+from server.engine.methods.closed_forms import TARGET, Formula, Trembling, tensor_question
+from server.engine.methods.networks import PICTURE, cnn, mlp, score
+
+SEEDS = range(8)
+
+
+def kinks(inputs):
+    """Seven kinks, up and down, at places that no rule knows of."""
+    places = torch.linspace(0.13, 0.887, 7, dtype=torch.float64) ** 1.3
+    slopes = torch.tensor([9, -17, 21, -26, 30, -19, 4], dtype=torch.float64)
+    return (torch.relu(inputs["x"].mean(dim=1, keepdim=True) - places) * slopes).sum(dim=1)
+
+
+def test_attributions_sum_to_the_change_of_the_score(explain):
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    handle = Formula(lambda inputs: (weights * inputs["x"] ** 2).sum(dim=1))
+
+    answer = explain("integrated-gradients", handle, tensor_question([1, -2, 3]), steps=8)
+
+    np.testing.assert_allclose(answer.scores["x"], [1, 8, 27], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+@pytest.mark.parametrize(("network", "shape"), [(mlp, (6,)), (cnn, PICTURE)])
+def test_with_steps_it_is_captums_with_the_same_points(explain, network, shape, steps):
+    x = np.random.default_rng(11).normal(size=shape).astype(np.float32)
+    module = network()
+
+    answer = explain("integrated-gradients", Formula(score(module, 1)), tensor_question(x, 0.2), steps=steps)
+
+    rows = torch.from_numpy(x).double()[None]
+    expected = IntegratedGradients(module).attribute(rows, 0.2, target=1, n_steps=steps, method="gausslegendre")
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(answer.scores["x"], expected[0].detach().numpy(), rtol=1e-4, atol=2e-6 * scale)
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 8, 64])
+def test_the_rule_is_exact_for_polynomials_up_to_twice_its_points(points):
+    nodes, weights = gauss_legendre(points)
+
+    powers = np.arange(2 * points)
+    np.testing.assert_allclose((nodes[:, np.newaxis] ** powers * weights[:, np.newaxis]).sum(axis=0), 1 / (powers + 1))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b: torch.relu(torch.relu(a) - 1 - torch.relu(b)),
+        lambda a, b: torch.relu(torch.relu(a - 1) - torch.relu(b)),
+    ],
+    ids=["one network", "another that computes the same"],
+)
+def test_what_counts_is_the_function_and_not_how_it_is_written(explain, function):
+    handle = Formula(lambda inputs: function(inputs["x"][:, 0], inputs["x"][:, 1]))
+
+    answer = explain("integrated-gradients", handle, tensor_question([3, 1], tolerance=1e-4))
+
+    np.testing.assert_allclose(answer.scores["x"], [1.5, -0.5], atol=1e-3)
+
+
+def test_exchanging_input_and_baseline_turns_the_signs(explain):
+    module, x, other = mlp(), *np.random.default_rng(12).normal(size=(2, 6)).astype(np.float32)
+
+    there = explain("integrated-gradients", Formula(score(module, 0)), tensor_question(x, other), steps=20)
+    back = explain("integrated-gradients", Formula(score(module, 0)), tensor_question(other, x), steps=20)
+
+    np.testing.assert_allclose(back.scores["x"], -there.scores["x"], rtol=1e-4, atol=1e-6)
+
+
+def test_steps_beside_a_tolerance_are_refused(explain):
+    question = tensor_question([1.0], tolerance=0.01)
+
+    with pytest.raises(InvalidRequestError, match="is 8; it cannot stand beside a tolerance") as caught:
+        explain("integrated-gradients", Formula(lambda inputs: inputs["x"].sum(1)), question, steps=8)
+
+    assert caught.value.metadata == {"field": 'parameters["steps"]'}
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.01, 0.001])
+def test_segments_are_halved_until_the_tolerance_is_met(explain, tolerance):
+    answer = explain("integrated-gradients", Formula(kinks), tensor_question(np.ones(5), tolerance=tolerance))
+
+    change = answer.instance_value - answer.baseline_value
+    exact = kinks({"x": torch.tensor([[1.0] * 5, [0.0] * 5], dtype=torch.float64)})
+    assert change == pytest.approx(float(exact[0] - exact[1]))
+    assert (answer.tolerance, answer.tolerance_met) == (tolerance, True)
+    assert abs(answer.signed_gap) <= tolerance * abs(change)
+    assert answer.absolute_gap <= 5 * tolerance * abs(change)
+    assert answer.warnings == ()
+    np.testing.assert_allclose(answer.scores["x"], np.full(5, change / 5), rtol=1.01 * tolerance)
+
+
+def test_without_a_tolerance_one_percent_is_met(explain):
+    answer = explain("integrated-gradients", Formula(kinks), tensor_question(np.ones(5)))
+
+    assert (answer.tolerance, answer.tolerance_met) == (0.01, True)
+
+
+def test_with_steps_no_tolerance_is_spoken_of(explain):
+    answer = explain("integrated-gradients", Formula(kinks), tensor_question(np.ones(5)), steps=100)
+
+    assert (answer.tolerance, answer.tolerance_met) == (0.0, False)
+
+
+def test_a_smooth_score_takes_the_first_segments_alone(explain):
+    handle = Formula(lambda inputs: torch.sin(inputs["x"]).sum(dim=1))
+
+    explain("integrated-gradients", handle, tensor_question([1.0, 2.0]))
+
+    assert handle.sizes == {"scores": [], "gradient": [4 * POINTS + 5]}
+
+
+def test_gaps_that_cancel_are_seen(explain):
+    # The score rises at 0.3 of the path and falls back at 0.7, alike but for a slope: the two kinks' gaps cancel.
+    def bump(inputs):
+        place = inputs["x"][:, 0]
+        return 10 * torch.clamp(100 * (place - 0.301), 0, 1) - 10 * torch.clamp(100 * (place - 0.689), 0, 1) + place
+
+    question = tensor_question([1.0])
+    line = Line(question)
+    first = first_segments(Formula(bump), TARGET, line)
+
+    answer = explain("integrated-gradients", Formula(bump), question)
+
+    gaps = np.array([segment.gap for segment in first])
+    assert abs(gaps.sum()) <= 0.01
+    assert np.abs(gaps).sum() > 1
+    assert not closed(first, 0.01)
+    assert answer.tolerance_met
+    assert answer.absolute_gap <= 0.05
+
+
+def test_what_the_rows_do_not_suffice_for_is_said(explain):
+    handle = Formula(kinks)
+
+    answer = explain("integrated-gradients", handle, tensor_question(np.ones(5), tolerance=1e-6), max_rows=100)
+
+    change = answer.instance_value - answer.baseline_value
+    assert 100 - 2 * POINTS < sum(handle.sizes["gradient"]) - 5 - 4 <= 100
+    assert not answer.tolerance_met
+    assert abs(answer.signed_gap) > 1e-6 * abs(change) or answer.absolute_gap > 5e-6 * abs(change)
+    assert "96 gradient rows" in answer.warnings[0]
+
+
+def test_a_large_gap_of_few_steps_is_said(explain):
+    answer = explain(
+        "integrated-gradients", Formula(lambda i: torch.relu(i["x"] - 0.6).sum(1)), tensor_question([1.0]), steps=1
+    )
+
+    assert answer.signed_gap == pytest.approx(-0.4)
+    assert "ask for more steps" in answer.warnings[0]
+
+
+@pytest.mark.parametrize("level", [0.0, 1e9])
+def test_a_constant_score_is_met_at_once(explain, level):
+    answer = explain("integrated-gradients", Trembling(lambda i: level + 0 * i["x"].sum(1), 1), tensor_question([1, 2]))
+
+    assert answer.tolerance_met
+    np.testing.assert_array_equal(answer.scores["x"], [0, 0])
+
+
+def test_a_score_that_comes_back_to_where_it_began_is_still_explained(explain):
+    handle = Formula(lambda inputs: inputs["x"][:, 0] ** 3 - inputs["x"][:, 1])
+
+    answer = explain("integrated-gradients", handle, tensor_question([1.0, 1.0]))
+
+    np.testing.assert_allclose(answer.scores["x"], [1, -1], rtol=1e-6)
+    assert answer.tolerance_met
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rounding_does_not_change_the_plan(explain, seed):
+    print("seed", seed)
+    handles = Formula(kinks), Trembling(kinks, seed)
+
+    quiet, shaken = (explain("integrated-gradients", handle, tensor_question(np.ones(5))) for handle in handles)
+
+    assert handles[0].sizes == handles[1].sizes
+    assert len(handles[0].sizes["gradient"]) > 2
+    np.testing.assert_allclose(shaken.scores["x"], quiet.scores["x"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rounding_does_not_choose_among_segments_that_are_alike(explain, seed):
+    print("seed", seed)
+
+    # Four periods over four segments: every gap is the same.
+    def waves(inputs):
+        place = inputs["x"][:, 0]
+        return torch.abs(torch.sin(4 * torch.pi * place)) ** 0.5 + place
+
+    handles = Formula(waves), Trembling(waves, seed)
+
+    for handle in handles:
+        explain("integrated-gradients", handle, tensor_question([1.0], tolerance=1e-3), max_rows=400)
+
+    assert handles[0].sizes == handles[1].sizes
+
+
+def test_rows_of_pictures_are_built_in_blocks_and_end_points_only_go_forward(explain):
+    x = np.random.default_rng(13).normal(size=(3, 40, 40)).astype(np.float32)
+    handle = Formula(lambda inputs: torch.tanh(inputs["x"]).sum(dim=(1, 2, 3)), block=6)
+
+    answer = explain("integrated-gradients", handle, tensor_question(x, modality="image"), steps=20)
+
+    assert handle.sizes == {"scores": [2], "gradient": [6, 6, 6, 2]}
+    np.testing.assert_allclose(answer.scores["x"], np.tanh(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_ends_of_the_path_are_the_rows_to_the_last_bit():
+    x, baseline = np.random.default_rng(14).normal(size=(2, 50)).astype(np.float32) * [[1e3], [1e-3]]
+    question = tensor_question(x, baseline)
+
+    rows = Line(question).rows(np.array([0.0, 0.25, 1.0]))["x"]
+
+    np.testing.assert_array_equal(rows[0], question.baselines["x"][0])
+    np.testing.assert_array_equal(rows[2], question.inputs["x"])
+    np.testing.assert_allclose(rows[1], 0.75 * baseline + 0.25 * x, rtol=1e-5)
+
+
+def test_segments_add_up_to_the_whole_path():
+    module, x = mlp(), np.random.default_rng(15).normal(size=6).astype(np.float32)
+    line = Line(tensor_question(x))
+    cuts = np.array([0.0, 0.1, 0.35, 0.8, 1.0])
+    pairs = np.stack([cuts[:-1], cuts[1:]], axis=1)
+
+    values, sums = measure(Formula(score(module, 0)), TARGET, line, pairs, cuts, points=40)
+    _, whole = measure(Formula(score(module, 0)), TARGET, line, np.array([[0.0, 1.0]]), cuts[:1], points=1000)
+
+    assert sums["x"].shape == (4, 6)
+    np.testing.assert_allclose(sums["x"].sum(axis=1), np.diff(values), atol=2e-3)
+    np.testing.assert_allclose(sums["x"].sum(axis=0), whole["x"][0], atol=2e-3)
+
+
+def test_halving_keeps_the_path_whole():
+    handle, line = Formula(kinks), Line(tensor_question(np.ones(5)))
+    segments = first_segments(handle, TARGET, line)
+
+    halved = refined(handle, TARGET, line, segments, (0, 2))
+
+    edges = [(segment.begin, segment.end) for segment in halved]
+    assert edges == [(0, 0.125), (0.125, 0.25), (0.25, 0.5), (0.5, 0.625), (0.625, 0.75), (0.75, 1)]
+    assert [segment.end_value for segment in halved[:-1]] == [segment.begin_value for segment in halved[1:]]
+    assert halved[2] is segments[1]

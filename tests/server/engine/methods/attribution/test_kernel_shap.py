@@ -1,0 +1,179 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import ShapleyValues
+from pellucid_server.errors import InvalidRequestError
+from server.engine.methods.closed_forms import Formula, tensor_question
+from server.engine.methods.networks import PICTURE, cnn, mlp, multi_layer, score
+
+SEEDS = range(60)
+
+
+def by_permutations(function, x, baselines):
+    """Average what each element adds over every order in which elements can come: the definition."""
+    found = np.zeros(len(x))
+    for order in itertools.permutations(range(len(x))):
+        rows = np.array(baselines, np.float64)
+        before = float(function({"x": torch.from_numpy(rows)}).mean())
+        for element in order:
+            rows[:, element] = x[element]
+            after = float(function({"x": torch.from_numpy(rows)}).mean())
+            found[element] += after - before
+            before = after
+    return found / math.factorial(len(x))
+
+
+def tangled(inputs):
+    """Eighteen elements that act in pairs and threes, with kinks."""
+    x = inputs["x"]
+    return torch.relu(x[:, :6] * x[:, 6:12] - x[:, 12:]).sum(1) + torch.tanh(x.sum(1) / 4) + x[:, 0] * x[:, 5] * x[:, 9]
+
+
+def eighteen(seed):
+    return tensor_question(np.linspace(-1.5, 2, 18)[np.random.default_rng(17).permutation(18)], 0.1, seed=seed)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_it_is_the_average_over_all_orders(explain, rows):
+    module, source = mlp(), np.random.default_rng(16)
+    x, baselines = source.normal(size=6).astype(np.float32), source.normal(size=(rows, 6)).astype(np.float32)
+
+    answer = explain("kernel-shap", Formula(score(module, 0), block=37), tensor_question(x, baselines))
+
+    expected = by_permutations(score(module, 0), x, baselines)
+    np.testing.assert_allclose(answer.group_scores, expected, atol=1e-7)
+    np.testing.assert_array_equal(answer.group_standard_errors, np.zeros(6))
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [(0.0, (76.667, 196.667, 116.667)), (20.0, (0, 120, 40))])
+def test_captums_own_numbers(explain, baseline, expected):
+    handle = Formula(lambda inputs: multi_layer(inputs["x"]))
+
+    answer = explain("kernel-shap", handle, tensor_question([20, 50, 30], baseline))
+
+    np.testing.assert_allclose(answer.scores["x"], expected, rtol=1e-5)
+
+
+def test_a_pictures_groups_are_captums_with_the_same_regions(explain):
+    module, x = cnn(), np.random.default_rng(18).normal(size=PICTURE).astype(np.float32)
+    question = tensor_question(x, modality="image")
+
+    answer = explain("kernel-shap", Formula(score(module, 2)), question, regions="grid", segments=6)
+
+    mask = torch.from_numpy(np.tile(answer.groups["x"], (3, 1, 1))).long()[None]
+    oracle = ShapleyValues(module)
+    expected = oracle.attribute(torch.from_numpy(x).double()[None], target=2, feature_mask=mask)[0].numpy()
+    np.testing.assert_allclose(answer.group_scores[answer.groups["x"]][0], expected[0], atol=1e-6)
+    assert answer.scores["x"].sum() == pytest.approx(answer.group_scores.sum(), abs=1e-5)
+
+
+def test_groups_that_equal_the_background_score_nothing_and_cost_nothing(explain):
+    handle = Formula(lambda inputs: inputs["x"].sum(dim=1))
+
+    answer = explain("kernel-shap", handle, tensor_question([0, 5, 2, 7], [0, 1, 2, 3]))
+
+    np.testing.assert_allclose(answer.group_scores, [0, 4, 0, 4])
+    assert handle.sizes["scores"] == [2**2]
+
+
+def test_two_conditions_share_what_both_are_needed_for(explain):
+    handle = Formula(lambda inputs: inputs["x"][:, 0] * inputs["x"][:, 1])
+    background = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+
+    answer = explain("kernel-shap", handle, tensor_question([1, 1], background))
+
+    np.testing.assert_allclose(answer.group_scores, [0.375, 0.375])
+    assert (answer.baseline_value, answer.instance_value) == (0.25, 1)
+    # Every coalition with every row of the background, but the full one, where it makes no difference.
+    assert handle.sizes["scores"] == [3 * 4 + 1]
+
+
+def test_a_pair_of_gloves_is_worth_what_is_scarce(explain):
+    # One left and two right gloves; a pair is worth 1.
+    handle = Formula(
+        lambda inputs: torch.minimum(inputs["x"][:, 0], torch.maximum(inputs["x"][:, 1], inputs["x"][:, 2]))
+    )
+
+    answer = explain("kernel-shap", handle, tensor_question([1, 1, 1]))
+
+    np.testing.assert_allclose(answer.group_scores, [4 / 6, 1 / 6, 1 / 6])
+
+
+@pytest.mark.parametrize("samples", [120, 512, 2108])
+def test_sampled_a_linear_score_is_exact_and_known_to_be(explain, samples):
+    source = np.random.default_rng(19)
+    weights, x, background = source.normal(size=30), source.normal(size=30), source.normal(size=(5, 30))
+    handle = Formula(lambda inputs: inputs["x"] @ torch.from_numpy(weights))
+
+    answer = explain("kernel-shap", handle, tensor_question(x, background), samples=samples)
+
+    change = np.float32(x).astype(float) - np.float32(background).astype(float).mean(axis=0)
+    np.testing.assert_allclose(answer.group_scores, weights * change, atol=1e-6)
+    assert answer.group_standard_errors.max() < 1e-6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sampled_scores_sum_to_the_change_of_the_score(explain, seed):
+    print("seed", seed)
+
+    answer = explain("kernel-shap", Formula(tangled), eighteen(seed), samples=200)
+
+    change = answer.instance_value - answer.baseline_value
+    assert answer.group_scores.sum() == pytest.approx(change, abs=1e-9)
+    assert abs(answer.signed_gap) < 1e-9
+
+
+@pytest.mark.parametrize("samples", [80, 300, 2000])
+def test_standard_errors_are_as_large_as_the_errors(explain, samples):
+    print("seeds", SEEDS)
+    exact = explain("kernel-shap", Formula(tangled), eighteen(0), samples=16384).group_scores
+    answers = [explain("kernel-shap", Formula(tangled), eighteen(seed), samples=samples) for seed in SEEDS]
+
+    errors = np.array([answer.group_scores for answer in answers]) - exact
+    ratios = errors / np.array([answer.group_standard_errors for answer in answers])
+
+    assert 0.85 < np.sqrt((ratios**2).mean()) < 1.2
+    assert np.abs(errors.mean(axis=0)).max() < 5 * errors.std(axis=0).max() / np.sqrt(len(SEEDS))
+
+
+def test_more_samples_make_smaller_errors(explain):
+    few, many = (explain("kernel-shap", Formula(tangled), eighteen(0), samples=n) for n in (200, 3200))
+
+    assert many.group_standard_errors.max() < few.group_standard_errors.max() / 3
+
+
+def test_the_seed_decides_what_is_drawn(explain):
+    first, again, other = (explain("kernel-shap", Formula(tangled), eighteen(seed), samples=200) for seed in (5, 5, 6))
+
+    assert first.group_scores.tobytes() == again.group_scores.tobytes()
+    assert (first.group_scores != other.group_scores).all()
+
+
+def test_by_default_two_samples_a_group_and_2048_are_taken(explain):
+    handle = Formula(tangled, block=10000)
+
+    explain("kernel-shap", handle, eighteen(0))
+
+    assert handle.sizes["scores"] == [2 * 18 + 2048 + 2]
+
+
+def test_too_few_samples_are_refused_with_how_many_would_do(explain):
+    with pytest.raises(InvalidRequestError, match="is 71; it must be at least 72 for 18 varying groups") as caught:
+        explain("kernel-shap", Formula(tangled), eighteen(0), samples=71)
+
+    assert caught.value.metadata == {"field": 'parameters["samples"]'}
+
+
+def test_a_tables_columns_are_the_players(explain):
+    columns = np.array([0, 1, 1, 1, 2], np.int32)
+    question = tensor_question([0.5, 0, 1, 0, 2.0], [0, 1, 0, 0, 1.0], modality="tabular", groups=columns)
+    handle = Formula(lambda inputs: inputs["x"][:, 0] * (inputs["x"][:, 2] - inputs["x"][:, 1]) + inputs["x"][:, 4])
+
+    answer = explain("kernel-shap", handle, question)
+
+    # The score goes from 0 * -1 + 1 to 0.5 * 1 + 2; with the first column alone, to 0.5 * -1 + 1.
+    np.testing.assert_allclose(answer.group_scores, [0, 0.5, 1], atol=1e-12)
+    np.testing.assert_allclose(answer.scores["x"], [0, 0.5 / 3, 0.5 / 3, 0.5 / 3, 1], rtol=1e-6)

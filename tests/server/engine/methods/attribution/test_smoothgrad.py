@@ -1,0 +1,82 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from pellucid_server.engine.question import Feature
+from server.engine.methods.closed_forms import Formula, tensor_question
+
+SEEDS = range(20)
+
+
+def squares(inputs):
+    return (inputs["x"] ** 2).sum(dim=1)
+
+
+def test_without_noise_it_is_the_gradient(explain):
+    answer = explain("smoothgrad", Formula(squares), tensor_question([1.0, -2.0, 4.0]), noise=0.0)
+
+    np.testing.assert_allclose(answer.scores["x"], [2, -4, 8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_noise_is_a_share_of_the_inputs_own_range(explain, seed):
+    print("seed", seed)
+    x = np.linspace(-1, 3, 2000)
+
+    answer = explain("smoothgrad", Formula(squares), tensor_question(x, seed=seed), samples=25, noise=0.15)
+
+    # The gradient of a square is twice the element: what is left is twice the mean of 25 noises of 0.15 * 4.
+    left = answer.scores["x"] - 2 * x.astype(np.float32)
+    assert left.std() == pytest.approx(2 * 0.15 * 4 / 5, rel=0.1)
+    assert abs(left.mean()) < 5 * 0.24 / np.sqrt(2000)
+
+
+def test_the_noise_is_a_share_of_the_stated_ranges_where_there_are_any(explain):
+    ranges = np.array([0, 1, 1000], np.float32)
+    question = tensor_question(np.zeros((500, 3)), ranges=ranges)
+
+    answer = explain("smoothgrad", Formula(lambda inputs: (inputs["x"] ** 2).sum(dim=(1, 2))), question, samples=50)
+
+    deviations = answer.scores["x"].std(axis=0)
+    np.testing.assert_allclose(deviations, 2 * 0.15 * ranges / np.sqrt(50), rtol=0.15)
+
+
+def test_signs_cancel_unless_magnitudes_are_averaged(explain):
+    question = tensor_question(np.zeros(400), ranges=np.ones(400, np.float32))
+
+    signed = explain("smoothgrad", Formula(squares), question, samples=200, noise=1.0)
+    magnitude = explain("smoothgrad", Formula(squares), question, samples=200, noise=1.0, absolute=True)
+
+    assert abs(signed.scores["x"].mean()) < 0.05
+    # The mean magnitude of a Gaussian is sqrt(2 / pi) of its deviation, which is 2.
+    assert magnitude.scores["x"].mean() == pytest.approx(2 * np.sqrt(2 / np.pi), rel=0.02)
+
+
+def test_another_seed_gives_another_answer(explain):
+    first, second = (explain("smoothgrad", Formula(squares), tensor_question([1.0, 2.0], seed=s)) for s in (0, 1))
+
+    assert (first.scores["x"] != second.scores["x"]).all()
+
+
+def test_an_inputs_noise_does_not_depend_on_the_other_inputs(explain):
+    alone = tensor_question([1.0, 2.0, 4.0], seed=4)
+    beside = dataclasses.replace(
+        alone,
+        inputs={"another": np.ones(5, np.float32), **alone.inputs},
+        features={"another": Feature("tensor", True), **alone.features},
+    )
+
+    one = explain("smoothgrad", Formula(squares), alone)
+    two = explain("smoothgrad", Formula(squares), beside)
+
+    np.testing.assert_array_equal(one.scores["x"], two.scores["x"])
+
+
+def test_the_noise_is_the_same_bytes_in_blocks_of_any_size(explain):
+    question = tensor_question(np.linspace(0, 1, 7), seed=3)
+    handles = Formula(squares), Formula(squares, block=3)
+
+    whole, pieces = (explain("smoothgrad", handle, question, samples=11).scores["x"] for handle in handles)
+
+    assert handles[1].sizes["gradient"] == [3, 3, 3, 2]
+    np.testing.assert_allclose(pieces, whole, rtol=1e-6)

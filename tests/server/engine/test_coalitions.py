@@ -1,0 +1,115 @@
+"""Designs of coalitions: what is evaluated, and that what is read off it solves the problem it should."""
+
+import math
+
+import numpy as np
+import pytest
+from pellucid_server.engine.coalitions import design
+
+SEEDS = range(5)
+SIZES = [(5, 20), (9, 100), (12, 48), (12, 2000), (13, 512), (30, 512), (30, 2108), (64, 256), (200, 2448)]
+
+
+def kernel(players, sizes):
+    """The Shapley kernel, by its formula."""
+    return np.array([(players - 1) / (math.comb(players, s) * s * (players - s)) for s in sizes])
+
+
+@pytest.mark.parametrize("players", range(9))
+def test_with_enough_samples_every_coalition_is_there_once(players):
+    present = design(players, 2**players, 0).present
+
+    assert present.shape == (2**players, players)
+    assert len({row.tobytes() for row in present}) == 2**players
+    assert not present[0].any()
+    assert present[-1].all()
+
+
+@pytest.mark.parametrize("players", range(1, 9))
+def test_exact_values_of_a_game_of_sizes_are_equal_shares(players):
+    plan = design(players, 2**players, 0)
+
+    found, errors = plan.shapley_values(plan.present.sum(axis=1) ** 3 + 5.0)
+
+    np.testing.assert_allclose(found, np.full(players, players**2))
+    np.testing.assert_array_equal(errors, np.zeros(players))
+
+
+@pytest.mark.parametrize(("players", "samples"), SIZES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_drawn_design_has_distinct_coalitions_each_with_its_complement(players, samples, seed):
+    print("seed", seed)
+
+    present = design(players, samples, seed).present
+
+    rows = {row.tobytes() for row in present}
+    assert len(present) == len(rows) == samples // 2 * 2 + 2
+    assert {(~row).tobytes() for row in present} == rows
+    assert not present[0].any()
+    assert present[-1].all()
+
+
+@pytest.mark.parametrize(("players", "samples"), SIZES)
+def test_single_players_are_always_there(players, samples):
+    present = design(players, samples, 0).present
+
+    singles = present[present.sum(axis=1) == 1]
+    np.testing.assert_array_equal(singles.sum(axis=0), np.ones(players))
+
+
+def test_small_sizes_are_complete_where_samples_suffice():
+    present = design(12, 3000, 0).present
+
+    counts = np.bincount(present.sum(axis=1), minlength=13)
+    everything = [math.comb(12, size) for size in range(13)]
+    assert counts[:5].tolist() == everything[:5]
+    assert counts[6] < everything[6]
+
+
+def test_sizes_are_drawn_in_proportion_to_the_kernels_mass():
+    counts = sum(np.bincount(design(40, 1000, seed).present.sum(axis=1), minlength=41) for seed in range(100))
+
+    drawn = counts[2:39] / 100
+    masses = np.array([1 / (size * (40 - size)) for size in range(2, 39)])
+    np.testing.assert_allclose(drawn / drawn.sum(), masses / masses.sum(), rtol=0.05)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_within_a_size_every_player_is_drawn_alike(seed):
+    print("seed", seed)
+    present = np.concatenate([design(16, 600, 100 * seed + step).present for step in range(60)])
+
+    middle = present[(present.sum(axis=1) > 2) & (present.sum(axis=1) < 14)]
+    np.testing.assert_allclose(middle.mean(axis=0), np.full(16, 0.5), atol=1e-12)
+    together = (middle.T.astype(float) @ middle) / len(middle)
+    apart = together[~np.eye(16, dtype=bool)]
+    assert apart.std() < 0.02
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_estimate_is_the_constrained_regression_on_all_rows(seed):
+    print("seed", seed)
+    players, samples = 9, 120
+    source = np.random.default_rng(seed)
+    plan = design(players, samples, seed)
+    values = source.normal(size=len(plan.present))
+
+    found, _ = plan.shapley_values(values)
+
+    # The same by the conditions of optimality on single coalitions, with weights by size: those of a size
+    # that is complete from the kernel, the others what is left of its mass in equal parts.
+    inner, sizes = plan.present[1:-1].astype(float), plan.present[1:-1].sum(axis=1)
+    complete = np.bincount(sizes, minlength=players) == [math.comb(players, size) for size in range(players)]
+    mass = np.array([0, *((players - 1) / (size * (players - size)) for size in range(1, players))])
+    rest = mass[~complete].sum() / (~complete[sizes]).sum()
+    weights = np.where(complete[sizes], kernel(players, sizes), rest)
+    normal = np.zeros((players + 1, players + 1))
+    normal[:-1, :-1] = inner.T @ (weights[:, np.newaxis] * inner)
+    normal[-1, :-1] = normal[:-1, -1] = 1
+    right = np.append(inner.T @ (weights * (values[1:-1] - values[0])), values[-1] - values[0])
+    np.testing.assert_allclose(found, np.linalg.solve(normal, right)[:-1], atol=1e-9)
+
+
+def test_a_design_is_made_once():
+    assert design(21, 400, 7) is design(21, 400, 7)
+    assert design(21, 400, 7) is not design(21, 400, 8)
