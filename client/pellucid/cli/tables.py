@@ -176,7 +176,9 @@ def _show_table(
     title: str | None = None,
     right: tuple[int, ...] = (),
 ) -> None:
-    table = Table(title=None if title is None else Text(title), title_justify="left", box=None, pad_edge=False)
+    if title is not None:
+        _say(console, title)
+    table = Table(box=None, pad_edge=False)
     for place, header in enumerate(headers):
         # Names are what the next command needs: they are never cut.
         table.add_column(header, justify="right" if place in right else "left", overflow="fold")
