@@ -1,6 +1,7 @@
 """The server put together: gRPC with health and reflection, the pool, the metrics page, and their ends."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -195,6 +196,9 @@ async def serve(
 
 
 def _announce(app: App, config: Config, ready_file: Path | None) -> None:
+    # What is there by now stays: no collection need look at it again.
+    gc.collect()
+    gc.freeze()
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)

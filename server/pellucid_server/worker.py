@@ -5,6 +5,7 @@ answers `Hello` once every model is loaded and warm, or `Refused`. It exits at e
 """
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -209,6 +210,9 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
     machinery = Machinery(
         engine, Hub(concurrent=settings.concurrent_jobs, on_idle=connection.flush), Helper(), settings.device
     )
+    # Models and libraries stay: no collection need look at them again.
+    gc.collect()
+    gc.freeze()
     methods = registry.methods()
     connection.send(
         Hello(
