@@ -1,4 +1,4 @@
-"""One real server for all tests here, on the demo models."""
+"""One real server for the tests here, on the demo models: one in each test process."""
 
 import fcntl
 import io
@@ -16,14 +16,6 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests here in one of the test processes, so that they share one server."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("e2e"))
 
 
 @pytest.fixture(scope="session")
