@@ -79,9 +79,15 @@ class Signatures:
 
     def get(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description, from the server the first time."""
-        if (name, version) not in self.models:
-            self.models[name, version] = yield from model(name, version=version)
-        return self.models[name, version]
+        known = self.models.get((name, version))
+        return (yield from self.refresh(name, version)) if known is None else known
+
+    def refresh(self, name: str, version: int) -> Flow[catalogue.Model]:
+        """Return a model's description as the server has it now."""
+        request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
+        call = Call(_MODELS + "GetModel", request, model_service_pb2.GetModelResponse.FromString)
+        found = self.models[name, version] = catalogue.read_model((yield call))
+        return found
 
     def forget(self, name: str, version: int) -> None:
         """Ask the server again the next time."""
@@ -92,13 +98,6 @@ def models() -> Flow[tuple[catalogue.ModelSummary, ...]]:
     """List the models."""
     request, reply = model_service_pb2.ListModelsRequest(), model_service_pb2.ListModelsResponse
     return catalogue.read_models((yield Call(_MODELS + "ListModels", request, reply.FromString)))
-
-
-def model(name: str, *, version: int = 0) -> Flow[catalogue.Model]:
-    """Describe a model version."""
-    request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
-    reply = model_service_pb2.GetModelResponse
-    return catalogue.read_model((yield Call(_MODELS + "GetModel", request, reply.FromString)))
 
 
 def methods() -> Flow[tuple[catalogue.Method, ...]]:

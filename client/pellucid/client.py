@@ -190,7 +190,7 @@ class Client:
 
     def model(self, name: str, *, version: int = 0, timeout: float | None = None) -> Model:
         """Describe a model version (0 for the highest): signature, layers, capabilities."""
-        return self._run(calls.model(name, version=version), timeout, calls.PREDICT_SECONDS)
+        return self._run(self._signatures.refresh(name, version), timeout, calls.PREDICT_SECONDS)
 
     def methods(self, *, timeout: float | None = None) -> tuple[Method, ...]:
         """Describe every method and its parameters."""

@@ -24,7 +24,7 @@ _MOST_BARS = 15
 _RED, _BLUE = "#d01c1f", "#1f5fd0"
 # How strongly the picture shows below the map: grey and light, so that only the map has colour.
 _GREY_SHARE, _LIGHT_SHARE = 0.75, 0.25
-_MOST_OPACITY, _OPACITY_POWER = 245, 0.7
+_MOST_OPACITY = 245
 _FIGURE_WIDTH = 9.0
 
 
@@ -185,8 +185,7 @@ def _coloured(plane: npt.NDArray[np.float32]) -> Image.Image:
     """Return the map in colour, more opaque where its magnitude is higher."""
     pixels = np.empty((*plane.shape, 4), np.uint8)
     pixels[..., :3] = np.where(plane[..., None] > 0, ImageColor.getrgb(_RED), ImageColor.getrgb(_BLUE))
-    # Below 1, the power keeps the middling magnitudes visible beside the highest.
-    pixels[..., 3] = np.round(_MOST_OPACITY * np.abs(plane) ** _OPACITY_POWER)
+    pixels[..., 3] = np.round(_MOST_OPACITY * np.abs(plane))
     return Image.fromarray(pixels)
 
 
@@ -229,7 +228,8 @@ def _draw_map(part: Any, each: InputAttribution, picture: Image.Image | None, *,
             box = each.box
             size = (box.right - box.left, box.bottom - box.top)
             axes.add_patch(Rectangle((box.left, box.top), *size, fill=False, linestyle=":", linewidth=0.8, color="0.3"))
-    _bare(axes, "what speaks for it (red) and against it (blue)")
+    signed = bool((signed_plane(each.scores) < 0).any())
+    _bare(axes, "what speaks for it (red) and against it (blue)" if signed else "what it depends on (red)")
 
 
 def _bare(axes: Axes, title: str) -> None:

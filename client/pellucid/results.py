@@ -182,7 +182,7 @@ class Attribution:
         """The explained class's probability, where it is among `top`."""
         return next((each.probability for each in self.top if (each.index,) == self.output_index), None)
 
-    def plot(self, *, picture: Any = None) -> "Figure":
+    def plot(self, *, picture: Any = None, smooth: float = 0.0) -> "Figure":
         """Draw the attributions: over the picture, or as bars of columns. Needs `pellucid[plot]`.
 
         Parameters
@@ -190,15 +190,21 @@ class Attribution:
         picture
             For one picture input: a file, an encoded picture, a PIL image or pixels to draw over in
             place of what was sent.
+        smooth
+            Standard deviation, in pixels of the map, of a Gaussian blur for the eye; 0 for none.
 
         Raises
         ------
         ImportError
             matplotlib or Pillow is not installed.
+        ValueError
+            There is nothing to draw: no picture, no table, no array of one to three axes.
+        OSError
+            The picture's file is gone.
         """
         from pellucid.plots import attribution_figure  # noqa: PLC0415 - matplotlib and Pillow are extras
 
-        return attribution_figure(self, picture=picture)
+        return attribution_figure(self, picture=picture, smooth=smooth)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists."""
@@ -215,7 +221,7 @@ class Attribution:
         """Return the picture for a notebook; None, and so the text, where pictures cannot be made."""
         try:
             figure = self.plot()
-        except ImportError:
+        except (ImportError, ValueError, OSError):
             return None
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=100)

@@ -245,6 +245,7 @@ def test_a_failed_call_is_one_line_on_stderr_and_nothing_on_stdout(pellucid, ser
         (("predict", "photos", "nowhere.png"), "there is no such file"),
         (("attribute", "table", *ROW, "-p", "steps"), "--parameter is 'steps'; it must be NAME=VALUE"),
         (("attribute", "table", *ROW, "--space", "odds"), "space is 'odds'; it must be one of"),
+        (("attribute", "table", *ROW, "--out", "map.txt"), "--out is 'map.txt'; it must end in one of .png, .jpg"),
         (("attribute", "table", *ROW, "--target", "-1"), None),
     ],
 )

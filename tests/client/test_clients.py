@@ -132,6 +132,13 @@ def test_the_signature_is_asked_for_once(client, server):
     assert len(server.requests["GetModel"]) == 1
 
 
+def test_a_model_that_was_described_is_not_asked_for_again(client, server):
+    client.model("table")
+    client.predict("table", ROW)
+
+    assert len(server.requests["GetModel"]) == 1
+
+
 def test_the_signature_is_asked_for_again_after_a_refusal(client, server):
     server.failures["Predict"].append(Failure(grpc.StatusCode.INVALID_ARGUMENT, "no such column"))
 

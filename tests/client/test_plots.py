@@ -175,6 +175,28 @@ def test_a_notebook_shows_a_png():
     assert Image.open(io.BytesIO(shown)).size[0] == 900
 
 
+@pytest.mark.parametrize(
+    ("inputs", "sources"),
+    [
+        ({"x": InputAttribution(np.ones((1, 2, 3, 4)))}, {}),
+        ({"x": InputAttribution(np.ones((2, 2)))}, {"x": "gone.png"}),
+    ],
+    ids=["four axes", "a file that is gone"],
+)
+def test_a_notebook_falls_back_to_text_where_nothing_can_be_drawn(inputs, sources):
+    undrawable = attribution(inputs, sources)
+
+    assert undrawable._repr_png_() is None
+    assert repr(undrawable).startswith("<Attribution by saliency of logits[owl] = 2, gap 0.40%: x [")
+
+
+@pytest.mark.parametrize(("value", "title"), [(1.0, "what it depends on"), (-1.0, "against it")])
+def test_a_map_without_negative_scores_is_not_said_to_speak_against(value, title):
+    figure = attribution_figure(attribution({"image": InputAttribution(hot(1, 1, value), (), BOX)}, {"image": WHITE}))
+
+    assert title in figure.subfigs[0].axes[1].get_title()
+
+
 def test_several_inputs_are_drawn_below_one_another():
     both = {"image": InputAttribution(hot(0, 0, 1.0), (), BOX), "row": InputAttribution(np.ones(2), ("a", "b"))}
 

@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_PICTURES = (".png", ".jpg", ".pdf", ".svg")
 # The caller's own mistakes, for which another request is the remedy.
 _MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
 
@@ -122,6 +123,9 @@ def attribute(
     out: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the attribution into it.", show_default=False)
     ] = None,
+    smooth: Annotated[
+        float, typer.Option(min=0, max=100, help="Blur the drawn map by so many of its pixels, for the eye.")
+    ] = 0.0,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout: TimeoutOption = None,
@@ -129,6 +133,8 @@ def attribute(
 ) -> None:
     """Ask what a prediction was based on."""
     with _asking(address, timeout) as client:
+        if out is not None and out.suffix.lower() not in _PICTURES:
+            raise invalid("--out", f"is {str(out)!r}; it must end in one of {', '.join(_PICTURES)}")
         inputs = _inputs(client.model(model, version=version), files, row, json_row)
         spec = ExplanationSpec(
             method=method,
@@ -150,7 +156,8 @@ def attribute(
             _save_arrays(npz, attributed_arrays(attributions))
         if out is not None:
             for number, attribution in enumerate(attributions):
-                _save_figure(attribution, out if number == 0 else out.with_stem(f"{out.stem}-{number}"))
+                path = out if number == 0 else out.with_stem(f"{out.stem}-{number}")
+                _save_figure(attribution, path, smooth=smooth)
 
 
 @app.command()
@@ -211,7 +218,7 @@ def _asking(address: str, timeout: float | None) -> Iterator[Client]:
     except PellucidError as error:
         _fail(str(error), 2 if isinstance(error, _MISTAKES) else 1)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}.", 1)
+        _fail(f"{error.filename or 'A file'}: {error.strerror or 'it cannot be read'}.", 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -259,13 +266,13 @@ def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _save_figure(attribution: Attribution, path: Path) -> None:
+def _save_figure(attribution: Attribution, path: Path, *, smooth: float = 0.0) -> None:
     try:
-        attribution.plot().savefig(path, dpi=120)
+        attribution.plot(smooth=smooth).savefig(path, dpi=120)
     except ImportError:
         _fail("Pictures need matplotlib and Pillow: pip install 'pellucid[plot]'", 1)
     except ValueError as error:
-        _fail(f"No picture can be drawn: {error}", 2)
+        _fail(f"{path} cannot be drawn. {error}", 2)
 
 
 def _print_json(value: Any) -> None:
