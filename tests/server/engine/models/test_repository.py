@@ -119,6 +119,7 @@ def method(*needs):
         axioms=frozenset[Axiom](),
         baselines=Background.NONE,
         takes_tolerance=False,
+        parameters={},
     )
 
 
