@@ -54,6 +54,14 @@ def cat() -> bytes:
     return picture.getvalue()
 
 
+@pytest.fixture
+def cat_file(cat: bytes, tmp_path: Path) -> Path:
+    """The same photograph, as a file."""
+    path = tmp_path / "cat.png"
+    path.write_bytes(cat)
+    return path
+
+
 @pytest.fixture(scope="session")
 def table() -> npt.NDArray[np.float64]:
     """The breast-cancer set, (569, 30), in the columns' own units."""

@@ -14,6 +14,20 @@ from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
 
 TABLE_MODEL, PICTURE_MODEL, TREES_MODEL = "breast-cancer", "efficientnet-lite0", "diabetes"
 
+DIABETES_ROW: dict[str, float | str] = {
+    "age": 59.0,
+    "sex": "2",
+    "body mass index": 32.1,
+    "blood pressure": 101.0,
+    "total cholesterol": 157.0,
+    "low-density lipoproteins": 93.2,
+    "high-density lipoproteins": 38.0,
+    "cholesterol ratio": 4.0,
+    "log triglycerides": 4.8598,
+    "blood sugar": 87.0,
+}
+"""The first row of the diabetes set, for the demo's trees."""
+
 DETAILS: Mapping[str, type[Message]] = {
     kind.DESCRIPTOR.full_name: kind
     for kind in (

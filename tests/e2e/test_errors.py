@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from e2e.messages import (
+    DIABETES_ROW,
     PICTURE_MODEL,
     TABLE_MODEL,
     TREES_MODEL,
@@ -56,19 +57,6 @@ def holding(value: float) -> npt.NDArray[np.float64]:
     row[0, 3] = value
     return row
 
-
-DIABETES_ROW: dict[str, float | str] = {
-    "age": 59.0,
-    "sex": "2",
-    "body mass index": 32.1,
-    "blood pressure": 101.0,
-    "total cholesterol": 157.0,
-    "low-density lipoproteins": 93.2,
-    "high-density lipoproteins": 38.0,
-    "cholesterol ratio": 4.0,
-    "log triglycerides": 4.8598,
-    "blood sugar": 87.0,
-}
 
 MALFORMED_PREDICTIONS = {
     "no model": (predict("", GOOD), "model.name"),

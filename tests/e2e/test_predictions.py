@@ -11,9 +11,19 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 import skimage.data
-from e2e.messages import PICTURE_MODEL, TABLE_MODEL, TREES_MODEL, attribute, pictures, predict, rows, spec, table_rows
+from e2e.messages import (
+    DIABETES_ROW,
+    PICTURE_MODEL,
+    TABLE_MODEL,
+    TREES_MODEL,
+    attribute,
+    pictures,
+    predict,
+    rows,
+    spec,
+    table_rows,
+)
 from e2e.serving import Server
-from e2e.test_errors import DIABETES_ROW
 from pellucid.tensors import from_tensor
 from pellucid.v1 import explanation_service_pb2
 from PIL import Image
