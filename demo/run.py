@@ -24,6 +24,7 @@ from pellucid.plots import attribution_figure
 from pellucid.results import Timing
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_sample_image
@@ -72,7 +73,7 @@ def main() -> int:
                 show_photograph(client, photograph, arguments.out)
             show_table_row(client, arguments.out)
     except DemoError as error:
-        _console.print(f"\n[bold red]The demo failed:[/] {error}")
+        _console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         return 1
     _console.print(f"\n[bold green]All as it should be[/], in {time.monotonic() - started:.0f} s. The pictures:")
     for path in sorted(arguments.out.glob("*.png")):
