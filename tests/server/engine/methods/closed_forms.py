@@ -12,13 +12,15 @@ TARGET = Target("y", ((0, 1.0),))
 class Formula:
     """Answers from a torch function of the inputs, dicts of (rows, *features) in float64, to (rows,).
 
-    `sizes` has the number of rows of each evaluation, by kind. `block` is how many rows `blocks` allows.
+    `sizes` has the number of rows of each evaluation, by kind, `latest` the rows of the last gradient. `block` is
+    how many rows `blocks` allows.
     """
 
     def __init__(self, function: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], *, block: int = 1000) -> None:
         self._function = function
         self._block = block
         self.sizes: dict[str, list[int]] = {"scores": [], "gradient": []}
+        self.latest: Arrays = {}
         self.shares: list[float] = []
 
     def scores(self, rows: Arrays, target: Target) -> Scores:
@@ -27,6 +29,7 @@ class Formula:
 
     def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
         self.sizes["gradient"].append(_count(rows))
+        self.latest = rows
         tensors = _tensors(rows)
         leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if tensor.is_floating_point()}
         values = self._function(tensors)

@@ -72,6 +72,19 @@ def test_an_inputs_noise_does_not_depend_on_the_other_inputs(explain):
     np.testing.assert_array_equal(one.scores["x"], two.scores["x"])
 
 
+def test_inputs_of_one_shape_have_noises_of_their_own(explain):
+    question = tensor_question([1.0, 2.0, 4.0])
+    twins = dataclasses.replace(
+        question,
+        inputs={"x": question.inputs["x"], "y": question.inputs["x"]},
+        features={"x": Feature("tensor", True), "y": Feature("tensor", True)},
+    )
+
+    answer = explain("smoothgrad", Formula(lambda i: (i["x"] ** 2 + i["y"] ** 2).sum(dim=1)), twins)
+
+    assert (answer.scores["x"] != answer.scores["y"]).all()
+
+
 def test_the_noise_is_the_same_bytes_in_blocks_of_any_size(explain):
     question = tensor_question(np.linspace(0, 1, 7), seed=3)
     handles = Formula(squares), Formula(squares, block=3)
