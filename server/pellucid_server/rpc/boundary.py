@@ -90,8 +90,7 @@ class Boundary:
 
         async def guarded(data: bytes, context: Context) -> bytes:
             call = _arrival(rpc, context)
-            self.in_flight += 1
-            self._idle.clear()
+            self._enter()
             try:
                 # With the trailers: initial metadata of its own would be one more frame and await a call.
                 context.set_trailing_metadata(((_ID_HEADER, call.request_id),))
@@ -107,10 +106,6 @@ class Boundary:
             else:
                 self._finish(call, grpc.StatusCode.OK, None)
                 return reply
-            finally:
-                self.in_flight -= 1
-                if not self.in_flight:
-                    self._idle.set()
             answer = status.to_status(failure, call.request_id)
             self._finish(call, answer.code, failure)
             trailers = ((_ID_HEADER, call.request_id), *answer.trailing_metadata)
@@ -118,6 +113,19 @@ class Boundary:
             raise AssertionError("abort always raises")
 
         return guarded
+
+    def _enter(self) -> None:
+        """Count a request until gRPC's task for it ends: only then has the reply left."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in one
+        self.in_flight += 1
+        self._idle.clear()
+        task.add_done_callback(self._leave)
+
+    def _leave(self, _: "asyncio.Task[Any]") -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
 
     def _finish(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         """Record the request and write its line."""
