@@ -97,4 +97,6 @@ class Attribution:
     groups: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     group_scores: npt.NDArray[np.float64] | None = None
     group_standard_errors: npt.NDArray[np.float64] | None = None
+    standard_error: float | None = None
+    """The largest standard error of an element's score, for methods that sample and score no groups."""
     warnings: tuple[str, ...] = ()

@@ -160,7 +160,7 @@ def _result(
             absolute_gap=answer.absolute_gap,
             tolerance=answer.tolerance,
             tolerance_met=answer.tolerance_met,
-            standard_error=_largest(answer.group_standard_errors),
+            standard_error=_standard_error(answer),
             warnings=answer.warnings,
         ),
         group_scores=answer.group_scores,
@@ -175,8 +175,9 @@ def _relative_gap(answer: Attribution, value: float) -> float | None:
     return abs(answer.signed_gap) / abs(value - answer.baseline_value)
 
 
-def _largest(errors: npt.NDArray[np.float64] | None) -> float | None:
-    return None if errors is None or errors.size == 0 else float(errors.max())
+def _standard_error(answer: Attribution) -> float | None:
+    errors = answer.group_standard_errors
+    return answer.standard_error if errors is None or errors.size == 0 else float(errors.max())
 
 
 def _input_attribution(

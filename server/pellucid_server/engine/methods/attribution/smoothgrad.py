@@ -3,6 +3,7 @@
 Source: Smilkov, Thorat, Kim, Viégas and Wattenberg, "SmoothGrad: removing noise by adding noise", 2017.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +45,13 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     """Score each element by the target's gradient, averaged over noise around the input.
 
     Scores are in units of the target per unit of the input, (*features). The same seed gives the same
-    noise, however rows are packed. `samples` rows forward and backward.
+    noise, however rows are packed; the largest standard error of an element is reported. `samples` rows
+    forward and backward.
     """
     deviations = {name: _deviation(question, name, params.noise) for name in differentiable_inputs(question)}
     generators = {name: generator(question.seed, name) for name in deviations}
     sums = {name: np.zeros(question.inputs[name].shape) for name in deviations}
+    squares = {name: np.zeros_like(values) for name, values in sums.items()}
     for block in model.blocks(params.samples):
         count = block.stop - block.start
         noise = {
@@ -59,9 +62,16 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
         for name in sums:
             found = np.abs(gradients[name]) if params.absolute else gradients[name]
             sums[name] += found.sum(axis=0, dtype=np.float64)
+            squares[name] += np.square(found, dtype=np.float64).sum(axis=0)
         model.progress(block.stop / params.samples)
     scores = {name: values / params.samples for name, values in sums.items()}
-    return Attribution(as_scores(scores, question.inputs), warnings=fixed_warnings(question))
+    variances = [squares[name] / params.samples - np.square(values) for name, values in scores.items()]
+    largest = max(float(variance.max(initial=0.0)) for variance in variances)
+    return Attribution(
+        as_scores(scores, question.inputs),
+        standard_error=math.sqrt(largest / (params.samples - 1)) if params.samples > 1 else None,
+        warnings=fixed_warnings(question),
+    )
 
 
 def _deviation(question: Question, name: str, noise: float) -> npt.NDArray[np.float32]:

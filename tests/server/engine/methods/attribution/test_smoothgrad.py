@@ -93,3 +93,19 @@ def test_the_noise_is_the_same_bytes_in_blocks_of_any_size(explain):
 
     assert handles[1].sizes["gradient"] == [3, 3, 3, 2]
     np.testing.assert_allclose(pieces, whole, rtol=1e-6)
+
+
+def test_the_standard_error_is_what_the_noise_leaves_in_the_mean(explain):
+    # The gradient of x1² + 3·x2² has deviations of 2 and 6 times the noise's, 0.15; the larger is reported.
+    def weighted(inputs):
+        return (inputs["x"] ** 2 * inputs["x"].new_tensor([1.0, 3.0])).sum(dim=1)
+
+    question = tensor_question([1.0, 2.0], ranges=np.ones(2, np.float32))
+
+    answer = explain("smoothgrad", Formula(weighted), question, samples=400)
+
+    assert answer.standard_error == pytest.approx(6 * 0.15 / np.sqrt(400), rel=0.15)
+
+
+def test_one_sample_has_no_standard_error(explain):
+    assert explain("smoothgrad", Formula(squares), tensor_question([1.0]), samples=1).standard_error is None
