@@ -69,7 +69,7 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     largest = max(float(variance.max(initial=0.0)) for variance in variances)
     return Attribution(
         as_scores(scores, question.inputs),
-        standard_error=math.sqrt(largest / (params.samples - 1)) if params.samples > 1 else None,
+        standard_error=math.sqrt(largest / (params.samples - 1)),
         warnings=fixed_warnings(question),
     )
 

@@ -105,7 +105,3 @@ def test_the_standard_error_is_what_the_noise_leaves_in_the_mean(explain):
     answer = explain("smoothgrad", Formula(weighted), question, samples=400)
 
     assert answer.standard_error == pytest.approx(6 * 0.15 / np.sqrt(400), rel=0.15)
-
-
-def test_one_sample_has_no_standard_error(explain):
-    assert explain("smoothgrad", Formula(squares), tensor_question([1.0]), samples=1).standard_error is None
