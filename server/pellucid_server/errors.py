@@ -47,7 +47,7 @@ class UnsupportedError(PellucidError):
 
 
 class OverloadedError(PellucidError):
-    """The queue is full, or one row does not fit the device. Metadata: `retry_after_seconds`."""
+    """The queue is full, or one row does not fit the device. Metadata: `retry_after_seconds`, if a wait helps."""
 
     reason = "OVERLOADED"
 

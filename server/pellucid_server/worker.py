@@ -50,6 +50,7 @@ from pellucid_server.jobs import (
 
 _log = logging.getLogger(__name__)
 
+_BUG = Failure(PellucidError.reason, "internal error", {})
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
@@ -115,10 +116,13 @@ class Worker:
             match message:
                 case Start():
                     self._start(message)
-                case Cancel(job_id=job_id) if job_id in self._jobs:
-                    self._jobs[job_id].cancelled = True
+                case Cancel():
+                    # The job may have ended while the cancellation was on its way.
+                    state = self._jobs.get(message.job_id)
+                    if state is not None:
+                        state.cancelled = True
                 case _:
-                    pass  # a cancellation that crossed with the job's end
+                    _log.warning("the front sent an unexpected %s", type(message).__name__)
 
     def _start(self, start: Start) -> None:
         state = JobState(start.job_id, start.deadline)
@@ -129,10 +133,14 @@ class Worker:
     def _run(self, state: JobState, job: Job) -> None:
         """Do one job, as a task of the hub, and send what came of it."""
         result, failure = self._outcome(state, job)
+        self._jobs.pop(state.job_id, None)
         ended, started = time.monotonic(), state.started or state.arrived
         timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
-        del self._jobs[state.job_id]
-        self._connection.send(Done(state.job_id, timing, result, failure))
+        try:
+            self._connection.send(Done(state.job_id, timing, result, failure))
+        except TypeError:
+            _log.exception("job %d: the result cannot be sent", state.job_id)
+            self._connection.send(Done(state.job_id, timing, failure=_BUG))
 
     def _outcome(self, state: JobState, job: Job) -> tuple[Result | None, Failure | None]:
         try:
@@ -144,7 +152,7 @@ class Worker:
             return None, Failure(error.reason, error.message, error.metadata)
         except Exception:  # noqa: BLE001 - a bug costs its own job and no other; the log has the traceback
             _log.exception("job %d failed", state.job_id)
-            return None, Failure(PellucidError.reason, "internal error", {})
+            return None, _BUG
 
     def _operate(self, session: Session, job: Job) -> Result:
         match job:

@@ -243,7 +243,7 @@ class Engine:
         torch.cuda.empty_cache()
         if rows == 1 or lane.whole:
             text = "The device's memory cannot hold one row of this evaluation beside what it already holds."
-            self._fail(taken, OverloadedError(text, retry_after_seconds="1"))
+            self._fail(taken, OverloadedError(text))
             return
         lane.row_limit = lane.chunk_rows = rows // 2
         self._requeue(lane, [evaluation for evaluation, _ in taken])

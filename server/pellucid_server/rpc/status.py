@@ -60,9 +60,10 @@ def to_status(error: PellucidError, request_id: str) -> CallStatus:
     code, message = code_of(error), _message(error)
     rich = status_pb2.Status(code=_number(code), message=message, details=_details(error, message, request_id))
     trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", rich.SerializeToString())]
-    seconds = _retry_seconds(error)
-    if seconds is not None and code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        trailing.append(("grpc-retry-pushback-ms", str(round(seconds * 1000))))
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        seconds = _retry_seconds(error)
+        # Less than 0 tells gRPC's own retries that none will help.
+        trailing.append(("grpc-retry-pushback-ms", "-1" if seconds is None else str(round(seconds * 1000))))
     return CallStatus(code, message, tuple(trailing))
 
 
