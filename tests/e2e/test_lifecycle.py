@@ -42,6 +42,17 @@ def test_a_killed_worker_is_replaced_and_answers_as_before(own_server: Server) -
     assert 'pellucid_worker_restarts_total{device="cpu"} 1.0' in own_server.metrics()
 
 
+def test_a_request_that_a_killed_worker_had_is_told_to_come_back(own_server: Server) -> None:
+    running = own_server.explanations.Attribute.future(LONG)
+    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+
+    os.kill(own_server.worker_pid(), signal.SIGKILL)
+
+    error = failure(lambda: running.result(60))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
+
+
 def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Server) -> None:
     running = own_server.explanations.Attribute.future(LONG)
     wait_until(own_server.busy, seconds=10, what="the worker has the request")
