@@ -85,6 +85,7 @@ class Receipt:
     baseline: str
     baseline_digest: str
     seed: int
+    tolerance: float | None
     runtime: Runtime
     work: Work
 
@@ -123,6 +124,7 @@ def read_receipt(message: explanation_pb2.Receipt) -> Receipt:
         baseline=baseline_word(message.baseline),
         baseline_digest=message.baseline_digest,
         seed=message.seed,
+        tolerance=message.tolerance if message.HasField("tolerance") else None,
         runtime=_runtime(message.runtime),
         work=_work(message.work),
     )

@@ -204,6 +204,7 @@ class Receipt:
     baseline: str = ""
     baseline_digest: str = ""
     seed: int = 0
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

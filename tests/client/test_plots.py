@@ -17,7 +17,7 @@ BOX = Box(40, 10, 80, 50, 100, 60)
 def attribution(inputs, sources, *, label="owl", contrast=None):
     target = Target("logits", Outcome((2,), ""), contrast, "logits")
     runtime, work = Runtime("graph", "graph", "cpu", "float32", {}), Work(1, 2, ())
-    receipt = Receipt(ModelKey("photos", 3, "ab"), "", "saliency", {}, target, "zeros", "", 0, runtime, work)
+    receipt = Receipt(ModelKey("photos", 3, "ab"), "", "saliency", {}, target, "zeros", "", 0, None, runtime, work)
     return Attribution(
         method="saliency",
         inputs=inputs,

@@ -212,7 +212,7 @@ class Runtime(_message.Message):
     def __init__(self, forward: _Optional[str] = ..., gradient: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work")
+    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,7 @@ class Receipt(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     input_digest: str
     method: str
@@ -240,7 +241,8 @@ class Receipt(_message.Message):
     seed: int
     runtime: Runtime
     work: Work
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ...) -> None: ...
+    tolerance: float
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., tolerance: _Optional[float] = ...) -> None: ...
 
 class Attribution(_message.Message):
     __slots__ = ("inputs", "output", "output_index", "label", "instance_output_value", "baseline_output_value", "approximation_error", "accuracy", "group_scores", "group_standard_errors", "receipt")

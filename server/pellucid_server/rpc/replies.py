@@ -162,6 +162,7 @@ def _receipt(receipt: jobs.Receipt) -> explanation_pb2.Receipt:
         baseline=baseline_kind(receipt.baseline),
         baseline_digest=receipt.baseline_digest,
         seed=receipt.seed,
+        tolerance=receipt.tolerance,
         runtime=_runtime(receipt.runtime),
         work=_work(receipt.work),
     )

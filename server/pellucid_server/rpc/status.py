@@ -60,10 +60,12 @@ def to_status(error: PellucidError, request_id: str) -> CallStatus:
     code, message = code_of(error), _message(error)
     rich = status_pb2.Status(code=_number(code), message=message, details=_details(error, message, request_id))
     trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", rich.SerializeToString())]
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        seconds = _retry_seconds(error)
+    seconds = _retry_seconds(error)
+    if seconds is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(round(seconds * 1000))))
+    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Less than 0 tells gRPC's own retries that none will help.
-        trailing.append(("grpc-retry-pushback-ms", "-1" if seconds is None else str(round(seconds * 1000))))
+        trailing.append(("grpc-retry-pushback-ms", "-1"))
     return CallStatus(code, message, tuple(trailing))
 
 

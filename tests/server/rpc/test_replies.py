@@ -34,6 +34,7 @@ FULL = jobs.AttributionResult(
         baseline="blur",
         baseline_digest="34" * 32,
         seed=2**64 - 1,
+        tolerance=0.125,
     ),
     baseline_output_value=1.0,
     approximation_error=0.125,

@@ -93,6 +93,7 @@ def explain_row(
         baseline=kind,
         baseline_digest=digest(baselines) if baselines else "",
         seed=order.spec.seed,
+        tolerance=answer.tolerance or None,
     )
     return _result(model, order, rows, number, resolved, answer, receipt)
 
