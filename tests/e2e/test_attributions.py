@@ -110,6 +110,14 @@ def test_scores_sum_to_the_change_of_the_prediction_from_the_baseline(
     assert list(found.inputs["features"].columns[:2]) == ["mean radius", "mean texture"]
 
 
+def test_explanations_to_different_tolerances_have_different_receipts(server: Server, table: Floats) -> None:
+    found = [explained(server, table[5], spec("integrated-gradients", tolerance=value)) for value in (0.5, 0.001)]
+
+    assert [each.receipt.tolerance for each in found] == [0.5, 0.001]
+    assert found[0].accuracy.tolerance_met
+    assert found[1].accuracy.tolerance_met
+
+
 def test_shapley_values_against_the_background_average_over_its_rows(
     server: Server, table: Floats, models: Path, mean: Floats, deviation: Floats
 ) -> None:
