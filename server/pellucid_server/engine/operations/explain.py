@@ -193,10 +193,7 @@ def _input_attribution(
     """Put one input's scores into the caller's terms: columns of a table, the box of a picture."""
     feature, found = model.features[name], groups.get(name)
     if feature.modality == "tabular" and feature.groups is not None:
-        count = len(model.inputs[name].columns)
-        columns = np.bincount(feature.groups.reshape(-1), scores.reshape(-1).astype(np.float64), minlength=count)
-        _, first = np.unique(feature.groups.reshape(-1), return_index=True)
-        by_column = None if found is None else np.broadcast_to(found, scores.shape).reshape(-1)[first]
+        columns, by_column = _by_column(feature.groups.reshape(-1), scores, found)
         return InputAttribution(_typed(columns, form), model.inputs[name].columns, None, by_column)
     if feature.modality == "image":
         if form.sum_channels:
@@ -206,6 +203,17 @@ def _input_attribution(
     shape = scores.shape
     spread = None if found is None else np.ascontiguousarray(np.broadcast_to(found, shape))
     return InputAttribution(_typed(scores, form), (), None, spread)
+
+
+def _by_column(
+    columns: npt.NDArray[np.int32], scores: npt.NDArray[np.generic], groups: npt.NDArray[np.int32] | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32] | None]:
+    """Add elements' scores up by their column, and pick the column's group, which all its elements share."""
+    summed = np.bincount(columns, scores.reshape(-1).astype(np.float64)).astype(np.float64, copy=False)
+    if groups is None:
+        return summed, None
+    _, first = np.unique(columns, return_index=True)
+    return summed, np.broadcast_to(groups, scores.shape).reshape(-1)[first]
 
 
 def _typed(scores: npt.NDArray[np.generic], form: ReplyFormat) -> npt.NDArray[np.generic]:
