@@ -81,6 +81,11 @@ class Connection:
             if now - self._oldest > _GATHERING_SECONDS:
                 self._send_gathered()
 
+    def turn(self, idle: bool) -> None:
+        """Send what is gathered if nothing else will be done now, or if it has waited for 2 ms."""
+        if self._gathered and (idle or time.monotonic() - self._oldest > _GATHERING_SECONDS):
+            self.flush()
+
     def flush(self) -> None:
         """Send what is gathered."""
         with self._sending:
@@ -138,7 +143,7 @@ class Worker:
         timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
         try:
             self._connection.send(Done(state.job_id, timing, result, failure))
-        except TypeError:
+        except Exception:  # noqa: BLE001 - the job must have an answer, and this one cannot be sent again
             _log.exception("job %d: the result cannot be sent", state.job_id)
             self._connection.send(Done(state.job_id, timing, failure=_BUG))
 
@@ -216,7 +221,7 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
         return None
     engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
     machinery = Machinery(
-        engine, Hub(concurrent=settings.concurrent_jobs, on_idle=connection.flush), Helper(), settings.device
+        engine, Hub(concurrent=settings.concurrent_jobs, on_turn=connection.turn), Helper(), settings.device
     )
     # Models and libraries stay: no collection need look at them again.
     gc.collect()

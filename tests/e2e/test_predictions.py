@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -140,3 +141,14 @@ def test_a_prediction_and_its_explanation_come_in_one_reply(server: Server, tabl
         rtol=1e-5,
     )
     assert together.receipt.input_digest == alone.explanation.attributions[0].receipt.input_digest
+
+
+def test_a_prediction_stands_though_its_explanation_does_not_fit_the_deadline(server: Server, cat: bytes) -> None:
+    request = predict(PICTURE_MODEL, {"image": pictures(cat)})
+    request.explanations.append(spec("integrated-gradients", steps=1024))
+
+    reply = server.explanations.Predict(request, timeout=4)
+
+    (explanation,) = reply.explanations
+    assert reply.outputs["output"].top[0].classes[0].label == "tiger cat"
+    assert explanation.status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]

@@ -104,7 +104,9 @@ class Evaluation:
 class Engine:
     """Owns the device thread and the lanes."""
 
-    def __init__(self, *, chunk_seconds: float, chunk_bytes: int, threads: int) -> None:
+    def __init__(self, *, chunk_seconds: float, chunk_bytes: int, threads: int, most_lanes: int = _MOST_LANES) -> None:
+        self._most_lanes = most_lanes
+        self._running: tuple[Hashable, Lane] | None = None
         self._chunk_seconds = chunk_seconds
         self._chunk_bytes = chunk_bytes
         self._threads = threads
@@ -138,8 +140,11 @@ class Engine:
 
     def _forget_idle_lanes(self) -> None:
         """Keep the number of lanes bounded: models of any length have one for each length seen."""
-        if len(self._lanes) >= _MOST_LANES:
+        if len(self._lanes) >= self._most_lanes:
             kept = {key: lane for busy in self._busy for key, lane in busy.items()}
+            if self._running is not None:
+                # Its evaluations may have rows left, which go back into this very lane.
+                kept[self._running[0]] = self._running[1]
             self._lanes = kept
 
     def _run(self) -> None:
@@ -175,6 +180,7 @@ class Engine:
             return None, []
         key, lane = next(iter(busy.items()))
         taken = _share(lane)
+        self._running = (key, lane)
         if lane.waiting:
             busy.move_to_end(key)
         else:
@@ -190,12 +196,8 @@ class Engine:
         except torch.cuda.OutOfMemoryError:
             self._shrink(lane, taken, rows)
             return
-        except PellucidError as error:
-            self._fail(taken, error)
-            return
         except Exception as error:  # noqa: BLE001 - whatever a model raises must reach its jobs, not end the thread
-            _log.exception("an evaluation failed")
-            self._fail(taken, error)
+            self._settle_failure(lane, taken, error)
             return
         self._pace(lane, rows, time.perf_counter() - started)
         self._hand_out(lane, taken, rows, results)
@@ -205,10 +207,7 @@ class Engine:
         for evaluation, count in taken:
             evaluation.keep(results, start, count)
             evaluation.tally.add(lane.program.evaluation, rows=count, batch_rows=rows, backward=lane.program.backward)
-            if lane.program.backward:
-                evaluation.job.rows_backward += count
-            else:
-                evaluation.job.rows_forward += count
+            evaluation.job.count(count, backward=lane.program.backward)
             start += count
             if evaluation.done == evaluation.count:
                 evaluation.finish()
@@ -221,6 +220,16 @@ class Engine:
         with self._change:
             lane.waiting.extend(evaluations)
             self._busy[not lane.prediction][evaluations[0].lane_key] = lane
+
+    def _settle_failure(self, lane: Lane, taken: list[tuple[Evaluation, int]], error: Exception) -> None:
+        """Fail the evaluation at fault and no other: one job's bad row must not hurt those packed with it."""
+        if len(taken) > 1:
+            for entry in taken:
+                self._evaluate(lane, [entry])
+            return
+        if not isinstance(error, PellucidError):
+            _log.error("an evaluation failed", exc_info=error)
+        self._fail(taken, error)
 
     def _fail(self, taken: list[tuple[Evaluation, int]], error: BaseException) -> None:
         for evaluation, _ in taken:

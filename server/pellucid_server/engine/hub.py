@@ -53,11 +53,12 @@ class Signal:
 class Hub:
     """Runs tasks, predictions first and at most `concurrent` others at once.
 
-    `on_idle` is called on the hub's thread whenever no task can go on, before it waits.
+    `on_turn` is called on the hub's thread before each task goes on, with False, and, with True, before the
+    hub waits because none can.
     """
 
-    def __init__(self, *, concurrent: int, on_idle: Callable[[], None] = lambda: None) -> None:
-        self._on_idle = on_idle
+    def __init__(self, *, concurrent: int, on_turn: Callable[[bool], None] = lambda idle: None) -> None:
+        self._on_turn = on_turn
         self._inbox: SimpleQueue[Signal | tuple[Task, bool]] = SimpleQueue()
         self._predictions: deque[Task] = deque()
         self._others: deque[Task] = deque()
@@ -109,8 +110,9 @@ class Hub:
         self._loop = getcurrent()
         while True:
             self._take_in()
+            self._on_turn(False)
             if self._predictions:
-                greenlet(self._predictions.popleft(), self._loop).switch()
+                greenlet(_guarded, self._loop).switch(self._predictions.popleft())
             elif self._woken:
                 self._woken.popleft().switch()
             elif self._others and self._places:
@@ -118,16 +120,14 @@ class Hub:
                 greenlet(self._in_place, self._loop).switch(self._others.popleft())
 
     def _in_place(self, task: Task) -> None:
-        try:
-            task()
-        finally:
-            self._places += 1
+        _guarded(task)
+        self._places += 1
 
     def _take_in(self) -> None:
         """Sort what has arrived; block if there is nothing to run."""
         idle = not (self._predictions or self._woken or (self._others and self._places))
         if idle and self._inbox.empty():
-            self._on_idle()
+            self._on_turn(True)
         try:
             while True:
                 arrived = self._inbox.get(block=idle)
@@ -140,6 +140,14 @@ class Hub:
                     (self._predictions if prediction else self._others).append(task)
         except Empty:
             return
+
+
+def _guarded(task: Task) -> None:
+    """Run a task; what it raises, it should not have, and must not end the hub."""
+    try:
+        task()
+    except Exception:  # noqa: BLE001 - the hub runs all jobs, and one must not end it
+        _log.exception("a task failed")
 
 
 class _SharedWork(Generic[Item, Found]):

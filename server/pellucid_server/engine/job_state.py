@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pellucid_server.errors import CancelledError, PellucidError, TimedOutError
 from pellucid_server.jobs import BatchShape, Work
 
+_MOST_RESERVE_SHARE = 0.1
+
 
 @dataclass(slots=True)
 class Tally:
@@ -32,7 +34,10 @@ class Tally:
 
 @dataclass(slots=True)
 class JobState:
-    """A job's deadline on `time.monotonic()`'s clock, whether its caller has left, and its row counts."""
+    """A job's deadline on `time.monotonic()`'s clock, whether its caller has left, and its row counts.
+
+    A part of a job may have an earlier deadline: it is a state of its own with the job as `whole`.
+    """
 
     job_id: int
     deadline: float | None
@@ -41,11 +46,28 @@ class JobState:
     cancelled: bool = False
     rows_forward: int = 0
     rows_backward: int = 0
+    whole: "JobState | None" = None
+
+    def part(self, *, reserve_seconds: float) -> "JobState":
+        """Return the state of a part of the job, to end `reserve_seconds` before the job, or sooner if it is short."""
+        deadline = self.deadline
+        if deadline is not None:
+            deadline -= min(reserve_seconds, _MOST_RESERVE_SHARE * max(0.0, deadline - time.monotonic()))
+        return JobState(self.job_id, deadline, started=self.started, whole=self)
+
+    def count(self, rows: int, *, backward: bool) -> None:
+        """Note rows that were evaluated."""
+        if backward:
+            self.rows_backward += rows
+        else:
+            self.rows_forward += rows
+        if self.whole is not None:
+            self.whole.count(rows, backward=backward)
 
     def error(self, now: float) -> PellucidError | None:
         """Return why the job must stop, or None."""
         stage = "queued" if self.started is None else "running"
-        if self.cancelled:
+        if self.cancelled or (self.whole is not None and self.whole.cancelled):
             return CancelledError("The caller left before the answer was ready.", stage=stage)
         if self.deadline is not None and now >= self.deadline:
             return TimedOutError("The deadline passed before the answer was ready.", stage=stage)

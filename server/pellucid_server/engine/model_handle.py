@@ -122,19 +122,29 @@ class ModelHandle:
         evaluation = Evaluation(key, rows, self._job, self.tally, finished)
         if evaluation.count == 0:
             raise ValueError("an evaluation needs at least one row")
-        self._machinery.engine.submit(evaluation, lambda: self._lane(make()))
+        self._machinery.engine.submit(evaluation, lambda: self._lane(make(), rows))
         finished.wait()
         return evaluation.answer()
 
-    def _lane(self, program: Program) -> Lane:
+    def _lane(self, program: Program, rows: Arrays) -> Lane:
         return Lane(
             program=program,
-            row_bytes=self._model.row_bytes(backward=program.backward),
+            row_bytes=round(self._model.row_bytes(backward=program.backward) * self._growth(rows)),
             prediction=self._prediction,
             row_limit=self._model.largest_batch or _ANY_BATCH,
             whole=self._model.solo and self._prediction,
             single=self._model.solo and not self._prediction,
         )
+
+    def _growth(self, rows: Arrays) -> float:
+        """Return how much more memory a row takes than those that the model was tried on.
+
+        Rows of open length may be longer than those. Of what a model does with them, attention grows fastest, with
+        the square of the length.
+        """
+        tried = self._model.input_row_bytes
+        inputs = [array for name, array in rows.items() if name in self._model.features]
+        return max(1.0, sum(array[:1].nbytes for array in inputs) / tried) ** 2
 
 
 def _with_elements(rows: Arrays, target: Target) -> Arrays:

@@ -26,6 +26,10 @@ class ZooModel:
     largest_batch: int | None = None
     input_row_bytes: int = 1 << 20
 
+    @property
+    def features(self) -> dict[str, None]:
+        return dict.fromkeys(value.name for value in self.graph.inputs)
+
     def row_bytes(self, *, backward: bool) -> int:
         return 1 << 10
 

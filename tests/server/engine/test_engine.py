@@ -249,3 +249,49 @@ def test_the_tally_counts_rows_and_the_batches_they_were_in(engine):
     assert (work.rows_forward, work.rows_backward) == (6, 0)
     assert sum(shape.rows * shape.batches for shape in work.batch_shapes) == 6
     assert job.rows_forward == 6
+
+
+def test_a_bad_row_fails_its_own_job_and_no_other_packed_with_it(engine):
+    program = Doubling()
+    held(engine, program, chunk_rows=64)
+    entries = [evaluation([1, 2]), evaluation([3, np.nan]), evaluation([4])]
+    for entry in entries:
+        engine.submit(entry, lane(program))
+
+    program.gate.set()
+
+    assert entries[0].wait()["y"][:, 0].tolist() == [2, 4]
+    with pytest.raises(ArithmeticError):
+        entries[1].wait()
+    assert entries[2].wait()["y"][:, 0].tolist() == [8]
+
+
+def test_rows_left_of_a_forgotten_lane_are_still_evaluated():
+    engine = Engine(chunk_seconds=10.0, chunk_bytes=1 << 30, threads=1, most_lanes=1)
+    program, other = Doubling(), Doubling()
+    program.gate.clear()
+    entries = [evaluation(range(8)), evaluation([1], key="other"), evaluation([5])]
+    engine.submit(entries[0], lane(program))
+    assert program.entered.acquire(timeout=10)
+    engine.submit(entries[1], lane(other))
+    engine.submit(entries[2], lane(program))
+
+    program.gate.set()
+
+    assert [len(entry.wait()["y"]) for entry in entries] == [8, 1, 1]
+    engine.close()
+
+
+def test_a_part_of_a_job_ends_before_the_job_and_counts_for_it(engine):
+    whole = JobState(1, time.monotonic() + 100)
+    part = whole.part(reserve_seconds=1.0)
+    entry = evaluation(range(3), job=part)
+
+    engine.submit(entry, lane(Doubling()))
+    entry.wait()
+
+    assert part.deadline == pytest.approx(whole.deadline - 1)
+    assert (part.rows_forward, whole.rows_forward) == (3, 3)
+    whole.cancelled = True
+    with pytest.raises(CancelledError):
+        part.check()

@@ -181,3 +181,26 @@ def test_an_offloaded_error_is_raised_in_the_task():
     hub = Hub(concurrent=1)
 
     assert isinstance(run(hub, lambda: hub.offload(lambda: 1 // 0)), ZeroDivisionError)
+
+
+def test_a_task_that_raises_does_not_end_the_hub():
+    hub = Hub(concurrent=1)
+
+    for prediction in (True, False):
+        hub.submit(lambda: 1 // 0, prediction=prediction)
+
+    assert run(hub, lambda: "alive") == "alive"
+
+
+def test_the_hub_tells_of_each_turn_and_of_having_nothing_to_do():
+    turns, idle = [], threading.Event()
+
+    def on_turn(nothing):
+        turns.append(nothing)
+        if nothing and False in turns:
+            idle.set()
+
+    hub = Hub(concurrent=1, on_turn=on_turn)
+    run(hub, lambda: None)
+
+    assert idle.wait(10)

@@ -147,6 +147,13 @@ def test_blocks_cover_every_row_once_and_bound_the_bytes(bench):
     assert {block.stop - block.start for block in blocks[:-1]} == {32}
 
 
+@pytest.mark.parametrize(("length", "growth"), [(2, 1.0), (5, 1.0), (50, 100.0)])
+def test_rows_longer_than_those_tried_count_for_more_memory(bench, length, growth):
+    tried = sum(rows[:1].nbytes for rows in arrays("encoder", 1, 5).values())
+
+    assert bench.handle("encoder", input_row_bytes=tried)._growth(arrays("encoder", 2, length)) == growth
+
+
 def test_a_cancelled_job_is_stopped_before_it_evaluates_anything(bench):
     job = JobState(1, None, cancelled=True)
     handle = bench.handle("convolutional", job=job)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.programs import probabilities
 from pellucid_server.engine.question import Arrays
-from pellucid_server.errors import CancelledError, InvalidRequestError, PellucidError, TimedOutError
+from pellucid_server.errors import CancelledError, InvalidRequestError, PellucidError
 from pellucid_server.jobs import (
     AttributionResult,
     ClassScore,
@@ -32,6 +33,7 @@ Made = TypeVar("Made")
 
 _log = logging.getLogger(__name__)
 
+_RESERVE_SECONDS = 0.1
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
 
 
@@ -95,6 +97,8 @@ def _explanations(
     def explain(part: tuple[Order, int]) -> AttributionResult:
         return explain_row(session, model, part[0], rows, part[1], outputs)
 
+    # The prediction stands whether or not its explanations are ready in time, so they must end before it.
+    session = replace(session, job=session.job.part(reserve_seconds=_RESERVE_SECONDS))
     orders = [_attempt(session, partial(read, numbered)) for numbered in enumerate(job.explanations)]
     parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
     made = iter(session.machinery.hub.map(lambda part: _attempt(session, partial(explain, part)), parts))
@@ -115,7 +119,7 @@ def _attempt(session: Session, make: Callable[[], Made]) -> Made | ExplanationOu
     """Return what `make` makes, or the failure that the caller will read in its place."""
     try:
         return make()
-    except (CancelledError, TimedOutError):
+    except CancelledError:
         raise
     except PellucidError as error:
         return ExplanationOutcome(failure=Failure(error.reason, error.message, error.metadata))
