@@ -74,6 +74,9 @@ class PoolConfig(_Section):
     queue_limit: int = Field(default=64, ge=0)
     """Jobs that may wait per worker, beyond those that run; one more is RESOURCE_EXHAUSTED."""
 
+    start_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """Time for a worker to load and try out all models; one that takes longer is killed: a failed start."""
+
     restart_initial_seconds: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Wait before a lost worker is started again; doubles with each loss on end."""
 

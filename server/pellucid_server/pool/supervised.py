@@ -103,7 +103,7 @@ class SupervisedWorker:
         Raises
         ------
         WorkerStartError
-            It refused, or died before it was ready.
+            It refused, died before it was ready, or took longer than `start_seconds` of the configuration.
         """
         await self._bring_up()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep the worker for {self.device}")
@@ -205,31 +205,49 @@ class SupervisedWorker:
         began = time.monotonic()
         process = await WorkerProcess.launch(self._launcher, self._settings, self._receive)
         try:
-            self.hello = await process.hello(self.device)
+            self.hello = await self._greeting(process)
+            self._process = process
+            self._ready_since = time.monotonic()
+            self.start_seconds = self._ready_since - began
+            # The callback runs in the loop's next pass after the loss, ahead of any new job.
+            process.lost.add_done_callback(lambda _: self._lose_jobs())
+            self.ready = not process.lost.done()
+            _log.info(
+                "the worker for %s is ready after %.1f s (process %d)", self.device, self.start_seconds, process.pid
+            )
+            self._on_change()
         except WorkerStartError:
             await process.end(patience_seconds=self._config.exit_seconds)
             raise
         except BaseException:
+            # Whoever starts the next one must not leave this one behind.
             await process.end(patience_seconds=0)
             raise
-        self._process = process
-        self._ready_since = time.monotonic()
-        self.start_seconds = self._ready_since - began
-        # The callback runs in the loop's next pass after the loss, ahead of any new job.
-        process.lost.add_done_callback(lambda _: self._lose_jobs())
-        self.ready = not process.lost.done()
-        _log.info("the worker for %s is ready after %.1f s (process %d)", self.device, self.start_seconds, process.pid)
-        self._on_change()
+
+    async def _greeting(self, process: WorkerProcess) -> Hello:
+        """Wait until the worker is ready, but not for ever: one that hangs while it loads says nothing."""
+        limit_seconds = self._config.start_seconds
+        try:
+            async with asyncio.timeout(limit_seconds):
+                return await process.hello(self.device)
+        except TimeoutError:
+            raise WorkerStartError(
+                f"The worker for {self.device} was not ready within {limit_seconds:g} s (pool.start_seconds)."
+            ) from None
 
     async def _keep(self) -> None:
-        """Start the worker again whenever it is lost."""
+        """Start the worker again whenever it is lost, whatever goes wrong on the way."""
         while True:
             assert self._process is not None  # noqa: S101 - set by the start that went before
             await asyncio.shield(self._process.lost)
-            status = await self._process.end(patience_seconds=self._config.exit_seconds)
             if time.monotonic() - self._ready_since >= self._config.restart_max_seconds:
                 self._backoff_seconds = self._config.restart_initial_seconds
-            await self._restart(f"the worker for {self.device} was lost (exit status {status})")
+            cause = f"the worker for {self.device} was lost"
+            try:
+                cause += f" (exit status {await self._process.end(patience_seconds=self._config.exit_seconds)})"
+            except Exception:  # noqa: BLE001 - see `_restart`
+                _log.exception("the process of the worker for %s could not be ended", self.device)
+            await self._restart(cause)
 
     async def _restart(self, cause: str) -> None:
         """Start the worker again and again until it is ready, each time after a longer wait."""
@@ -237,10 +255,13 @@ class SupervisedWorker:
             _log.error("%s; it is started again in %.1f s", cause, self._backoff_seconds)
             await asyncio.sleep(self._backoff_seconds)
             self._backoff_seconds = min(2 * self._backoff_seconds, self._config.restart_max_seconds)
-            self._on_restart(self.device)
             try:
+                self._on_restart(self.device)
                 await self._bring_up()
             except WorkerStartError as error:
                 cause = f"the worker for {self.device} could not start: {error}"
+            except Exception:  # noqa: BLE001 - nobody awaits the keeper: what escaped would end it unseen, for good
+                cause = f"the worker for {self.device} could not start"
+                _log.exception("%s, by a bug", cause)
             else:
                 return

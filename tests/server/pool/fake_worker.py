@@ -1,7 +1,8 @@
 """A worker without models: the name of a job's model says what it does with the job.
 
 The folder of the model repository says how it starts: "refuse", "crash", "mute" (is never ready),
-"stay" (ignores end of file), "flaky" (refuses the second start; counts them in a file there), or anything else.
+"stuck" (is never ready and ignores end of file), "stay" (ignores end of file),
+"flaky" (refuses the second start; counts them in a file there), or anything else.
 """
 
 import os
@@ -124,6 +125,8 @@ def main():
     if repository.name == "mute":
         worker.receive()
         return
+    while repository.name == "stuck":
+        time.sleep(60)
     if repository.name == "crash":
         sys.exit(4)
     worker.send(Hello(MODELS, METHODS, settings.device))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pellucid_server.config import PoolConfig
 from pellucid_server.errors import (
     OverloadedError,
     PellucidError,
@@ -15,7 +16,7 @@ from pellucid_server.errors import (
 )
 from pellucid_server.jobs import ModelKey, PredictJob, TensorInput
 from pellucid_server.pool.process import WorkerStartError
-from server.pool.conftest import Health
+from server.pool.conftest import COMMAND, Health
 
 
 def job(name, array=None):
@@ -239,6 +240,82 @@ async def test_bytes_that_are_no_message_count_as_a_lost_worker(make_pool):
 async def test_a_worker_that_refuses_a_restart_is_tried_again(make_pool):
     restarted = []
     pool = make_pool(start="flaky", on_restart=restarted.append)
+    health = Health(pool)
+    await pool.start()
+
+    os.kill(pool.workers[0].pid, signal.SIGKILL)
+
+    await health.becomes(False)
+    await health.becomes(True)
+    assert restarted == ["cpu", "cpu"]
+    await pool.close()
+
+
+async def test_a_bug_at_a_restart_is_logged_and_the_worker_is_tried_again(make_pool, caplog):
+    restarted = []
+
+    def on_restart(device):
+        restarted.append(device)
+        command[:] = ["a null \0 byte"] if len(restarted) == 1 else COMMAND
+
+    command = list(COMMAND)
+    pool = make_pool(command=command, on_restart=on_restart)
+    health = Health(pool)
+    await pool.start()
+
+    os.kill(pool.workers[0].pid, signal.SIGKILL)
+
+    await health.becomes(False)
+    await health.becomes(True)
+    assert restarted == ["cpu", "cpu"]
+    (logged,) = [record for record in caplog.records if record.exc_info]
+    assert (logged.exc_info[0], str(logged.exc_info[1])) == (ValueError, "embedded null byte")
+    await pool.close()
+
+
+async def test_a_restart_that_a_listener_breaks_leaves_no_process(make_pool, caplog):
+    before = children()
+    told = []
+
+    def listener(healthy):
+        told.append(healthy)
+        if told == [True, False, True]:
+            raise RuntimeError("a listener's bug")
+
+    pool = make_pool()
+    pool.watch(listener)
+    health = Health(pool)
+    await pool.start()
+
+    os.kill(pool.workers[0].pid, signal.SIGKILL)
+
+    await health.becomes(True)
+    await health.becomes(True)
+    assert told == [True, False, True, False, True]
+    assert children() - before == {pool.workers[0].pid}
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a listener's bug"]
+    await pool.close()
+
+
+async def test_a_worker_that_hangs_at_its_start_is_killed_and_has_failed(make_pool):
+    before = children()
+    pool = make_pool(start="stuck", start_seconds=0.2, exit_seconds=0.05)
+
+    with pytest.raises(WorkerStartError, match=r"worker for cpu was not ready within 0\.2 s \(pool\.start_seconds\)"):
+        await pool.start()
+
+    assert children() <= before
+
+
+async def test_a_worker_that_hangs_at_a_restart_is_tried_again(make_pool, monkeypatch):
+    restarted = []
+
+    def on_restart(device):
+        restarted.append(device)
+        limit = 0.001 if len(restarted) == 1 else 60.0
+        monkeypatch.setattr(pool.workers[0], "_config", PoolConfig(start_seconds=limit, exit_seconds=0.05))
+
+    pool = make_pool(on_restart=on_restart)
     health = Health(pool)
     await pool.start()
 
