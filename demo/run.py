@@ -64,12 +64,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Serve the demo models and have predictions explained.")
     parser.add_argument("--models", type=Path, default=Path("models"), help="the demo model repository")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the pictures go")
+    parser.add_argument(
+        "--photographs",
+        nargs="+",
+        choices=[photograph.name for photograph in PHOTOGRAPHS],
+        default=[photograph.name for photograph in PHOTOGRAPHS],
+        metavar="NAME",
+        help="the photographs to explain (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
         with serving(arguments.models, arguments.out / "server.log") as address, Client(address) as client:
-            for photograph in PHOTOGRAPHS:
+            for photograph in (each for each in PHOTOGRAPHS if each.name in arguments.photographs):
                 show_photograph(client, photograph, arguments.out)
             show_table_row(client, arguments.out)
     except DemoError as error:
