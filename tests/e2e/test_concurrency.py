@@ -121,13 +121,40 @@ def test_a_crowds_rows_are_packed_together(table_answers: tuple[Answers, Answers
     assert crowded > 0
 
 
-def test_an_adaptive_method_meets_its_tolerance_in_a_crowd(server: Server, table: Floats) -> None:
-    explanation = spec("integrated-gradients", tolerance=0.001)
-    inputs = [{"features": rows(table[index : index + 1])} for index in range(CALLERS)]
+@pytest.fixture(scope="module")
+def adaptive_answers(server: Server, table: Floats, cat: bytes) -> tuple[list[Any], list[Any]]:
+    """Adaptive answers for rows and a photograph, alone and at once with predictions and methods of fixed plans."""
+    adaptive = {"integrated-gradients": spec("integrated-gradients", tolerance=0.001)}
+    on_pictures = {"integrated-gradients": spec("integrated-gradients", tolerance=0.05)}
+    inputs = [{"features": rows(table[index : index + 1])} for index in range(8)]
+    picture = {"image": pictures(cat)}
+    calls = asked(server, TABLE_MODEL, adaptive, inputs) + asked(server, PICTURE_MODEL, on_pictures, [picture])
+    fixed = {name: TABLE_METHODS[name] for name in ("kernel-shap", "occlusion", "smoothgrad")}
+    request = predict(PICTURE_MODEL, picture)
+    beside = [*asked(server, TABLE_MODEL, fixed, inputs[:2]), lambda: server.explanations.Predict(request)]
 
-    replies = at_once(asked(server, TABLE_MODEL, {"integrated-gradients": explanation}, inputs))
+    alone = [call() for call in calls]
+    assert len(calls + beside) == CALLERS
+    crowded = at_once(calls + beside)[: len(calls)]
 
-    found = [reply.explanation.attributions[0] for reply in replies]
+    return [each.explanation.attributions[0] for each in alone], [each.explanation.attributions[0] for each in crowded]
+
+
+def test_an_adaptive_method_has_the_same_plan_and_answer_alone_and_in_a_crowd(
+    adaptive_answers: tuple[list[Any], list[Any]],
+) -> None:
+    alone, crowded = adaptive_answers
+
+    assert_alike(alone, crowded)
+    assert sum(rows_of_others(each) for each in crowded) > 0
+    # Plans differ between inputs: that they are equal in pairs is no matter of course.
+    assert len({each.receipt.work.rows_backward for each in alone}) > 1
+
+
+def test_an_adaptive_method_meets_its_tolerance_in_a_crowd(adaptive_answers: tuple[list[Any], list[Any]]) -> None:
+    _, crowded = adaptive_answers
+
+    found = crowded[:8]
     changes = np.array([each.instance_output_value - each.baseline_output_value for each in found])
     totals = np.array([scores(each).sum() for each in found])
     assert all(each.accuracy.tolerance_met for each in found)
