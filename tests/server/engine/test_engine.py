@@ -295,3 +295,18 @@ def test_a_part_of_a_job_ends_before_the_job_and_counts_for_it(engine):
     whole.cancelled = True
     with pytest.raises(CancelledError):
         part.check()
+
+
+@pytest.mark.parametrize(("predictions", "largest"), [(0, 16), (1, 4)])
+def test_chunks_are_a_quarter_as_large_while_somebody_predicts(engine, predictions, largest):
+    program = Doubling()
+    for _ in range(predictions):
+        prediction = evaluation([0], key="prediction")
+        engine.submit(prediction, lane(Doubling(), prediction=True))
+        prediction.wait()
+    entry = evaluation(range(64))
+
+    engine.submit(entry, lane(program, chunk_rows=16))
+    entry.wait()
+
+    assert len(program.batches[0]) == largest
