@@ -4,10 +4,23 @@ import math
 
 import numpy as np
 import pytest
-from pellucid_server.engine.coalitions import design
+from pellucid_server.engine import coalitions
+from pellucid_server.engine.coalitions import Complete, Kept, byte_count, drawn
 
 SEEDS = range(5)
 SIZES = [(5, 20), (9, 100), (12, 48), (12, 2000), (13, 512), (16, 16384), (30, 512), (30, 2108), (64, 256), (200, 2448)]
+
+
+def here(function, *arguments):
+    return function(*arguments)
+
+
+def nowhere(function, *arguments):
+    raise AssertionError(f"{function} is not for the helper process")
+
+
+def design(players, samples, seed, compute=here):
+    return coalitions.design(players, samples, seed, compute=compute)
 
 
 def kernel(players, sizes):
@@ -133,3 +146,57 @@ def test_standard_errors_know_how_much_is_left_to_draw(samples):
 def test_a_design_is_made_once():
     assert design(21, 400, 7) is design(21, 400, 7)
     assert design(21, 400, 7) is not design(21, 400, 8)
+
+
+@pytest.mark.parametrize(("players", "samples"), [(3, 16384), (13, 16384), (30, 8192), (200, 2000)])
+def test_small_designs_are_made_here(players, samples):
+    assert design(players, samples, 31, nowhere).present.shape[1] == players
+
+
+def test_large_designs_are_drawn_elsewhere():
+    calls = []
+
+    def elsewhere(function, *arguments):
+        calls.append((function, arguments))
+        return function(*arguments)
+
+    found = design(150, 3000, 32, elsewhere)
+
+    assert calls == [(drawn, (150, 3000, 32))]
+    assert design(150, 3000, 32, nowhere) is found
+
+
+def test_kept_designs_are_bounded_by_their_bytes_and_the_last_used_stay():
+    designs = {(5, 32, seed): Complete.of(5) for seed in range(4)}
+    size = 2**5 * 5 * (1 + 8)
+    kept = Kept(3 * size)
+    first, second, third, fourth = designs
+
+    for key in (first, second, third):
+        kept.put(key, designs[key])
+    kept.get(first)
+    kept.put(fourth, designs[fourth])
+
+    assert {byte_count(made) for made in designs.values()} == {size}
+    assert kept.byte_count == 3 * size
+    assert kept.get(second) is None
+    assert [kept.get(key) for key in (first, third, fourth)] == [designs[key] for key in (first, third, fourth)]
+
+
+def test_a_design_beyond_the_limit_is_not_kept_and_drives_none_out():
+    kept, small = Kept(1000), Complete.of(3)
+    kept.put((3, 8, 0), small)
+
+    kept.put((6, 64, 0), Complete.of(6))
+
+    assert kept.get((6, 64, 0)) is None
+    assert kept.get((3, 8, 0)) is small
+
+
+def test_a_design_put_twice_counts_once():
+    kept = Kept(10000)
+
+    for _ in range(2):
+        kept.put((4, 16, 0), Complete.of(4))
+
+    assert kept.byte_count == byte_count(Complete.of(4))
