@@ -162,6 +162,14 @@ def test_the_same_receipt_means_the_same_answer_and_another_seed_another(server:
     assert not np.allclose(scores(first), scores(other), rtol=1e-3)
 
 
+def test_the_receipt_has_the_parameters_that_were_left_out(server: Server, table: Floats) -> None:
+    shap = explained(server, table[4], spec("kernel-shap")).receipt.parameters
+    occlusion = explained(server, table[4], spec("occlusion")).receipt.parameters
+
+    assert shap["samples"].integer == 2 * table.shape[1] + 2048
+    assert (occlusion["window"].integer, occlusion["stride"].integer) == (1, 1)
+
+
 def test_trees_have_black_box_explanations(server: Server) -> None:
     inputs = {"features": table_rows([DIABETES_ROW])}
     value = server.explanations.Predict(predict(TREES_MODEL, inputs)).outputs["progression"].values

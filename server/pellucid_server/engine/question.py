@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.jobs import ParamValue
+
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 """An array for each model input by name: of one row (*features) or of rows (rows, *features)."""
 
@@ -100,3 +102,5 @@ class Attribution:
     standard_error: float | None = None
     """The largest standard error of an element's score, for methods that sample and score no groups."""
     warnings: tuple[str, ...] = ()
+    resolved: Mapping[str, ParamValue] = field(default_factory=dict)
+    """Parameters that were left out and that the method settled for this row, such that giving them changes nothing."""

@@ -88,7 +88,7 @@ def explain_row(
         runtime=session.runtime(model, handle.tally),
         work=handle.tally.work(),
         method=order.method.name,
-        parameters=_resolved_parameters(order.params),
+        parameters=_resolved_parameters(order.params, answer),
         target=resolved.spec,
         baseline=kind,
         baseline_digest=digest(baselines) if baselines else "",
@@ -130,9 +130,10 @@ def _baselines(model: LoadedModel, order: Order, row: Arrays) -> tuple[str, Arra
     return model.baseline(spec.kind, row, sigma=spec.blur_sigma or _SIGMA, field=f"{order.field}.baseline")
 
 
-def _resolved_parameters(params: Any) -> dict[str, Any]:
+def _resolved_parameters(params: Any, answer: Attribution) -> dict[str, Any]:
+    """Return the parameters that the answer came from: the caller's, defaults, and what the method settled itself."""
     values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None} | dict(answer.resolved)
 
 
 def _result(

@@ -70,7 +70,7 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     require(
         samples >= min(least, 2**count - 2), "samples", samples, f"must be at least {least} for {count} varying groups"
     )
-    plan = design(count, samples, question.seed)
+    plan = design(count, samples, question.seed, compute=model.compute)
     present = plan.present
     if count < groups.count:
         present = np.ones((len(plan.present), groups.count), np.bool_)
@@ -88,4 +88,5 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
         groups=groups.labels,
         group_scores=scores,
         group_standard_errors=errors,
+        resolved={"samples": samples},
     )

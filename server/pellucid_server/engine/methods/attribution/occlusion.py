@@ -14,6 +14,7 @@ from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Arrays, Attribution, Feature, Question
 from pellucid_server.engine.registry import Need, method, parameter, require
 from pellucid_server.errors import InvalidRequestError
+from pellucid_server.jobs import ParamValue
 
 _PICTURE_WINDOW = 32
 _LIMIT = 16384
@@ -117,7 +118,8 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
     InvalidRequestError
         The stride exceeds the window, or there are too many windows.
     """
-    windows = {name: _windows(question.features[name], row, params) for name, row in question.inputs.items()}
+    lengths = {name: _lengths(question.features[name], params) for name in question.inputs}
+    windows = {name: Windows(question.features[name], row, *lengths[name]) for name, row in question.inputs.items()}
     count = sum(entry.count for entry in windows.values())
     if count > _LIMIT:
         shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
@@ -140,14 +142,22 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
         ),
         instance_value=float(scores[-1]),
         baseline_value=float(scores[-2]),
+        resolved=_resolved(set(lengths.values())),
     )
 
 
-def _windows(feature: Feature, row: npt.NDArray[np.generic], params: Params) -> Windows:
+def _lengths(feature: Feature, params: Params) -> tuple[int, int]:
+    """Return the window and the stride for an input."""
     window = params.window or (_PICTURE_WINDOW if feature.modality == "image" else 1)
     stride = params.stride or (window + 1) // 2
     require(stride <= window, "stride", stride, f"must be at most the window, {window}, or elements would be left out")
-    return Windows(feature, row, window, stride)
+    return window, stride
+
+
+def _resolved(lengths: set[tuple[int, int]]) -> dict[str, ParamValue]:
+    """Return the window and the stride where all inputs have the same: no one value says what a mixture had."""
+    columns = zip(("window", "stride"), zip(*lengths, strict=True), strict=True)
+    return {name: values[0] for name, values in columns if len(set(values)) == 1}
 
 
 def _starts(windows: dict[str, Windows]) -> dict[str, int]:

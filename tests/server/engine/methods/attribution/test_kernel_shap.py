@@ -160,6 +160,15 @@ def test_by_default_two_samples_a_group_and_2048_are_taken(explain):
     assert handle.sizes["scores"] == [2 * 18 + 2048 + 2]
 
 
+def test_the_samples_that_were_left_out_are_told_and_giving_them_changes_nothing(explain):
+    answer = explain("kernel-shap", Formula(tangled), eighteen(3))
+
+    again = explain("kernel-shap", Formula(tangled), eighteen(3), **answer.resolved)
+
+    assert answer.resolved == {"samples": 2 * 18 + 2048}
+    assert again.group_scores.tobytes() == answer.group_scores.tobytes()
+
+
 def test_too_few_samples_are_refused_with_how_many_would_do(explain):
     with pytest.raises(InvalidRequestError, match="is 71; it must be at least 72 for 18 varying groups") as caught:
         explain("kernel-shap", Formula(tangled), eighteen(0), samples=71)

@@ -112,3 +112,33 @@ def test_too_many_windows_are_refused_before_anything_is_evaluated(explain):
 
     assert caught.value.metadata == {"field": 'parameters["window"]'}
     assert handle.sizes["scores"] == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "modality", "given", "expected"),
+    [
+        ((3, 40, 40), "image", {}, {"window": 32, "stride": 16}),
+        ((7,), "tensor", {}, {"window": 1, "stride": 1}),
+        ((3, 40, 40), "image", {"window": 9}, {"window": 9, "stride": 5}),
+        ((3, 40, 40), "image", {"stride": 20}, {"window": 32, "stride": 20}),
+    ],
+)
+def test_the_window_that_was_used_is_told(explain, shape, modality, given, expected):
+    handle = Formula(lambda inputs: inputs["x"].flatten(1).sum(1))
+
+    answer = explain("occlusion", handle, tensor_question(np.ones(shape), modality=modality), **given)
+
+    assert answer.resolved == expected
+
+
+def test_no_one_window_is_told_where_inputs_have_different_ones(explain):
+    question = Question(
+        inputs={"picture": np.ones((3, 40, 40), np.float32), "x": np.ones(2, np.float32)},
+        baselines={"picture": np.zeros((1, 3, 40, 40), np.float32), "x": np.zeros((1, 2), np.float32)},
+        target=TARGET,
+        features={"picture": Feature("image", True), "x": Feature("tensor", True)},
+    )
+
+    answer = explain("occlusion", Formula(lambda i: i["x"].sum(1) * i["picture"].sum((1, 2, 3))), question)
+
+    assert answer.resolved == {}
