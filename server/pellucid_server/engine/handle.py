@@ -56,6 +56,13 @@ class Handle(Protocol):
         """Cut `count` rows into slices whose rows together stay within a fair share of memory."""
         ...
 
+    def seconds_left(self) -> float:
+        """Return the time until the deadline, at least 0; infinity if there is none.
+
+        For methods that can answer with less than was asked for: at the deadline an evaluation fails.
+        """
+        ...
+
     def progress(self, share: float) -> None:
         """Tell the caller that this share of the job, in [0, 1], is done."""
         ...

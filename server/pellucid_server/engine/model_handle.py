@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import math
+import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +113,11 @@ class ModelHandle:
         size = max(1, _BLOCK_BYTES // self._model.input_row_bytes)
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
+
+    def seconds_left(self) -> float:
+        """Return the time until the job's deadline, at least 0; infinity if it has none."""
+        deadline = self._job.deadline
+        return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _evaluate(
         self, kind: tuple[Hashable, ...], make: Callable[[], Program], rows: Arrays

@@ -1,6 +1,10 @@
+import math
+import time
+
 import numpy as np
 import pytest
 import torch
+from pellucid_server.engine.coalitions import Sampled, design, drawn
 from pellucid_server.engine.groups import superpixels
 from pellucid_server.engine.helper import HelperError
 from pellucid_server.engine.job_state import JobState
@@ -161,6 +165,34 @@ def test_a_cancelled_job_is_stopped_before_it_evaluates_anything(bench):
     with pytest.raises(CancelledError):
         bench.run(lambda: handle.forward(arrays("convolutional", 2)))
     assert handle.tally.work().rows_forward == 0
+
+
+@pytest.mark.parametrize(("deadline", "least", "most"), [(1000.0, 900.0, 1000.0), (-1.0, 0.0, 0.0)])
+def test_the_time_left_is_up_to_the_deadline(bench, deadline, least, most):
+    job = JobState(1, time.monotonic() + deadline)
+
+    assert least <= bench.handle("convolutional", job=job).seconds_left() <= most
+
+
+def test_without_a_deadline_there_is_time_without_end(bench):
+    assert bench.handle("convolutional").seconds_left() == math.inf
+
+
+def test_a_part_of_a_job_has_the_time_up_to_its_own_deadline(bench):
+    job = JobState(1, time.monotonic() + 1000)
+
+    assert 850 < bench.handle("convolutional", job=job.part(reserve_seconds=50)).seconds_left() <= 950
+
+
+def test_a_design_drawn_in_the_helper_process_is_the_one_drawn_here(bench):
+    handle = bench.handle("convolutional")
+
+    (found,) = bench.run(lambda: design(150, 3000, 21, compute=handle.compute))
+
+    expected = Sampled(*drawn(150, 3000, 21))
+    values = np.random.default_rng(21).normal(size=len(expected.present))
+    np.testing.assert_array_equal(found.present, expected.present)
+    np.testing.assert_allclose(found.shapley_values(values), expected.shapley_values(values), rtol=1e-9)
 
 
 def test_long_python_runs_in_the_helper_process(bench):

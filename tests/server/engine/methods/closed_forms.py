@@ -1,5 +1,6 @@
 """Handles that answer from a formula, and questions about them: what methods are tested against."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -13,12 +14,20 @@ class Formula:
     """Answers from a torch function of the inputs, dicts of (rows, *features) in float64, to (rows,).
 
     `sizes` has the number of rows of each evaluation, by kind, `latest` the rows of the last gradient. `block` is
-    how many rows `blocks` allows.
+    how many rows `blocks` allows. Each gradient row takes `row_seconds` of `seconds`.
     """
 
-    def __init__(self, function: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], *, block: int = 1000) -> None:
+    def __init__(
+        self,
+        function: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+        *,
+        block: int = 1000,
+        seconds: float = math.inf,
+        row_seconds: float = 0.0,
+    ) -> None:
         self._function = function
         self._block = block
+        self._seconds, self._row_seconds = seconds, row_seconds
         self.sizes: dict[str, list[int]] = {"scores": [], "gradient": []}
         self.latest: Arrays = {}
         self.shares: list[float] = []
@@ -30,6 +39,7 @@ class Formula:
     def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
         self.sizes["gradient"].append(_count(rows))
         self.latest = rows
+        self._seconds -= self._row_seconds * _count(rows)
         tensors = _tensors(rows)
         leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items() if tensor.is_floating_point()}
         values = self._function(tensors)
@@ -42,6 +52,9 @@ class Formula:
 
     def blocks(self, count: int) -> Iterator[slice]:
         return (slice(start, min(start + self._block, count)) for start in range(0, count, self._block))
+
+    def seconds_left(self) -> float:
+        return self._seconds
 
     def progress(self, share: float) -> None:
         self.shares.append(share)

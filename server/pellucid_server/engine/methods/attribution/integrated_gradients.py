@@ -10,6 +10,7 @@ gaps and the sum of their magnitudes are both small.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,10 @@ _ROUNDING_SHARE = 4 * float(np.finfo(np.float32).eps)
 _SMALL_ROW_BYTES = 1 << 14
 """Rows up to this size have their end points evaluated with the gradient: two rows are cheaper than a second wait."""
 
+_RESERVE_SECONDS = 0.1
+_RESERVE_SHARE = 0.1
+"""Time that is kept for the answer's way back: a share of what was left at the start, and no less than the seconds."""
+
 _LARGE_GAP = 0.05
 """Share of the score's change above which a gap deserves a warning, where no tolerance speaks of it."""
 
@@ -62,7 +67,8 @@ class Params:
     steps: int | None = parameter(
         None,
         "Points on the path; each costs one row forward and backward. Left out, points are added until "
-        f"the tolerance ({DEFAULT_TOLERANCE:g} if the request has none) is met. Not together with a tolerance.",
+        f"the tolerance ({DEFAULT_TOLERANCE:g} if the request has none) is met or the deadline is near. Not together "
+        "with a tolerance.",
         minimum=1,
         maximum=1024,
     )
@@ -112,7 +118,8 @@ def integrated_gradients(model: Handle, question: Question, params: Params) -> A
 
     Scores are in units of the target, (*features), and sum to its change, up to the quadrature's error,
     which is reported. Inputs without a gradient are held at their own value on the whole path, so that
-    the baseline is theirs too.
+    the baseline is theirs too. A tolerance that cannot be met before the deadline is given up in time to
+    answer with what was found, and with a warning.
 
     Raises
     ------
@@ -234,23 +241,29 @@ def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> At
 
 def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int) -> Attribution:
     tolerance = DEFAULT_TOLERANCE if question.tolerance is None else question.tolerance
+    pace = Pace(model)
     segments = first_segments(model, question.target, line)
     rows = POINTS * len(segments)
+    pace.ran(rows)
     while not closed(segments, tolerance):
-        halved = _worst(segments, (max_rows - rows) // (2 * POINTS))
+        affordable = (max_rows - rows) // (2 * POINTS)
+        halved = _worst(segments, pace.halvings(affordable))
         if not halved:
             break
         segments = refined(model, question.target, line, segments, halved)
         rows += 2 * POINTS * len(halved)
+        pace.ran(2 * POINTS * len(halved))
     met = closed(segments, tolerance)
     gaps = np.array([segment.gap for segment in segments])
     first, last = segments[0].begin_value, segments[-1].end_value
     warnings = fixed_warnings(question)
     if not met:
+        short = "the deadline" if affordable else "max_rows"
         warnings += (
-            f"The tolerance was not met with {rows} gradient rows: the segments' gaps sum to {gaps.sum():.3g} and "
-            f"their magnitudes to {np.abs(gaps).sum():.3g}, where the score changes by {last - first:.6g}. Raise "
-            "max_rows or the tolerance, or choose a baseline whose score is further from the input's.",
+            f"The tolerance was not met with {rows} gradient rows, all that {short} allowed: the segments' gaps sum to "
+            f"{gaps.sum():.3g} and their magnitudes to {np.abs(gaps).sum():.3g}, where the score changes by "
+            f"{last - first:.6g}. Raise {short} or the tolerance, or choose a baseline whose score is further from the "
+            "input's.",
         )
     return Attribution(
         as_scores({name: _summed(segments, name) for name in line.change}, question.inputs),
@@ -262,6 +275,36 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
         tolerance_met=met,
         warnings=warnings,
     )
+
+
+class Pace:
+    """How fast gradient rows come, and for how many there is time before the deadline."""
+
+    def __init__(self, model: Handle) -> None:
+        self._model = model
+        self._left = model.seconds_left()
+        self._reserve = max(_RESERVE_SECONDS, _RESERVE_SHARE * self._left)
+        self._seconds_per_row = 0.0
+
+    def ran(self, rows: int) -> None:
+        """Note that `rows` gradient rows have come since the last note, or since the start."""
+        before, self._left = self._left, self._model.seconds_left()
+        if math.isfinite(self._left):
+            self._seconds_per_row = (before - self._left) / rows
+
+    def halvings(self, most: int) -> int:
+        """Return how many segments to halve in the next round, at most `most`; 0 if there is no time for one.
+
+        A round is to take half of the time that is left, or less: other jobs may come and slow it down.
+        """
+        if math.isinf(self._left):
+            return most
+        spare = self._left - self._reserve
+        if spare <= 0:
+            return 0
+        seconds = 2 * POINTS * self._seconds_per_row
+        fitting = 2 * most if 2 * most * seconds <= spare else int(spare / seconds)
+        return -(-fitting // 2)
 
 
 def first_segments(model: Handle, target: Target, line: Line) -> tuple[Segment, ...]:

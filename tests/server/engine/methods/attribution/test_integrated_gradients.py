@@ -163,7 +163,58 @@ def test_what_the_rows_do_not_suffice_for_is_said(explain):
     assert 100 - 2 * POINTS < sum(handle.sizes["gradient"]) - 5 - 4 <= 100
     assert not answer.tolerance_met
     assert abs(answer.signed_gap) > 1e-6 * abs(change) or answer.absolute_gap > 5e-6 * abs(change)
-    assert "96 gradient rows" in answer.warnings[0]
+    assert "96 gradient rows, all that max_rows allowed" in answer.warnings[0]
+
+
+@pytest.mark.parametrize(("seconds", "reserve"), [(0.5, 0.1), (1.5, 0.15)])
+def test_what_the_time_does_not_suffice_for_is_said_before_the_deadline(explain, seconds, reserve):
+    handle = Formula(kinks, seconds=seconds, row_seconds=0.001)
+
+    answer = explain("integrated-gradients", handle, tensor_question(np.ones(5), tolerance=1e-9), max_rows=65536)
+
+    # The time is used up but for the reserve and what one more segment's halves, of 8 points and an end, would take.
+    assert reserve - 0.001 <= handle.seconds_left() < reserve + 0.018
+    assert not answer.tolerance_met
+    assert answer.tolerance == 1e-9
+    assert "all that the deadline allowed" in answer.warnings[0]
+    assert answer.scores["x"].sum() == pytest.approx(
+        answer.instance_value - answer.baseline_value + answer.signed_gap, rel=1e-5
+    )
+
+
+def test_a_round_takes_half_of_the_time_at_most(explain):
+    # Four teeth over four segments, all to be halved: 64 rows, where after the first 37 there is time for 60.
+    def teeth(inputs):
+        place = 4 * inputs["x"][:, 0]
+        return torch.relu(place - place.floor().detach() - 0.3) + place
+
+    handle = Formula(teeth, seconds=0.1 + 0.097, row_seconds=0.001)
+
+    answer = explain("integrated-gradients", handle, tensor_question([1.0], tolerance=1e-9))
+
+    assert handle.sizes["gradient"] == [37, 17 * 2, 17]
+    assert not answer.tolerance_met
+
+
+def test_a_first_round_that_takes_all_the_time_is_the_answer(explain):
+    handle = Formula(kinks, seconds=1.0, row_seconds=0.026)
+
+    answer = explain("integrated-gradients", handle, tensor_question(np.ones(5), tolerance=1e-9))
+
+    assert handle.sizes["gradient"] == [4 * POINTS + 5]
+    assert "with 32 gradient rows, all that the deadline allowed" in answer.warnings[0]
+
+
+def test_time_enough_changes_nothing(explain):
+    endless, timed = Formula(kinks), Formula(kinks, seconds=60.0, row_seconds=0.001)
+
+    expected, found = (
+        explain("integrated-gradients", handle, tensor_question(np.ones(5))) for handle in (endless, timed)
+    )
+
+    assert endless.sizes == timed.sizes
+    assert found.scores["x"].tobytes() == expected.scores["x"].tobytes()
+    assert found.tolerance_met
 
 
 def test_a_large_gap_of_few_steps_is_said(explain):
