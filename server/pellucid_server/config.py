@@ -102,9 +102,9 @@ class WorkerConfig(_Section):
     """Jobs that run at once per worker, so that their rows can be packed."""
 
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
-    """Aim for one device batch: the longest that a prediction waits behind an explanation."""
+    """Aim for one device batch, the time a prediction waits behind an explanation; 4 times it while nobody predicts."""
 
-    chunk_bytes: int = Field(default=256 * _MIB, ge=_MIB)
+    chunk_bytes: int = Field(default=512 * _MIB, ge=_MIB)
     """Most memory that one device batch may take, by measured bytes a row."""
 
 

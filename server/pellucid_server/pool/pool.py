@@ -70,7 +70,7 @@ class Pool:
         Raises
         ------
         WorkerStartError
-            One refused, or died before it was ready; the others are ended.
+            One refused, or died or took too long before it was ready; the others are ended.
         """
         starts = [asyncio.create_task(worker.start()) for worker in self.workers]
         try:

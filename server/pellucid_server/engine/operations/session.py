@@ -67,7 +67,9 @@ class Session:
     def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
         """Say what computed the work of `tally`."""
         device = self.machinery.device
-        return Runtime(model.runtime, "graph" if tally.rows_backward else "", device, model.precision, _versions())
+        forward = model.runtime if tally.rows_forward else ""
+        gradient = "graph" if tally.rows_backward else ""
+        return Runtime(forward, gradient, device, model.precision, _versions())
 
 
 _cache: dict[str, str] = {}
