@@ -83,7 +83,8 @@ class Windows:
             found = self._means_along(np.moveaxis(found, axis, 0), length)
             found = np.moveaxis(found, 0, axis)
         if self._columns is not None:
-            found = found[self._columns]
+            # Elements share their column's score, so that their sum, which callers read, is the column's.
+            found = (found / np.bincount(self._columns.reshape(-1)))[self._columns]
         return np.broadcast_to(found, self._row_shape)
 
     def _means_along(self, effects: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
@@ -110,7 +111,8 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
     """Score each element by how much the target falls when a window over it is at the baseline.
 
     An element's score is the mean, over the windows that cover it, of the score's fall, in units of the target,
-    (*features); a picture's channels are covered together and score alike. Scores need not sum to the target's
+    (*features); a picture's channels are covered together and each have that score; the elements of a table's column
+    share its score. Scores need not sum to the target's
     change. A row forward for each window, and two more.
 
     Raises

@@ -78,8 +78,8 @@ def test_a_tables_window_runs_along_its_columns(explain):
     single = explain("occlusion", handle, question)
     double = explain("occlusion", handle, question, window=2, stride=1)
 
-    np.testing.assert_allclose(single.scores["x"], [5, 10, 10, 10, 200])
-    np.testing.assert_allclose(double.scores["x"], [15, 112.5, 112.5, 112.5, 210])
+    np.testing.assert_allclose(single.scores["x"], [5, 10 / 3, 10 / 3, 10 / 3, 200])
+    np.testing.assert_allclose(double.scores["x"], [15, 37.5, 37.5, 37.5, 210])
 
 
 def test_each_input_is_occluded_while_the_others_stay(explain):
@@ -142,3 +142,18 @@ def test_no_one_window_is_told_where_inputs_have_different_ones(explain):
     answer = explain("occlusion", Formula(lambda i: i["x"].sum(1) * i["picture"].sum((1, 2, 3))), question)
 
     assert answer.resolved == {}
+
+
+def test_a_column_of_several_elements_scores_what_its_ablation_does(explain):
+    columns = np.array([0, 1, 1, 1], np.int32)
+
+    def score(inputs):
+        return torch.tanh(inputs["x"] @ inputs["x"].new_tensor([0.5, 1.0, -2.0, 3.0]))
+
+    question = tensor_question([1, 1, 0, 0], [0, 0, 1, 0], modality="tabular", groups=columns)
+
+    occluded = explain("occlusion", Formula(score), question).scores["x"]
+    ablated = explain("feature-ablation", Formula(score), question).scores["x"]
+
+    np.testing.assert_allclose(occluded, ablated, rtol=1e-6)
+    assert occluded[1:].sum() == pytest.approx(np.tanh(1.5) - np.tanh(-1.5))
