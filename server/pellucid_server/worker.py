@@ -211,8 +211,24 @@ def _prepare_process(settings: WorkerSettings) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
+def _missing_device(device: str) -> str:
+    """Say what is wrong with a device that is not there; empty if it is."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or int(index) < torch.cuda.device_count():
+        return ""
+    return (
+        f"There is no {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. Set "
+        "pool.devices to those that are there, or to cpu; a CPU build of torch sees none."
+    )
+
+
 def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | None:
     registry.discover(methods_package)
+    missing = _missing_device(settings.device)
+    if missing:
+        connection.send(Refused(missing))
+        connection.flush()
+        return None
     try:
         loaded = load_repository(Path(settings.model_repository), settings.device, settings.threads)
     except ModelError as error:

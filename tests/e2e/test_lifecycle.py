@@ -91,3 +91,14 @@ def test_a_model_that_cannot_be_served_stops_the_server_with_the_remedy(tmp_path
 
     assert "colour" in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_stops_the_server_with_the_remedy(table_models: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="ended with exit code 1") as caught,
+        serve(table_models, tmp_path, {"PELLUCID_POOL__DEVICES": "cuda:99"}),
+    ):
+        pass
+
+    assert "There is no cuda:99" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
