@@ -18,8 +18,8 @@ def attribute(session: Session, job: AttributeJob) -> AttributeResult:
         The request is wrong, or the model does not allow the method.
     """
     model = session.models.find(job.model)
-    order = read_order(model, job.explanation, field="explanation")
-    rows = prepare(model, job.inputs)
+    order = read_order(session, model, job.explanation, field="explanation")
+    rows = prepare(session, model, job.inputs)
     outputs = session.handle(model).forward(rows.arrays)
     numbers = range(rows.count)
     attributions = session.machinery.hub.map(

@@ -41,7 +41,7 @@ class Order:
     field: str
 
 
-def read_order(model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Order:
+def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Order:
     """Check all of `spec` that does not depend on a row.
 
     Raises
@@ -63,7 +63,7 @@ def read_order(model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Orde
     if spec.tolerance is not None and not method.takes_tolerance:
         where = f"{field}.tolerance"
         raise InvalidRequestError(f"{method.name} takes no tolerance; leave {where} out.", field=where)
-    return Order(spec, method, params, _given(model, method, spec, field), field)
+    return Order(spec, method, params, _given(session, model, method, spec, field), field)
 
 
 def explain_row(
@@ -98,7 +98,7 @@ def explain_row(
     return _result(model, order, rows, number, resolved, answer, receipt)
 
 
-def _given(model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
+def _given(session: Session, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
     """Check the baseline's kind against the method; preprocess the caller's own baseline."""
     kind, where = spec.baseline.kind, f"{field}.baseline"
     if method.baselines is Background.NONE and kind:
@@ -108,7 +108,7 @@ def _given(model: LoadedModel, method: Method, spec: ExplanationSpec, field: str
         raise InvalidRequestError(text, field=where)
     if kind != "given":
         return None
-    prepared = prepare(model, spec.baseline.inputs, field=f"{where}.inputs")
+    prepared = prepare(session, model, spec.baseline.inputs, field=f"{where}.inputs")
     if prepared.count != 1:
         text = f"{where}.inputs has {prepared.count} rows; a baseline is one row."
         raise InvalidRequestError(text, field=f"{where}.inputs")

@@ -47,7 +47,7 @@ def predict(session: Session, job: PredictJob) -> PredictResult:
     """
     model = session.models.find(job.model)
     infos = _wanted(model, job.outputs)
-    rows = prepare(model, job.inputs)
+    rows = prepare(session, model, job.inputs)
     handle = session.handle(model, prediction=True)
     outputs = handle.forward(rows.arrays)
     receipt = Receipt(model.key, digest(rows.arrays), session.runtime(model, handle.tally), handle.tally.work())
@@ -92,7 +92,7 @@ def _explanations(
     """Make every explanation of every row, several at a time."""
 
     def read(numbered: tuple[int, ExplanationSpec]) -> Order:
-        return read_order(model, numbered[1], field=f"explanations[{numbered[0]}]")
+        return read_order(session, model, numbered[1], field=f"explanations[{numbered[0]}]")
 
     def explain(part: tuple[Order, int]) -> AttributionResult:
         return explain_row(session, model, part[0], rows, part[1], outputs)
