@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -25,7 +26,13 @@ from pellucid_server.jobs import WorkerSettings
 _PREFIX = "PELLUCID_"
 _MIB = 1 << 20
 
+# Ends otherwise than in "-bin", which marks a key of bytes.
+_METADATA_KEY = r"^[a-z0-9_.-]{0,63}([a-mo-z0-9_.]|[a-hj-z0-9_.-]n)$"
+
+_MOST_HEARTBEAT_SECONDS = 1.0
+
 Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+)$")]
+ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
 
 class ConfigError(Exception):
@@ -57,6 +64,18 @@ class ServerConfig(_Section):
     grace_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
     """Time for running requests to end after SIGTERM; keep below the pod's termination grace period."""
 
+    connection_age_seconds: float = Field(default=1800.0, ge=0, allow_inf_nan=False)
+    """Connections are closed at this age, give or take a tenth, so that balancers spread callers; 0 is never."""
+
+    connection_grace_seconds: float = Field(default=150.0, gt=0, allow_inf_nan=False)
+    """Time for an aged connection's calls to end; keep above the longest deadline that callers set."""
+
+    caller_key: str = Field(default="x-pellucid-caller", pattern=_METADATA_KEY)
+    """Metadata key by which callers are told apart, to be fair to each; without it, by the address they call from."""
+
+    priority_key: str = Field(default="x-pellucid-priority", pattern=_METADATA_KEY)
+    """Metadata key by which a call names its class; without it, the kind of call decides."""
+
 
 class ModelsConfig(_Section):
     """Which models are served."""
@@ -71,9 +90,6 @@ class PoolConfig(_Section):
     devices: Annotated[tuple[Device, ...], NoDecode] = Field(default=("cpu",), min_length=1)
     """One worker process each: "cpu", "cuda:0" ...; a variable or an option separates them by commas."""
 
-    queue_limit: int = Field(default=64, ge=0)
-    """Jobs that may wait per worker, beyond those that run; one more is RESOURCE_EXHAUSTED."""
-
     start_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """Time for a worker to load and try out all models; one that takes longer is killed: a failed start."""
 
@@ -85,6 +101,9 @@ class PoolConfig(_Section):
 
     exit_seconds: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Time for a worker to end by itself once its connection is closed; then it is killed."""
+
+    hang_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """A worker that is silent, or at one device batch or one turn of Python, for longer is killed as hung."""
 
     @field_validator("devices", mode="before")
     @classmethod
@@ -99,13 +118,58 @@ class WorkerConfig(_Section):
     """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
 
     concurrent_jobs: int = Field(default=64, ge=1, le=512)
-    """Jobs that run at once per worker, so that their rows can be packed."""
+    """Jobs of each class that run at once per worker, so that their rows can be packed; others wait."""
 
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
     """Aim for one device batch, the time a prediction waits behind an explanation; 4 times it while nobody predicts."""
 
     chunk_bytes: int = Field(default=512 * _MIB, ge=_MIB)
     """Most memory that one device batch may take, by measured bytes a row."""
+
+
+class ClassConfig(_Section):
+    """A class of requests: its share of a busy device, and how much of it may wait.
+
+    The bounds hold for each worker that there is; one request beyond a bound is RESOURCE_EXHAUSTED.
+    """
+
+    weight: float = Field(default=1.0, gt=0, le=1e6)
+    """Share of a busy device; a class that uses less than its share goes before one that uses more."""
+
+    queue_rows: int = Field(default=1 << 16, ge=0)
+    """Evaluation rows that may wait: a prediction's rows, an explanation's points, masks, coalitions."""
+
+    queue_bytes: int = Field(default=256 * _MIB, ge=0)
+    """Bytes of requests that may wait."""
+
+    queue_seconds: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    """Longest time that a request may have to wait, by how fast those before it go."""
+
+    explanations: bool = True
+    """Whether explanations may be in this class."""
+
+
+PREDICTIONS = "predictions"
+"""The class of predictions without explanations that name none."""
+
+INTERACTIVE = "interactive"
+"""The class of other requests that name none."""
+
+DEFAULT_CLASSES: Mapping[str, ClassConfig] = MappingProxyType(
+    {
+        PREDICTIONS: ClassConfig(weight=100, queue_rows=1 << 13, queue_seconds=10, explanations=False),
+        INTERACTIVE: ClassConfig(weight=10, queue_seconds=60),
+        "bulk": ClassConfig(weight=1, queue_rows=1 << 20, queue_seconds=600),
+    }
+)
+"""The classes there are unless settings change them or add others."""
+
+
+class FaultsConfig(_Section):
+    """For tests only: requests can be held, and processes ended, at named points."""
+
+    folder: str = ""
+    """Folder of armed points, see `pellucid_server.faults`; empty, as it must be in service, for none."""
 
 
 class LimitsConfig(_Section):
@@ -150,10 +214,24 @@ class Config(BaseSettings):
     """Which workers there are."""
     worker: WorkerConfig = WorkerConfig()
     """How a worker computes."""
+    classes: dict[ClassName, ClassConfig] = Field(default_factory=lambda: dict(DEFAULT_CLASSES), validate_default=True)
+    """Classes of requests by name: changes to the default ones, and others."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
     logging: LoggingConfig = LoggingConfig()
     """What is logged."""
+    faults: FaultsConfig = FaultsConfig()
+    """For tests only."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Add the default classes, and to each of those that are given the defaults that it leaves out."""
+        if not isinstance(value, Mapping):
+            return value
+        known = {name: entry.model_dump() for name, entry in DEFAULT_CLASSES.items()}
+        given = {name: _fields(entry) for name, entry in value.items()}
+        return {name: {**known.get(name, {}), **given.get(name, {})} for name in {**known, **given}}
 
     def worker_settings(self) -> tuple[WorkerSettings, ...]:
         """Return what each worker is started with, one for each device."""
@@ -163,9 +241,11 @@ class Config(BaseSettings):
                 device=device,
                 model_repository=str(self.models.repository.absolute()),
                 threads=threads,
-                concurrent_jobs=self.worker.concurrent_jobs,
                 chunk_seconds=self.worker.chunk_seconds,
                 chunk_bytes=self.worker.chunk_bytes,
+                class_weights={name: entry.weight for name, entry in self.classes.items()},
+                heartbeat_seconds=min(_MOST_HEARTBEAT_SECONDS, self.pool.hang_seconds / 4),
+                fault_folder=self.faults.folder,
             )
             for device in self.pool.devices
         )
@@ -215,6 +295,10 @@ def worker_environment(threads: int) -> dict[str, str]:
     inherited = dict(os.environ)  # noqa: TID251 - the one place
     # Idle OpenMP threads sleep: spinning ones slow the job threads and other workers down.
     return {**inherited, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _fields(entry: Any) -> Any:
+    return entry.model_dump(exclude_unset=True) if isinstance(entry, ClassConfig) else entry
 
 
 def _cpu_threads(devices: tuple[str, ...]) -> int:

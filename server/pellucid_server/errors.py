@@ -8,6 +8,7 @@ PellucidError                 INTERNAL             a bug; the caller reads only 
 ├── UnavailableError          UNAVAILABLE          draining, or the worker was lost; retry
 ├── TimedOutError             DEADLINE_EXCEEDED    stopped because its deadline passed
 ├── CancelledError            CANCELLED            stopped because the caller left
+├── FatalRequestError         INTERNAL             it ended two worker processes; do not send it again
 └── UnimplementedError        UNIMPLEMENTED        this server does not have that RPC yet
 
 An error is a message and string metadata only, so that it survives the way from the worker.
@@ -59,7 +60,11 @@ class UnavailableError(PellucidError):
 
 
 class TimedOutError(PellucidError):
-    """The deadline passed. Metadata: `stage`, where the work then was ("queued", "running")."""
+    """The deadline passed, or cannot be met.
+
+    Metadata: `stage`, where the work then was ("queued", "running"), or "refused" if it was not begun, because
+    `needed_seconds` at the least were more than were left.
+    """
 
     reason = "TIMED_OUT"
 
@@ -68,6 +73,12 @@ class CancelledError(PellucidError):
     """The caller left. Metadata: `stage`."""
 
     reason = "CANCELLED"
+
+
+class FatalRequestError(PellucidError):
+    """Two worker processes ended while they worked on this request; it is not tried again."""
+
+    reason = "FATAL_REQUEST"
 
 
 class UnimplementedError(PellucidError):

@@ -159,6 +159,7 @@ class Accuracy:
     tolerance_met: bool = False
     standard_error: float | None = None
     warnings: tuple[str, ...] = ()
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +355,8 @@ class CapabilityInfo:
     method: str
     allowed: bool
     reason: str
+    rows: int = 0
+    """Evaluation rows that one row takes with the method's default parameters; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +411,8 @@ class MethodInfo:
     needs: tuple[str, ...]
     baselines: tuple[str, ...]
     takes_tolerance: bool
+    rows_parameter: str = ""
+    """The parameter that the number of evaluation rows is in proportion to; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,9 +422,13 @@ class WorkerSettings:
     device: str
     model_repository: str
     threads: int
-    concurrent_jobs: int
     chunk_seconds: float
     chunk_bytes: int
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    """Shares of a busy device by class of requests; a class that is not named weighs 1."""
+    heartbeat_seconds: float = 1.0
+    fault_folder: str = ""
+    """Where tests arm fault points, see `pellucid_server.faults`; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +438,12 @@ class Start:
     job_id: int
     job: Job
     deadline: float | None
+    priority: str = ""
+    """Its class: whose share of the device it has."""
+    caller: str = ""
+    """On whose behalf: the callers of a class share the device alike."""
+    alone: bool = False
+    """Its rows share no batch with other jobs', because a worker died over one that did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,6 +478,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Worker to front, at equal intervals: it lives, and for how long it has been at what it does just now.
+
+    Each is in seconds, 0 if idle: the device batch in progress, and the turn of Python in progress.
+    """
+
+    device_seconds: float
+    python_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Worker to front: the job's result, or what went wrong."""
 
@@ -472,4 +498,4 @@ class Done:
     failure: Failure | None = None
 
 
-Message = WorkerSettings | Start | Cancel | Hello | Refused | Progress | Done
+Message = WorkerSettings | Start | Cancel | Hello | Refused | Progress | Heartbeat | Done

@@ -236,9 +236,7 @@ def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | 
         connection.flush()
         return None
     engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
-    machinery = Machinery(
-        engine, Hub(concurrent=settings.concurrent_jobs, on_turn=connection.turn), Helper(), settings.device
-    )
+    machinery = Machinery(engine, Hub(concurrent=64, on_turn=connection.turn), Helper(), settings.device)
     # Models and libraries stay: no collection need look at them again.
     gc.collect()
     gc.freeze()

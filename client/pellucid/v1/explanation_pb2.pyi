@@ -155,20 +155,22 @@ class InputAttribution(_message.Message):
     def __init__(self, scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., groups: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class Accuracy(_message.Message):
-    __slots__ = ("signed_gap", "absolute_gap", "tolerance", "tolerance_met", "standard_error", "warnings")
+    __slots__ = ("signed_gap", "absolute_gap", "tolerance", "tolerance_met", "standard_error", "warnings", "partial")
     SIGNED_GAP_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_GAP_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_MET_FIELD_NUMBER: _ClassVar[int]
     STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
     signed_gap: float
     absolute_gap: float
     tolerance: float
     tolerance_met: bool
     standard_error: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, signed_gap: _Optional[float] = ..., absolute_gap: _Optional[float] = ..., tolerance: _Optional[float] = ..., tolerance_met: bool = ..., standard_error: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    partial: bool
+    def __init__(self, signed_gap: _Optional[float] = ..., absolute_gap: _Optional[float] = ..., tolerance: _Optional[float] = ..., tolerance_met: bool = ..., standard_error: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., partial: bool = ...) -> None: ...
 
 class BatchShape(_message.Message):
     __slots__ = ("evaluation", "rows", "batches")

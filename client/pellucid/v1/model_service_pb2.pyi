@@ -152,14 +152,16 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., units: _Optional[int] = ..., cuttable: bool = ...) -> None: ...
 
 class Capability(_message.Message):
-    __slots__ = ("method", "allowed", "reason")
+    __slots__ = ("method", "allowed", "reason", "rows")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     method: str
     allowed: bool
     reason: str
-    def __init__(self, method: _Optional[str] = ..., allowed: bool = ..., reason: _Optional[str] = ...) -> None: ...
+    rows: int
+    def __init__(self, method: _Optional[str] = ..., allowed: bool = ..., reason: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Parity(_message.Message):
     __slots__ = ("largest_difference", "tolerance", "holds")
@@ -218,7 +220,7 @@ class Parameter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[ParameterType, str]] = ..., default_value: _Optional[_Union[_explanation_pb2.ParamValue, _Mapping]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., choices: _Optional[_Iterable[str]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Method(_message.Message):
-    __slots__ = ("name", "rpc", "family", "summary", "source", "parameters", "axioms", "needs", "baselines", "takes_tolerance")
+    __slots__ = ("name", "rpc", "family", "summary", "source", "parameters", "axioms", "needs", "baselines", "takes_tolerance", "rows_parameter")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RPC_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +231,7 @@ class Method(_message.Message):
     NEEDS_FIELD_NUMBER: _ClassVar[int]
     BASELINES_FIELD_NUMBER: _ClassVar[int]
     TAKES_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PARAMETER_FIELD_NUMBER: _ClassVar[int]
     name: str
     rpc: str
     family: str
@@ -239,7 +242,8 @@ class Method(_message.Message):
     needs: _containers.RepeatedScalarFieldContainer[str]
     baselines: _containers.RepeatedScalarFieldContainer[_explanation_pb2.BaselineKind]
     takes_tolerance: bool
-    def __init__(self, name: _Optional[str] = ..., rpc: _Optional[str] = ..., family: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., axioms: _Optional[_Iterable[str]] = ..., needs: _Optional[_Iterable[str]] = ..., baselines: _Optional[_Iterable[_Union[_explanation_pb2.BaselineKind, str]]] = ..., takes_tolerance: bool = ...) -> None: ...
+    rows_parameter: str
+    def __init__(self, name: _Optional[str] = ..., rpc: _Optional[str] = ..., family: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., axioms: _Optional[_Iterable[str]] = ..., needs: _Optional[_Iterable[str]] = ..., baselines: _Optional[_Iterable[_Union[_explanation_pb2.BaselineKind, str]]] = ..., takes_tolerance: bool = ..., rows_parameter: _Optional[str] = ...) -> None: ...
 
 class ListMethodsResponse(_message.Message):
     __slots__ = ("methods",)

@@ -135,7 +135,7 @@ class Pool:
         if not self._started or not ready:
             raise UnavailableError("No worker is ready; try again soon.", retry_after_seconds=self._recovery())
         worker = min(ready, key=lambda each: (each.load, each.device))
-        if worker.load >= worker.concurrent_jobs + self._config.queue_limit:
+        if worker.load >= worker.concurrent_jobs + 64:
             seconds = min(max(worker.job_seconds / 2, _SOON_SECONDS), _LATE_SECONDS)
             text = f"All {worker.load} places of every worker are taken; try again in {seconds:.2f} s."
             raise OverloadedError(text, retry_after_seconds=_shown(seconds))

@@ -56,7 +56,7 @@ class SupervisedWorker:
         on_restart: Callable[[str], None],
     ) -> None:
         self.device = settings.device
-        self.concurrent_jobs = settings.concurrent_jobs
+        self.concurrent_jobs = 64
         self.hello: Hello | None = None
         """What the worker said when it was last ready."""
         self.ready = False

@@ -92,7 +92,7 @@ def get_model_response(model: jobs.ModelInfo) -> model_service_pb2.GetModelRespo
         outputs=[_output(each) for each in model.outputs],
         layers=[_layer(each) for each in model.layers],
         capabilities=[
-            model_service_pb2.Capability(method=each.method, allowed=each.allowed, reason=each.reason)
+            model_service_pb2.Capability(method=each.method, allowed=each.allowed, reason=each.reason, rows=each.rows)
             for each in model.capabilities
         ],
         runtime=model.runtime,
@@ -171,6 +171,7 @@ def _method(info: jobs.MethodInfo) -> model_service_pb2.Method:
         needs=info.needs,
         baselines=[baseline_kind(word) for word in info.baselines],
         takes_tolerance=info.takes_tolerance,
+        rows_parameter=info.rows_parameter,
     )
 
 

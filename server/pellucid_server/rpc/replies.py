@@ -149,6 +149,7 @@ def _accuracy(accuracy: jobs.Accuracy) -> explanation_pb2.Accuracy:
         tolerance_met=accuracy.tolerance_met,
         standard_error=accuracy.standard_error,
         warnings=accuracy.warnings,
+        partial=accuracy.partial,
     )
 
 

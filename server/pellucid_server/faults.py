@@ -1,0 +1,74 @@
+"""Fault points: named places in a request's life at which tests hold it, or end the process it is in.
+
+For tests only, and nothing but a comparison with None where no folder is set. A point is armed by a file
+of its name in the folder, whose text says what happens there:
+
+- `hold`: whoever reaches the point waits until the file is gone;
+- `crash`: the process ends at once, as from a crash;
+- `kill NAME`: the same, but only for a job of the model NAME.
+
+Reaching an armed point adds a line to the file `NAME.reached` beside it.
+
+====================  ============================================================================
+point                 where
+====================  ============================================================================
+``decode``            front: the request has arrived and has not been read
+``queued``            front: the job is admitted and has no place on a worker yet
+``sent``              worker: the job has arrived and waits for its turn
+``running``           worker: the job's Python is about to run
+``chunk``             worker: a device batch is about to be evaluated
+``answered``          worker: the result is about to be sent
+``replying``          front: the result is there and is about to be turned into the reply
+====================  ============================================================================
+"""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+POINTS = ("decode", "queued", "sent", "running", "chunk", "answered", "replying")
+"""Every point, in the order of a request's life."""
+
+EXIT_STATUS = 70
+"""Exit status of a process that a point ended."""
+
+_LOOK_SECONDS = 0.002
+
+
+class Faults:
+    """The fault points of one process; `folder` is empty where there are none."""
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = Path(folder) if folder else None
+
+    def reach(self, point: str, *, model: str = "") -> None:
+        """Pass a point on a thread that may block."""
+        while self._armed(point, model):
+            time.sleep(_LOOK_SECONDS)
+
+    async def pass_by(self, point: str, *, model: str = "") -> None:
+        """Pass a point on the event loop."""
+        while self._armed(point, model):
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _armed(self, point: str, model: str) -> bool:
+        """Do what the point is armed with; tell whether to wait there."""
+        if self._folder is None:
+            return False
+        armed = self._folder / point
+        try:
+            what, _, name = armed.read_text("utf-8").strip().partition(" ")
+        except FileNotFoundError:
+            return False
+        if what == "kill" and name != model:
+            return False
+        self._note(point)
+        if what in {"crash", "kill"}:
+            os._exit(EXIT_STATUS)
+        return what == "hold"
+
+    def _note(self, point: str) -> None:
+        assert self._folder is not None  # noqa: S101 - no point is armed without
+        with (self._folder / f"{point}.reached").open("a", encoding="utf-8") as reached:
+            reached.write(f"{os.getpid()}\n")

@@ -1,0 +1,62 @@
+"""The flight recorder: memory that outlives a worker process and says which jobs it was busy with.
+
+When a worker dies, its jobs are done again elsewhere; but the one that it died over would end the next
+worker too. So a worker notes, in a file in memory that it shares with the front, whose Python it runs, whose
+rows are on the device and whose pictures are being decoded; after its death the front reads what was last
+noted. Writing is a store to memory: a note costs less than a microsecond.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable
+
+import numpy as np
+
+MOST_DEVICE_JOBS = 1024
+"""Jobs in one device batch that are noted; further ones are not."""
+
+_PYTHON = 0
+_COUNT = 1
+_THREADS = slice(2, 34)
+_DEVICE = 34
+_LENGTH = _DEVICE + MOST_DEVICE_JOBS
+_BYTES = 8 * _LENGTH
+
+
+class Recorder:
+    """One worker's notes; `descriptor` is of a file made by `new_record`, and is taken over."""
+
+    def __init__(self, descriptor: int) -> None:
+        with open(descriptor, "r+b", buffering=0) as file:
+            self._memory = mmap.mmap(file.fileno(), _BYTES)
+        self._notes = np.frombuffer(self._memory, np.int64)
+
+    def python(self, job_id: int) -> None:
+        """Note whose Python runs now; 0 for nobody's."""
+        self._notes[_PYTHON] = job_id
+
+    def device(self, job_ids: Iterable[int]) -> None:
+        """Note whose rows the device works on now; none for nobody's."""
+        found = tuple(job_ids)[:MOST_DEVICE_JOBS]
+        # The count last: notes that are half written name nobody who was not there.
+        self._notes[_COUNT] = 0
+        self._notes[_DEVICE : _DEVICE + len(found)] = found
+        self._notes[_COUNT] = len(found)
+
+    def offloaded(self, thread: int, job_id: int) -> None:
+        """Note whose work a thread beside the hub does; `thread` is in [0, 32), 0 is nobody's job."""
+        self._notes[_THREADS][thread] = job_id
+
+    def suspects(self) -> frozenset[int]:
+        """Return the ids of the jobs that the worker was busy with."""
+        device = self._notes[_DEVICE : _DEVICE + int(self._notes[_COUNT])]
+        noted = (self._notes[_PYTHON : _PYTHON + 1], self._notes[_THREADS], device)
+        return frozenset(int(job_id) for part in noted for job_id in part if job_id)
+
+
+def new_record() -> int:
+    """Return the descriptor of an empty record, which the caller closes."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(_BYTES)
+        return os.dup(file.fileno())
