@@ -36,6 +36,8 @@ class Tally:
 class JobState:
     """A job's deadline on `time.monotonic()`'s clock, whether its caller has left, and its row counts.
 
+    `priority` is its class and `caller` on whose behalf it runs, which say whose share of the device it has; the
+    rows of a job that is `alone` share no batch with another's; `model` is the name of what it runs.
     A part of a job may have an earlier deadline: it is a state of its own with the job as `whole`.
     """
 
@@ -47,13 +49,26 @@ class JobState:
     rows_forward: int = 0
     rows_backward: int = 0
     whole: "JobState | None" = None
+    priority: str = field(default="", kw_only=True)
+    caller: str = field(default="", kw_only=True)
+    alone: bool = field(default=False, kw_only=True)
+    model: str = field(default="", kw_only=True)
 
     def part(self, *, reserve_seconds: float) -> "JobState":
         """Return the state of a part of the job, to end `reserve_seconds` before the job, or sooner if it is short."""
         deadline = self.deadline
         if deadline is not None:
             deadline -= min(reserve_seconds, _MOST_RESERVE_SHARE * max(0.0, deadline - time.monotonic()))
-        return JobState(self.job_id, deadline, started=self.started, whole=self)
+        return JobState(
+            self.job_id,
+            deadline,
+            started=self.started,
+            whole=self,
+            priority=self.priority,
+            caller=self.caller,
+            alone=self.alone,
+            model=self.model,
+        )
 
     def count(self, rows: int, *, backward: bool) -> None:
         """Note rows that were evaluated."""
