@@ -19,6 +19,9 @@ from pellucid_server.errors import InvalidRequestError
 LIMIT = 512
 """Most groups of a row: beyond it, scores found group by group cost too much and say too little."""
 
+_LEAST_REGION = 0.25
+"""Smallest superpixel, as a share of a picture's area divided by the regions asked for; they come twice as large."""
+
 Labels = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
@@ -77,23 +80,45 @@ def group(model: Handle, question: Question, *, segments: int, regions: str) -> 
         found, added = _labels(model, question.features[name], row, segments, regions)
         labels[name] = found + np.int32(count) if count else found
         count += added
-    if count > LIMIT:
-        sizes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
-        raise InvalidRequestError(
-            f"The inputs ({sizes}) have {count} groups, more than the {LIMIT} that can be scored one by one; "
-            "use occlusion with a window, or a gradient method.",
-            field="method",
-        )
+    _require_countable(count, question.inputs)
     return Groups(labels, count)
 
 
-def coalition_values(model: Handle, question: Question, groups: Groups, present: Flags) -> Scores:
+def varying_counts(question: Question, *, segments: int, regions: str) -> tuple[int, int]:
+    """Return how many groups differ from the baseline at the least, and about how many do, without dividing a picture.
+
+    The two are equal but for superpixels, which are only found by looking for them; see `group` for the parameters.
+
+    Raises
+    ------
+    InvalidRequestError
+        There would be more than `LIMIT` groups.
+    """
+    least = likely = every = 0
+    for name, row in question.inputs.items():
+        feature, differs = question.features[name], (question.baselines[name] != row).any(axis=0)
+        if feature.modality == "image" and regions == "superpixels":
+            few, about = _varying_regions(differs.any(axis=0), segments)
+            all_groups = few
+        else:
+            labels, all_groups = _plain_labels(feature, row, segments)
+            few = about = len(np.unique(np.broadcast_to(labels, row.shape)[differs]))
+        least, likely, every = least + few, likely + about, every + all_groups
+    _require_countable(every, question.inputs)
+    return least, likely
+
+
+def coalition_values(
+    model: Handle, question: Question, groups: Groups, present: Flags, *, progress: tuple[float, float] = (0.0, 1.0)
+) -> Scores:
     """Score the row with only some groups present, the others as in the baseline.
 
     Parameters
     ----------
     present
-        Which groups each coalition has, (coalitions, groups); the last coalition must have all.
+        Which groups each coalition has, (coalitions, groups); no coalition but the last may have all.
+    progress
+        The share of the job that is done before and after.
 
     Returns
     -------
@@ -101,13 +126,15 @@ def coalition_values(model: Handle, question: Question, groups: Groups, present:
     """
     baselines = len(next(iter(question.baselines.values())))
     # With all groups present the baseline rows make no difference: one row is enough.
-    count = (len(present) - 1) * baselines + 1
+    full = bool(present[-1].all())
+    count = (len(present) - full) * baselines + full
     scores = np.empty(count)
     for block in model.blocks(count):
         rows = _compose(question, groups, present, np.arange(block.start, block.stop), baselines)
         scores[block] = model.scores(rows, question.target)
-        model.progress(block.stop / count)
-    return np.append(scores[:-1].reshape(-1, baselines).mean(axis=1), scores[-1])
+        model.progress(progress[0] + (progress[1] - progress[0]) * block.stop / count)
+    means = scores[: count - full].reshape(-1, baselines).mean(axis=1)
+    return np.append(means, scores[count - full :])
 
 
 def superpixels(picture: npt.NDArray[np.floating], segments: int) -> Labels:
@@ -140,13 +167,41 @@ def _labels(
     model: Handle, feature: Feature, row: npt.NDArray[np.generic], segments: int, regions: str
 ) -> tuple[Labels, int]:
     """Return the group of each element of one input, numbered from 0, and how many there are."""
+    if feature.modality == "image" and regions == "superpixels":
+        plane = model.compute(superpixels, row, segments)
+        return plane[np.newaxis], int(plane.max()) + 1
+    return _plain_labels(feature, row, segments)
+
+
+def _plain_labels(feature: Feature, row: npt.NDArray[np.generic], segments: int) -> tuple[Labels, int]:
+    """Return what `_labels` does for tables, tensors, and pictures cut into a grid."""
     if feature.modality == "tabular" and feature.groups is not None:
         return feature.groups.reshape(row.shape), int(feature.groups.max()) + 1
     if feature.modality == "image":
-        height, width = row.shape[1:]
-        plane = grid(height, width, segments) if regions == "grid" else model.compute(superpixels, row, segments)
+        plane = grid(row.shape[1], row.shape[2], segments)
         return plane[np.newaxis], int(plane.max()) + 1
     return np.arange(row.size, dtype=np.int32).reshape(row.shape), row.size
+
+
+def _varying_regions(differs: Flags, segments: int) -> tuple[int, int]:
+    """Return by which pixels differ, (height, width), how many superpixels do at the least, and about how many do."""
+    if not differs.any():
+        return 0, 0
+    regions = min(-(-segments // 2), int(grid(differs.shape[0], differs.shape[1], segments).max()) + 1)
+    alike = differs.size - int(differs.sum())
+    # One region may be smaller than the others.
+    others = alike // max(1, int(_LEAST_REGION * differs.size / segments)) + 1 if alike else 0
+    return max(1, regions - others), min(segments, differs.size)
+
+
+def _require_countable(count: int, inputs: Arrays) -> None:
+    if count > LIMIT:
+        sizes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in inputs.items())
+        raise InvalidRequestError(
+            f"The inputs ({sizes}) have {count} groups, more than the {LIMIT} that can be scored one by one; "
+            "use occlusion with a window, or a gradient method.",
+            field="method",
+        )
 
 
 def _compose(

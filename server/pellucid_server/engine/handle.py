@@ -63,6 +63,10 @@ class Handle(Protocol):
         """
         ...
 
+    def least_seconds(self, *, forward: int, backward: int) -> float:
+        """Return a lower bound of the device time for so many rows, by the pace of late; 0 if none is known."""
+        ...
+
     def progress(self, share: float) -> None:
         """Tell the caller that this share of the job, in [0, 1], is done."""
         ...

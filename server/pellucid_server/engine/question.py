@@ -102,5 +102,10 @@ class Attribution:
     standard_error: float | None = None
     """The largest standard error of an element's score, for methods that sample and score no groups."""
     warnings: tuple[str, ...] = ()
+    partial: bool = False
+    """Whether the deadline ended the work before what was asked for was done."""
     resolved: Mapping[str, ParamValue] = field(default_factory=dict)
-    """Parameters that were left out and that the method settled for this row, such that giving them changes nothing."""
+    """Parameters that the method settled for this row, such that giving them makes this very answer again.
+
+    They stand in the receipt in place of what the caller gave.
+    """

@@ -54,6 +54,34 @@ class Background(StrEnum):
     MANY = "many"
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Evaluation rows that an answer takes.
+
+    Attributes
+    ----------
+    forward, backward
+        Rows of the whole answer; where a tolerance decides how many, of the first round.
+    least
+        Rows without which there is no answer at all, where they are fewer: for methods that answer before the
+        deadline with what they have, and where the number can only be bounded.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    least: "Cost | None" = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole answer, forward and backward."""
+        return self.forward + self.backward
+
+    @property
+    def lowest(self) -> "Cost":
+        """Rows without which there is no answer."""
+        return self.least or self
+
+
 def parameter(
     default: Any,
     text: str,
@@ -68,6 +96,8 @@ def parameter(
 
 
 Function = Callable[[Handle, Question, Any], Attribution]
+CostFunction = Callable[[Any, Question], Cost]
+"""From a method's `Params` and the question, whose target may be empty, to what the answer costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +117,9 @@ class Method:
     axioms: frozenset[Axiom]
     baselines: Background
     takes_tolerance: bool
+    cost: CostFunction
+    rows_parameter: str
+    """The parameter that the number of rows is in proportion to; empty if there is none."""
 
     def resolve(self, parameters: Mapping[str, ParamValue]) -> Any:
         """Check `parameters` and return the method's `Params`, defaults filled in.
@@ -117,6 +150,7 @@ class Method:
             needs=tuple(sorted(self.needs)),
             baselines=kinds[self.baselines],
             takes_tolerance=self.takes_tolerance,
+            rows_parameter=self.rows_parameter,
         )
 
 
@@ -129,6 +163,8 @@ def method(
     *,
     family: str,
     source: str,
+    cost: CostFunction,
+    rows_parameter: str = "",
     needs: tuple[Need, ...] = (Need.FORWARD,),
     axioms: tuple[Axiom, ...] = (),
     baselines: Background = Background.ONE,
@@ -136,11 +172,16 @@ def method(
 ) -> Callable[[Function], Function]:
     """Register the decorated function under `name`; its docstring's first line is the summary.
 
+    `cost` says beforehand how many rows an answer takes; it may raise what the method itself would.
+
     Raises
     ------
     ValueError
-        Another method has that name.
+        Another method has that name, or `rows_parameter` is no parameter.
     """
+    infos = _parameter_infos(params)
+    if rows_parameter and rows_parameter not in infos:
+        raise ValueError(f"{name!r} has no parameter {rows_parameter!r}, to which its rows could be in proportion")
 
     def register(function: Function) -> Function:
         if name in _METHODS and _METHODS[name].function.__module__ != function.__module__:
@@ -154,11 +195,13 @@ def method(
             summary=summary,
             function=function,
             params=params,
-            parameters=_parameter_infos(params),
+            parameters=infos,
             needs=frozenset(needs),
             axioms=frozenset(axioms),
             baselines=baselines,
             takes_tolerance=takes_tolerance,
+            cost=cost,
+            rows_parameter=rows_parameter,
         )
         return function
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.groups import LIMIT, coalition_values, group
+from pellucid_server.engine.groups import LIMIT, coalition_values, group, varying_counts
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Need, method, parameter
+from pellucid_server.engine.registry import Axiom, Cost, Need, method, parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,17 @@ class Params:
     )
 
 
+def _cost(params: Params, question: Question) -> Cost:
+    least, likely = varying_counts(question, segments=params.segments, regions=params.regions)
+    return Cost(forward=likely + 2, least=Cost(forward=least + 2))
+
+
 @method(
     "feature-ablation",
     Params,
     family="perturbation",
     source="Covert, Lundberg and Lee, JMLR 2021, https://arxiv.org/abs/2011.14878",
+    cost=_cost,
     needs=(Need.FORWARD,),
     axioms=(Axiom.EXACT_ON_LINEAR, Axiom.DUMMY, Axiom.SYMMETRIC),
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pellucid_server.engine.arrays import as_rows, as_scores, fixed_warnings
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Need, method
+from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Params:
     Params,
     family="gradient",
     source="Shrikumar, Greenside, Shcherbina and Kundaje, 2016, https://arxiv.org/abs/1605.01713",
+    cost=lambda params, question: Cost(backward=1),
     needs=(Need.GRADIENTS,),
     axioms=(Axiom.EXACT_ON_LINEAR, Axiom.DUMMY, Axiom.SYMMETRIC),
     baselines=Background.NONE,

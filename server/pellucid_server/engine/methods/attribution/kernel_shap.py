@@ -7,13 +7,16 @@ complement of each coalition and the exact sum of Covert and Lee, AISTATS 2021.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.coalitions import design
-from pellucid_server.engine.groups import LIMIT, coalition_values, group
+from pellucid_server.engine.coalitions import Design, Sampled, coalition_count, design, least_coalition_count
+from pellucid_server.engine.groups import LIMIT, Groups, coalition_values, group, varying_counts
 from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Need, method, parameter, require
+from pellucid_server.engine.pace import Pace
+from pellucid_server.engine.question import Attribution, Question, Scores
+from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter, require
+from pellucid_server.jobs import ParamValue
 
 _SAMPLES = 2048
 _SAMPLES_PER_PLAYER = 2
@@ -32,6 +35,13 @@ class Params:
         minimum=16,
         maximum=16384,
     )
+    evaluated: int | None = parameter(
+        None,
+        "Of the samples, evaluate only so many, an even number: what an answer did that its deadline cut short, so "
+        "that its receipt makes it again. Left out: all.",
+        minimum=2,
+        maximum=16384,
+    )
     segments: int = parameter(50, "About how many regions a picture is cut into.", minimum=2, maximum=LIMIT)
     regions: str = parameter(
         "superpixels",
@@ -40,11 +50,31 @@ class Params:
     )
 
 
+def _cost(params: Params, question: Question) -> Cost:
+    least, likely = varying_counts(question, segments=params.segments, regions=params.regions)
+    baselines = len(next(iter(question.baselines.values())))
+
+    def rows(coalitions: int) -> int:
+        return (coalitions - 1) * baselines + 1
+
+    samples = _samples(params, likely)
+    if params.evaluated is not None:
+        return Cost(forward=rows(params.evaluated + 2), least=Cost(forward=rows(2)))
+    whole = rows(coalition_count(likely, samples))
+    if least != likely:
+        # Regions are not known yet: a design has all coalitions, or two pairs of them for each group at the least.
+        return Cost(forward=whole, least=Cost(forward=rows(min(2**least, _LEAST_PER_PLAYER * least + 2))))
+    _require_samples(samples, least)
+    return Cost(forward=whole, least=Cost(forward=rows(least_coalition_count(least, samples))))
+
+
 @method(
     "kernel-shap",
     Params,
     family="shapley",
     source="Lundberg and Lee, NeurIPS 2017, https://arxiv.org/abs/1705.07874",
+    cost=_cost,
+    rows_parameter="samples",
     needs=(Need.FORWARD,),
     axioms=(Axiom.COMPLETE, Axiom.EXACT_ON_LINEAR),
     baselines=Background.MANY,
@@ -55,7 +85,8 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     Group scores are Shapley values in units of the target; they sum to the score minus its mean over the
     background. Groups are a table's columns, a picture's regions, a tensor's elements; each element has an equal
     share of its group's score. Groups equal to the background score 0 and are left out of the sampling. Where
-    coalitions are sampled, standard errors say what the drawing of them contributes.
+    coalitions are sampled, standard errors say what the drawing of them contributes; and if the deadline is near,
+    the answer is the estimate from those that there was time for.
 
     Raises
     ------
@@ -64,18 +95,28 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     """
     groups = group(model, question, segments=params.segments, regions=params.regions)
     players = groups.varying(question.inputs, question.baselines)
-    count = len(players)
-    samples = _SAMPLES_PER_PLAYER * count + _SAMPLES if params.samples is None else params.samples
-    least = _LEAST_PER_PLAYER * count
-    require(
-        samples >= min(least, 2**count - 2), "samples", samples, f"must be at least {least} for {count} varying groups"
-    )
-    plan = design(count, samples, question.seed, compute=model.compute)
-    present = plan.present
-    if count < groups.count:
-        present = np.ones((len(plan.present), groups.count), np.bool_)
-        present[:, players] = plan.present
-    values = coalition_values(model, question, groups, present)
+    samples = _samples(params, len(players))
+    _require_samples(samples, len(players))
+    plan = design(len(players), samples, question.seed, compute=model.compute)
+    game = _Game(model, question, groups, players)
+    resolved: dict[str, ParamValue] = {"samples": samples}
+    warnings: tuple[str, ...] = ()
+    partial = False
+    if isinstance(plan, Sampled):
+        wanted = _wanted_pairs(plan, params.evaluated)
+        plan, values, partial = game.sampled(plan, wanted)
+        evaluated = len(plan.present) - 2
+        if evaluated < samples // 2 * 2:
+            resolved["evaluated"] = evaluated
+        if partial:
+            warnings = (
+                f"The deadline left time for {evaluated} of the {2 * wanted} coalitions; the answer is the estimate "
+                "from those, with its standard errors. Allow more time, or ask for fewer samples.",
+            )
+    else:
+        all_here = "cannot be set where all coalitions fit into the samples, which are then all evaluated"
+        require(params.evaluated is None, "evaluated", params.evaluated, all_here)
+        values = game.values(plan.present)
     scores, errors = np.zeros(groups.count), np.zeros(groups.count)
     scores[players], errors[players] = plan.shapley_values(values)
     gap = float(scores.sum() - (values[-1] - values[0]))
@@ -88,5 +129,69 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
         groups=groups.labels,
         group_scores=scores,
         group_standard_errors=errors,
-        resolved={"samples": samples},
+        warnings=warnings,
+        partial=partial,
+        resolved=resolved,
     )
+
+
+class _Game:
+    """What coalitions of the varying groups are worth."""
+
+    def __init__(self, model: Handle, question: Question, groups: Groups, players: npt.NDArray[np.intp]) -> None:
+        self._model = model
+        self._question = question
+        self._groups = groups
+        self._players = players
+
+    def values(self, present: npt.NDArray[np.bool_], *, progress: tuple[float, float] = (0.0, 1.0)) -> Scores:
+        """Return what coalitions, (coalitions, players), are worth, (coalitions,); the others are always there."""
+        everywhere = np.ones((len(present), self._groups.count), np.bool_)
+        everywhere[:, self._players] = present
+        return coalition_values(self._model, self._question, self._groups, everywhere, progress=progress)
+
+    def sampled(self, plan: Sampled, wanted: int) -> tuple[Design, Scores, bool]:
+        """Evaluate the first `wanted` pairs of a design, or as many as there is time for.
+
+        Returns
+        -------
+        The design of the pairs that were evaluated, their coalitions' values, and whether time was short.
+        """
+        count = len(plan.signs)
+        sequence = plan.sequence(self._question.seed)
+        found = np.empty(len(plan.present))
+        pace = Pace(self._model, after_seconds=plan.solving_seconds)
+        more, done = pace.first(least=plan.least_pairs, most=wanted), 0
+        while more:
+            pairs = np.sort(sequence[done : done + more])
+            ends = (0, len(found) - 1) if done == 0 else ()
+            chosen = np.sort(np.concatenate([ends, 1 + pairs, 1 + count + pairs]).astype(np.intp))
+            found[chosen] = self.values(plan.present[chosen], progress=(done / wanted, (done + more) / wanted))
+            done += more
+            pace.ran(more)
+            more = pace.more(wanted - done)
+        if done == count:
+            return plan, found, False
+        pairs = np.sort(sequence[:done])
+        evaluated = np.concatenate([[0], 1 + pairs, 1 + count + pairs, [len(found) - 1]])
+        return plan.part(pairs, compute=self._model.compute), found[evaluated], done < wanted
+
+
+def _samples(params: Params, players: int) -> int:
+    return _SAMPLES_PER_PLAYER * players + _SAMPLES if params.samples is None else params.samples
+
+
+def _require_samples(samples: int, players: int) -> None:
+    least = _LEAST_PER_PLAYER * players
+    right = f"must be at least {least} for {players} varying groups"
+    require(samples >= min(least, 2**players - 2), "samples", samples, right)
+
+
+def _wanted_pairs(plan: Sampled, evaluated: int | None) -> int:
+    """Return how many of a design's pairs the request wants evaluated."""
+    if evaluated is None:
+        return len(plan.signs)
+    least, most = 2 * plan.least_pairs, 2 * len(plan.signs)
+    right = f"must be an even number in [{least}, {most}] for these samples and {plan.signs.shape[1]} varying groups"
+    require(evaluated % 2 == 0 and least <= evaluated <= most, "evaluated", evaluated, right)
+    return evaluated // 2

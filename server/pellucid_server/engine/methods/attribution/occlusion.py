@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pellucid_server.engine.arrays import as_scores
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Arrays, Attribution, Feature, Question
-from pellucid_server.engine.registry import Need, method, parameter, require
+from pellucid_server.engine.registry import Cost, Need, method, parameter, require
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import ParamValue
 
@@ -100,11 +100,16 @@ class Windows:
         return sums / counts.reshape(-1, *(1,) * (effects.ndim - 1))
 
 
+def _cost(params: Params, question: Question) -> Cost:
+    return Cost(forward=_count(_windows(question, params), question) + 2)
+
+
 @method(
     "occlusion",
     Params,
     family="perturbation",
     source="Zeiler and Fergus, ECCV 2014, https://arxiv.org/abs/1311.2901",
+    cost=_cost,
     needs=(Need.FORWARD,),
 )
 def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
@@ -120,16 +125,8 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
     InvalidRequestError
         The stride exceeds the window, or there are too many windows.
     """
-    lengths = {name: _lengths(question.features[name], params) for name in question.inputs}
-    windows = {name: Windows(question.features[name], row, *lengths[name]) for name, row in question.inputs.items()}
-    count = sum(entry.count for entry in windows.values())
-    if count > _LIMIT:
-        shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
-        raise InvalidRequestError(
-            f"There are {count} windows on the inputs ({shapes}), more than the {_LIMIT} that can be evaluated; "
-            "set a longer window or stride.",
-            field='parameters["window"]',
-        )
+    windows = _windows(question, params)
+    count = _count(windows, question)
     scores = np.empty(count + 2)
     for block in model.blocks(count + 2):
         rows = _rows(question, windows, np.arange(block.start, block.stop))
@@ -144,8 +141,28 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
         ),
         instance_value=float(scores[-1]),
         baseline_value=float(scores[-2]),
-        resolved=_resolved(set(lengths.values())),
+        resolved=_resolved({_lengths(question.features[name], params) for name in question.inputs}),
     )
+
+
+def _windows(question: Question, params: Params) -> dict[str, Windows]:
+    return {
+        name: Windows(question.features[name], row, *_lengths(question.features[name], params))
+        for name, row in question.inputs.items()
+    }
+
+
+def _count(windows: dict[str, Windows], question: Question) -> int:
+    """Return how many windows there are on all inputs; refuse too many."""
+    count = sum(entry.count for entry in windows.values())
+    if count > _LIMIT:
+        shapes = ", ".join(f"{name!r} of shape {list(row.shape)}" for name, row in question.inputs.items())
+        raise InvalidRequestError(
+            f"There are {count} windows on the inputs ({shapes}), more than the {_LIMIT} that can be evaluated; "
+            "set a longer window or stride.",
+            field='parameters["window"]',
+        )
+    return count
 
 
 def _lengths(feature: Feature, params: Params) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from pellucid_server.engine.arrays import as_rows, as_scores, fixed_warnings
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Need, method, parameter
+from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Params:
     Params,
     family="gradient",
     source="Simonyan, Vedaldi and Zisserman, ICLR workshop 2014, https://arxiv.org/abs/1312.6034",
+    cost=lambda params, question: Cost(backward=1),
     needs=(Need.GRADIENTS,),
     axioms=(Axiom.DUMMY, Axiom.SYMMETRIC),
     baselines=Background.NONE,

@@ -11,8 +11,12 @@ import numpy.typing as npt
 
 from pellucid_server.engine.arrays import as_scores, differentiable_inputs, fixed_warnings, generator
 from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.pace import Pace
 from pellucid_server.engine.question import Arrays, Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Need, method, parameter
+from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter
+
+_LEAST_SAMPLES = 2
+"""Fewer samples have no scatter, and so no standard error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class Params:
     """Parameters of SmoothGrad."""
 
     samples: int = parameter(
-        50, "Noisy copies of the input; each costs one row forward and backward.", minimum=2, maximum=4096
+        50, "Noisy copies of the input; each costs one row forward and backward.", minimum=_LEAST_SAMPLES, maximum=4096
     )
     noise: float = parameter(
         0.15,
@@ -37,6 +41,8 @@ class Params:
     Params,
     family="gradient",
     source="Smilkov, Thorat, Kim, Viégas and Wattenberg, 2017, https://arxiv.org/abs/1706.03825",
+    cost=lambda params, question: Cost(backward=params.samples, least=Cost(backward=_LEAST_SAMPLES)),
+    rows_parameter="samples",
     needs=(Need.GRADIENTS,),
     axioms=(Axiom.DUMMY,),
     baselines=Background.NONE,
@@ -46,32 +52,75 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
 
     Scores are in units of the target per unit of the input, (*features). The same seed gives the same
     noise, however rows are packed; the largest standard error of an element is reported. `samples` rows
-    forward and backward.
+    forward and backward. If the deadline is near, the answer is the average over the samples that there was
+    time for, which are the first ones, at least 2.
     """
-    deviations = {name: _deviation(question, name, params.noise) for name in differentiable_inputs(question)}
-    generators = {name: generator(question.seed, name) for name in deviations}
-    sums = {name: np.zeros(question.inputs[name].shape) for name in deviations}
-    squares = {name: np.zeros_like(values) for name, values in sums.items()}
-    for block in model.blocks(params.samples):
-        count = block.stop - block.start
-        noise = {
-            name: source.standard_normal((count, *question.inputs[name].shape), np.float32) * deviations[name]
-            for name, source in generators.items()
-        }
-        _, gradients = model.gradient(_noisy(question.inputs, noise, count), question.target)
-        for name in sums:
-            found = np.abs(gradients[name]) if params.absolute else gradients[name]
-            sums[name] += found.sum(axis=0, dtype=np.float64)
-            squares[name] += np.square(found, dtype=np.float64).sum(axis=0)
-        model.progress(block.stop / params.samples)
-    scores = {name: values / params.samples for name, values in sums.items()}
-    variances = [squares[name] / params.samples - np.square(values) for name, values in scores.items()]
-    largest = max(float(variance.max(initial=0.0)) for variance in variances)
+    noisy = _NoisyGradients(model, question, params)
+    pace = Pace(model)
+    count = pace.first(least=_LEAST_SAMPLES, most=params.samples)
+    while count:
+        noisy.draw(count)
+        pace.ran(count)
+        model.progress(noisy.drawn / params.samples)
+        count = pace.more(params.samples - noisy.drawn)
+    partial = noisy.drawn < params.samples
+    warnings = fixed_warnings(question)
+    if partial:
+        warnings += (
+            f"The deadline left time for {noisy.drawn} of the {params.samples} samples; the answer is the average over "
+            "those. Allow more time, or ask for fewer samples.",
+        )
     return Attribution(
-        as_scores(scores, question.inputs),
-        standard_error=math.sqrt(largest / (params.samples - 1)),
-        warnings=fixed_warnings(question),
+        as_scores(noisy.means(), question.inputs),
+        standard_error=noisy.standard_error(),
+        warnings=warnings,
+        partial=partial,
+        resolved={"samples": noisy.drawn},
     )
+
+
+class _NoisyGradients:
+    """The gradients at noisy copies of the input, drawn one after the other and summed."""
+
+    def __init__(self, model: Handle, question: Question, params: Params) -> None:
+        self._model = model
+        self._question = question
+        self._absolute = params.absolute
+        names = differentiable_inputs(question)
+        self._deviations = {name: _deviation(question, name, params.noise) for name in names}
+        self._generators = {name: generator(question.seed, name) for name in names}
+        self._sums = {name: np.zeros(question.inputs[name].shape) for name in names}
+        self._squares = {name: np.zeros(question.inputs[name].shape) for name in names}
+        self.drawn = 0
+
+    def draw(self, count: int) -> None:
+        """Add the next `count` copies' gradients."""
+        for block in self._model.blocks(count):
+            self._add(block.stop - block.start)
+        self.drawn += count
+
+    def means(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the gradients' means, (*features) each."""
+        return {name: values / self.drawn for name, values in self._sums.items()}
+
+    def standard_error(self) -> float:
+        """Return the largest standard error of a mean."""
+        means = self.means()
+        variances = [values / self.drawn - np.square(means[name]) for name, values in self._squares.items()]
+        largest = max(float(variance.max(initial=0.0)) for variance in variances)
+        return math.sqrt(largest / (self.drawn - 1))
+
+    def _add(self, count: int) -> None:
+        inputs = self._question.inputs
+        noise = {
+            name: source.standard_normal((count, *inputs[name].shape), np.float32) * self._deviations[name]
+            for name, source in self._generators.items()
+        }
+        _, gradients = self._model.gradient(_noisy(inputs, noise, count), self._question.target)
+        for name in self._sums:
+            found = np.abs(gradients[name]) if self._absolute else gradients[name]
+            self._sums[name] += found.sum(axis=0, dtype=np.float64)
+            self._squares[name] += np.square(found, dtype=np.float64).sum(axis=0)
 
 
 def _deviation(question: Question, name: str, noise: float) -> npt.NDArray[np.float32]:

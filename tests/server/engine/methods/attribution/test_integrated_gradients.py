@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients
-from pellucid_server.engine.methods.attribution.integrated_gradients import (
+from pellucid_server.engine.paths import (
     POINTS,
     Line,
     closed,

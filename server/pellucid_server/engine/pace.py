@@ -1,0 +1,57 @@
+"""Stopping in time: for how many more rows there is time, so that an answer with fewer still arrives.
+
+A method that can answer with less than was asked for works in rounds. Before each it asks the pace how much to take
+on; the answer is 0 once only the reserve is left, which is kept for what follows the rows: the end of a chunk that
+other jobs share, the method's own last steps and the reply.
+"""
+
+import math
+
+from pellucid_server.engine.handle import Handle
+
+_RESERVE_SECONDS = 0.1
+_MOST_RESERVE_SECONDS = 2.0
+_RESERVE_SHARE = 0.1
+"""The reserve is this share of what was left at the start, within those bounds."""
+
+
+class Pace:
+    """How fast a method's units of work come (rows, pairs of rows, segments), and for how many there is time.
+
+    Parameters
+    ----------
+    model
+        Whose deadline it is.
+    after_seconds
+        Time that the method itself needs once the last unit has come.
+    """
+
+    def __init__(self, model: Handle, *, after_seconds: float = 0.0) -> None:
+        self._model = model
+        self._left = model.seconds_left()
+        share = min(_RESERVE_SHARE * self._left, _MOST_RESERVE_SECONDS)
+        self._reserve = max(_RESERVE_SECONDS, share) + after_seconds
+        self._seconds_each = 0.0
+
+    def first(self, *, least: int, most: int) -> int:
+        """Return how many units to begin with: all of them, or, with a deadline, as few as make an answer."""
+        return most if math.isinf(self._left) else min(least, most)
+
+    def ran(self, units: int) -> None:
+        """Note that `units` have come since the last note, or since the start."""
+        before, self._left = self._left, self._model.seconds_left()
+        if math.isfinite(self._left):
+            self._seconds_each = (before - self._left) / units
+
+    def more(self, most: int) -> int:
+        """Return how many units to take on in the next round, at most `most`; 0 if there is no time for one.
+
+        A round is to take half of the time that is left, or less: other jobs may come and slow it down.
+        """
+        if math.isinf(self._left):
+            return most
+        spare = self._left - self._reserve
+        if spare <= 0:
+            return 0
+        fitting = 2 * most if 2 * most * self._seconds_each <= spare else int(spare / self._seconds_each)
+        return -(-fitting // 2)
