@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 Task = Callable[[], None]
 
-_MOST_HANDS = 8
+MOST_HANDS = 8
 """Items of one job that are worked on at once, so that one job of many rows leaves room for others."""
 _OFFLOAD_THREADS = 4
 
@@ -101,7 +101,7 @@ class Hub:
             What the first failing item raised, once those in progress have ended.
         """
         work = _SharedWork(function, list(items), self.signal())
-        for _ in range(min(work.count - 1, _MOST_HANDS - 1)):
+        for _ in range(min(work.count - 1, MOST_HANDS - 1)):
             self._woken.append(greenlet(work.drain, self._loop))
         work.drain()
         return work.results()
