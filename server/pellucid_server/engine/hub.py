@@ -7,15 +7,19 @@ methods stay straight-line code. A job that computes for long holds up the other
 into the helper process (`Handle.compute`).
 """
 
+import functools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
+
+from pellucid_server.engine.offload import Offload
+from pellucid_server.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ Task = Callable[[], None]
 MOST_HANDS = 8
 """Items of one job that are worked on at once, so that one job of many rows leaves room for others."""
 _OFFLOAD_THREADS = 4
+_MOST_IN_A_ROW = 16
+"""Turns of predictions after which another task has one: theirs are short, and others must not starve."""
 
 
 class Signal:
@@ -50,27 +56,44 @@ class Signal:
             self._hub.pause()
 
 
+class _Runner(greenlet):  # type: ignore[misc]  # greenlet has no types
+    """What a task runs in, or a hand of it: it knows whose it is."""
+
+    def __init__(self, run: Task, parent: Any, job_id: int, prediction: bool) -> None:
+        super().__init__(run, parent)
+        self.job_id = job_id
+        self.prediction = prediction
+
+
 class Hub:
-    """Runs tasks, predictions first and at most `concurrent` others at once.
+    """Runs tasks as they come, those of predictions first.
 
     `on_turn` is called on the hub's thread before each task goes on, with False, and, with True, before the
-    hub waits because none can.
+    hub waits because none can. The recorder learns whose Python runs, and whose work the threads beside do.
     """
 
-    def __init__(self, *, concurrent: int, on_turn: Callable[[bool], None] = lambda idle: None) -> None:
+    def __init__(
+        self, *, on_turn: Callable[[bool], None] = lambda idle: None, recorder: Recorder | None = None
+    ) -> None:
         self._on_turn = on_turn
-        self._inbox: SimpleQueue[Signal | tuple[Task, bool]] = SimpleQueue()
-        self._predictions: deque[Task] = deque()
-        self._others: deque[Task] = deque()
-        self._woken: deque[Any] = deque()
-        self._places = concurrent
-        self._offloaded = ThreadPoolExecutor(_OFFLOAD_THREADS, "offloaded")
+        self._note: Callable[[int], None] = _unnoted if recorder is None else recorder.python
+        self._inbox: SimpleQueue[Signal | tuple[Task, int, bool]] = SimpleQueue()
+        self._predictions: deque[_Runner] = deque()
+        self._others: deque[_Runner] = deque()
+        self._in_a_row = 0
+        self._turn_began = 0.0
+        self._offload = Offload(_OFFLOAD_THREADS, recorder)
         self._loop: Any = None
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
 
-    def submit(self, task: Task, *, prediction: bool = False) -> None:
-        """Run `task` soon; callable from any thread. It must not raise."""
-        self._inbox.put((task, prediction))
+    def submit(self, task: Task, *, job_id: int = 0, prediction: bool = False) -> None:
+        """Run `task`, on behalf of a job, soon; callable from any thread. It must not raise."""
+        self._inbox.put((task, job_id, prediction))
+
+    def busy_seconds(self) -> float:
+        """Return how long the task whose turn it is has kept it, 0 if it is nobody's; callable from any thread."""
+        began = self._turn_began
+        return time.monotonic() - began if began else 0.0
 
     def signal(self) -> Signal:
         """Return a new signal."""
@@ -85,12 +108,14 @@ class Hub:
         self._loop.switch()
 
     def offload(self, function: Callable[[], Found]) -> Found:
-        """Call `function`, which blocks, on a thread of its own; the calling task waits."""
+        """Call `function`, which blocks, on a thread beside; the calling task waits."""
+        runner: Any = getcurrent()
         ended = self.signal()
-        future = self._offloaded.submit(function)
+        future = self._offload.submit(function, job_id=runner.job_id, prediction=runner.prediction)
         future.add_done_callback(lambda _: ended.set())
         ended.wait()
-        return future.result()
+        found: Found = future.result()
+        return found
 
     def map(self, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
         """Apply `function` to every item, several at a time; called by a task.
@@ -101,8 +126,9 @@ class Hub:
             What the first failing item raised, once those in progress have ended.
         """
         work = _SharedWork(function, list(items), self.signal())
+        runner: Any = getcurrent()
         for _ in range(min(work.count - 1, MOST_HANDS - 1)):
-            self._woken.append(greenlet(work.drain, self._loop))
+            self._make_ready(_Runner(work.drain, self._loop, runner.job_id, runner.prediction))
         work.drain()
         return work.results()
 
@@ -111,35 +137,46 @@ class Hub:
         while True:
             self._take_in()
             self._on_turn(False)
-            if self._predictions:
-                greenlet(_guarded, self._loop).switch(self._predictions.popleft())
-            elif self._woken:
-                self._woken.popleft().switch()
-            elif self._others and self._places:
-                self._places -= 1
-                greenlet(self._in_place, self._loop).switch(self._others.popleft())
+            runner = self._next()
+            if runner is None:
+                continue
+            self._note(runner.job_id)
+            self._turn_began = time.monotonic()
+            runner.switch()
+            self._turn_began = 0.0
+            self._note(0)
 
-    def _in_place(self, task: Task) -> None:
-        _guarded(task)
-        self._places += 1
+    def _next(self) -> _Runner | None:
+        """Choose whose turn it is; None if nobody can go on."""
+        if self._predictions and (self._in_a_row < _MOST_IN_A_ROW or not self._others):
+            self._in_a_row += 1
+            return self._predictions.popleft()
+        self._in_a_row = 0
+        return self._others.popleft() if self._others else None
+
+    def _make_ready(self, runner: _Runner) -> None:
+        (self._predictions if runner.prediction else self._others).append(runner)
 
     def _take_in(self) -> None:
         """Sort what has arrived; block if there is nothing to run."""
-        idle = not (self._predictions or self._woken or (self._others and self._places))
+        idle = not (self._predictions or self._others)
         if idle and self._inbox.empty():
             self._on_turn(True)
         try:
             while True:
                 arrived = self._inbox.get(block=idle)
                 idle = False
-                if isinstance(arrived, Signal):
-                    if arrived.waiter is not None:
-                        self._woken.append(arrived.waiter)
-                else:
-                    task, prediction = arrived
-                    (self._predictions if prediction else self._others).append(task)
+                if not isinstance(arrived, Signal):
+                    task, job_id, prediction = arrived
+                    self._make_ready(_Runner(functools.partial(_guarded, task), self._loop, job_id, prediction))
+                elif arrived.waiter is not None:
+                    self._make_ready(arrived.waiter)
         except Empty:
             return
+
+
+def _unnoted(job_id: int) -> None:
+    """Stand in for the recorder where there is none."""
 
 
 def _guarded(task: Task) -> None:

@@ -38,7 +38,7 @@ class Bench:
     """Runs functions of a handle as the worker would."""
 
     def __init__(self) -> None:
-        self.hub = Hub(concurrent=64)
+        self.hub = Hub()
         self.engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
         self.helper = Helper()
         self.machinery = Machinery(self.engine, self.hub, self.helper, "cpu")

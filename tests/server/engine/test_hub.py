@@ -21,7 +21,7 @@ def run(hub, function):
 
 
 def test_a_task_that_waits_lets_another_run():
-    hub, met = Hub(concurrent=2), threading.Event()
+    hub, met = Hub(), threading.Event()
     go = hub.signal()
 
     def waits():
@@ -35,7 +35,7 @@ def test_a_task_that_waits_lets_another_run():
 
 
 def test_a_signal_that_was_set_before_is_not_waited_for():
-    hub = Hub(concurrent=1)
+    hub = Hub()
     signal = hub.signal()
     signal.set()
 
@@ -43,7 +43,7 @@ def test_a_signal_that_was_set_before_is_not_waited_for():
 
 
 def test_a_signal_set_by_another_thread_wakes_its_task_only():
-    hub, order = Hub(concurrent=4), []
+    hub, order = Hub(), []
     signals = [hub.signal() for _ in range(4)]
     ended = threading.Semaphore(0)
 
@@ -61,47 +61,8 @@ def test_a_signal_set_by_another_thread_wakes_its_task_only():
     assert order == [2, 0, 3, 1]
 
 
-def test_no_more_tasks_are_begun_than_allowed():
-    hub, begun = Hub(concurrent=2), []
-    go, ended = [hub.signal() for _ in range(4)], threading.Semaphore(0)
-
-    def task(number):
-        begun.append(number)
-        go[number].wait()
-        ended.release()
-
-    for number in range(4):
-        hub.submit(lambda number=number: task(number))
-    run_prediction(hub)
-    at_first = list(begun)
-    for signal in go:
-        signal.set()
-    for _ in range(4):
-        assert ended.acquire(timeout=10)
-
-    assert at_first == [0, 1]
-    assert begun == [0, 1, 2, 3]
-
-
-def run_prediction(hub):
-    ended = threading.Event()
-    hub.submit(lambda: hub.submit(ended.set, prediction=True), prediction=True)
-    assert ended.wait(10)
-
-
-def test_a_prediction_begins_when_explanations_hold_every_place():
-    hub, predicted = Hub(concurrent=1), threading.Event()
-    never = hub.signal()
-    for _ in range(3):
-        hub.submit(never.wait)
-
-    hub.submit(predicted.set, prediction=True)
-
-    assert predicted.wait(10)
-
-
 def test_predictions_run_before_explanations_that_came_earlier():
-    hub, order, ended = Hub(concurrent=4), [], threading.Event()
+    hub, order, ended = Hub(), [], threading.Event()
 
     def arrivals():
         hub.submit(lambda: order.append("explanation"))
@@ -115,13 +76,13 @@ def test_predictions_run_before_explanations_that_came_earlier():
 
 
 def test_map_gives_results_in_the_order_of_the_items():
-    hub = Hub(concurrent=1)
+    hub = Hub()
 
     assert run(hub, lambda: hub.map(lambda item: item * item, range(50))) == [item * item for item in range(50)]
 
 
 def test_map_works_on_several_items_at_once():
-    hub = Hub(concurrent=1)
+    hub = Hub()
     signals = [hub.signal() for _ in range(3)]
 
     def meet(number):
@@ -134,14 +95,14 @@ def test_map_works_on_several_items_at_once():
 
 
 def test_map_of_nothing_is_nothing():
-    hub = Hub(concurrent=1)
+    hub = Hub()
 
     assert run(hub, lambda: hub.map(str, [])) == []
 
 
 @pytest.mark.parametrize("bad", [0, 1, 29])
 def test_map_raises_what_an_item_raised(bad):
-    hub = Hub(concurrent=1)
+    hub = Hub()
 
     def divide(item):
         hub.offload(lambda: None)
@@ -151,7 +112,7 @@ def test_map_raises_what_an_item_raised(bad):
 
 
 def test_maps_inside_maps_end():
-    hub = Hub(concurrent=2)
+    hub = Hub()
 
     def inner(item):
         return sum(hub.map(lambda number: number, range(item)))
@@ -160,7 +121,7 @@ def test_maps_inside_maps_end():
 
 
 def test_what_blocks_is_offloaded_and_other_tasks_run_meanwhile():
-    hub, go, other = Hub(concurrent=2), threading.Event(), threading.Event()
+    hub, go, other = Hub(), threading.Event(), threading.Event()
 
     def blocks():
         return hub.offload(lambda: go.wait(10) and "done")
@@ -178,13 +139,13 @@ def test_what_blocks_is_offloaded_and_other_tasks_run_meanwhile():
 
 
 def test_an_offloaded_error_is_raised_in_the_task():
-    hub = Hub(concurrent=1)
+    hub = Hub()
 
     assert isinstance(run(hub, lambda: hub.offload(lambda: 1 // 0)), ZeroDivisionError)
 
 
 def test_a_task_that_raises_does_not_end_the_hub():
-    hub = Hub(concurrent=1)
+    hub = Hub()
 
     for prediction in (True, False):
         hub.submit(lambda: 1 // 0, prediction=prediction)
@@ -200,7 +161,7 @@ def test_the_hub_tells_of_each_turn_and_of_having_nothing_to_do():
         if nothing and False in turns:
             idle.set()
 
-    hub = Hub(concurrent=1, on_turn=on_turn)
+    hub = Hub(on_turn=on_turn)
     run(hub, lambda: None)
 
     assert idle.wait(10)

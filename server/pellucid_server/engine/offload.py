@@ -1,0 +1,54 @@
+"""Threads beside the hub, for what blocks and lets go of the interpreter, such as decoding a picture.
+
+Predictions' work goes first, and then what came first: give it in small pieces, a picture and not a request, and
+no job waits behind the whole of another's.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import PriorityQueue
+from typing import Any
+
+from pellucid_server.recorder import Recorder
+
+_Work = tuple[bool, int, int, Callable[[], Any], "Future[Any]"]
+
+
+class Offload:
+    """`threads` threads, in [1, 32], that the recorder tells apart by their numbers."""
+
+    def __init__(self, threads: int, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder
+        self._arrivals = itertools.count()
+        self._waiting: PriorityQueue[_Work] = PriorityQueue()
+        for number in range(threads):
+            threading.Thread(target=self._run, args=(number,), name=f"offload-{number}", daemon=True).start()
+
+    def submit(self, function: Callable[[], Any], *, job_id: int = 0, prediction: bool = False) -> "Future[Any]":
+        """Call `function` soon, on one of the threads; callable from any thread."""
+        future: Future[Any] = Future()
+        # No two have the same number, so that nothing behind it is ever compared.
+        self._waiting.put((not prediction, next(self._arrivals), job_id, function, future))
+        return future
+
+    def _run(self, number: int) -> None:
+        while True:
+            self._do(number, self._waiting.get())
+
+    def _do(self, number: int, work: _Work) -> None:
+        _, _, job_id, function, future = work
+        self._note(number, job_id)
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
+            self._note(number, 0)
+            future.set_exception(error)
+        else:
+            self._note(number, 0)
+            future.set_result(result)
+
+    def _note(self, number: int, job_id: int) -> None:
+        if self._recorder is not None:
+            self._recorder.offloaded(number, job_id)
