@@ -22,15 +22,20 @@ class Pace:
     ----------
     model
         Whose deadline it is.
+    time_share
+        Share of the time until then that may be taken; see `Question`.
     after_seconds
         Time that the method itself needs once the last unit has come.
     """
 
-    def __init__(self, model: Handle, *, after_seconds: float = 0.0) -> None:
+    def __init__(self, model: Handle, *, time_share: float = 1.0, after_seconds: float = 0.0) -> None:
         self._model = model
+        self._kept_seconds = 0.0
         self._left = model.seconds_left()
-        share = min(_RESERVE_SHARE * self._left, _MOST_RESERVE_SECONDS)
-        self._reserve = max(_RESERVE_SECONDS, share) + after_seconds
+        if math.isfinite(self._left):
+            share = min(_RESERVE_SHARE * self._left, _MOST_RESERVE_SECONDS)
+            others = (1 - time_share) * self._left
+            self._kept_seconds = others + max(_RESERVE_SECONDS, share) + after_seconds
         self._seconds_each = 0.0
 
     def first(self, *, least: int, most: int) -> int:
@@ -50,7 +55,7 @@ class Pace:
         """
         if math.isinf(self._left):
             return most
-        spare = self._left - self._reserve
+        spare = self._left - self._kept_seconds
         if spare <= 0:
             return 0
         fitting = 2 * most if 2 * most * self._seconds_each <= spare else int(spare / self._seconds_each)

@@ -62,6 +62,9 @@ class Question:
         Seed of everything random.
     tolerance
         Share of the score's change that the error must stay below; None if none was asked for.
+    time_share
+        Share of the time until the deadline that a method may take that could go on for longer, in (0, 1]: the rest
+        is for other rows of the request, which have not begun.
     """
 
     inputs: Arrays
@@ -70,6 +73,7 @@ class Question:
     features: Mapping[str, Feature]
     seed: int = 0
     tolerance: float | None = None
+    time_share: float = 1.0
 
     @property
     def baseline(self) -> Arrays:

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pellucid_server.engine.models.baselines import baseline_rows
 from pellucid_server.engine.models.graph import Graph
 from pellucid_server.engine.models.manifest import Manifest
 from pellucid_server.engine.models.preprocessing import Preprocessor
 from pellucid_server.engine.models.session import Session
 from pellucid_server.engine.models.trial import RowBytes
-from pellucid_server.engine.question import Arrays, Feature
+from pellucid_server.engine.question import Arrays, Feature, Question, Target
 from pellucid_server.engine.registry import Method, Need
+from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import CapabilityInfo, LayerInfo, ModelInfo, ModelKey, OutputInfo, ParityInfo
 
 _NO_GRAPH = "the model has only an ONNX file; {what} need model.pt2 beside it (pellucid-export writes one)"
@@ -81,6 +84,11 @@ class LoadedModel:
         return self.manifest.max_rows
 
     @property
+    def open_lengths(self) -> bool:
+        """Whether rows can be of different sizes, and so take different times."""
+        return any(-1 in preprocessor.info.shape for preprocessor in self.inputs.values())
+
+    @property
     def largest_batch(self) -> int | None:
         """Most rows that one forward pass may have, or None for any number."""
         return None if self.graph is None else self.graph.largest_batch
@@ -107,19 +115,39 @@ class LoadedModel:
 
     def info(self, methods: Sequence[Method]) -> ModelInfo:
         """Describe the model to callers, with what it allows of `methods`."""
-        refusals = ((method.name, self.refusal(method)) for method in methods)
         return ModelInfo(
             key=self.key,
             description=self.manifest.description,
             inputs=tuple(preprocessor.info for preprocessor in self.inputs.values()),
             outputs=self.outputs,
             layers=self._layers(),
-            capabilities=tuple(CapabilityInfo(name, not reason, reason) for name, reason in refusals),
+            capabilities=tuple(self._capability(method) for method in methods),
             runtime=self.runtime,
             parity=self.parity,
             background_rows=len(next(iter(self.background.values()), ())),
             solo=self.solo,
         )
+
+    def _capability(self, method: Method) -> CapabilityInfo:
+        reason = self.refusal(method)
+        return CapabilityInfo(method.name, not reason, reason, 0 if reason else self._default_rows(method))
+
+    def _default_rows(self, method: Method) -> int:
+        """Return the rows that a row takes by default, if all of it differs from the baseline; 0 if it is refused."""
+        shapes = {
+            name: tuple(max(length, 1) for length in preprocessor.info.shape)
+            for name, preprocessor in self.inputs.items()
+        }
+        question = Question(
+            inputs={name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()},
+            baselines={name: np.broadcast_to(np.float32(0), (1, *shape)) for name, shape in shapes.items()},
+            target=Target("", ()),
+            features=self.features,
+        )
+        try:
+            return method.cost(method.resolve({}), question).rows
+        except InvalidRequestError:
+            return 0
 
     def _obstacle(self, need: Need) -> str:
         if need is Need.FORWARD:

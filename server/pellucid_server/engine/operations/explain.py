@@ -1,7 +1,9 @@
 """One row explained by one method: from the caller's words to a question, and from the answer to a result."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine import registry
+from pellucid_server.engine.hub import MOST_HANDS
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.operations.targets import Resolved, resolve
-from pellucid_server.engine.question import Arrays, Attribution, Question
-from pellucid_server.engine.registry import Background, Method
-from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.engine.question import Arrays, Attribution, Question, Target
+from pellucid_server.engine.registry import Background, Cost, Method
+from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from pellucid_server.jobs import (
     Accuracy,
     AttributionResult,
@@ -26,6 +29,10 @@ from pellucid_server.jobs import (
 )
 
 _SIGMA = 10.0
+_CAUTION = 0.8
+"""Part of the least time that is taken for certain: the pace is a measurement."""
+_NOTHING = Cost()
+_ANY_TARGET = Target("", ())
 _HALF_LIMIT = float(np.finfo(np.float16).max)
 
 
@@ -66,22 +73,60 @@ def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, f
     return Order(spec, method, params, _given(session, model, method, spec, field), field)
 
 
+def require_time(session: Session, model: LoadedModel, order: Order, rows: Rows, *, others: Cost = _NOTHING) -> None:
+    """Refuse the explanation of all rows if even the least of it cannot be ready before the deadline.
+
+    It is judged by the rows that the method must evaluate, the fastest pace of late, and nothing else being about.
+    Where rows have open lengths the pace of some says nothing of others, and nothing is refused.
+    `others` are rows of the job beside the explanation's.
+
+    Raises
+    ------
+    TimedOutError
+        The least that it takes is more than what is left. A parameter may also be refused: as by the method itself.
+    """
+    handle = session.handle(model)
+    left = handle.seconds_left()
+    if math.isinf(left) or model.open_lengths or not handle.least_seconds(forward=1, backward=1):
+        return
+    costs = [_least_cost(model, order, rows.row(number)) for number in range(rows.count)]
+    forward = others.forward + sum(cost.forward for cost in costs)
+    backward = others.backward + sum(cost.backward for cost in costs)
+    needed = _CAUTION * handle.least_seconds(forward=forward, backward=backward)
+    if needed > left:
+        name = order.method.rows_parameter
+        fewer = f", or ask for fewer `{name}`" if name else ", or send fewer rows"
+        raise TimedOutError(
+            f"{order.method.name} needs {backward} rows backward and {forward} forward, at least {needed:.3g} s at the "
+            f"pace measured; the deadline leaves {left:.3g} s. Allow more time{fewer}.",
+            stage="refused",
+            needed_seconds=f"{needed:.3f}",
+        )
+
+
 def explain_row(
-    session: Session, model: LoadedModel, order: Order, rows: Rows, number: int, outputs: Arrays
+    session: Session, model: LoadedModel, order: Order, rows: Rows, number: int, outputs: Arrays, *, time_share: float
 ) -> AttributionResult:
-    """Explain row `number`; `outputs` is the prediction of all rows, (rows, *shape) each."""
+    """Explain row `number`; `outputs` is the prediction of all rows, (rows, *shape) each.
+
+    `time_share` is the part of the time left that may be used up; see `time_share`.
+    """
     prediction = {name: values[number] for name, values in outputs.items()}
     resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
     row = rows.row(number)
     kind, baselines = _baselines(model, order, row)
-    question = Question(row, baselines, resolved.target, model.features, order.spec.seed, order.spec.tolerance)
+    question = Question(
+        inputs=row,
+        baselines=baselines,
+        target=resolved.target,
+        features=model.features,
+        seed=order.spec.seed,
+        tolerance=order.spec.tolerance,
+        time_share=time_share,
+    )
     handle = session.handle(model)
-    try:
+    with _naming_fields(order):
         answer = order.method.function(handle, question, order.params)
-    except InvalidRequestError as error:
-        # Methods name their parameters; only here is it known where in the request they stand.
-        where = f"{order.field}.{error.metadata.get('field', 'parameters')}"
-        raise InvalidRequestError(error.message, field=where) from error
     receipt = Receipt(
         model=model.key,
         input_digest=digest(row),
@@ -96,6 +141,32 @@ def explain_row(
         tolerance=answer.tolerance or None,
     )
     return _result(model, order, rows, number, resolved, answer, receipt)
+
+
+def time_share(position: int, count: int) -> float:
+    """Return which part of the time left the explanation at `position` of a job's `count` may use up.
+
+    Some run at once, and those that come after them need their time too.
+    """
+    return 1 / (math.ceil(count / MOST_HANDS) - position // MOST_HANDS)
+
+
+def _least_cost(model: LoadedModel, order: Order, row: Arrays) -> Cost:
+    """Return the rows without which there is no explanation of a row, (*features) each."""
+    _, baselines = _baselines(model, order, row)
+    question = Question(row, baselines, _ANY_TARGET, model.features, order.spec.seed, order.spec.tolerance)
+    with _naming_fields(order):
+        return order.method.cost(order.params, question).lowest
+
+
+@contextlib.contextmanager
+def _naming_fields(order: Order) -> Iterator[None]:
+    """Put the path of the explanation before the fields that a method's errors name: only here is it known."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        where = f"{order.field}.{error.metadata.get('field', 'parameters')}"
+        raise InvalidRequestError(error.message, field=where) from error
 
 
 def _given(session: Session, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
@@ -164,6 +235,7 @@ def _result(
             tolerance_met=answer.tolerance_met,
             standard_error=_standard_error(answer),
             warnings=answer.warnings,
+            partial=answer.partial,
         ),
         group_scores=answer.group_scores,
         group_standard_errors=answer.group_standard_errors,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.engine.operations.explain import Order, explain_row, read_order
+from pellucid_server.engine.operations.explain import Order, explain_row, read_order, require_time, time_share
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.programs import probabilities
@@ -92,16 +92,23 @@ def _explanations(
     """Make every explanation of every row, several at a time."""
 
     def read(numbered: tuple[int, ExplanationSpec]) -> Order:
-        return read_order(session, model, numbered[1], field=f"explanations[{numbered[0]}]")
-
-    def explain(part: tuple[Order, int]) -> AttributionResult:
-        return explain_row(session, model, part[0], rows, part[1], outputs)
+        order = read_order(session, model, numbered[1], field=f"explanations[{numbered[0]}]")
+        require_time(session, model, order, rows)
+        return order
 
     # The prediction stands whether or not its explanations are ready in time, so they must end before it.
     session = replace(session, job=session.job.part(reserve_seconds=_RESERVE_SECONDS))
     orders = [_attempt(session, partial(read, numbered)) for numbered in enumerate(job.explanations)]
     parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
-    made = iter(session.machinery.hub.map(lambda part: _attempt(session, partial(explain, part)), parts))
+
+    def explain(position: int) -> AttributionResult:
+        order, number = parts[position]
+        share = time_share(position, len(parts))
+        return explain_row(session, model, order, rows, number, outputs, time_share=share)
+
+    made = iter(
+        session.machinery.hub.map(lambda position: _attempt(session, partial(explain, position)), range(len(parts)))
+    )
     return tuple(
         order if isinstance(order, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
         for order in orders

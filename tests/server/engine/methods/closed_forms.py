@@ -14,7 +14,8 @@ class Formula:
     """Answers from a torch function of the inputs, dicts of (rows, *features) in float64, to (rows,).
 
     `sizes` has the number of rows of each evaluation, by kind, `latest` the rows of the last gradient. `block` is
-    how many rows `blocks` allows. Each gradient row takes `row_seconds` of `seconds`.
+    how many rows `blocks` allows. Each gradient row takes `row_seconds` of `seconds`, each forward row
+    `forward_seconds`.
     """
 
     def __init__(
@@ -24,16 +25,18 @@ class Formula:
         block: int = 1000,
         seconds: float = math.inf,
         row_seconds: float = 0.0,
+        forward_seconds: float = 0.0,
     ) -> None:
         self._function = function
         self._block = block
-        self._seconds, self._row_seconds = seconds, row_seconds
+        self._seconds, self._row_seconds, self._forward_seconds = seconds, row_seconds, forward_seconds
         self.sizes: dict[str, list[int]] = {"scores": [], "gradient": []}
         self.latest: Arrays = {}
         self.shares: list[float] = []
 
     def scores(self, rows: Arrays, target: Target) -> Scores:
         self.sizes["scores"].append(_count(rows))
+        self._seconds -= self._forward_seconds * _count(rows)
         return self._function(_tensors(rows)).detach().numpy()
 
     def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
@@ -55,6 +58,14 @@ class Formula:
 
     def seconds_left(self) -> float:
         return self._seconds
+
+    def least_seconds(self, *, forward: int, backward: int) -> float:
+        return forward * self._forward_seconds + backward * self._row_seconds
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows evaluated so far, forward and backward."""
+        return sum(self.sizes["scores"]), sum(self.sizes["gradient"])
 
     def progress(self, share: float) -> None:
         self.shares.append(share)

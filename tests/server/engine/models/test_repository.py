@@ -1,5 +1,6 @@
 """A folder of models is loaded, tried out and described, or refused with the remedy."""
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -10,7 +11,8 @@ import torch
 from onnx import TensorProto, helper
 from pellucid_server.engine.models.repository import ModelError, load_repository
 from pellucid_server.engine.question import Feature
-from pellucid_server.engine.registry import Axiom, Background, Method, Need
+from pellucid_server.engine.registry import Axiom, Background, Cost, Method, Need
+from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import CapabilityInfo, ModelKey, OutputInfo, TensorInput
 from torch import nn
 from torch.export import Dim
@@ -49,11 +51,11 @@ class Embedded(nn.Module):
         return self.table(x).sum(1)
 
 
-def put_graph(folder, module=None, example=None, dynamic=True):
+def put_graph(folder, module=None, example=None, dynamic=True, shapes=None):
     """Write model.pt2."""
     folder.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(2, 3) if example is None else example
-    shapes = {"x": {0: Dim.DYNAMIC}} if dynamic else None
+    shapes = shapes or ({"x": {0: Dim.DYNAMIC}} if dynamic else None)
     program = torch.export.export((module or Affine()).eval(), (example,), dynamic_shapes=shapes)
     torch.export.save(program, folder / "model.pt2")
 
@@ -114,12 +116,14 @@ def method(*needs):
         source="",
         summary="",
         function=lambda *arguments: None,
-        params=object,
+        params=dict,
         needs=frozenset(needs),
         axioms=frozenset[Axiom](),
         baselines=Background.NONE,
         takes_tolerance=False,
         parameters={},
+        cost=lambda params, question: Cost(forward=1),
+        rows_parameter="",
     )
 
 
@@ -198,11 +202,40 @@ def test_an_onnx_file_alone_serves_forward_passes_and_says_why_not_more(model):
     info = loaded.info([method(Need.FORWARD), method(Need.FORWARD, Need.GRADIENTS), method(Need.LAYERS)])
     reason = "the model has only an ONNX file; {} need model.pt2 beside it (pellucid-export writes one)"
     assert info.capabilities == (
-        CapabilityInfo("forward", True, ""),
+        CapabilityInfo("forward", True, "", 1),
         CapabilityInfo("forward-gradients", False, reason.format("gradients")),
         CapabilityInfo("layers", False, reason.format("layers")),
     )
     assert info.layers == ()
+
+
+def test_the_rows_of_a_default_answer_are_told_for_the_models_own_inputs(model):
+    put_graph(model / "1", Embedded(), torch.zeros(2, 4, dtype=torch.int64))
+    refusing = dataclasses.replace(method(Need.FORWARD), cost=_refusing)
+    by_elements = dataclasses.replace(method(Need.FORWARD), cost=_by_elements)
+
+    info = load_one(model).info([by_elements, refusing, method(Need.GRADIENTS)])
+
+    assert [capability.rows for capability in info.capabilities] == [4, 0, 0]
+
+
+def test_open_lengths_are_told_and_count_as_one(model):
+    shapes = {"x": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}}
+    put_graph(model / "1", Embedded(), torch.zeros(2, 4, dtype=torch.int64), shapes=shapes)
+
+    loaded = load_one(model)
+
+    assert loaded.open_lengths
+    info = loaded.info([dataclasses.replace(method(Need.FORWARD), cost=_by_elements)])
+    assert info.capabilities[0].rows == 1
+
+
+def _by_elements(params, question):
+    return Cost(forward=int((question.inputs["x"] != question.baseline["x"]).sum()))
+
+
+def _refusing(params, question):
+    raise InvalidRequestError("too many")
 
 
 def test_whole_numbers_have_no_gradient(model):

@@ -142,7 +142,7 @@ def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> At
 
 
 def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int) -> Attribution:
-    pace = Pace(model)
+    pace = Pace(model, time_share=question.time_share)
     segments = first_segments(model, question.target, line)
     rows = POINTS * len(segments)
     pace.ran(len(segments) // 2)

@@ -160,7 +160,7 @@ class _Game:
         count = len(plan.signs)
         sequence = plan.sequence(self._question.seed)
         found = np.empty(len(plan.present))
-        pace = Pace(self._model, after_seconds=plan.solving_seconds)
+        pace = Pace(self._model, time_share=self._question.time_share, after_seconds=plan.solving_seconds)
         more, done = pace.first(least=plan.least_pairs, most=wanted), 0
         while more:
             pairs = np.sort(sequence[done : done + more])

@@ -56,7 +56,7 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     time for, which are the first ones, at least 2.
     """
     noisy = _NoisyGradients(model, question, params)
-    pace = Pace(model)
+    pace = Pace(model, time_share=question.time_share)
     count = pace.first(least=_LEAST_SAMPLES, most=params.samples)
     while count:
         noisy.draw(count)

@@ -1,0 +1,91 @@
+"""How much more to take on before the deadline, by a clock that the test sets."""
+
+import math
+
+import pytest
+from pellucid_server.engine.pace import Pace
+
+
+class Clock:
+    """As much of a handle as a pace looks at: how long is left."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def seconds_left(self):
+        return self.seconds
+
+
+def after(seconds, *, ran, taking, **settings):
+    """A pace begun with `seconds` left, of which `ran` units have since taken some."""
+    clock = Clock(seconds)
+    pace = Pace(clock, **settings)
+    clock.seconds -= taking
+    pace.ran(ran)
+    return pace
+
+
+def test_without_a_deadline_everything_is_taken_on_at_once():
+    pace = Pace(Clock(math.inf))
+
+    assert pace.first(least=2, most=50) == 50
+    pace.ran(50)
+    assert pace.more(70) == 70
+
+
+def test_with_a_deadline_it_begins_with_as_little_as_makes_an_answer():
+    assert Pace(Clock(60.0)).first(least=2, most=50) == 2
+    assert Pace(Clock(60.0)).first(least=8, most=5) == 5
+
+
+def test_a_round_takes_half_of_what_is_left_but_for_the_reserve():
+    # 10 s less 1 s for the first unit and 1 s kept leave 8 s, for 8 units.
+    assert after(10.0, ran=1, taking=1.0).more(100) == 4
+
+
+def test_all_of_the_rest_is_taken_on_if_it_fits_into_half_of_the_time():
+    assert after(10.0, ran=1, taking=1.0).more(4) == 4
+    assert after(10.0, ran=1, taking=1.0).more(3) == 3
+
+
+def test_a_single_unit_may_take_all_that_is_left():
+    assert after(10.0, ran=1, taking=4.0).more(100) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reserve"), [(0.5, 0.1), (1.0, 0.1), (5.0, 0.5), (20.0, 2.0), (3600.0, 2.0)], ids=str
+)
+def test_a_tenth_of_the_time_is_kept_within_bounds(seconds, reserve):
+    enough = after(seconds, ran=1_000_000, taking=seconds - reserve - 0.01)
+    short = after(seconds, ran=1_000_000, taking=seconds - reserve + 0.01)
+
+    assert enough.more(1) == 1
+    assert short.more(1) == 0
+
+
+def test_time_for_what_comes_after_the_units_is_kept_too():
+    # Of 10 s, 1 s is the reserve.
+    assert after(10.0, ran=1_000_000, taking=5.9, after_seconds=3.0).more(1) == 1
+    assert after(10.0, ran=1_000_000, taking=6.1, after_seconds=3.0).more(1) == 0
+
+
+def test_a_share_of_the_time_leaves_the_rest_to_others():
+    assert after(9.0, ran=1_000_000, taking=2.0, time_share=1 / 3).more(1) == 1
+    assert after(9.0, ran=1_000_000, taking=2.2, time_share=1 / 3).more(1) == 0
+
+
+def test_units_that_took_no_time_at_all_are_not_divided_by():
+    assert after(10.0, ran=5, taking=0.0).more(100) == 100
+
+
+def test_only_the_latest_round_counts():
+    clock = Clock(20.0)
+    pace = Pace(clock)
+    clock.seconds -= 10.0
+    pace.ran(1)
+
+    clock.seconds -= 1.0
+    pace.ran(10)
+
+    # 9 s less 2 s kept leave 7 s, for 70 units of 0.1 s.
+    assert pace.more(1000) == 35
