@@ -7,8 +7,11 @@ short side is `resize`: the same pixels as resizing first and cropping then, but
 sizes, and the box that the crop covers is exact.
 """
 
+import functools
 import io
 import struct
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +33,11 @@ from pellucid_server.jobs import Array, Box, ImageInfo, Input, InputInfo, Pictur
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MOST_PIXELS = 50_000_000
 """Pixels in a picture, at most; looked at before it is decoded, as a small file can hold a vast picture."""
+MOST_PIXELS_TOGETHER = 200_000_000
+"""Pixels in all pictures of one input of a request; decoding so many takes some seconds."""
+
+Run = Callable[[Callable[[], Any]], Any]
+"""Calls a function and returns what it returns."""
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -74,14 +82,17 @@ class PicturePreprocessor:
         widths = (255 / np.array(image.standard_deviation)).astype(np.float32)
         self.feature = Feature("image", True, ranges=widths[:, None, None])
 
-    def prepare(self, given: Input, field: str) -> Prepared:
-        """Prepare encoded pictures, UINT8 pixels (rows, height, width, channels), or rows that are ready."""
+    def prepare(self, given: Input, field: str, *, run: Run = lambda step: step()) -> Prepared:
+        """Prepare encoded pictures, UINT8 pixels (rows, height, width, channels), or rows that are ready.
+
+        `run` is given each step that may take long, a picture at a time, and returns what the step returns.
+        """
         if isinstance(given, PicturesInput):
-            return self._encoded(given.encoded, f"{field}.pictures")
+            return self._encoded(given.encoded, f"{field}.pictures", run)
         if not isinstance(given, TensorInput):
             raise unexpected(given, field, "encoded pictures or a tensor")
         if given.array.dtype == np.uint8:
-            return self._pixels(given.array, field)
+            return self._pixels(given.array, field, run)
         if given.array.dtype.kind != "f":
             raise InvalidRequestError(
                 f"{field}.tensor is of type {given.array.dtype.name}; pixels must be uint8, and pictures that are "
@@ -91,17 +102,18 @@ class PicturePreprocessor:
         rows = checked_rows(given.array, np.dtype(np.float32), self._row, f"{field}.tensor")
         return Prepared(rows, (None,) * len(rows))
 
-    def _encoded(self, encoded: tuple[bytes, ...], field: str) -> Prepared:
+    def _encoded(self, encoded: tuple[bytes, ...], field: str, run: Run) -> Prepared:
         if not encoded:
             raise InvalidRequestError(f"{field} has no picture; it must have at least one.", field=f"{field}.encoded")
+        run(functools.partial(_require_pixels_together, encoded, field))
         rows = np.empty((len(encoded), *self._row), np.float32)
-        boxes = tuple(
-            self._row_of(_decoded(picture, f"{field}.encoded[{index}]"), rows[index])
-            for index, picture in enumerate(encoded)
-        )
-        return Prepared(rows, boxes)
 
-    def _pixels(self, array: Array, field: str) -> Prepared:
+        def step(index: int) -> Box:
+            return self._row_of(_decoded(encoded[index], f"{field}.encoded[{index}]"), rows[index])
+
+        return Prepared(rows, tuple(run(functools.partial(step, index)) for index in range(len(encoded))))
+
+    def _pixels(self, array: Array, field: str, run: Run) -> Prepared:
         if array.ndim != 4 or not array.size or array.shape[3] not in _MODES:
             raise InvalidRequestError(
                 f"{field}.tensor is uint8 of the shape {shape_text(array.shape)}; pixels must be (rows, height, width, "
@@ -111,10 +123,11 @@ class PicturePreprocessor:
         _, height, width, channels = array.shape
         _require_pixels(width, height, f"{field}.tensor")
         rows = np.empty((len(array), *self._row), np.float32)
-        boxes = tuple(
-            self._row_of(_from_pixels(pixels, channels), row) for pixels, row in zip(array, rows, strict=True)
-        )
-        return Prepared(rows, boxes)
+
+        def step(index: int) -> Box:
+            return self._row_of(_from_pixels(array[index], channels), rows[index])
+
+        return Prepared(rows, tuple(run(functools.partial(step, index)) for index in range(len(array))))
 
     def _row_of(self, picture: Image.Image, row: npt.NDArray[np.float32]) -> Box:
         """Fill a row, (channels, height, width), with the picture's crop; return the crop's box."""
@@ -137,8 +150,35 @@ def crop_box(width: int, height: int, resize: int, crop: tuple[int, int]) -> Box
     return Box(left, top, left + wide, top + tall, width, height)
 
 
+def _require_pixels_together(encoded: Sequence[bytes], field: str) -> None:
+    """Refuse pictures that have too many pixels each or together, by what their headers say."""
+    total = 0
+    for index, picture in enumerate(encoded):
+        opened = _opened(picture, f"{field}.encoded[{index}]")
+        total += opened.width * opened.height
+    if total > MOST_PIXELS_TOGETHER:
+        raise InvalidRequestError(
+            f"{field} has {len(encoded)} pictures with {total:,} pixels in all; the pictures of an input may have "
+            f"{MOST_PIXELS_TOGETHER:,} together; make them smaller first, or send fewer at once.",
+            field=f"{field}.encoded",
+        )
+
+
 def _decoded(encoded: bytes, field: str) -> Image.Image:
     """Decode a picture and turn it upright."""
+    picture = _opened(encoded, field)
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except _DAMAGE as error:
+        raise InvalidRequestError(
+            f"{field} is a damaged {picture.format} file, {len(encoded)} bytes; send the whole file as it was written.",
+            field=field,
+        ) from error
+
+
+def _opened(encoded: bytes, field: str) -> Image.Image:
+    """Read a picture's header, and no more of it."""
     try:
         picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -150,14 +190,7 @@ def _decoded(encoded: bytes, field: str) -> Image.Image:
             field=field,
         ) from error
     _require_pixels(picture.width, picture.height, field)
-    try:
-        picture.load()
-        return ImageOps.exif_transpose(picture)
-    except _DAMAGE as error:
-        raise InvalidRequestError(
-            f"{field} is a damaged {picture.format} file, {len(encoded)} bytes; send the whole file as it was written.",
-            field=field,
-        ) from error
+    return picture
 
 
 _MOST = f"a picture may have {MOST_PIXELS:,}, such as 8,000 by 6,000; make it smaller first"

@@ -1,15 +1,19 @@
 """A request's inputs made ready: checked against the model's signature, preprocessed, stacked."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.models.pictures import PicturePreprocessor
 from pellucid_server.engine.models.preprocessing import Prepared, Preprocessor
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.question import Arrays
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import Box, Input
+from pellucid_server.jobs import Box, Input, PicturesInput
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,10 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
         if name not in inputs:
             text = f"{field} has no {name!r}; {model.key.name} needs each of: {known}."
             raise InvalidRequestError(text, field=f'{field}["{name}"]')
+    for given in inputs.values():
+        if isinstance(given, PicturesInput) and given.encoded:
+            # Before they are decoded, which takes long.
+            _require_rows(model, len(given.encoded), field)
     prepared = {
         name: _prepared(session, preprocessor, inputs[name], f'{field}["{name}"]')
         for name, preprocessor in model.inputs.items()
@@ -51,19 +59,27 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise InvalidRequestError(f"All inputs must have the same number of rows; {listed}.", field=field)
     count = next(iter(counts.values()))
-    if not 1 <= count <= model.max_rows:
-        text = f"{field} has {count} rows; {model.key.name} takes 1 to {model.max_rows} a request."
-        raise InvalidRequestError(text, field=field)
+    _require_rows(model, count, field)
     arrays = {name: entry.rows for name, entry in prepared.items()}
     return Rows(arrays, {name: entry.boxes for name, entry in prepared.items()}, count)
 
 
+def _require_rows(model: LoadedModel, count: int, field: str) -> None:
+    if not 1 <= count <= model.max_rows:
+        text = f"{field} has {count} rows; {model.key.name} takes 1 to {model.max_rows} a request."
+        raise InvalidRequestError(text, field=field)
+
+
 def _prepared(session: Session, preprocessor: Preprocessor, given: Input, field: str) -> Prepared:
-    if preprocessor.info.modality != "image":
+    if not isinstance(preprocessor, PicturePreprocessor):
         return preprocessor.prepare(given, field)
-    # A photograph takes a tenth of a second, in which the hub would run nobody else's job.
-    session.job.check()
-    return session.machinery.hub.offload(lambda: preprocessor.prepare(given, field))
+
+    def run(step: Callable[[], Made]) -> Made:
+        # A photograph takes a tenth of a second, in which the hub would run nobody else's job.
+        session.job.check()
+        return session.machinery.hub.offload(step)
+
+    return preprocessor.prepare(given, field, run=run)
 
 
 def digest(arrays: Arrays) -> str:

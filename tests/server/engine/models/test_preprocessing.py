@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from pellucid_server.engine.models.manifest import ColumnManifest, ImageManifest, InputManifest
-from pellucid_server.engine.models.pictures import MOST_PIXELS, PicturePreprocessor, crop_box
+from pellucid_server.engine.models.pictures import MOST_PIXELS, MOST_PIXELS_TOGETHER, PicturePreprocessor, crop_box
 from pellucid_server.engine.models.preprocessing import TensorPreprocessor, UnfitManifestError
 from pellucid_server.engine.models.tables import TablePreprocessor
 from pellucid_server.errors import InvalidRequestError
@@ -318,6 +318,44 @@ def test_what_is_no_picture_is_refused_by_its_place(picture, part):
 
     assert error.metadata["field"] == f"{FIELD}.pictures.encoded[1]"
     assert part in error.message
+
+
+def test_pictures_that_are_too_many_pixels_together_are_refused_before_one_is_decoded():
+    # 4 times 50 million pixels is the bound; none of the files holds any, so that decoding one would fail.
+    within, one_more = (vast_png(8000, 6250),) * 4, vast_png(1, 1)
+
+    assert "is a damaged PNG file" in refusal(pictures(), PicturesInput(within)).message
+    error = refusal(pictures(), PicturesInput((*within, one_more)))
+    assert error.metadata["field"] == f"{FIELD}.pictures.encoded"
+    assert f"5 pictures with 200,000,001 pixels in all; the pictures of an input may have {MOST_PIXELS_TOGETHER:,}" in (
+        error.message
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [PicturesInput((encoded(noise(8, 8)),) * 3), TensorInput(np.zeros((3, 8, 8, 3), np.uint8))],
+    ids=["encoded", "pixels"],
+)
+def test_pictures_are_prepared_in_steps_of_one_and_no_more_once_a_step_was_not_run(given):
+    filled = []
+
+    class Watched(PicturePreprocessor):
+        def _row_of(self, picture, row):
+            filled.append(row)
+            return super()._row_of(picture, row)
+
+    def run(step):
+        if len(filled) == 2:
+            raise RuntimeError("enough")
+        return step()
+
+    image = ImageManifest(8, (6, 4), "bicubic", MEAN, DEVIATION)
+    preprocessor = Watched(InputManifest("x", "image", image=image), FLOAT32, (3, 6, 4))
+
+    with pytest.raises(RuntimeError, match="enough"):
+        preprocessor.prepare(given, FIELD, run=run)
+    assert len(filled) == 2
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -1,0 +1,71 @@
+"""Inputs are made ready on threads beside the hub, as long as somebody waits for them."""
+
+import io
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.models.manifest import ImageManifest, InputManifest
+from pellucid_server.engine.models.pictures import PicturePreprocessor
+from pellucid_server.engine.operations.rows import prepare
+from pellucid_server.engine.operations.session import Models, Session
+from pellucid_server.errors import CancelledError, InvalidRequestError
+from pellucid_server.jobs import ModelKey, PicturesInput
+from PIL import Image
+
+MANIFEST = InputManifest("image", "image", image=ImageManifest(4, (4, 4), "nearest", (0.0,) * 3, (1.0,) * 3))
+
+
+class Watched(PicturePreprocessor):
+    """Tells which thread fills each row, and calls `before` first."""
+
+    def __init__(self, before=lambda: None):
+        super().__init__(MANIFEST, np.dtype(np.float32), (3, 4, 4))
+        self.threads = []
+        self._before = before
+
+    def _row_of(self, picture, row):
+        self.threads.append(threading.current_thread())
+        self._before()
+        return super()._row_of(picture, row)
+
+
+def png(value):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (value,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+def prepared(bench, preprocessor, values, job=None, max_rows=8):
+    model = SimpleNamespace(key=ModelKey("pictures", 1), inputs={"image": preprocessor}, max_rows=max_rows)
+    session = Session(Models({}), bench.machinery, job or JobState(1, None))
+    given = {"image": PicturesInput(tuple(png(value) for value in values))}
+    return bench.run(lambda: prepare(session, model, given))[0]
+
+
+def test_each_picture_becomes_its_row_on_a_thread_beside_the_hub(bench):
+    preprocessor = Watched()
+
+    rows = prepared(bench, preprocessor, [3, 1, 2])
+
+    np.testing.assert_array_equal(rows.arrays["image"], np.broadcast_to([[[[3]]], [[[1]]], [[[2]]]], (3, 3, 4, 4)))
+    assert {thread.name.partition("-")[0] for thread in preprocessor.threads} == {"offload"}
+
+
+def test_a_caller_who_leaves_after_a_picture_has_no_other_decoded(bench):
+    job = JobState(1, None)
+    preprocessor = Watched(before=lambda: setattr(job, "cancelled", len(preprocessor.threads) == 2))
+
+    with pytest.raises(CancelledError):
+        prepared(bench, preprocessor, range(5), job)
+    assert len(preprocessor.threads) == 2
+
+
+def test_more_pictures_than_the_model_takes_rows_are_refused_before_one_is_decoded(bench):
+    preprocessor = Watched()
+
+    with pytest.raises(InvalidRequestError, match="inputs has 3 rows; pictures takes 1 to 2 a request"):
+        prepared(bench, preprocessor, range(3), max_rows=2)
+    assert preprocessor.threads == []
