@@ -33,6 +33,7 @@ from pellucid_server.engine.paths import (
 )
 from pellucid_server.engine.question import Attribution, Question
 from pellucid_server.engine.registry import Axiom, Cost, Need, method, parameter, require
+from pellucid_server.errors import InvalidRequestError
 
 DEFAULT_TOLERANCE = 0.01
 """Share of the score's change that the signed gap stays below, if the caller names neither steps nor tolerance."""
@@ -43,6 +44,13 @@ _WORST_SHARE = 0.35
 A share of the largest and not a number of segments: segments that are alike are halved together, so that
 rounding, which differs between batches, does not choose among them.
 """
+
+_REMEDIES = {
+    "the deadline": "Allow more time, raise the tolerance",
+    "max_rows": "Raise max_rows or the tolerance",
+    "the edges": "Leave the edges out, raise the tolerance",
+}
+"""What helps against what stood in the way of a tolerance."""
 
 _LARGE_GAP = 0.05
 """Share of the score's change above which a gap deserves a warning, where no tolerance speaks of it."""
@@ -116,7 +124,8 @@ def integrated_gradients(model: Handle, question: Question, params: Params) -> A
     if params.edges is not None:
         edges = _checked_edges(params.edges, params.max_rows)
         segments = integrated(model, question.target, line, edges)
-        return _in_segments(question, line, segments, short="" if _met(question, segments) else "the edges")
+        short = "" if _met(question, segments) else "the edges"
+        return _in_segments(question, line, segments, rows=POINTS * len(segments), short=short)
     return _with_tolerance(model, question, line, params.max_rows)
 
 
@@ -165,7 +174,7 @@ def _in_segments(
     line: Line,
     segments: tuple[Segment, ...],
     *,
-    rows: int = 0,
+    rows: int,
     short: str = "",
     hurried: bool = False,
 ) -> Attribution:
@@ -187,7 +196,7 @@ def _in_segments(
         warnings += (
             f"The tolerance was not met with {rows} gradient rows, all that {short} allowed: the segments' gaps sum to "
             f"{gaps.sum():.3g} and their magnitudes to {np.abs(gaps).sum():.3g}, where the score changes by "
-            f"{last - first:.6g}. Raise {short} or the tolerance, or choose a baseline whose score is further from the "
+            f"{last - first:.6g}. {_REMEDIES[short]}, or choose a baseline whose score is further from the "
             "input's.",
         )
     return Attribution(
@@ -219,10 +228,10 @@ def _checked_edges(edges: npt.NDArray[np.generic], max_rows: int) -> npt.NDArray
     # NaN compares as neither.
     cuts = len(found) >= 2 and found[0] == 0 and found[-1] == 1 and bool((np.diff(found) > 0).all())
     require(cuts, "edges", edges.tolist(), "must be numbers in one axis that ascend from 0 to 1")
-    most = max_rows // POINTS
-    require(
-        len(found) - 1 <= most, "edges", f"{len(found)} numbers", f"must make at most {most} segments, as max_rows says"
-    )
+    segments, most = len(found) - 1, max_rows // POINTS
+    if segments > most:
+        text = f'parameters["edges"] makes {segments} segments; max_rows, {max_rows}, suffices for {most}.'
+        raise InvalidRequestError(text, field='parameters["edges"]')
     return found
 
 

@@ -164,6 +164,7 @@ def test_what_the_rows_do_not_suffice_for_is_said(explain):
     assert not answer.tolerance_met
     assert abs(answer.signed_gap) > 1e-6 * abs(change) or answer.absolute_gap > 5e-6 * abs(change)
     assert "96 gradient rows, all that max_rows allowed" in answer.warnings[0]
+    assert (answer.partial, answer.resolved) == (False, {})
 
 
 @pytest.mark.parametrize(("seconds", "reserve"), [(0.5, 0.1), (1.5, 0.15)])
@@ -175,6 +176,7 @@ def test_what_the_time_does_not_suffice_for_is_said_before_the_deadline(explain,
     # The time is used up but for the reserve and what one more segment's halves, of 8 points and an end, would take.
     assert reserve - 0.001 <= handle.seconds_left() < reserve + 0.018
     assert not answer.tolerance_met
+    assert answer.partial
     assert answer.tolerance == 1e-9
     assert "all that the deadline allowed" in answer.warnings[0]
     assert answer.scores["x"].sum() == pytest.approx(
@@ -205,6 +207,99 @@ def test_a_first_round_that_takes_all_the_time_is_the_answer(explain):
     assert "with 32 gradient rows, all that the deadline allowed" in answer.warnings[0]
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1.5])
+def test_the_edges_of_an_answer_near_its_deadline_make_it_again(explain, seconds):
+    hurried = Formula(kinks, seconds=seconds, row_seconds=0.001)
+    question = tensor_question(np.linspace(0.5, 1.5, 5), tolerance=1e-9)
+    answer = explain("integrated-gradients", hurried, question)
+
+    again = explain("integrated-gradients", Formula(kinks), question, **answer.resolved)
+
+    np.testing.assert_allclose(again.scores["x"], answer.scores["x"], rtol=1e-6)
+    assert again.signed_gap == pytest.approx(answer.signed_gap, rel=1e-6)
+    assert again.absolute_gap == pytest.approx(answer.absolute_gap, rel=1e-6)
+    assert (again.tolerance, again.tolerance_met, again.partial) == (1e-9, False, False)
+    count = len(answer.resolved["edges"]) - 1
+    assert f"with {POINTS * count} gradient rows, all that the edges allowed" in again.warnings[0]
+
+
+def test_a_tolerance_met_in_a_hurry_has_its_edges_told(explain):
+    question = tensor_question(np.ones(5))
+    hurried = Formula(kinks, seconds=0.5, row_seconds=0.001)
+
+    answer = explain("integrated-gradients", hurried, question)
+    again = explain("integrated-gradients", Formula(kinks), question, **answer.resolved)
+
+    assert (answer.tolerance_met, answer.partial) == (True, False)
+    assert (again.tolerance_met, again.warnings) == (True, ())
+    np.testing.assert_allclose(again.scores["x"], answer.scores["x"], rtol=1e-6)
+    assert explain("integrated-gradients", Formula(kinks), question).resolved == {}
+
+
+def test_the_gaps_of_a_partial_answer_bound_its_error(explain):
+    exact = kinks({"x": torch.tensor([[1.0] * 5, [0.0] * 5], dtype=torch.float64)})
+
+    answer = explain(
+        "integrated-gradients", Formula(kinks, seconds=0.25, row_seconds=0.001), tensor_question(np.ones(5))
+    )
+
+    assert answer.partial
+    off = np.abs(answer.scores["x"] - float(exact[0] - exact[1]) / 5)
+    # Five elements that the score treats alike share the gap.
+    np.testing.assert_allclose(off, np.full(5, abs(answer.signed_gap) / 5), rtol=1e-4)
+
+
+def test_given_edges_that_meet_the_tolerance_are_not_warned_of(explain):
+    edges = np.linspace(0, 1, 101)
+
+    answer = explain("integrated-gradients", Formula(kinks), tensor_question(np.ones(5)), edges=edges)
+
+    assert answer.tolerance_met
+    assert (answer.warnings, answer.resolved) == ((), {})
+    assert answer.scores["x"].sum() == pytest.approx(
+        answer.instance_value - answer.baseline_value + answer.signed_gap, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [
+        np.array([0.0, 0.5]),
+        np.array([0.1, 1.0]),
+        np.array([0.0, 0.5, 0.5, 1.0]),
+        np.array([0.0, np.nan, 1.0]),
+        np.array([[0.0, 1.0]]),
+        np.array([]),
+        np.array([False, True]),
+        np.array(0.0),
+    ],
+    ids=str,
+)
+def test_edges_that_do_not_cut_the_path_are_refused(explain, edges):
+    with pytest.raises(InvalidRequestError, match="must be numbers in one axis that ascend from 0 to 1") as caught:
+        explain("integrated-gradients", Formula(kinks), tensor_question(np.ones(5)), edges=edges)
+
+    assert caught.value.metadata == {"field": 'parameters["edges"]'}
+
+
+def test_more_segments_than_the_rows_suffice_for_are_refused(explain):
+    with pytest.raises(InvalidRequestError, match="makes 13 segments; max_rows, 100, suffices for 12"):
+        explain(
+            "integrated-gradients",
+            Formula(kinks),
+            tensor_question(np.ones(5)),
+            edges=np.linspace(0, 1, 14),
+            max_rows=100,
+        )
+
+
+def test_edges_beside_steps_are_refused(explain):
+    with pytest.raises(InvalidRequestError, match="cannot stand beside edges"):
+        explain(
+            "integrated-gradients", Formula(kinks), tensor_question(np.ones(5)), edges=np.array([0.0, 1.0]), steps=8
+        )
+
+
 def test_time_enough_changes_nothing(explain):
     endless, timed = Formula(kinks), Formula(kinks, seconds=60.0, row_seconds=0.001)
 
@@ -215,6 +310,7 @@ def test_time_enough_changes_nothing(explain):
     assert endless.sizes == timed.sizes
     assert found.scores["x"].tobytes() == expected.scores["x"].tobytes()
     assert found.tolerance_met
+    assert (found.partial, found.resolved) == (False, {})
 
 
 def test_a_large_gap_of_few_steps_is_said(explain):

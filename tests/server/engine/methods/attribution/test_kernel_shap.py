@@ -186,3 +186,89 @@ def test_a_tables_columns_are_the_players(explain):
     # The score goes from 0 * -1 + 1 to 0.5 * 1 + 2; with the first column alone, to 0.5 * -1 + 1.
     np.testing.assert_allclose(answer.group_scores, [0, 0.5, 1], atol=1e-12)
     np.testing.assert_allclose(answer.scores["x"], [0, 0.5 / 3, 0.5 / 3, 0.5 / 3, 1], rtol=1e-6)
+
+
+def hurried(forward_seconds):
+    return Formula(tangled, seconds=1.0, forward_seconds=forward_seconds)
+
+
+@pytest.mark.parametrize("forward_seconds", [0.0022, 0.001, 0.0006])
+def test_near_the_deadline_it_answers_with_the_coalitions_so_far(explain, forward_seconds):
+    handle = hurried(forward_seconds)
+
+    answer = explain("kernel-shap", handle, eighteen(1))
+
+    evaluated = answer.resolved["evaluated"]
+    # What is left beside the reserve, 0.1 s and 7.5 ms for the regression, is too little for another pair.
+    assert 0.1 <= handle.seconds_left() < 0.1076 + 2 * forward_seconds
+    assert sum(handle.sizes["scores"]) == evaluated + 2
+    assert 4 * 18 <= evaluated < 2 * 18 + 2048
+    assert answer.partial
+    assert f"time for {evaluated} of the 2084 coalitions" in answer.warnings[0]
+    assert handle.shares[-1] == pytest.approx(evaluated / 2084)
+    assert sorted(handle.shares) == handle.shares
+
+
+@pytest.mark.parametrize("forward_seconds", [0.0022, 0.001, 0.0006])
+def test_the_coalitions_that_there_was_time_for_make_the_same_answer_again(explain, forward_seconds):
+    answer = explain("kernel-shap", hurried(forward_seconds), eighteen(2))
+
+    again = explain("kernel-shap", Formula(tangled, block=50), eighteen(2), **answer.resolved)
+
+    np.testing.assert_allclose(again.group_scores, answer.group_scores, rtol=1e-6)
+    np.testing.assert_allclose(again.group_standard_errors, answer.group_standard_errors, rtol=1e-6)
+    assert again.resolved == answer.resolved
+    assert (again.partial, again.warnings) == (False, ())
+
+
+def test_a_partial_answer_still_sums_to_the_change_of_the_score(explain):
+    answer = explain("kernel-shap", hurried(0.002), eighteen(3))
+
+    change = answer.instance_value - answer.baseline_value
+    exact = tangled({"x": torch.from_numpy(np.stack([eighteen(3).inputs["x"], np.full(18, 0.1, np.float32)])).double()})
+    assert change == pytest.approx(float(exact[0] - exact[1]))
+    assert answer.group_scores.sum() == pytest.approx(change, abs=1e-9)
+
+
+@pytest.mark.parametrize(("samples", "evaluated"), [(2084, 378), (2084, 800), (300, 80), (2084, 2000)])
+def test_standard_errors_of_a_part_are_as_large_as_the_errors(explain, samples, evaluated):
+    print("seeds", SEEDS)
+    exact = explain("kernel-shap", Formula(tangled), eighteen(0), samples=16384).group_scores
+    settings = {"samples": samples, "evaluated": evaluated}
+    answers = [explain("kernel-shap", Formula(tangled), eighteen(seed), **settings) for seed in SEEDS]
+
+    errors = np.array([answer.group_scores for answer in answers]) - exact
+    ratios = errors / np.array([answer.group_standard_errors for answer in answers])
+
+    assert 0.85 < np.sqrt((ratios**2).mean()) < 1.2
+
+
+def test_time_enough_makes_the_whole_answer(explain):
+    quiet = explain("kernel-shap", Formula(tangled), eighteen(4))
+    timed = explain("kernel-shap", Formula(tangled, seconds=600.0, forward_seconds=0.001), eighteen(4))
+
+    np.testing.assert_allclose(timed.group_scores, quiet.group_scores, rtol=1e-9)
+    assert (timed.partial, timed.warnings, timed.resolved) == (False, (), quiet.resolved)
+
+
+def test_a_whole_game_is_not_cut(explain):
+    # All 2^6 coalitions take longer than there is: the deadline's error is then the evaluation's to raise.
+    handle = Formula(score(mlp(), 0), seconds=1.0, forward_seconds=0.1)
+
+    answer = explain("kernel-shap", handle, tensor_question(np.arange(1, 7)))
+
+    assert handle.sizes["scores"] == [2**6]
+    assert not answer.partial
+
+
+@pytest.mark.parametrize("evaluated", [376, 381, 2086])
+def test_parts_that_are_no_design_are_refused(explain, evaluated):
+    with pytest.raises(InvalidRequestError, match=r"must be an even number in \[378, 2084\]") as caught:
+        explain("kernel-shap", Formula(tangled), eighteen(0), evaluated=evaluated)
+
+    assert caught.value.metadata == {"field": 'parameters["evaluated"]'}
+
+
+def test_parts_of_a_whole_game_are_refused(explain):
+    with pytest.raises(InvalidRequestError, match="all coalitions fit into the samples"):
+        explain("kernel-shap", Formula(score(mlp(), 0)), tensor_question(np.arange(1, 7)), evaluated=20)

@@ -105,3 +105,62 @@ def test_the_standard_error_is_what_the_noise_leaves_in_the_mean(explain):
     answer = explain("smoothgrad", Formula(weighted), question, samples=400)
 
     assert answer.standard_error == pytest.approx(6 * 0.15 / np.sqrt(400), rel=0.15)
+
+
+def hurried(row_seconds):
+    """A handle with a second left, on a question whose gradients scatter."""
+    return Formula(squares, seconds=1.0, row_seconds=row_seconds)
+
+
+@pytest.mark.parametrize("row_seconds", [0.3, 0.05, 0.02])
+def test_near_the_deadline_it_answers_with_the_samples_so_far(explain, row_seconds):
+    handle, question = hurried(row_seconds), tensor_question([1.0, -2.0, 4.0], seed=6)
+
+    answer = explain("smoothgrad", handle, question, samples=50)
+
+    drawn = sum(handle.sizes["gradient"])
+    # The reserve is 0.1 s, and what is left beside it is too little for another row.
+    assert handle.seconds_left() >= 0.1
+    assert handle.seconds_left() - 0.1 < row_seconds
+    assert answer.partial
+    assert answer.resolved == {"samples": drawn}
+    assert f"time for {drawn} of the 50 samples" in answer.warnings[0]
+
+
+@pytest.mark.parametrize("block", [3, 1000])
+@pytest.mark.parametrize("row_seconds", [0.3, 0.05, 0.02])
+def test_the_samples_that_there_was_time_for_make_the_same_answer_again(explain, row_seconds, block):
+    question = tensor_question(np.linspace(-1, 3, 40), seed=7)
+    answer = explain("smoothgrad", hurried(row_seconds), question, samples=50)
+
+    again = explain("smoothgrad", Formula(squares, block=block), question, **answer.resolved)
+
+    np.testing.assert_allclose(again.scores["x"], answer.scores["x"], rtol=1e-6)
+    assert again.standard_error == pytest.approx(answer.standard_error, rel=1e-6)
+    assert not again.partial
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_standard_error_is_that_of_the_samples_drawn(explain, seed):
+    print("seed", seed)
+    # Every element's gradient is twice the element, with twice the noise: 0.3 for each sample.
+    question = tensor_question(np.linspace(0, 1, 500), seed=seed)
+
+    answer = explain("smoothgrad", hurried(0.02), question, samples=1000)
+
+    off = answer.scores["x"] - 2 * np.linspace(0, 1, 500)
+    drawn = answer.resolved["samples"]
+    assert 40 <= drawn <= 45
+    assert off.std() == pytest.approx(0.3 / np.sqrt(drawn), rel=0.15)
+    # The reported one is the largest of 500 estimates.
+    assert 1.0 < answer.standard_error / (0.3 / np.sqrt(drawn)) < 1.6
+
+
+def test_time_enough_makes_the_whole_answer(explain):
+    question = tensor_question([1.0, -2.0, 4.0], seed=8)
+
+    quiet = explain("smoothgrad", Formula(squares), question)
+    timed = explain("smoothgrad", Formula(squares, seconds=60.0, row_seconds=0.001), question)
+
+    np.testing.assert_allclose(timed.scores["x"], quiet.scores["x"], rtol=1e-6)
+    assert (timed.partial, timed.warnings, timed.resolved) == (False, (), {"samples": 50})
