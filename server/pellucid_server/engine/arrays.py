@@ -35,7 +35,8 @@ def as_scores(values: Arrays, inputs: Arrays) -> Arrays:
     Scores have the input's type if it is floating-point with 32 bits or more, else float32.
     """
     return {
-        name: values[name].astype(score_type(array.dtype), copy=False)
+        # Of arrays without axes, numpy makes numbers wherever it computes.
+        name: np.asarray(values[name], score_type(array.dtype))
         if name in values
         else np.zeros(array.shape, score_type(array.dtype))
         for name, array in inputs.items()
