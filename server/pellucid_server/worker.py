@@ -1,10 +1,13 @@
 """The worker process: loads the models onto one device and answers jobs on an inherited socket.
 
-Started by the pool as `python -m pellucid_server.worker --fd N`. The first frame is its settings; it
-answers `Hello` once every model is loaded and warm, or `Refused`. It exits at end of file.
+Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first frame is its settings; it
+answers `Hello` once every model is loaded and warm, or `Refused`, and then sends a `Heartbeat` at equal
+intervals. It notes what it is busy with in the record M, if there is one (see `pellucid_server.recorder`).
+It exits at end of file, whatever it is doing, and when one of its threads fails.
 """
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
@@ -14,6 +17,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,12 +35,14 @@ from pellucid_server.engine.models.repository import ModelError, load_repository
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import Models, Session
-from pellucid_server.errors import PellucidError
+from pellucid_server.errors import OverloadedError, PellucidError
+from pellucid_server.faults import Faults
 from pellucid_server.jobs import (
     AttributeJob,
     Cancel,
     Done,
     Failure,
+    Heartbeat,
     Hello,
     Job,
     JobTiming,
@@ -47,10 +53,18 @@ from pellucid_server.jobs import (
     Start,
     WorkerSettings,
 )
+from pellucid_server.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
 _BUG = Failure(PellucidError.reason, "internal error", {})
+_NO_MEMORY = Failure(
+    OverloadedError.reason,
+    "The worker's memory cannot hold what this request takes; ask for less at once: fewer rows, points or samples.",
+    {},
+)
+_HELPER_MODULES = ("pellucid_server.engine.groups",)
+"""What the helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
@@ -61,6 +75,9 @@ class Connection:
 
     Messages are gathered and sent together by `flush`, or at once when the first of them is old: a
     system call for each of a thousand small replies a second would cost more than making them.
+
+    Sending blocks while the socket is full, and with it the hub and the heartbeat. The front always reads, so
+    that this takes as long as the front is slow, or stopped, and then nobody counts the heartbeats either.
     """
 
     def __init__(self, fd: int) -> None:
@@ -81,6 +98,11 @@ class Connection:
             if now - self._oldest > _GATHERING_SECONDS:
                 self._send_gathered()
 
+    def send_now(self, message: Any) -> None:
+        """Send one message, behind those that were gathered."""
+        self.send(message)
+        self.flush()
+
     def turn(self, idle: bool) -> None:
         """Send what is gathered if nothing else will be done now, or if it has waited for 2 ms."""
         if self._gathered and (idle or time.monotonic() - self._oldest > _GATHERING_SECONDS):
@@ -94,46 +116,66 @@ class Connection:
 
     def _send_gathered(self) -> None:
         data, self._gathered = b"".join(self._gathered), []
-        self._socket.sendall(data)
+        # A front that is gone reads nothing; the reader sees it too and ends the process.
+        with contextlib.suppress(ConnectionError):
+            self._socket.sendall(data)
 
     def receive(self) -> Any:
         """Return the next message, or None at end of file."""
-        head = self._stream.read(wire.LENGTH.size)
-        if len(head) < wire.LENGTH.size:
+        try:
+            head = self._stream.read(wire.LENGTH.size)
+            if len(head) < wire.LENGTH.size:
+                return None
+            (length,) = wire.LENGTH.unpack(head)
+            body = self._stream.read(length)
+        except ConnectionError:
+            # The front died without reading what it was sent last.
             return None
-        (length,) = wire.LENGTH.unpack(head)
-        body = self._stream.read(length)
         return wire.decode(body) if len(body) == length else None
 
 
 class Worker:
     """Runs the jobs that arrive."""
 
-    def __init__(self, connection: Connection, models: Models, machinery: Machinery) -> None:
+    def __init__(self, connection: Connection, models: Models, machinery: Machinery, faults: Faults) -> None:
         self._connection = connection
         self._models = models
         self._machinery = machinery
+        self._faults = faults
         self._jobs: dict[int, JobState] = {}
 
-    def serve(self) -> None:
-        """Take messages until end of file."""
-        while (message := self._connection.receive()) is not None:
-            match message:
-                case Start():
-                    self._start(message)
-                case Cancel():
-                    # The job may have ended while the cancellation was on its way.
-                    state = self._jobs.get(message.job_id)
-                    if state is not None:
-                        state.cancelled = True
-                case _:
-                    _log.warning("the front sent an unexpected %s", type(message).__name__)
+    def take(self, message: Any) -> None:
+        """Do what the front says."""
+        match message:
+            case Start():
+                self._start(message)
+            case Cancel():
+                # The job may have ended while the cancellation was on its way.
+                state = self._jobs.get(message.job_id)
+                if state is not None:
+                    state.cancelled = True
+            case _:
+                _log.warning("the front sent an unexpected %s", type(message).__name__)
+
+    def beat(self) -> None:
+        """Tell the front how long the device and the hub have been at what they do."""
+        machinery = self._machinery
+        self._connection.send_now(Heartbeat(machinery.engine.busy_seconds(), machinery.hub.busy_seconds()))
 
     def _start(self, start: Start) -> None:
-        state = JobState(start.job_id, start.deadline)
+        job, model = start.job, start.job.model.name
+        self._faults.reach("sent", model=model)
+        state = JobState(
+            start.job_id,
+            start.deadline,
+            priority=start.priority,
+            caller=start.caller,
+            alone=start.alone,
+            model=model,
+        )
         self._jobs[start.job_id] = state
-        is_prediction = isinstance(start.job, PredictJob)
-        self._machinery.hub.submit(lambda: self._run(state, start.job), prediction=is_prediction)
+        prediction = isinstance(job, PredictJob) and not job.explanations
+        self._machinery.hub.submit(lambda: self._run(state, job), job_id=state.job_id, prediction=prediction)
 
     def _run(self, state: JobState, job: Job) -> None:
         """Do one job, as a task of the hub, and send what came of it."""
@@ -141,6 +183,7 @@ class Worker:
         self._jobs.pop(state.job_id, None)
         ended, started = time.monotonic(), state.started or state.arrived
         timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
+        self._faults.reach("answered", model=state.model)
         try:
             self._connection.send(Done(state.job_id, timing, result, failure))
         except Exception:  # noqa: BLE001 - the job must have an answer, and this one cannot be sent again
@@ -151,10 +194,14 @@ class Worker:
         try:
             state.check()
             state.started = time.monotonic()
+            self._faults.reach("running", model=state.model)
             session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
             return self._operate(session, job), None
         except PellucidError as error:
             return None, Failure(error.reason, error.message, error.metadata)
+        except MemoryError:
+            _log.warning("job %d took more memory than there is", state.job_id, exc_info=True)
+            return None, _NO_MEMORY
         except Exception:  # noqa: BLE001 - a bug costs its own job and no other; the log has the traceback
             _log.exception("job %d failed", state.job_id)
             return None, _BUG
@@ -186,21 +233,48 @@ class _Reporter:
 def main() -> NoReturn:
     """Serve until the front closes the socket."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--fd", type=int, required=True, help="of the socket to the front")
+    parser.add_argument("--record", type=int, help="of the flight recorder's file")
     # A terminal sends an interrupt to the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # torch warns of its own deprecated calls at each load.
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(name)s %(message)s")
-    connection = Connection(parser.parse_args().fd)
-    settings: WorkerSettings = connection.receive()
+    threading.excepthook = _end
+    arguments = parser.parse_args()
+    connection = Connection(arguments.fd)
+    recorder = None if arguments.record is None else Recorder(arguments.record)
+    settings: WorkerSettings | None = connection.receive()
+    if settings is None:
+        os._exit(0)
     _prepare_process(settings)
-    worker = _ready_worker(connection, settings)
-    if worker is not None:
-        worker.serve()
-    # Threads may be in the middle of work that nobody waits for.
-    sys.stderr.flush()
+    ready: Future[Worker] = Future()
+    threading.Thread(target=_read, args=(connection, ready), name="reader", daemon=True).start()
+    worker = _ready_worker(connection, settings, recorder, ready)
+    if worker is None:
+        os._exit(0)
+    while True:
+        time.sleep(settings.heartbeat_seconds)
+        worker.beat()
+
+
+def _read(connection: Connection, ready: "Future[Worker]") -> NoReturn:
+    """Take messages until end of file; then end the process, though threads are in the middle of work.
+
+    It reads while the models are being loaded, so that a worker whose front dies does not load on for nobody. The
+    front sends nothing then.
+    """
+    while (message := connection.receive()) is not None:
+        ready.result().take(message)
     os._exit(0)
+
+
+def _end(failed: threading.ExceptHookArgs) -> NoReturn:
+    """End the process when one of its threads fails: it would answer nothing, and the front starts another."""
+    name = failed.thread.name if failed.thread is not None else "unnamed"
+    trace = (failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback)
+    _log.critical("the thread %r failed, and the worker with it", name, exc_info=trace)
+    os._exit(1)
 
 
 def _prepare_process(settings: WorkerSettings) -> None:
@@ -222,34 +296,47 @@ def _missing_device(device: str) -> str:
     )
 
 
-def _ready_worker(connection: Connection, settings: WorkerSettings) -> Worker | None:
+def _ready_worker(
+    connection: Connection, settings: WorkerSettings, recorder: Recorder | None, ready: "Future[Worker]"
+) -> Worker | None:
+    """Load the models and greet the front; hand the worker to the reader before work can come."""
     registry.discover(methods_package)
     missing = _missing_device(settings.device)
     if missing:
-        connection.send(Refused(missing))
-        connection.flush()
+        connection.send_now(Refused(missing))
         return None
     try:
         loaded = load_repository(Path(settings.model_repository), settings.device, settings.threads)
     except ModelError as error:
-        connection.send(Refused(str(error)))
-        connection.flush()
+        connection.send_now(Refused(str(error)))
         return None
-    engine = Engine(chunk_seconds=settings.chunk_seconds, chunk_bytes=settings.chunk_bytes, threads=settings.threads)
-    machinery = Machinery(engine, Hub(concurrent=64, on_turn=connection.turn), Helper(), settings.device)
+    faults = Faults(settings.fault_folder)
+    engine = Engine(
+        chunk_seconds=settings.chunk_seconds,
+        chunk_bytes=settings.chunk_bytes,
+        threads=settings.threads,
+        class_weights=settings.class_weights,
+        express=settings.device == "cpu",
+        recorder=recorder,
+        faults=faults,
+    )
+    helper = Helper(load=_HELPER_MODULES)
+    machinery = Machinery(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
     # Models and libraries stay: no collection need look at them again.
     gc.collect()
     gc.freeze()
     methods = registry.methods()
-    connection.send(
+    worker = Worker(connection, Models.of(loaded), machinery, faults)
+    ready.set_result(worker)
+    connection.send_now(
         Hello(
             models=tuple(model.info(methods) for model in loaded),
             methods=tuple(method.info() for method in methods),
             device=settings.device,
         )
     )
-    connection.flush()
-    return Worker(connection, Models.of(loaded), machinery)
+    helper.start()
+    return worker
 
 
 if __name__ == "__main__":

@@ -1,0 +1,332 @@
+"""The worker process, from the other end of its socket."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pellucid_server import wire
+from pellucid_server.config import worker_environment
+from pellucid_server.engine.engine import Engine
+from pellucid_server.engine.helper import Helper
+from pellucid_server.engine.hub import Hub
+from pellucid_server.engine.model_handle import Machinery
+from pellucid_server.errors import error_from_wire
+from pellucid_server.faults import EXIT_STATUS, Faults
+from pellucid_server.jobs import (
+    AttributeJob,
+    Cancel,
+    Done,
+    ExplanationSpec,
+    Heartbeat,
+    Hello,
+    ModelKey,
+    PredictJob,
+    Refused,
+    Start,
+    TensorInput,
+    WorkerSettings,
+)
+from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.worker import Worker
+from torch import nn
+from torch.export import Dim
+
+WEIGHT = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+ROW = np.array([[1, 0, -1]], np.float32)
+BEAT_SECONDS = 0.05
+MANIFEST = """
+[[inputs]]
+name = "input"
+modality = "tensor"
+[[outputs]]
+name = "output"
+kind = "values"
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """One model, a linear map."""
+    folder = tmp_path_factory.mktemp("models")
+    layer = nn.Linear(3, 2, bias=False)
+    layer.weight.data = torch.from_numpy(WEIGHT)
+    (folder / "linear" / "1").mkdir(parents=True)
+    (folder / "linear" / "model.toml").write_text(MANIFEST)
+    program = torch.export.export(layer.eval(), (torch.zeros(2, 3),), dynamic_shapes={"input": {0: Dim.DYNAMIC}})
+    torch.export.save(program, folder / "linear" / "1" / "model.pt2")
+    return folder
+
+
+class Front:
+    """A worker process and the front's end of everything that it shares with it."""
+
+    def __init__(self, repository, faults, record):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
+            self.process = subprocess.Popen(
+                [*command, "--record", str(record)],
+                pass_fds=[theirs.fileno(), record],
+                env=worker_environment(1),
+                process_group=0,
+            )
+        self.socket = ours
+        self.socket.settimeout(60)
+        self.faults = faults
+        self._stream = ours.makefile("rb")
+        self._record = Recorder(record)
+        self.send(
+            WorkerSettings(
+                "cpu", str(repository), 1, 0.05, 1 << 28, heartbeat_seconds=BEAT_SECONDS, fault_folder=faults
+            )
+        )
+
+    def send(self, message):
+        self.socket.sendall(wire.frame(message))
+
+    def receive(self):
+        (length,) = wire.LENGTH.unpack(self._stream.read(wire.LENGTH.size))
+        return wire.decode(self._stream.read(length))
+
+    def next(self, kind):
+        """Return the next message of a class."""
+        return next(message for message in iter(self.receive, None) if isinstance(message, kind))
+
+    def predict(self, job_id, rows=ROW, **settings):
+        """Ask for a prediction."""
+        job = PredictJob(ModelKey("linear"), {"input": TensorInput(rows)})
+        self.send(Start(job_id, job, None, **settings))
+
+    def arm(self, point, what):
+        Path(self.faults, point).write_text(what)
+
+    def disarm(self, point):
+        Path(self.faults, point).unlink()
+
+    def suspects(self):
+        return self._record.suspects()
+
+    def close(self):
+        """Close the connection, as a front that ends does."""
+        self._stream.close()
+        self.socket.close()
+
+    def children(self):
+        """Return descriptors that become readable when the worker's child processes end, by their command lines."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for path in found for pid in path.read_text().split()]
+        return {Path(f"/proc/{pid}/cmdline").read_text(): os.pidfd_open(pid) for pid in pids}
+
+
+@contextmanager
+def worker(repository, folder):
+    front = Front(repository, str(folder), new_record())
+    try:
+        yield front
+    finally:
+        front.close()
+        front.process.kill()
+        front.process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared(repository, tmp_path_factory):
+    """A worker that greeted, for tests that do it no harm."""
+    with worker(repository, tmp_path_factory.mktemp("faults")) as front:
+        front.greeting = front.receive()
+        yield front
+
+
+@pytest.fixture
+def own(repository, tmp_path):
+    """A worker that greeted, for one test."""
+    with worker(repository, tmp_path) as front:
+        front.next(Hello)
+        yield front
+
+
+def test_a_worker_greets_before_anything_else_with_its_models_and_methods(shared):
+    assert isinstance(shared.greeting, Hello)
+    assert [model.key.name for model in shared.greeting.models] == ["linear"]
+    assert "integrated-gradients" in [method.name for method in shared.greeting.methods]
+
+
+def test_an_idle_workers_heart_beats_and_says_that_it_is_idle(shared):
+    assert [shared.next(Heartbeat) for _ in range(3)] == [Heartbeat(0.0, 0.0)] * 3
+
+
+def test_a_worker_answers_and_leaves_no_suspects(shared):
+    shared.predict(7, priority="predictions", caller="a")
+
+    done = shared.next(Done)
+
+    assert (done.job_id, done.failure) == (7, None)
+    np.testing.assert_allclose(done.result.outputs["output"].values, ROW @ WEIGHT.T)
+    assert done.timing.rows_forward == 1
+    shared.next(Heartbeat)
+    assert shared.suspects() == frozenset()
+
+
+def test_an_interrupt_from_the_terminal_does_not_end_a_worker(shared):
+    os.killpg(shared.process.pid, signal.SIGINT)
+    shared.predict(8)
+
+    assert shared.next(Done).job_id == 8
+
+
+def test_a_cancelled_job_that_is_held_ends_as_cancelled(shared):
+    shared.arm("running", "hold")
+    shared.predict(9)
+    wait_for(lambda: Path(shared.faults, "running.reached").exists())
+
+    shared.send(Cancel(9))
+    # Messages are taken in order: once the second job has arrived, the first is cancelled.
+    shared.arm("sent", "hold")
+    shared.predict(10)
+    wait_for(lambda: Path(shared.faults, "sent.reached").exists())
+    shared.disarm("sent")
+    shared.disarm("running")
+
+    first, second = shared.next(Done), shared.next(Done)
+    assert (first.job_id, first.failure.reason) == (9, "CANCELLED")
+    assert (second.job_id, second.failure) == (10, None)
+
+
+def test_a_prediction_held_before_its_python_makes_the_heart_say_how_long_and_names_the_suspect(own):
+    own.arm("running", "hold")
+    own.predict(21)
+
+    beats = [own.next(Heartbeat) for _ in range(12)]
+
+    held = [beat.python_seconds for beat in beats if beat.python_seconds]
+    assert held == sorted(held)
+    assert held[-1] > 3 * BEAT_SECONDS
+    assert {beat.device_seconds for beat in beats} == {0.0}
+    assert own.suspects() == {21}
+    # A worker that hangs ends with its front all the same.
+    own.close()
+    assert own.process.wait(20) == 0
+
+
+def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_suspects(own):
+    own.arm("chunk", "hold")
+    own.predict(31)
+
+    beats = [own.next(Heartbeat) for _ in range(12)]
+
+    held = [beat.device_seconds for beat in beats if beat.device_seconds]
+    assert held == sorted(held)
+    assert held[-1] > 3 * BEAT_SECONDS
+    assert beats[-1].python_seconds == 0.0
+    assert own.suspects() == {31}
+    helpers = [ended for command, ended in own.children().items() if "engine.helper" in command]
+    assert len(helpers) == 1
+    own.process.kill()
+    # The helper process ends with the worker, however that ends.
+    with ExitStack() as stack:
+        stack.callback(os.close, helpers[0])
+        assert select.select(helpers, [], [], 20)[0] == helpers
+
+
+@pytest.mark.parametrize("point", ["running", "chunk", "answered"])
+def test_a_worker_that_dies_over_a_job_leaves_it_as_the_only_suspect(own, point):
+    own.predict(40)
+    own.next(Done)
+    own.arm(point, "kill linear")
+    own.predict(41)
+
+    assert own.process.wait(20) == EXIT_STATUS
+    assert own.suspects() == {41}
+
+
+def test_a_worker_that_dies_as_a_job_arrives_suspects_nobody(own):
+    own.arm("sent", "crash")
+    own.predict(51)
+
+    assert own.process.wait(20) == EXIT_STATUS
+    assert own.suspects() == frozenset()
+
+
+def test_a_worker_whose_front_dies_while_it_loads_ends(tmp_path):
+    # Whoever opens the file waits for ever, as for a vast one.
+    (tmp_path / "models" / "endless").mkdir(parents=True)
+    os.mkfifo(tmp_path / "models" / "endless" / "model.toml")
+
+    with worker(tmp_path / "models", tmp_path) as front:
+        front.close()
+
+        assert front.process.wait(60) == 0
+
+
+def test_a_worker_of_which_a_thread_fails_ends(own):
+    # The reader cannot read this, and nobody else would.
+    own.socket.sendall(wire.LENGTH.pack(1) + b"\xc1")
+
+    assert own.process.wait(20) == 1
+
+
+def test_a_worker_without_models_refuses_and_ends(tmp_path):
+    with worker(tmp_path / "nowhere", tmp_path) as front:
+        assert isinstance(front.receive(), Refused)
+        assert front.process.wait(20) == 0
+
+
+class Exhausted:
+    """Models of which none can be had."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def find(self, key):
+        raise self._error
+
+
+class Outgoing:
+    """A connection that keeps what is sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "word"),
+    [(MemoryError(), "OVERLOADED", "ask for less"), (ZeroDivisionError(), "INTERNAL", "internal error")],
+)
+@pytest.mark.parametrize("explained", [False, True], ids=["predict", "attribute"])
+def test_a_job_that_fails_in_the_worker_has_a_failure_that_says_whether_less_would_do(error, reason, word, explained):
+    engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
+    connection, hub = Outgoing(), Hub()
+    subject = Worker(connection, Exhausted(error), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    inputs = {"input": TensorInput(ROW)}
+    jobs = [PredictJob(ModelKey("m"), inputs), AttributeJob(ModelKey("m"), inputs, ExplanationSpec("saliency"))]
+
+    subject.take(Start(1, jobs[explained], None))
+    wait_for(lambda: connection.sent)
+    engine.close()
+
+    (done,) = connection.sent
+    failure = error_from_wire(done.failure.reason, done.failure.message, dict(done.failure.metadata))
+    assert failure.reason == reason
+    assert word in failure.message
+    # To try again as it is would not help.
+    assert "retry_after_seconds" not in failure.metadata
+
+
+def wait_for(condition, seconds=20.0):
+    """Look at `condition` until it holds; another process offers nothing to wait on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
