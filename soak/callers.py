@@ -1,0 +1,148 @@
+"""A process of callers with bare stubs: `python -m soak.callers ADDRESS FOLDER NAME SEED`.
+
+Each asks for something of the catalogue at random, under a random name and class; some cancel, some have
+short deadlines. Ends after SIGTERM, when the last call has; may be killed at any time.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+from pathlib import Path
+
+import grpc
+
+from soak import answers, calling, catalogue, records
+
+CALLERS = 6
+"""Callers in a process, each with one call at a time."""
+
+CALLER_KEY, PRIORITY_KEY = "x-pellucid-caller", "x-pellucid-priority"
+
+_NAMES = ("", "ada", "ben", "cleo")
+_LEAVING, _HURRIED = 0.12, 0.15
+_PAUSE_SECONDS = 0.05
+_REFUSED_PAUSE_SECONDS = 0.25
+_KEPT = 3
+"""Answers that were cut short that a process keeps."""
+
+
+class Callers:
+    """The callers of one process."""
+
+    def __init__(self, address: str, folder: Path, name: str, seed: str) -> None:
+        self._address = address
+        self._folder = folder
+        self._name = name
+        self._random = random.Random(f"{seed}/{name}")
+        self._catalogue = catalogue.read(folder)
+        self._weights = [entry.weight for entry, _, _ in self._catalogue]
+        self._notes = records.Notebook(folder / f"{name}.calls")
+        self._made = 0
+        self._kept = 0
+        self._lateness = 0.0
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Call until SIGTERM."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopped.set)
+        watching = asyncio.create_task(self._watch())
+        async with grpc.aio.insecure_channel(self._address, options=calling.OPTIONS) as channel:
+            await asyncio.gather(*(self._caller(channel) for _ in range(CALLERS)))
+        watching.cancel()
+
+    async def _caller(self, channel: grpc.aio.Channel) -> None:
+        while not self._stopped.is_set():
+            ended = await self._call(channel)
+            pause = self._random.expovariate(1 / _PAUSE_SECONDS)
+            await asyncio.sleep(pause if ended.code == "OK" else pause + _REFUSED_PAUSE_SECONDS)
+
+    async def _call(self, channel: grpc.aio.Channel) -> records.Ended:
+        choose = self._random
+        (number,) = choose.choices(range(len(self._catalogue)), self._weights)
+        entry, request, quiet = self._catalogue[number]
+        plan = self._plan()
+        # Moments from the first bytes to well after a quiet server would have answered.
+        short = choose.choice((0.002, 0.02, 0.1, 0.5)) * choose.uniform(0.5, 2)
+        seconds = short if plan == "hurried" else entry.seconds
+        self._made += 1
+        identity = f"{self._name}-{self._made}"
+        self._notes.note(records.Begun(identity, number, plan, seconds, calling.seconds_now()))
+        outcome = await calling.call(
+            channel,
+            entry.path,
+            request,
+            seconds=seconds,
+            metadata=self._metadata(identity, entry),
+            streaming=entry.streaming,
+            cancel_after=short if plan == "leaving" else None,
+            patience_seconds=calling.HANG_SECONDS + self._lateness,
+        )
+        ended = self._judged(identity, plan, (entry, quiet), outcome)
+        self._notes.note(ended)
+        return ended
+
+    def _plan(self) -> str:
+        draw = self._random.random()
+        if draw < _LEAVING:
+            return "leaving"
+        return "hurried" if draw < _LEAVING + _HURRIED else "patient"
+
+    def _metadata(self, identity: str, entry: catalogue.Entry) -> tuple[tuple[str, str], ...]:
+        caller, priority = self._random.choice(_NAMES), self._random.choice(entry.priorities)
+        named = ((CALLER_KEY, caller), (PRIORITY_KEY, priority))
+        return (("x-request-id", identity), *((key, value) for key, value in named if value))
+
+    def _judged(
+        self, identity: str, plan: str, asked: tuple[catalogue.Entry, bytes], outcome: calling.Outcome
+    ) -> records.Ended:
+        entry, quiet = asked
+        right = outcome.code == "OK" and entry.code == "OK"
+        partial = right and answers.partial(entry, outcome.reply)
+        return records.Ended(
+            identity,
+            outcome.code,
+            calling.seconds_now(),
+            answered=outcome.answered,
+            retry_seconds=outcome.retry_seconds,
+            stage=outcome.stage,
+            message=outcome.message[:300],
+            faults=tuple(answers.faults(entry, outcome.reply, quiet, hurried=plan == "hurried")) if right else (),
+            partial=partial,
+            kept=self._keep(identity, outcome.reply) if partial else "",
+        )
+
+    def _keep(self, identity: str, answer: bytes) -> str:
+        if self._kept >= _KEPT:
+            return ""
+        self._kept += 1
+        name = f"{identity}.partial"
+        (self._folder / name).write_bytes(answer)
+        return name
+
+    async def _watch(self) -> None:
+        """Measure how late this process itself is, which no server can help."""
+        while True:
+            before = calling.seconds_now()
+            await asyncio.sleep(0.1)
+            late = calling.seconds_now() - before - 0.1
+            self._lateness = max(late, 0.9 * self._lateness)
+
+
+def main() -> None:
+    """Call until told to end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("seed")
+    given = parser.parse_args()
+    asyncio.run(_run(given.address, given.folder, given.name, given.seed))
+
+
+async def _run(address: str, folder: Path, name: str, seed: str) -> None:
+    await Callers(address, folder, name, seed).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Whether the processes hold more and more: memory by a line through the second half, the rest by its idle count."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from soak.processes import FRONT, HELPER, WORKER, Sample, of_kind
+from soak.verdicts import Verdict
+
+MOST_MIB_PER_MINUTE = 1.0
+"""A process that grows by more is not flat."""
+
+MOST_MORE = 8
+"""File descriptors and threads that an idle front may have more after the run than before it: pools fill up."""
+
+LEAST_SECONDS = 60.0
+"""Memory is judged over no less: within seconds, allocators' steps are all there is."""
+
+_MIB = 1 << 20
+
+
+def memory(samples: Sequence[Sample], *, warm_at: float, calm_from: float) -> list[Verdict]:
+    """Judge the resident memory of front and workers.
+
+    Parameters
+    ----------
+    warm_at
+        From when the front is judged, on the samples' clock: by then everything was asked once.
+    calm_from
+        From when no worker was killed any more.
+    """
+    return [
+        _slope("front's memory is flat", [each for each in of_kind(samples, FRONT) if each.at >= warm_at]),
+        _slope("worker's memory is flat", _longest_life(of_kind(samples, WORKER), calm_from)),
+        _lives("worker's memory is the same in every life", of_kind(samples, WORKER)),
+        _slope("helper's memory is flat", _longest_life(of_kind(samples, HELPER), calm_from)),
+    ]
+
+
+def handles(before: Iterable[Sample], after: Iterable[Sample]) -> Verdict:
+    """Compare the idle front's file descriptors and threads before and after the run."""
+    (first,), (last,) = of_kind(before, FRONT), of_kind(after, FRONT)
+    wrong = []
+    if last.descriptors > first.descriptors + MOST_MORE:
+        wrong.append(f"{last.descriptors - first.descriptors} more file descriptors")
+    if last.threads > first.threads + MOST_MORE:
+        wrong.append(f"{last.threads - first.threads} more threads")
+    figures = f"{first.descriptors} to {last.descriptors} file descriptors, {first.threads} to {last.threads} threads"
+    return Verdict("front's handles are flat", not wrong, figures, tuple(wrong))
+
+
+def mib_per_minute(samples: Sequence[Sample]) -> float:
+    """Return the slope of the line of least squares through the samples' resident memory."""
+    times = np.array([each.at for each in samples])
+    sizes = np.array([each.resident_bytes / _MIB for each in samples])
+    times = times - times.mean()
+    return float(times @ sizes / (times @ times)) * 60
+
+
+def _slope(name: str, samples: Sequence[Sample]) -> Verdict:
+    half = [each for each in samples if each.at >= (samples[0].at + samples[-1].at) / 2] if samples else []
+    if not half or half[-1].at - half[0].at < LEAST_SECONDS:
+        return Verdict(name, True, f"not judged: fewer than {LEAST_SECONDS:g} s in the second half")
+    slope = mib_per_minute(half)
+    figures = f"{slope:+.2f} MiB/min at {half[-1].resident_bytes / _MIB:.0f} MiB, over {half[-1].at - half[0].at:.0f} s"
+    return Verdict(name, slope <= MOST_MIB_PER_MINUTE, figures)
+
+
+def _longest_life(samples: Iterable[Sample], since: float) -> list[Sample]:
+    """Return, of the process that has most of them, the samples since a time."""
+    lives = _by_process(each for each in samples if each.at >= since)
+    return max(lives, key=len, default=[])
+
+
+def _lives(name: str, samples: Iterable[Sample]) -> Verdict:
+    """Compare the most that processes held: those of the first half with those of the second."""
+    peaks = [max(each.resident_bytes for each in life) / _MIB for life in _by_process(samples) if len(life) > 1]
+    if len(peaks) < 6:
+        return Verdict(name, True, f"not judged: {len(peaks)} lives")
+    early, late = np.median(peaks[: len(peaks) // 2]), np.median(peaks[len(peaks) // 2 :])
+    figures = f"{len(peaks)} lives, most held at first {early:.0f} MiB, later {late:.0f} MiB (medians)"
+    return Verdict(name, bool(late <= 1.1 * early), figures)
+
+
+def _by_process(samples: Iterable[Sample]) -> list[list[Sample]]:
+    lives: dict[int, list[Sample]] = defaultdict(list)
+    for each in samples:
+        lives[each.pid].append(each)
+    return sorted(lives.values(), key=lambda life: life[0].at)
