@@ -3,11 +3,14 @@
 For tests only, and nothing but a comparison with None where no folder is set. A point is armed by a file
 of its name in the folder, whose text says what happens there:
 
-- `hold`: whoever reaches the point waits until the file is gone;
+- `hold`: whoever reaches the point waits until the file is gone, and the thread with it: a worker that is held
+  where jobs arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
+  nobody's, and where their batches do (``chunk``) it runs no other of that thread's;
 - `crash`: the process ends at once, as from a crash;
 - `kill NAME`: the same, but only for a job of the model NAME.
 
-Reaching an armed point adds a line to the file `NAME.reached` beside it.
+Reaching an armed point adds a line, the process id, to the file `POINT.reached` beside it. Arm a point by moving
+the file there whole, or before anything can reach it: an empty file arms nothing.
 
 ====================  ============================================================================
 point                 where
@@ -44,16 +47,20 @@ class Faults:
 
     def reach(self, point: str, *, model: str = "") -> None:
         """Pass a point on a thread that may block."""
-        while self._armed(point, model):
+        held = False
+        while self._armed(point, model, held=held):
+            held = True
             time.sleep(_LOOK_SECONDS)
 
     async def pass_by(self, point: str, *, model: str = "") -> None:
         """Pass a point on the event loop."""
-        while self._armed(point, model):
+        held = False
+        while self._armed(point, model, held=held):
+            held = True
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _armed(self, point: str, model: str) -> bool:
-        """Do what the point is armed with; tell whether to wait there."""
+    def _armed(self, point: str, model: str, *, held: bool) -> bool:
+        """Do what the point is armed with; tell whether to wait there. `held` is whether it was waited already."""
         if self._folder is None:
             return False
         armed = self._folder / point
@@ -61,9 +68,10 @@ class Faults:
             what, _, name = armed.read_text("utf-8").strip().partition(" ")
         except FileNotFoundError:
             return False
-        if what == "kill" and name != model:
+        if not what or (what == "kill" and name != model):
             return False
-        self._note(point)
+        if not held:
+            self._note(point)
         if what in {"crash", "kill"}:
             os._exit(EXIT_STATUS)
         return what == "hold"

@@ -2,9 +2,10 @@ import threading
 
 import pytest
 from pellucid_server.engine.hub import Hub
+from pellucid_server.recorder import Recorder, new_record
 
 
-def run(hub, function):
+def run(hub, function, **settings):
     """Run `function` as a task and return what it returned or raised."""
     found, ended = [], threading.Event()
 
@@ -15,7 +16,7 @@ def run(hub, function):
             found.append(error)
         ended.set()
 
-    hub.submit(task)
+    hub.submit(task, **settings)
     assert ended.wait(10)
     return found[0]
 
@@ -165,3 +166,114 @@ def test_the_hub_tells_of_each_turn_and_of_having_nothing_to_do():
     run(hub, lambda: None)
 
     assert idle.wait(10)
+
+
+def test_a_woken_prediction_goes_on_before_what_was_woken_earlier():
+    hub, order, ended = Hub(), [], threading.Event()
+    signals = {name: hub.signal() for name in ("explanation", "prediction")}
+
+    def waits(name):
+        signals[name].wait()
+        order.append(name)
+
+    def wakes():
+        signals["explanation"].set()
+        signals["prediction"].set()
+        hub.submit(ended.set)
+
+    hub.submit(lambda: waits("explanation"))
+    hub.submit(lambda: waits("prediction"), prediction=True)
+    hub.submit(wakes)
+
+    assert ended.wait(10)
+    assert order == ["prediction", "explanation"]
+
+
+def test_predictions_without_end_leave_a_turn_in_17_to_others():
+    hub, order, ended = Hub(), [], threading.Event()
+
+    def predict():
+        order.append("prediction")
+        # As if there were always another; the hub takes them in before its next turn.
+        hub.submit(predict if len(order) < 100 else ended.set, prediction=True)
+
+    def explain():
+        order.append("explanation")
+        hub.submit(explain)
+
+    def begin():
+        hub.submit(explain)
+        hub.submit(predict, prediction=True)
+
+    hub.submit(begin)
+
+    assert ended.wait(10)
+    assert [place for place, name in enumerate(order[:100]) if name == "explanation"] == [16, 33, 50, 67, 84]
+
+
+def test_the_hub_is_busy_for_as_long_as_a_task_does_not_give_way():
+    idle, began, go = threading.Semaphore(0), threading.Event(), threading.Event()
+    hub = Hub(on_turn=lambda nothing: nothing and idle.release())
+    assert idle.acquire(timeout=10)
+    at_first = hub.busy_seconds()
+
+    hub.submit(lambda: began.set() or go.wait(10))
+    assert began.wait(10)
+    held = [hub.busy_seconds() for _ in range(2)]
+    go.set()
+    assert idle.acquire(timeout=10)
+
+    assert at_first == 0
+    assert 0 < held[0] < held[1] < 10
+    assert hub.busy_seconds() == 0
+
+
+def test_a_task_that_waits_does_not_keep_the_hub_busy():
+    idle = threading.Semaphore(0)
+    hub = Hub(on_turn=lambda nothing: nothing and idle.release())
+    never = hub.signal()
+    assert idle.acquire(timeout=10)
+
+    hub.submit(never.wait)
+
+    assert idle.acquire(timeout=10)
+    assert hub.busy_seconds() == 0
+
+
+def test_the_recorder_knows_whose_python_runs_also_after_a_wait_and_in_the_hands_of_a_map():
+    recorder, idle = Recorder(new_record()), threading.Semaphore(0)
+    hub = Hub(on_turn=lambda nothing: nothing and idle.release(), recorder=recorder)
+    go = hub.signal()
+
+    def task():
+        first = recorder.suspects()
+        go.wait()
+        return [first, recorder.suspects(), *hub.map(lambda _: recorder.suspects(), range(3))]
+
+    hub.submit(go.set, job_id=6)
+    found = run(hub, task, job_id=5)
+
+    assert found == [{5}] * 5
+    # Once before the tasks and once after them.
+    assert idle.acquire(timeout=10)
+    assert idle.acquire(timeout=10)
+    assert recorder.suspects() == frozenset()
+
+
+def test_the_recorder_knows_whose_work_is_done_beside_the_hub():
+    recorder = Recorder(new_record())
+    hub, both = Hub(recorder=recorder), threading.Barrier(3)
+    found = []
+
+    def beside():
+        both.wait(10)
+        found.append(recorder.suspects())
+        both.wait(10)
+
+    for job_id in (7, 8):
+        hub.submit(lambda: hub.offload(beside), job_id=job_id)
+    both.wait(10)
+    both.wait(10)
+
+    assert {7, 8} <= found[0]
+    assert run(hub, lambda: hub.offload(recorder.suspects), job_id=9) == {9}
