@@ -1,5 +1,6 @@
 """A job on a worker: until when somebody waits for it, and what it has cost so far."""
 
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,6 +9,9 @@ from pellucid_server.errors import CancelledError, PellucidError, TimedOutError
 from pellucid_server.jobs import BatchShape, Work
 
 _MOST_RESERVE_SHARE = 0.1
+
+_counting = threading.Lock()
+"""Parts of one job may be on two device threads."""
 
 
 @dataclass(slots=True)
@@ -71,11 +75,12 @@ class JobState:
         )
 
     def count(self, rows: int, *, backward: bool) -> None:
-        """Note rows that were evaluated."""
-        if backward:
-            self.rows_backward += rows
-        else:
-            self.rows_forward += rows
+        """Note rows that were evaluated; callable from any thread."""
+        with _counting:
+            if backward:
+                self.rows_backward += rows
+            else:
+                self.rows_forward += rows
         if self.whole is not None:
             self.whole.count(rows, backward=backward)
 

@@ -106,7 +106,8 @@ class ModelHandle:
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a module-level function of the engine in the helper process."""
-        return self._machinery.hub.offload(lambda: self._machinery.helper.call(function, arguments, self._job.check))
+        job, finished = self._job, self._machinery.hub.signal()
+        return self._machinery.helper.call(function, arguments, job.check, finished, caller=job.caller)
 
     def blocks(self, count: int) -> Iterator[slice]:
         """Cut `count` rows into slices whose rows together stay within a fair share of memory."""
@@ -119,6 +120,15 @@ class ModelHandle:
         deadline = self._job.deadline
         return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
 
+    def least_seconds(self, *, forward: int, backward: int) -> float:
+        """Return the device time that so many rows take at the least, by the fastest of late; 0 if none was measured.
+
+        Rows longer than those that the model was tried on take more.
+        """
+        engine, model = self._machinery.engine, self._model.key
+        seconds = forward * engine.row_seconds(model, backward=False)
+        return seconds + backward * engine.row_seconds(model, backward=True)
+
     def _evaluate(
         self, kind: tuple[Hashable, ...], make: Callable[[], Program], rows: Arrays
     ) -> dict[str, npt.NDArray[np.generic]]:
@@ -126,7 +136,7 @@ class ModelHandle:
         shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(rows.items()))
         key = (self._model.key, kind, self._prediction, shapes)
         finished = self._machinery.hub.signal()
-        evaluation = Evaluation(key, rows, self._job, self.tally, finished)
+        evaluation = Evaluation(key, rows, self._job, self.tally, finished, prediction=self._prediction)
         if evaluation.count == 0:
             raise ValueError("an evaluation needs at least one row")
         self._machinery.engine.submit(evaluation, lambda: self._lane(make(), rows))
@@ -137,10 +147,11 @@ class ModelHandle:
         return Lane(
             program=program,
             row_bytes=round(self._model.row_bytes(backward=program.backward) * self._growth(rows)),
-            prediction=self._prediction,
             row_limit=self._model.largest_batch or _ANY_BATCH,
             whole=self._model.solo and self._prediction,
             single=self._model.solo and not self._prediction,
+            model=self._model.key,
+            growth=self._growth(rows),
         )
 
     def _growth(self, rows: Arrays) -> float:
