@@ -34,8 +34,7 @@ from pellucid_server.engine.model_handle import Machinery
 from pellucid_server.engine.models.repository import ModelError, load_repository
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
-from pellucid_server.engine.operations.session import Models, Session
-from pellucid_server.errors import OverloadedError, PellucidError
+from pellucid_server.engine.operations.session import BUG, Models, Session, failure
 from pellucid_server.faults import Faults
 from pellucid_server.jobs import (
     AttributeJob,
@@ -57,12 +56,6 @@ from pellucid_server.recorder import Recorder
 
 _log = logging.getLogger(__name__)
 
-_BUG = Failure(PellucidError.reason, "internal error", {})
-_NO_MEMORY = Failure(
-    OverloadedError.reason,
-    "The worker's memory cannot hold what this request takes; ask for less at once: fewer rows, points or samples.",
-    {},
-)
 _HELPER_MODULES = ("pellucid_server.engine.groups",)
 """What the helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
 _SWITCH_SECONDS = 1e-4
@@ -179,16 +172,16 @@ class Worker:
 
     def _run(self, state: JobState, job: Job) -> None:
         """Do one job, as a task of the hub, and send what came of it."""
-        result, failure = self._outcome(state, job)
+        result, failed = self._outcome(state, job)
         self._jobs.pop(state.job_id, None)
         ended, started = time.monotonic(), state.started or state.arrived
         timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
         self._faults.reach("answered", model=state.model)
         try:
-            self._connection.send(Done(state.job_id, timing, result, failure))
+            self._connection.send(Done(state.job_id, timing, result, failed))
         except Exception:  # noqa: BLE001 - the job must have an answer, and this one cannot be sent again
             _log.exception("job %d: the result cannot be sent", state.job_id)
-            self._connection.send(Done(state.job_id, timing, failure=_BUG))
+            self._connection.send(Done(state.job_id, timing, failure=BUG))
 
     def _outcome(self, state: JobState, job: Job) -> tuple[Result | None, Failure | None]:
         try:
@@ -197,14 +190,8 @@ class Worker:
             self._faults.reach("running", model=state.model)
             session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
             return self._operate(session, job), None
-        except PellucidError as error:
-            return None, Failure(error.reason, error.message, error.metadata)
-        except MemoryError:
-            _log.warning("job %d took more memory than there is", state.job_id, exc_info=True)
-            return None, _NO_MEMORY
-        except Exception:  # noqa: BLE001 - a bug costs its own job and no other; the log has the traceback
-            _log.exception("job %d failed", state.job_id)
-            return None, _BUG
+        except Exception as error:  # noqa: BLE001 - a bug costs its own job and no other
+            return None, failure(state, error)
 
     def _operate(self, session: Session, job: Job) -> Result:
         match job:

@@ -177,13 +177,13 @@ def test_the_process_ends_with_its_parent_in_the_middle_of_a_call():
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     with ExitStack() as stack:
         stack.callback(process.kill)
-        # Drawing so many takes minutes.
-        ours.sendall(wire.frame((drawn.__module__, drawn.__name__, (200, 1 << 22, 1))))
+        # Drawing so many takes a quarter of a minute.
+        ours.sendall(wire.frame((drawn.__module__, drawn.__name__, (100, 1 << 22, 1))))
         wait_for(lambda: cpu_ticks(process.pid) > 50)
 
         ours.close()
 
-        assert process.wait(20) == 0
+        assert process.wait(5) == 0
 
 
 def loaded(helper, library):

@@ -1,6 +1,5 @@
 """`Predict`: what the model says, with the explanations asked for beside it."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,16 +11,15 @@ import numpy.typing as npt
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.operations.explain import Order, explain_row, read_order, require_time, time_share
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
-from pellucid_server.engine.operations.session import Session
+from pellucid_server.engine.operations.session import Session, failure
 from pellucid_server.engine.programs import probabilities
 from pellucid_server.engine.question import Arrays
-from pellucid_server.errors import CancelledError, InvalidRequestError, PellucidError
+from pellucid_server.errors import CancelledError, InvalidRequestError
 from pellucid_server.jobs import (
     AttributionResult,
     ClassScore,
     ExplanationOutcome,
     ExplanationSpec,
-    Failure,
     OutputInfo,
     OutputResult,
     PredictJob,
@@ -30,8 +28,6 @@ from pellucid_server.jobs import (
 )
 
 Made = TypeVar("Made")
-
-_log = logging.getLogger(__name__)
 
 _RESERVE_SECONDS = 0.1
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
@@ -128,8 +124,5 @@ def _attempt(session: Session, make: Callable[[], Made]) -> Made | ExplanationOu
         return make()
     except CancelledError:
         raise
-    except PellucidError as error:
-        return ExplanationOutcome(failure=Failure(error.reason, error.message, error.metadata))
-    except Exception:  # noqa: BLE001 - a bug in one method must not take the prediction with it
-        _log.exception("job %d: an explanation failed", session.job.job_id)
-        return ExplanationOutcome(failure=Failure(PellucidError.reason, "internal error", {}))
+    except Exception as error:  # noqa: BLE001 - a bug in one method must not take the prediction with it
+        return ExplanationOutcome(failure=failure(session.job, error))

@@ -1,16 +1,39 @@
 """What an operation works with: the worker's machinery, the job at hand, and receipts."""
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pellucid_server.engine.job_state import JobState, Tally
 from pellucid_server.engine.model_handle import Machinery, ModelHandle
 from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.errors import NotFoundError, UnsupportedError
-from pellucid_server.jobs import ModelKey, Runtime
+from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnsupportedError
+from pellucid_server.jobs import Failure, ModelKey, Runtime
+
+_log = logging.getLogger(__name__)
 
 _LIBRARIES = ("numpy", "onnxruntime", "pellucid", "torch")
+
+BUG = Failure(PellucidError.reason, "internal error", {})
+"""All that a caller reads of a bug."""
+
+_NO_MEMORY = Failure(
+    OverloadedError.reason,
+    "The worker's memory cannot hold what this request takes; ask for less at once: fewer rows, points or samples.",
+    {},
+)
+
+
+def failure(job: JobState, error: Exception) -> Failure:
+    """Return what the caller of a job reads of an error; of one that is not meant for callers, the log has the rest."""
+    if isinstance(error, PellucidError):
+        return Failure(error.reason, error.message, error.metadata)
+    if isinstance(error, MemoryError):
+        _log.warning("job %d took more memory than there is", job.job_id, exc_info=error)
+        return _NO_MEMORY
+    _log.error("job %d failed", job.job_id, exc_info=error)
+    return BUG
 
 
 @dataclass(frozen=True, slots=True)
