@@ -7,7 +7,7 @@ of its name in the folder, whose text says what happens there:
   where jobs arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
   nobody's, and where their batches do (``chunk``) it runs no other of that thread's;
 - `crash`: the process ends at once, as from a crash;
-- `kill NAME`: the same, but only for a job of the model NAME.
+- `hold NAME`, `kill NAME`: waits, or ends the process, but only for a job of the model NAME.
 
 Reaching an armed point adds a line, the process id, to the file `POINT.reached` beside it. Arm a point by moving
 the file there whole, or before anything can reach it: an empty file arms nothing.
@@ -68,7 +68,7 @@ class Faults:
             what, _, name = armed.read_text("utf-8").strip().partition(" ")
         except FileNotFoundError:
             return False
-        if not what or (what == "kill" and name != model):
+        if not what or ((name or what == "kill") and name != model):
             return False
         if not held:
             self._note(point)

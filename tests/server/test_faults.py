@@ -39,6 +39,20 @@ def test_a_held_thread_goes_on_once_the_file_is_gone_and_is_noted_once(tmp_path)
     assert (tmp_path / "running.reached").read_text() == f"{os.getpid()}\n"
 
 
+def test_a_point_that_holds_one_model_lets_others_pass(tmp_path):
+    (tmp_path / "chunk").write_text("hold cats")
+    faults = Faults(str(tmp_path))
+    thread = threading.Thread(target=faults.reach, args=("chunk",), kwargs={"model": "cats"}, daemon=True)
+    thread.start()
+
+    faults.reach("chunk", model="dogs")
+
+    assert thread.is_alive()
+    (tmp_path / "chunk").unlink()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 async def test_a_held_coroutine_lets_others_run(tmp_path):
     (tmp_path / "queued").write_text("hold")
     held = asyncio.ensure_future(Faults(str(tmp_path)).pass_by("queued", model="m"))
