@@ -43,9 +43,11 @@ class Bench:
         self.helper = Helper()
         self.machinery = Machinery(self.engine, self.hub, self.helper, "cpu")
 
-    def handle(self, name: str, *, job: JobState | None = None, **settings: Any) -> ModelHandle:
+    def handle(
+        self, name: str, *, job: JobState | None = None, machinery: Machinery | None = None, **settings: Any
+    ) -> ModelHandle:
         model = ZooModel(ModelKey(name, 1 + settings.get("solo", False)), zoo_graph(name), **settings)
-        return ModelHandle(model, self.machinery, job or JobState(1, None))
+        return ModelHandle(model, machinery or self.machinery, job or JobState(1, None))
 
     def run(self, *functions: Any) -> list[Any]:
         """Run functions as concurrent tasks; return what each returned, or raise what the first raised."""

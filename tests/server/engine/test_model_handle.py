@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 from pellucid_server.engine.coalitions import Sampled, design, drawn
+from pellucid_server.engine.engine import Engine
 from pellucid_server.engine.groups import superpixels
 from pellucid_server.engine.helper import HelperError
 from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.model_handle import Machinery
 from pellucid_server.engine.question import Target
 from pellucid_server.errors import CancelledError
 from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
@@ -182,6 +184,24 @@ def test_a_part_of_a_job_has_the_time_up_to_its_own_deadline(bench):
     job = JobState(1, time.monotonic() + 1000)
 
     assert 850 < bench.handle("convolutional", job=job.part(reserve_seconds=50)).seconds_left() <= 950
+
+
+def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no_more_than_they_took(bench):
+    engine = Engine(chunk_seconds=1e-9, chunk_bytes=1 << 28, threads=1)
+    handle = bench.handle("convolutional", machinery=Machinery(engine, bench.hub, bench.helper, "cpu"))
+    rows, target = arrays("convolutional", 20), Target(first_output("convolutional"), ((0, 1.0),))
+    unknown = handle.least_seconds(forward=10**9, backward=10**9)
+    started = time.monotonic()
+
+    bench.run(lambda: handle.forward(rows))
+    bench.run(lambda: handle.gradient(rows, target))
+
+    forward, backward = handle.least_seconds(forward=20, backward=0), handle.least_seconds(forward=0, backward=20)
+    engine.close()
+    assert unknown == 0
+    assert min(forward, backward) > 0
+    assert forward + backward <= time.monotonic() - started
+    assert handle.least_seconds(forward=60, backward=100) == pytest.approx(3 * forward + 5 * backward)
 
 
 def test_a_design_drawn_in_the_helper_process_is_the_one_drawn_here(bench):

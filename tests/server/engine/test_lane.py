@@ -1,0 +1,78 @@
+import pytest
+from pellucid_server.engine.lane import Lane
+
+BYTES = 1 << 20
+
+
+def lane(**settings):
+    return Lane(program=None, row_bytes=1 << 10, **settings)
+
+
+def adapted(made, rows, seconds):
+    return made.adapt(rows, seconds, chunk_seconds=0.05, chunk_bytes=BYTES)
+
+
+@pytest.mark.parametrize(("chunk_rows", "long", "room"), [(16, True, 16), (16, False, 4), (3, True, 3), (3, False, 1)])
+def test_a_short_chunk_has_a_quarter_of_the_rows_and_at_least_one(chunk_rows, long, room):
+    assert lane(chunk_rows=chunk_rows).open(long=long) == room
+
+
+def test_a_lane_of_single_rows_has_room_for_one():
+    assert lane(single=True, chunk_rows=16).open(long=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "expected"),
+    [
+        (16, 0.2, 16),
+        (16, 0.1, 32),
+        (16, 0.001, 64),
+        (16, 0.4, 8),
+        (1, 60.0, 1),
+        (2, 0.001, 16),
+        (2, 0.4, 1),
+    ],
+    ids=["as aimed", "twice as fast", "in steps", "too slow", "one row", "too few to tell", "few and slow"],
+)
+def test_the_next_chunk_follows_from_the_time_of_this_one(rows, seconds, expected):
+    made = lane(chunk_rows=16, room=16)
+
+    adapted(made, rows, seconds)
+
+    assert made.chunk_rows == expected
+
+
+def test_no_chunk_grows_beyond_the_memory_for_it():
+    made = lane(chunk_rows=1024, room=1024)
+
+    adapted(made, 1024, 0.001)
+
+    assert made.chunk_rows == BYTES >> 10
+
+
+def test_rows_that_did_not_fit_into_memory_are_not_tried_again():
+    made = lane(chunk_rows=64, room=64)
+    made.shrink(64)
+
+    adapted(made, 32, 0.001)
+
+    assert made.chunk_rows == 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds", "settings", "telling"),
+    [
+        (16, 0.025, {}, True),
+        (8, 0.2, {}, True),
+        (7, 0.2, {}, False),
+        (16, 0.02, {}, False),
+        (16, 0.001, {"row_limit": 32}, True),
+        (16, 0.001, {"row_limit": 33}, False),
+        (1, 0.001, {"single": True, "room": 1}, True),
+    ],
+    ids=["long", "half full", "not full", "still growing", "memory is full", "memory is not full", "single rows"],
+)
+def test_a_chunk_tells_of_the_rows_pace_if_no_larger_one_would_be_faster(rows, seconds, settings, telling):
+    made = lane(**{"chunk_rows": 16, "room": 16, **settings})
+
+    assert adapted(made, rows, seconds) == telling
