@@ -47,6 +47,7 @@ def test_a_point_that_holds_one_model_lets_others_pass(tmp_path):
 
     faults.reach("chunk", model="dogs")
 
+    thread.join(0.05)
     assert thread.is_alive()
     (tmp_path / "chunk").unlink()
     thread.join(10)
