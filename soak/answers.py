@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
-from pellucid.tensors import from_tensor
+from pellucid.tensors import TensorError, from_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
 
 from soak.catalogue import Entry
@@ -17,6 +17,9 @@ TOLERANCE = 1e-5
 
 ERRORS_ALLOWED = 8.0
 """Standard errors by which an answer that was cut short may differ; the estimates of few samples scatter themselves."""
+
+GAPS_ALLOWED = 3.0
+"""Gaps by which an element may differ: a gap is of the scores' sum, in which errors of elements may cancel."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,7 +35,10 @@ def faults(entry: Entry, answer: bytes, quiet: bytes, *, hurried: bool = False) 
     hurried
         Whether its deadline was so short that an explanation beside a prediction may be late.
     """
-    return list(_COMPARED[entry.rpc](entry, answer, quiet, hurried))
+    try:
+        return list(_COMPARED[entry.rpc](entry, answer, quiet, hurried))
+    except (DecodeError, TensorError) as error:
+        return [f"it cannot be read: {error}"]
 
 
 def partial(entry: Entry, answer: bytes) -> bool:
@@ -40,6 +46,16 @@ def partial(entry: Entry, answer: bytes) -> bool:
     if entry.rpc != "Attribute":
         return False
     return any(each.accuracy.partial for each in _attributions(answer))
+
+
+def settled(answer: bytes) -> bytes:
+    """Return what an attribution's receipts say was settled, equal for answers that were cut alike."""
+    parameters = (
+        (name, value.SerializeToString(deterministic=True))
+        for each in _attributions(answer)
+        for name, value in sorted(each.receipt.parameters.items())
+    )
+    return b"".join(name.encode() + value for name, value in parameters)
 
 
 def attribution_faults(mine: explanation_pb2.Attribution, again: explanation_pb2.Attribution) -> list[str]:
@@ -129,7 +145,7 @@ def _attribution(mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attri
         yield f"element {list(mine.output_index)} is explained"
     # Gradient methods find the value in batches of other shapes than a prediction: rounding is of the logits' size.
     yield from alike("the score", _array(mine.instance_output_value), _array(quiet.instance_output_value))
-    own, allowed = _stated_error(mine), _stated_error(mine) + _stated_error(quiet)
+    allowed = _stated_error(mine) + _stated_error(quiet)
     for name, each in quiet.inputs.items():
         if name not in mine.inputs:
             yield f"input {name} is missing"
@@ -137,26 +153,24 @@ def _attribution(mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attri
         scores, expected = from_tensor(mine.inputs[name].scores), from_tensor(each.scores)
         yield from alike(f"scores of {name}", scores, expected, more=allowed if cut else 0.0)
     if mine.accuracy.HasField("signed_gap"):
-        yield from _completeness(mine, own)
+        yield from _completeness(mine)
 
 
-def _completeness(mine: explanation_pb2.Attribution, own: float) -> Iterator[str]:
+def _completeness(mine: explanation_pb2.Attribution) -> Iterator[str]:
     """Look whether the scores' sum misses the score's change by what the answer itself says."""
     total = sum(float(from_tensor(each.scores).astype(np.float64).sum()) for each in mine.inputs.values())
     change = mine.instance_output_value - mine.baseline_output_value
-    missed = abs(total - change)
+    missed, stated = abs(total - change), abs(mine.accuracy.signed_gap)
     size = max(abs(mine.instance_output_value), abs(mine.baseline_output_value), abs(total))
-    if missed > own + 10 * TOLERANCE * size:
-        yield f"scores sum to {total:.6g}, the change is {change:.6g}, and the stated error is {own:.2g}"
+    if missed > stated + 10 * TOLERANCE * size:
+        yield f"scores sum to {total:.6g}, the change is {change:.6g}, and the stated error is {stated:.2g}"
 
 
 def _stated_error(mine: explanation_pb2.Attribution) -> float:
     """Return by how much an element may be wrong, by the answer's own account, in units of the output."""
     accuracy, found = mine.accuracy, [0.0]
     if accuracy.HasField("absolute_gap"):
-        found.append(accuracy.absolute_gap)
-    if accuracy.HasField("signed_gap"):
-        found.append(abs(accuracy.signed_gap))
+        found.append(GAPS_ALLOWED * accuracy.absolute_gap)
     if accuracy.HasField("standard_error"):
         found.append(ERRORS_ALLOWED * accuracy.standard_error)
     return max(found)

@@ -1,13 +1,13 @@
 """A process of callers with bare stubs: `python -m soak.callers ADDRESS FOLDER NAME SEED`.
 
 Each asks for something of the catalogue at random, under a random name and class; some cancel, some have
-short deadlines. Ends after SIGTERM, when the last call has; may be killed at any time.
+short deadlines. Ends when standard input has and the last call has; may be killed at any time.
 """
 
 import argparse
 import asyncio
 import random
-import signal
+import sys
 from pathlib import Path
 
 import grpc
@@ -23,8 +23,8 @@ _NAMES = ("", "ada", "ben", "cleo")
 _LEAVING, _HURRIED = 0.12, 0.15
 _PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 0.25
-_KEPT = 3
-"""Answers that were cut short that a process keeps."""
+_KEPT = 10
+"""Answers that a process keeps of those that were cut short, no two of them cut alike."""
 
 
 class Callers:
@@ -39,17 +39,21 @@ class Callers:
         self._weights = [entry.weight for entry, _, _ in self._catalogue]
         self._notes = records.Notebook(folder / f"{name}.calls")
         self._made = 0
-        self._kept = 0
+        self._kept: set[tuple[str, bytes]] = set()
         self._lateness = 0.0
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Call until SIGTERM."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopped.set)
+        """Call until standard input ends, as it does with the conductor."""
+        asyncio.get_running_loop().add_reader(sys.stdin, self._stop)
         watching = asyncio.create_task(self._watch())
         async with grpc.aio.insecure_channel(self._address, options=calling.OPTIONS) as channel:
             await asyncio.gather(*(self._caller(channel) for _ in range(CALLERS)))
         watching.cancel()
+
+    def _stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+        self._stopped.set()
 
     async def _caller(self, channel: grpc.aio.Channel) -> None:
         while not self._stopped.is_set():
@@ -109,13 +113,15 @@ class Callers:
             message=outcome.message[:300],
             faults=tuple(answers.faults(entry, outcome.reply, quiet, hurried=plan == "hurried")) if right else (),
             partial=partial,
-            kept=self._keep(identity, outcome.reply) if partial else "",
+            kept=self._keep(identity, entry, outcome.reply) if partial else "",
         )
 
-    def _keep(self, identity: str, answer: bytes) -> str:
-        if self._kept >= _KEPT:
+    def _keep(self, identity: str, entry: catalogue.Entry, answer: bytes) -> str:
+        """Keep an answer that was cut short, if none that was cut alike is kept; return its file's name."""
+        cut = (entry.name, answers.settled(answer))
+        if cut in self._kept or len(self._kept) >= _KEPT:
             return ""
-        self._kept += 1
+        self._kept.add(cut)
         name = f"{identity}.partial"
         (self._folder / name).write_bytes(answer)
         return name

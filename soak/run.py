@@ -53,22 +53,25 @@ class Crowd:
         self._started += 1
         name = f"{kind}{self._started}"
         command = [sys.executable, "-m", f"soak.{kind}", self._address, str(self._folder), name, self._seed]
-        self._running[name] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self._running[name] = subprocess.Popen(
+            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE
+        )
         self._kinds[name] = kind
 
     def kill_one(self, choose: random.Random) -> None:
         """Kill a process of bare callers, calls in flight and all, and start another one."""
         name = choose.choice([name for name in self._running if self._kinds[name] == "callers"])
         process = self._running.pop(name)
-        process.kill()
-        process.wait()
+        with process:
+            process.kill()
         self.killed.append(name)
         self.add("callers")
 
     def end(self) -> Mapping[str, int]:
         """Tell all to end, wait until they have, and return their exit statuses."""
         for process in self._running.values():
-            process.send_signal(signal.SIGTERM)
+            assert process.stdin is not None
+            process.stdin.close()
         end = time.monotonic() + _PATIENCE_SECONDS
         statuses = {}
         for name, process in self._running.items():

@@ -1,13 +1,13 @@
 """A process of callers with the shipped client and its retries: `python -m soak.shipped ADDRESS FOLDER NAME SEED`.
 
 They ask patiently and cancel nothing, so whatever they see fail is a fault of the client's retries or the server.
-Ends after SIGTERM, when the last call has.
+Ends when standard input has and the last call has.
 """
 
 import argparse
 import asyncio
 import random
-import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,13 @@ class Shipped:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Call until SIGTERM."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stopped.set)
+        """Call until standard input ends, as it does with the conductor."""
+        asyncio.get_running_loop().add_reader(sys.stdin, self._stop)
         await asyncio.gather(*(self._caller(f"{self._name}-{number}") for number in range(CALLERS)))
+
+    def _stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+        self._stopped.set()
 
     async def _caller(self, identity: str) -> None:
         # The client has one id for all its calls: the log's lines are counted against them in sum.
