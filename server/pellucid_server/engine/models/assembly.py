@@ -10,6 +10,7 @@ import torch
 
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.engine.models.independence import rows_independent
+from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
 from pellucid_server.engine.models.loaded import LoadedModel, wire_shape
 from pellucid_server.engine.models.manifest import InputManifest, Manifest, OutputManifest
 from pellucid_server.engine.models.pictures import PicturePreprocessor
@@ -80,7 +81,7 @@ def assemble(
         The model does not run as its files say.
     """
     signature = _signature(graph, session)
-    inputs = _preprocessors(manifest, signature)
+    inputs = _preprocessors(manifest, signature, {} if graph is None else graph.index_ranges)
     background = _background(folder / manifest.background, signature) if manifest.background else {}
     rows = trial_rows(signature.inputs, background)
     findings = _try_out(graph, session, signature, rows)
@@ -138,19 +139,24 @@ def _require_alike(role: str, graph: tuple[Value, ...], session: tuple[Value, ..
         )
 
 
-def _preprocessors(manifest: Manifest, signature: _Signature) -> dict[str, Preprocessor]:
+def _preprocessors(
+    manifest: Manifest, signature: _Signature, taken: Mapping[str, IndexRange]
+) -> dict[str, Preprocessor]:
     listed = {entry.name: entry for entry in manifest.inputs}
     _require_known("inputs", listed, signature.inputs)
-    return {value.name: _preprocessor(listed.get(value.name), value) for value in signature.inputs}
+    return {
+        value.name: _preprocessor(listed.get(value.name), value, taken.get(value.name, UNBOUNDED))
+        for value in signature.inputs
+    }
 
 
-def _preprocessor(entry: InputManifest | None, value: Value) -> Preprocessor:
+def _preprocessor(entry: InputManifest | None, value: Value, taken: IndexRange) -> Preprocessor:
     entry = entry or InputManifest(value.name)
     if entry.modality == "image":
         return PicturePreprocessor(entry, value.dtype, value.shape)
     if entry.modality == "tabular":
         return TablePreprocessor(entry, value.dtype, value.shape)
-    return TensorPreprocessor(entry, value.dtype, value.shape)
+    return TensorPreprocessor(entry, value.dtype, value.shape, taken=taken)
 
 
 def _require_known(role: str, listed: Mapping[str, object], values: tuple[Value, ...]) -> None:

@@ -10,6 +10,13 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from pellucid_server.engine.models.index_ranges import (
+    IndexRange,
+    find_index_ranges,
+    index_error,
+    names_an_index,
+    whole_numbers,
+)
 from pellucid_server.engine.models.names import Layer, find_layers
 from pellucid_server.engine.models.program import GraphValue, Program, UnfitModelError, assemble, read_program
 from pellucid_server.engine.models.suffix import Context, Rows, Suffix, cut
@@ -43,6 +50,8 @@ class Graph:
         Layers by name, in the order in which the first pass enters them.
     largest_batch
         The largest batch that the export promises, or None for any.
+    index_ranges
+        The whole numbers that an input may hold, by its name, where a table that they index shows it.
     device
         Where it runs, and where rows have to be.
     """
@@ -52,6 +61,8 @@ class Graph:
         self.inputs = program.inputs
         self.outputs = program.outputs
         self.largest_batch = program.largest_batch
+        self.index_ranges: Mapping[str, IndexRange] = find_index_ranges(program.graph, program.inputs)
+        self._takes_whole_numbers = any(whole_numbers(value.dtype) for value in program.inputs)
         layers, self._values = find_layers(program.graph, program.batch)
         self.layers: Mapping[str, Layer] = MappingProxyType(layers)
         self._program = program
@@ -73,8 +84,19 @@ class Graph:
         return cls(read_program(program, device=device), device=device)
 
     def __call__(self, rows: Rows) -> Outputs:
-        """Return the outputs by name, (batch, *shape), of input rows by name, (batch, *features) on the device."""
-        values = self._run(*[rows[name] for name in self._input_names])
+        """Return the outputs by name, (batch, *shape), of input rows by name, (batch, *features) on the device.
+
+        Raises
+        ------
+        InvalidRequestError
+            A whole number in the rows is beyond a table that it indexes.
+        """
+        try:
+            values = self._run(*[rows[name] for name in self._input_names])
+        except (IndexError, RuntimeError) as error:
+            if self._takes_whole_numbers and names_an_index(error):
+                raise index_error(self._input_names) from error
+            raise
         return dict(zip(self._output_names, values, strict=True))
 
     def capturing(self, layers: tuple[str, ...]) -> Derived:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from pellucid_server.engine.models.graph import Graph, GraphValue
+from pellucid_server.errors import InvalidRequestError
 
 _ROWS = 3
 _LENGTH = 5
@@ -22,7 +23,7 @@ def rows_independent(graph: Graph, *, seed: int = 0) -> bool:
     rows = {value.name: _random(value, generator).to(graph.device) for value in graph.inputs}
     try:
         return _same_alone(graph, rows) and _separate_gradients(graph, rows, generator)
-    except (RuntimeError, IndexError):
+    except (InvalidRequestError, RuntimeError, IndexError):
         return False
 
 

@@ -24,10 +24,10 @@ manifest takes plain tensors and gives plain values, under the names in its file
     unit = ""
 
 A tensor input may have `ranges`, pairs [minimum, maximum]: one for all elements or one for each
-element of a row's last axis. A tabular input has `[[inputs.columns]]`, each with a `name` and
-perhaps a `unit`, and either what a numeric column is standardized by (`mean`,
-`standard_deviation`) and where its values lie (`minimum`, `maximum`), or `categories` and an
-`encoding`, "one-hot" (the default) or "ordinal".
+element of a row's last axis; whole numbers outside theirs are refused. A tabular input has
+`[[inputs.columns]]`, each with a `name` and perhaps a `unit`, and either what a numeric column
+is standardized by (`mean`, `standard_deviation`) and where its values lie (`minimum`,
+`maximum`), or `categories` and an `encoding`, "one-hot" (the default) or "ordinal".
 """
 
 import tomllib

@@ -1,11 +1,13 @@
 """What callers send becomes rows as the model takes them: the part that all modalities share, and plain tensors."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
 from pellucid_server.engine.models.manifest import InputManifest
 from pellucid_server.engine.question import Feature
 from pellucid_server.errors import InvalidRequestError
@@ -64,21 +66,32 @@ class TensorPreprocessor:
 
     A floating-point input takes any floating-point numbers within its range, and whole numbers that
     it holds exactly; an input of whole numbers takes whole numbers within its range; an input of
-    flags takes flags. NaN and infinity are refused.
+    flags takes flags. NaN and infinity are refused, and whole numbers outside the ranges that the manifest states,
+    or outside `taken`, those that the model itself takes.
     """
 
-    def __init__(self, manifest: InputManifest, dtype: np.dtype[np.generic], shape: RowShape) -> None:
+    def __init__(
+        self,
+        manifest: InputManifest,
+        dtype: np.dtype[np.generic],
+        shape: RowShape,
+        *,
+        taken: IndexRange = UNBOUNDED,
+    ) -> None:
         self._dtype = dtype
         self._shape = shape
         self.info = InputInfo(manifest.name, "tensor", dtype.name, _wire_shape(shape))
         self.columns: tuple[str, ...] = ()
         self.feature = Feature("tensor", dtype.kind == "f", ranges=_ranges(manifest, shape))
+        self._taken = _narrowed(taken, manifest) if dtype.kind in "iu" else UNBOUNDED
 
     def prepare(self, given: Input, field: str) -> Prepared:
         """Check shape, type and values; see `Preprocessor.prepare`."""
         if not isinstance(given, TensorInput):
             raise unexpected(given, field, "a tensor")
         array = checked_rows(given.array, self._dtype, self._shape, f"{field}.tensor")
+        if self._taken.bounded:
+            _require_taken(array, self._taken, f"{field}.tensor")
         return Prepared(array, (None,) * len(array))
 
 
@@ -160,6 +173,28 @@ def _not_finite(sent: Array, rows: Array, dtype: np.dtype[np.generic], field: st
         f"{field} is {value} at index {list(where)}; every element must be {right}.",
         field=f"{field}.data",
     )
+
+
+def _require_taken(array: Array, taken: IndexRange, field: str) -> None:
+    numbers = array.astype(np.int64, copy=False)
+    outside = (numbers < taken.lowest) | (numbers > taken.highest)
+    if outside.any():
+        where = tuple(int(index) for index in np.argwhere(outside)[0])
+        least, most = (np.broadcast_to(bound, array.shape)[where] for bound in (taken.lowest, taken.highest))
+        raise InvalidRequestError(
+            f"{field} is {array[where]} at index {list(where)}; the model takes whole numbers from {least} to {most} "
+            "there.",
+            field=f"{field}.data",
+        )
+
+
+def _narrowed(taken: IndexRange, manifest: InputManifest) -> IndexRange:
+    """Narrow the numbers that the model takes to the manifest's ranges, of all elements or of each on the last axis."""
+    if not manifest.ranges:
+        return taken
+    pairs = np.array([(math.ceil(low), math.floor(high)) for low, high in manifest.ranges], np.int64)
+    lowest, highest = pairs.T if len(pairs) > 1 else pairs[0]
+    return taken.within(lowest, highest)
 
 
 def _ranges(manifest: InputManifest, shape: RowShape) -> npt.NDArray[np.float32] | None:

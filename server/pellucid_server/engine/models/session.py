@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from pellucid_server.engine.models.index_ranges import index_error, names_an_index
 from pellucid_server.engine.question import Arrays
 from pellucid_server.jobs import Array
 
@@ -88,8 +89,19 @@ class Session:
         self._names = [entry.name for entry in self.outputs]
 
     def run(self, rows: Arrays) -> dict[str, Array]:
-        """Return every output by name, (rows, *shape), of rows of every input, (rows, *features)."""
-        return dict(zip(self._names, self._session.run(self._names, rows), strict=True))
+        """Return every output by name, (rows, *shape), of rows of every input, (rows, *features).
+
+        Raises
+        ------
+        InvalidRequestError
+            A whole number in the rows is beyond a table that it indexes.
+        """
+        try:
+            return self._run(rows)
+        except _REFUSALS as error:
+            if names_an_index(error) and any(entry.dtype.kind in "iu" for entry in self.inputs):
+                raise index_error([entry.name for entry in self.inputs]) from error
+            raise
 
     def run_checked(self, rows: Arrays) -> dict[str, Array]:
         """Run as `run` does, and say what fails as the model's fault.
@@ -100,9 +112,12 @@ class Session:
             ONNX Runtime cannot run the file on these rows.
         """
         try:
-            return self.run(rows)
+            return self._run(rows)
         except _REFUSALS as error:
             raise SessionError(f"ONNX Runtime cannot run it: {_line(error)}") from error
+
+    def _run(self, rows: Arrays) -> dict[str, Array]:
+        return dict(zip(self._names, self._session.run(self._names, rows), strict=True))
 
 
 def _checked(path: Path) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from pellucid_server.engine.models.graph import Graph
 from pellucid_server.engine.models.preprocessing import shape_text
 from pellucid_server.engine.models.session import Session, SessionError, Value
 from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import InvalidRequestError
 
 _ROWS = 3
 _LENGTH = 5
@@ -157,7 +158,7 @@ def _first(rows: Arrays, count: int) -> Arrays:
 def _run(run: Run, rows: Arrays) -> Arrays:
     try:
         return run(rows)
-    except (SessionError, RuntimeError, IndexError, ValueError) as error:
+    except (InvalidRequestError, SessionError, RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in rows.items())
         raise TrialError(
             f"cannot be run on rows of {shapes} ({' '.join(str(error).split())[:300]}); if these are no rows that it "

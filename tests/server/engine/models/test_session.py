@@ -8,6 +8,7 @@ import pytest
 import skl2onnx
 from onnx import TensorProto, helper
 from pellucid_server.engine.models.session import Session, SessionError
+from pellucid_server.errors import InvalidRequestError
 from sklearn.linear_model import LogisticRegression
 
 FLOAT = TensorProto.FLOAT
@@ -259,3 +260,16 @@ def test_rows_that_the_file_cannot_run_on_are_the_models_fault(load):
 def test_a_device_that_the_installed_runtime_lacks_is_refused_with_the_remedy(load):
     with pytest.raises(SessionError, match=r"'cuda:0'; install pellucid\[server-gpu\]"):
         load(model(), device="cuda:0")
+
+
+def test_a_number_beyond_the_models_table_is_the_callers_mistake(load):
+    inputs = [value("x", ["rows"], TensorProto.INT64)]
+    lookup = model([helper.make_node("Gather", ["w", "x"], ["y"])], inputs=inputs, outputs=[value("y", ["rows"])])
+
+    session = load(lookup)
+
+    assert session.run({"x": np.array([2])})["y"].tolist() == [3]
+    with pytest.raises(InvalidRequestError, match=r"A whole number in the inputs \(x\)"):
+        session.run({"x": np.array([3])})
+    with pytest.raises(SessionError, match="ONNX Runtime cannot run it"):
+        session.run_checked({"x": np.array([3])})
