@@ -15,8 +15,12 @@ SYMBOL = re.compile(r"(s|u|zf|zuf)\d{1,6}")
 _LONGEST = 4096
 """Characters of an expression; those of ordinary networks have tens."""
 
-_MOST_POWERS, _LARGEST_EXPONENT = 3, 8
-"""Powers of numbers are computed while an expression is read; together these keep them below 500 digits."""
+_LARGEST_EXPONENT = 8
+_MOST_BITS = 4096
+"""Bits of the largest number that an expression may come to: numbers are computed while it is read."""
+
+_SYMBOL_BITS = 32
+"""Bits of a size that an export left open: more than memory has room for."""
 
 _POWERS = frozenset(["Pow", "PowByNatural", "FloatPow", "LShift", "RShift"])
 _FUNCTION_NAMES = """
@@ -55,7 +59,7 @@ def checked_expression(text: str) -> str:
     Raises
     ------
     ExpressionError
-        It is no expression, too long, or holds more than arithmetic on sizes.
+        It is no expression, too long, holds more than arithmetic on sizes, or may come to a number that is too large.
     """
     if len(text) > _LONGEST:
         raise ExpressionError(f"has {len(text)} characters, more than {_LONGEST}")
@@ -64,9 +68,9 @@ def checked_expression(text: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError("is not an expression") from error
     _check(tree)
-    powers = sum(isinstance(node, ast.Call) and _function(node) in _POWERS for node in ast.walk(tree))
-    if powers > _MOST_POWERS:
-        raise ExpressionError(f"has {powers} powers, more than {_MOST_POWERS}")
+    bits = _bits(tree)
+    if bits > _MOST_BITS:
+        raise ExpressionError(f"may come to a number of {bits} bits, more than {_MOST_BITS}")
     return ast.unparse(tree)
 
 
@@ -143,3 +147,33 @@ def _is_small(node: ast.expr) -> bool:
         case ast.Call(func=ast.Name(id="Integer" | "Rational"), args=[*arguments], keywords=[]):
             return all(_is_number(argument, _LARGEST_EXPONENT) for argument in arguments)
     return _is_number(node, _LARGEST_EXPONENT)
+
+
+def _bits(node: ast.expr) -> int:
+    """Bound the bits of the largest number that a checked expression, or a part of it, may come to."""
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return int(abs(value)).bit_length() + 1
+        case ast.UnaryOp(operand=operand):
+            return _bits(operand)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub(), right=right):
+            return max(_bits(left), _bits(right)) + 1
+        case ast.BinOp(left=left, right=right) | ast.Compare(left=left, comparators=[right]):
+            return _bits(left) + _bits(right)
+        case ast.Call(args=arguments):
+            return _call_bits(_function(node), arguments)
+    return _SYMBOL_BITS
+
+
+def _call_bits(name: str, arguments: list[ast.expr]) -> int:
+    match name, arguments:
+        case "Symbol", _:
+            return _SYMBOL_BITS
+        case "Float", [ast.Constant(value=str() as number), *_]:
+            digits, _, exponent = number.partition("e")
+            return 4 * (len(digits) + abs(int(exponent or 0)))
+        case "LShift" | "RShift", [base, _]:
+            return _bits(base) + _LARGEST_EXPONENT
+        case _, [base, _] if name in _POWERS:
+            return _bits(base) * _LARGEST_EXPONENT
+    return sum(_bits(argument) for argument in arguments)

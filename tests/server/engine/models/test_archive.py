@@ -193,6 +193,40 @@ def test_an_expression_of_sizes_is_kept(text: str) -> None:
     assert checked_expression(text) == text
 
 
+POWER = "Pow({}, Integer(8))"
+LARGE = 2**62
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        POWER.format(POWER.format(POWER.format(LARGE))),
+        POWER.format(POWER.format(LARGE)) + f" * {POWER.format(LARGE)}",
+        f"Pow(Mul({', '.join([str(LARGE)] * 9)}), Integer(8))",
+        POWER.format("Add(" + ", ".join([POWER.format(LARGE)] * 9) + ")"),
+        " * ".join([str(LARGE)] * 70),
+        "Pow(Float('1e999'), Integer(2))",
+        POWER.format(POWER.format("Pow(s0, Integer(8))")),
+    ],
+)
+def test_powers_of_powers_and_long_products_are_bounded_by_what_they_may_come_to(text: str) -> None:
+    with pytest.raises(ExpressionError, match="may come to a number of"):
+        checked_expression(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        POWER.format(POWER.format("s0")),
+        " + ".join([POWER.format("s0")] * 8),
+        " * ".join([str(LARGE)] * 60),
+        "TruncToInt(FloatTrueDiv(s0, Float('2.5', precision=53)))",
+    ],
+)
+def test_numbers_that_stay_small_enough_are_kept_however_they_are_written(text: str) -> None:
+    assert checked_expression(text) == text
+
+
 def test_a_container_of_a_foreign_class_is_refused(ordinary: Path, tmp_path: Path) -> None:
     leaf = {"type": None, "context": None, "children_spec": []}
     spec = json.dumps([1, {"type": "collections.defaultdict", "context": "[]", "children_spec": [leaf]}])
