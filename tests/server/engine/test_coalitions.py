@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 from pellucid_server.engine import coalitions
-from pellucid_server.engine.coalitions import Complete, Kept, byte_count, drawn
+from pellucid_server.engine.coalitions import (
+    Complete,
+    Kept,
+    byte_count,
+    coalition_count,
+    drawn,
+    least_coalition_count,
+    solved,
+)
 
 SEEDS = range(5)
 SIZES = [(5, 20), (9, 100), (12, 48), (12, 2000), (13, 512), (16, 16384), (30, 512), (30, 2108), (64, 256), (200, 2448)]
@@ -26,6 +34,30 @@ def design(players, samples, seed, compute=here):
 def kernel(players, sizes):
     """The Shapley kernel, by its formula."""
     return np.array([(players - 1) / (math.comb(players, s) * s * (players - s)) for s in sizes])
+
+
+def regression(plan, values):
+    """Shapley values by the conditions of optimality on single coalitions, with weights by size.
+
+    Those of a size that is complete are from the kernel, the others what is left of its mass in equal parts.
+    """
+    players = plan.present.shape[1]
+    inner, sizes = plan.present[1:-1].astype(float), plan.present[1:-1].sum(axis=1)
+    complete = np.bincount(sizes, minlength=players) == [math.comb(players, size) for size in range(players)]
+    mass = np.array([0, *((players - 1) / (size * (players - size)) for size in range(1, players))])
+    rest = mass[~complete].sum() / (~complete[sizes]).sum()
+    weights = np.where(complete[sizes], kernel(players, sizes), rest)
+    normal = np.zeros((players + 1, players + 1))
+    normal[:-1, :-1] = inner.T @ (weights[:, np.newaxis] * inner)
+    normal[-1, :-1] = normal[:-1, -1] = 1
+    right = np.append(inner.T @ (weights * (values[1:-1] - values[0])), values[-1] - values[0])
+    return np.linalg.solve(normal, right)[:-1]
+
+
+def least_of(made):
+    """The coalitions of the complete sizes, and of at least 8 drawn pairs and one for each player."""
+    drawn_pairs = len(made.signs) - made.known
+    return 2 * (made.known + min(drawn_pairs, max(8, made.present.shape[1]))) + 2
 
 
 @pytest.mark.parametrize("players", range(9))
@@ -112,18 +144,7 @@ def test_the_estimate_is_the_constrained_regression_on_all_rows(seed):
 
     found, _ = plan.shapley_values(values)
 
-    # The same by the conditions of optimality on single coalitions, with weights by size: those of a size
-    # that is complete from the kernel, the others what is left of its mass in equal parts.
-    inner, sizes = plan.present[1:-1].astype(float), plan.present[1:-1].sum(axis=1)
-    complete = np.bincount(sizes, minlength=players) == [math.comb(players, size) for size in range(players)]
-    mass = np.array([0, *((players - 1) / (size * (players - size)) for size in range(1, players))])
-    rest = mass[~complete].sum() / (~complete[sizes]).sum()
-    weights = np.where(complete[sizes], kernel(players, sizes), rest)
-    normal = np.zeros((players + 1, players + 1))
-    normal[:-1, :-1] = inner.T @ (weights[:, np.newaxis] * inner)
-    normal[-1, :-1] = normal[:-1, -1] = 1
-    right = np.append(inner.T @ (weights * (values[1:-1] - values[0])), values[-1] - values[0])
-    np.testing.assert_allclose(found, np.linalg.solve(normal, right)[:-1], atol=1e-9)
+    np.testing.assert_allclose(found, regression(plan, values), atol=1e-9)
 
 
 @pytest.mark.parametrize("samples", [60, 1000, 3600])
@@ -164,6 +185,103 @@ def test_large_designs_are_drawn_elsewhere():
 
     assert calls == [(drawn, (150, 3000, 32))]
     assert design(150, 3000, 32, nowhere) is found
+
+
+def test_what_is_drawn_again_at_once_was_kept_by_the_process_that_drew_it():
+    first = drawn(40, 300, 33)
+
+    assert drawn(40, 300, 33) is first
+    assert drawn(40, 300, 34) is not first
+
+
+@pytest.mark.parametrize(("players", "samples"), SIZES)
+def test_a_design_has_as_many_coalitions_as_are_counted(players, samples):
+    made = design(players, samples, 0)
+
+    assert coalition_count(players, samples) == len(made.present)
+    assert least_coalition_count(players, samples) == least_of(made)
+
+
+@pytest.mark.parametrize(("players", "samples"), [(3, 16), (11, 2070)])
+def test_a_whole_game_cannot_be_cut_short(players, samples):
+    assert coalition_count(players, samples) == least_coalition_count(players, samples) == 2**players
+
+
+SAMPLED = [(12, 48), (12, 2000), (30, 512), (30, 2108), (64, 256), (200, 2448)]
+
+
+@pytest.mark.parametrize(("players", "samples"), SAMPLED)
+def test_the_sequence_has_every_pair_once_and_complete_sizes_first(players, samples):
+    plan = design(players, samples, 35)
+
+    sequence = plan.sequence(35)
+
+    assert sorted(sequence) == list(range(samples // 2))
+    sizes = plan.present[1 + sequence].sum(axis=1)
+    assert set(sizes[: plan.known]).isdisjoint(sizes[plan.known :])
+    np.testing.assert_array_equal(sequence, plan.sequence(35))
+
+
+@pytest.mark.parametrize(("players", "samples"), SAMPLED)
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_beginning_of_the_sequence_has_its_share_of_every_size(players, samples, share):
+    plan = design(players, samples, 36)
+    sizes = (plan.signs > 0).sum(axis=1)[plan.sequence(36)][plan.known :]
+
+    begun = np.bincount(sizes[: round(share * len(sizes))], minlength=players)
+
+    # A size has its share but for one pair, and for what the other sizes' roundings shift the end by.
+    assert np.abs(begun - share * np.bincount(sizes, minlength=players)).max() <= 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_player_comes_early_alike(seed):
+    print("seed", seed)
+    seeds = range(1000 * seed, 1000 * seed + 200)
+    plans = [design(16, 200, step) for step in seeds]
+
+    early = [plan.signs[plan.sequence(step)[plan.known :][:20]] > 0 for step, plan in zip(seeds, plans, strict=True)]
+
+    members = np.concatenate(early).mean(axis=0)
+    assert members.std() < 0.08 * members.mean()
+
+
+def test_all_pairs_make_the_design_itself():
+    plan = design(30, 512, 37)
+
+    part = plan.part(np.arange(256), compute=nowhere)
+
+    np.testing.assert_array_equal(part.present, plan.present)
+    np.testing.assert_allclose(part.operator, plan.operator, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(part.error_operator, plan.error_operator, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(part.strata, plan.strata)
+    np.testing.assert_allclose(part.factors, plan.factors)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_part_is_the_constrained_regression_on_its_rows(seed):
+    print("seed", seed)
+    plan = design(9, 120, seed)
+    part = plan.part(np.sort(plan.sequence(seed)[:40]), compute=nowhere)
+    values = np.random.default_rng(seed).normal(size=82)
+
+    found, _ = part.shapley_values(values)
+
+    np.testing.assert_allclose(found, regression(part, values), atol=1e-9)
+
+
+def test_a_large_part_is_solved_elsewhere():
+    calls = []
+
+    def elsewhere(function, *arguments):
+        calls.append(function)
+        return function(*arguments)
+
+    plan = design(150, 3000, 38, elsewhere)
+    part = plan.part(np.sort(plan.sequence(38)[:1400]), compute=elsewhere)
+
+    assert calls == [drawn, solved]
+    assert len(part.present) == 2 * 1400 + 2
 
 
 def test_kept_designs_are_bounded_by_their_bytes_and_the_last_used_stay():

@@ -7,9 +7,6 @@ from pellucid_server.engine.paths import (
     Line,
     closed,
     first_segments,
-    gauss_legendre,
-    measure,
-    refined,
 )
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import TARGET, Formula, Trembling, tensor_question
@@ -46,14 +43,6 @@ def test_with_steps_it_is_captums_with_the_same_points(explain, network, shape, 
     expected = IntegratedGradients(module).attribute(rows, 0.2, target=1, n_steps=steps, method="gausslegendre")
     scale = float(expected.abs().max())
     np.testing.assert_allclose(answer.scores["x"], expected[0].detach().numpy(), rtol=1e-4, atol=2e-6 * scale)
-
-
-@pytest.mark.parametrize("points", [1, 2, 3, 8, 64])
-def test_the_rule_is_exact_for_polynomials_up_to_twice_its_points(points):
-    nodes, weights = gauss_legendre(points)
-
-    powers = np.arange(2 * points)
-    np.testing.assert_allclose((nodes[:, np.newaxis] ** powers * weights[:, np.newaxis]).sum(axis=0), 1 / (powers + 1))
 
 
 @pytest.mark.parametrize(
@@ -381,40 +370,3 @@ def test_rows_of_pictures_are_built_in_blocks_and_end_points_only_go_forward(exp
 
     assert handle.sizes == {"scores": [2], "gradient": [6, 6, 6, 2]}
     np.testing.assert_allclose(answer.scores["x"], np.tanh(x), rtol=1e-5, atol=1e-6)
-
-
-def test_the_ends_of_the_path_are_the_rows_to_the_last_bit():
-    x, baseline = np.random.default_rng(14).normal(size=(2, 50)).astype(np.float32) * [[1e-3], [1e3]]
-    question = tensor_question(x, baseline)
-
-    rows = Line(question).rows(np.array([0.0, 0.25, 1.0]))["x"]
-
-    np.testing.assert_array_equal(rows[0], question.baselines["x"][0])
-    np.testing.assert_array_equal(rows[2], question.inputs["x"])
-    np.testing.assert_allclose(rows[1], 0.75 * baseline + 0.25 * x, rtol=1e-5, atol=1e-2)
-
-
-def test_segments_add_up_to_the_whole_path():
-    module, x = mlp(), np.random.default_rng(15).normal(size=6).astype(np.float32)
-    line = Line(tensor_question(x))
-    cuts = np.array([0.0, 0.1, 0.35, 0.8, 1.0])
-    pairs = np.stack([cuts[:-1], cuts[1:]], axis=1)
-
-    values, sums = measure(Formula(score(module, 0)), TARGET, line, pairs, cuts, points=40)
-    _, whole = measure(Formula(score(module, 0)), TARGET, line, np.array([[0.0, 1.0]]), cuts[:1], points=1000)
-
-    assert sums["x"].shape == (4, 6)
-    np.testing.assert_allclose(sums["x"].sum(axis=1), np.diff(values), atol=2e-3)
-    np.testing.assert_allclose(sums["x"].sum(axis=0), whole["x"][0], atol=2e-3)
-
-
-def test_halving_keeps_the_path_whole():
-    handle, line = Formula(kinks), Line(tensor_question(np.ones(5)))
-    segments = first_segments(handle, TARGET, line)
-
-    halved = refined(handle, TARGET, line, segments, (0, 2))
-
-    edges = [(segment.begin, segment.end) for segment in halved]
-    assert edges == [(0, 0.125), (0.125, 0.25), (0.25, 0.5), (0.5, 0.625), (0.625, 0.75), (0.75, 1)]
-    assert [segment.end_value for segment in halved[:-1]] == [segment.begin_value for segment in halved[1:]]
-    assert halved[2] is segments[1]
