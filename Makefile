@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Processes that the tests run in.
 TEST_PROCESSES ?= 2
+# Length of a soak, which has a quarter of that more without killings.
+SOAK_SECONDS ?= 600
+SOAK_WORKERS ?= 1
 # More arguments for pytest, for example ARGS='-k wire -x'.
 ARGS ?=
 
@@ -20,7 +23,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 # To pin newer versions: install without constraints.txt in an environment of its own, run
 # scripts/constraints.py there, and commit what it prints.
-.PHONY: help demo demo-models test check lint types contracts schema stubs stubs-check format benchmarks clean distclean
+.PHONY: help demo demo-models test check lint types contracts schema stubs stubs-check format benchmarks soak clean distclean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that spin while they wait would take the cores from the processes beside them.
@@ -47,7 +50,7 @@ lint: $(VENV)/.test-installed
 
 types: $(VENV)/.test-installed
 	@echo "== Types"
-	@$(BIN)/mypy -p pellucid -p pellucid_server -p demo
+	@$(BIN)/mypy -p pellucid -p pellucid_server -p demo -p soak
 
 contracts: $(VENV)/.test-installed
 	@echo "== Import contracts"
@@ -84,6 +87,18 @@ benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of spe
 	@$(BIN)/python -m benchmarks.image --models models
 	@echo "== The table model, against a bare echo"
 	@$(BIN)/python -m benchmarks.tabular --models models
+
+	@echo "== Predictions beside explanations, against quiet ones"
+	@$(BIN)/python -m benchmarks.priority --models models
+	@echo "== From a caller's leaving to an idle device"
+	@$(BIN)/python -m benchmarks.cancel --models models
+	@echo "== Four times the sustainable load, against the knee"
+	@$(BIN)/python -m benchmarks.overload --models models
+	@echo "== A killed worker, as callers see it"
+	@$(BIN)/python -m benchmarks.outage --models models
+
+soak: $(VENV)/.test-installed models/.written ## Load the server for SOAK_SECONDS, kill workers and callers, judge all answers.
+	@$(BIN)/python -m soak --models models --seconds $(SOAK_SECONDS) --workers $(SOAK_WORKERS)
 
 clean: ## Remove what was written here, but for the virtual environments.
 	rm -rf build dist demo-output $(DEMO_MODELS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

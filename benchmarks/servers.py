@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,20 +21,55 @@ import grpc
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+@dataclass(frozen=True)
+class Running:
+    """A running Pellucid."""
+
+    address: str
+    metrics_address: str
+    pid: int
+    log: Path
+
+    def pending(self) -> int:
+        """Return how many jobs the workers have."""
+        # A connection for each page, as the page's server keeps none.
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
+            (found,) = re.findall(rb"^pellucid_jobs_pending (\S+)$", page.read(), re.MULTILINE)
+        return int(float(found))
+
+    def workers(self) -> list[int]:
+        """Return the ids of the worker processes."""
+        children = Path(f"/proc/{self.pid}/task").glob("*/children")
+        found = [int(pid) for path in children for pid in path.read_text().split()]
+        return [pid for pid in found if b"pellucid_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@contextlib.contextmanager
+def running(models: Path, *, threads: int, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run the real server on `models`, with more settings by environment variables."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready, log = Path(folder) / "ready.json", Path(folder) / "server.log"
+        command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
+        command += ["--metrics-port", "0", "--ready-file", str(ready)]
+        common = {"PELLUCID_WORKER__THREADS": str(threads), "PELLUCID_LOGGING__LEVEL": "warning"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env={**ENVIRONMENT, **common, **(settings or {})}, stdout=output, stderr=subprocess.STDOUT
+            )
+        try:
+            ports = _wait_for(ready, process)
+            address, metrics = f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['metrics_port']}"
+            yield Running(address, metrics, process.pid, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
 @contextlib.contextmanager
 def pellucid(models: Path, *, threads: int) -> Iterator[str]:
     """Run the real server on `models`; yields its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
-        command += ["--metrics-port", "0", "--ready-file", str(ready)]
-        settings = {"PELLUCID_WORKER__THREADS": str(threads), "PELLUCID_LOGGING__LEVEL": "warning"}
-        process = subprocess.Popen(command, env={**ENVIRONMENT, **settings})
-        try:
-            yield f"127.0.0.1:{_wait_for(ready, process)['port']}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+    with running(models, threads=threads) as found:
+        yield found.address
 
 
 @contextlib.contextmanager
