@@ -17,7 +17,14 @@ _NOT_CONFIGURED = 2
 
 
 def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Run the server; return the exit status: 0 after a clean stop, 1 if it could not start, 2 for wrong settings."""
+    """Run the server.
+
+    Returns
+    -------
+    int
+        The exit status: 0 after a clean stop, 1 if the server could not start, 2 for wrong settings, and 128 and the
+        number of a second signal that cut its stop short.
+    """
     options = _parser().parse_args(arguments)
     try:
         config = load(options.config, _overrides(options))
@@ -29,10 +36,9 @@ def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str
 def _serve(config: Config, ready_file: Path | None, worker_command: Sequence[str]) -> int:
     logs.set_up(config.logging)
     try:
-        asyncio.run(serve(config, ready_file=ready_file, worker_command=worker_command))
+        return asyncio.run(serve(config, ready_file=ready_file, worker_command=worker_command))
     except (StartError, WorkerStartError) as error:
         return _give_up(str(error), _NOT_STARTED)
-    return 0
 
 
 def _give_up(message: str, status: int) -> int:

@@ -1,12 +1,13 @@
 """The server put together: gRPC with health and reflection, the pool, the metrics page, and their ends."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from pellucid_server.config import Config, worker_environment
-from pellucid_server.metrics import Metrics, RequestRecorder
+from pellucid_server.config import Config, ServerConfig, worker_environment
+from pellucid_server.errors import UnavailableError
+from pellucid_server.faults import Faults
+from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.process import WORKER_COMMAND, Launcher
+from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE, add_services
 
@@ -28,6 +32,23 @@ _log = logging.getLogger(__name__)
 _SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 
 _ENDLESS_SECONDS = 1e9
+
+_TELLING_SECONDS = 1.0
+"""Time for the last callers to be told that the grace is over."""
+
+_ELSEWHERE_SECONDS = 0.05
+"""How soon they may send their requests again, to another server."""
+
+_MOST_STREAMS = 1024
+"""Calls of one connection at a time; a client holds further ones back by itself."""
+
+# Clients ping a server that keeps them waiting: ours each 60 s, no library more often than each 10 s. By its
+# default a server would hang up on whoever pings twice within 5 minutes of its saying nothing.
+_LEAST_PING_MS = 9_000
+
+# A caller whose machine is gone without a word is found out, and its work stopped, after these two.
+_KEEPALIVE_MS = 60_000
+_KEEPALIVE_PATIENCE_MS = 20_000
 
 
 class StartError(Exception):
@@ -52,16 +73,23 @@ class App:
         self._registry = CollectorRegistry()
         self._metrics = Metrics.on(self._registry)
         settings = config.worker_settings()
-        launcher = Launcher(worker_environment(settings[0].threads), worker_command)
-        restarts = self._metrics.worker_restarts
+        faults = Faults(config.faults.folder)
         self._pool = Pool(
-            settings, config.pool, launcher, on_restart=lambda device: restarts.labels(device=device).inc()
+            settings,
+            config.pool,
+            Launcher(worker_environment(settings[0].threads), worker_command),
+            classes=config.classes,
+            concurrent_jobs=config.worker.concurrent_jobs,
+            observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),
+            faults=faults,
         )
-        self._boundary = Boundary(RequestRecorder(self._metrics), lambda: self._pool.hello)
+        keys = CallerKeys(config.server.caller_key, config.server.priority_key)
+        recorder = RequestRecorder(self._metrics)
+        self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults)
         self._metrics.jobs_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
-        for each in settings:
-            restarts.labels(device=each.device)
+        self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
+        self._hurried = asyncio.Event()
         self._health = health_aio.HealthServicer()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
@@ -89,7 +117,7 @@ class App:
         await self._pool.start()
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Turn NOT_SERVING, take no new work, give what runs its time, and end the workers."""
+        """Turn NOT_SERVING, take no new work, give what runs or waits its time, and end the workers."""
         await self._health.enter_graceful_shutdown()
         self._pool.drain()
         if self._server is not None:
@@ -98,26 +126,33 @@ class App:
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 
+    def hurry(self) -> None:
+        """Let no more time of a stop's grace pass."""
+        self._hurried.set()
+
     async def _drain(self, server: grpc.aio.Server, grace_seconds: float) -> None:
         """Refuse new connections at once; end when the last request is answered, at the latest after the grace."""
         # gRPC's own grace would always be used up, by health watchers, whose streams stay open for ever. And its end
         # must not meet the second stop: one of the two would then touch the server that the other has freed.
         stopping = asyncio.create_task(server.stop(_ENDLESS_SECONDS))
-        idle = asyncio.create_task(self._boundary.idle())
-        await asyncio.wait({stopping, idle}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        idle.cancel()
+        ends = {asyncio.create_task(self._boundary.idle()), asyncio.create_task(self._hurried.wait())}
+        await asyncio.wait({stopping, *ends}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await self._tell_the_last()
+        for end in ends:
+            end.cancel()
         await server.stop(None)
         await stopping
 
+    async def _tell_the_last(self) -> None:
+        """Answer those whose time is up: gRPC alone would cancel their calls without a word."""
+        text = "The server is shutting down; send the request again, to another one."
+        self._boundary.give_up(UnavailableError(text, retry_after_seconds=f"{_ELSEWHERE_SECONDS:.3f}"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._boundary.idle(), _TELLING_SECONDS)
+
     def _listen(self) -> None:
         config = self._config.server
-        options = [
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            # Two servers on one port would share its connections at random.
-            ("grpc.so_reuseport", 0),
-        ]
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(options=_channel_options(config))
         add_services(server, self._pool, self._config.limits, self._boundary)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -157,29 +192,58 @@ class App:
             await self._health.set(service, states.SERVING if healthy else states.NOT_SERVING)
 
 
+def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Two servers on one port would share its connections at random.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", _MOST_STREAMS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_PATIENCE_MS),
+        ("grpc.keepalive_permit_without_calls", 0),
+    ]
+    if config.connection_age_seconds:
+        options.append(("grpc.max_connection_age_ms", _milliseconds(config.connection_age_seconds)))
+        options.append(("grpc.max_connection_age_grace_ms", _milliseconds(config.connection_grace_seconds)))
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a time as gRPC takes it: whole, at least 1, and below the number that means never."""
+    return min(max(1, round(seconds * 1000)), (1 << 31) - 2)
+
+
 async def serve(
     config: Config, *, ready_file: Path | None = None, worker_command: Sequence[str] = WORKER_COMMAND
-) -> None:
-    """Serve until SIGTERM or SIGINT.
+) -> int:
+    """Serve until SIGTERM or SIGINT; a second one cuts the grace short.
 
     Parameters
     ----------
     ready_file
         Gets `{"port", "metrics_port", "pid"}` as JSON, whole at once, when requests are taken.
 
+    Returns
+    -------
+    int
+        The exit status: 0, or after a second signal 128 and its number, as shells have it.
+
     Raises
     ------
     StartError, WorkerStartError
         The server cannot start.
     """
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
     app = App(config, worker_command=worker_command)
+    signals = _Signals(app.hurry)
     _log.info("starting: %s", ", ".join(config.pool.devices))
+    if config.faults.folder:
+        _log.warning(
+            "whoever can write to %s can hold requests and end processes: for tests alone", config.faults.folder
+        )
     starting = asyncio.create_task(app.start())
-    stopping = asyncio.create_task(stopped.wait())
+    stopping = asyncio.create_task(signals.first.wait())
     try:
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -193,6 +257,26 @@ async def serve(
         await asyncio.gather(starting, return_exceptions=True)
         await app.stop(grace_seconds=config.server.grace_seconds)
     _log.info("stopped")
+    return signals.status
+
+
+class _Signals:
+    """SIGTERM and SIGINT from now on; `hurry` is called at the second."""
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        self.first = asyncio.Event()
+        self.status = 0
+        """The exit status that they ask for."""
+        self._hurry = hurry
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._take, number)
+
+    def _take(self, number: signal.Signals) -> None:
+        if self.first.is_set():
+            self.status = 128 + number
+            self._hurry()
+        self.first.set()
 
 
 def _announce(app: App, config: Config, ready_file: Path | None) -> None:

@@ -1,23 +1,34 @@
 """What the front measures, for Prometheus: one object of collectors on a registry that is passed in.
 
 Labels come from closed sets: RPCs from the schema, models and methods from what the workers serve, codes
-from gRPC. A name that a request brings and nobody serves counts as "unknown".
+from gRPC, classes and devices from the settings. A name that a request brings and nobody serves counts as
+"unknown". docs/operating.md has a table of all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pellucid_server.jobs import JobTiming
+from pellucid_server.pool.observer import Observer
 
 UNKNOWN = "unknown"
 """The label of a model or method that is not served."""
+
+LOSSES = ("exit", "hang", "start")
+"""Why a worker ended: by itself or killed from outside, killed as hung, or before it was ready."""
+
+REFUSALS = ("rows", "bytes", "seconds", "deadline")
+"""Why a job was not taken: which bound of its class, or its own deadline."""
 
 _LABELS = ("rpc", "method", "model", "code")
 _REQUEST_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0
 )  # fmt: skip
+
+Waiting = Mapping[str, tuple[int, int, int]]
+"""Jobs that wait, their rows and their bytes, by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +43,28 @@ class Metrics:
     """From the start of the work to its end."""
     requests_in_flight: Gauge
     """Requests that have arrived and are not answered."""
+    requests_unread: Counter
+    """Requests that ended before they had arrived whole, by RPC: too large, or their caller left."""
+    requests_refused: Counter
+    """Requests that were not taken, by class and by what stood in the way."""
     rows_evaluated: Counter
     """Rows evaluated by model and kind, "forward" or "backward"."""
+    rows_wasted: Counter
+    """Those among them of requests whose answer nobody got."""
     jobs_pending: Gauge
     """Jobs that workers have and have not finished, abandoned ones included."""
+    jobs_retried: Counter
+    """Jobs of a lost worker that were sent to a worker again."""
+    queue_jobs: Gauge
+    """Jobs that wait for a place on a worker, by class."""
+    queue_rows: Gauge
+    """Evaluation rows of those jobs, by class."""
+    queue_bytes: Gauge
+    """Bytes of the inputs of those jobs, by class."""
     worker_restarts: Counter
     """Starts of a worker process after the first, by device."""
+    worker_losses: Counter
+    """Ends of a worker process that nobody asked for, by device and cause."""
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> "Metrics":
@@ -46,21 +73,39 @@ class Metrics:
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(name, text, _LABELS, buckets=_REQUEST_BUCKETS, registry=registry)
 
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
         return cls(
             request_seconds=seconds("pellucid_request_seconds", "From arrival to the reply's being ready."),
             queue_seconds=seconds("pellucid_queue_seconds", "From arrival to the start of the work on a worker."),
             compute_seconds=seconds("pellucid_compute_seconds", "From the start of the work to its end."),
-            requests_in_flight=Gauge(
-                "pellucid_requests_in_flight", "Requests that are not answered yet.", registry=registry
-            ),
-            rows_evaluated=Counter(
-                "pellucid_rows_evaluated", "Rows evaluated on the devices.", ("model", "kind"), registry=registry
-            ),
-            jobs_pending=Gauge("pellucid_jobs_pending", "Jobs that workers have not finished.", registry=registry),
-            worker_restarts=Counter(
-                "pellucid_worker_restarts", "Starts of a worker after the first.", ("device",), registry=registry
-            ),
+            requests_in_flight=gauge("pellucid_requests_in_flight", "Requests that are not answered yet."),
+            requests_unread=counter("pellucid_requests_unread", "Requests that never arrived whole.", "rpc"),
+            requests_refused=counter("pellucid_requests_refused", "Requests that were not taken.", "class", "cause"),
+            rows_evaluated=counter("pellucid_rows_evaluated", "Rows evaluated on the devices.", "model", "kind"),
+            rows_wasted=counter("pellucid_rows_wasted", "Rows evaluated for answers nobody got.", "model", "kind"),
+            jobs_pending=gauge("pellucid_jobs_pending", "Jobs that workers have not finished."),
+            jobs_retried=counter("pellucid_jobs_retried", "Jobs that were sent again after a worker was lost."),
+            queue_jobs=gauge("pellucid_queue_jobs", "Jobs that wait for a place on a worker.", "class"),
+            queue_rows=gauge("pellucid_queue_rows", "Evaluation rows of the jobs that wait.", "class"),
+            queue_bytes=gauge("pellucid_queue_bytes", "Bytes of the jobs that wait.", "class"),
+            worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
+            worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
         )
+
+    def show_queue(self, classes: Iterable[str], waiting: Callable[[], Waiting]) -> None:
+        """Have the queue's gauges read `waiting`, one series for each class."""
+
+        def reader(name: str, place: int) -> Callable[[], float]:
+            return lambda: waiting().get(name, (0, 0, 0))[place]
+
+        for name in classes:
+            for place, gauge in enumerate((self.queue_jobs, self.queue_rows, self.queue_bytes)):
+                gauge.labels(name).set_function(reader(name, place))
 
 
 class RequestRecorder:
@@ -69,20 +114,24 @@ class RequestRecorder:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._by_labels: dict[tuple[str, str, str, str], tuple[_Observe, _Observe, _Observe]] = {}
-        self._by_model: dict[str, tuple[_Observe, _Observe]] = {}
+        self._wasted = _Rows(metrics.rows_wasted)
 
     def record(self, rpc: str, *, method: str, model: str, code: str, seconds: float, timing: JobTiming | None) -> None:
-        """Count one finished request; `timing` is None if no worker finished it."""
+        """Count one finished request; `timing` is None if no worker had it."""
         labels = (rpc, method, model, code)
-        observers = self._by_labels.get(labels) or self._look_up(labels)
-        request, queue, compute = observers
+        request, queue, compute = self._by_labels.get(labels) or self._look_up(labels)
         request(seconds)
         if timing is not None:
             queue(timing.queue_seconds)
             compute(timing.compute_seconds)
-            forward, backward = self._by_model.get(model) or self._look_up_model(model)
-            forward(timing.rows_forward)
-            backward(timing.rows_backward)
+
+    def unread(self, rpc: str) -> None:
+        """Count one request that never arrived whole."""
+        self._metrics.requests_unread.labels(rpc).inc()
+
+    def wasted(self, model: str, timing: JobTiming) -> None:
+        """Count the rows of a result that was made and reached nobody."""
+        self._wasted.add(model, timing)
 
     def _look_up(self, labels: tuple[str, str, str, str]) -> "tuple[_Observe, _Observe, _Observe]":
         collectors = self._metrics
@@ -94,9 +143,68 @@ class RequestRecorder:
         self._by_labels[labels] = found
         return found
 
-    def _look_up_model(self, model: str) -> "tuple[_Observe, _Observe]":
-        rows = self._metrics.rows_evaluated
-        self._by_model[model] = (rows.labels(model, "forward").inc, rows.labels(model, "backward").inc)
+
+class PoolRecorder(Observer):
+    """Records what happens in the pool.
+
+    Parameters
+    ----------
+    devices, classes
+        Those there are: each has its series from the start, so that a first event is a rise from 0.
+    """
+
+    def __init__(self, metrics: Metrics, *, devices: Iterable[str], classes: Iterable[str]) -> None:
+        self._metrics = metrics
+        self._evaluated = _Rows(metrics.rows_evaluated)
+        self._wasted = _Rows(metrics.rows_wasted)
+        for device in devices:
+            metrics.worker_restarts.labels(device)
+            for cause in LOSSES:
+                metrics.worker_losses.labels(device, cause)
+        for name in classes:
+            for cause in REFUSALS:
+                metrics.requests_refused.labels(name, cause)
+
+    def restarted(self, device: str) -> None:
+        """Count a start of a worker after its first."""
+        self._metrics.worker_restarts.labels(device).inc()
+
+    def lost(self, device: str, cause: str) -> None:
+        """Count a worker that ended unasked."""
+        self._metrics.worker_losses.labels(device, cause).inc()
+
+    def retried(self) -> None:
+        """Count a job that is sent again."""
+        self._metrics.jobs_retried.inc()
+
+    def worked(self, model: str, timing: JobTiming, wasted: bool) -> None:
+        """Count the rows of a job that a worker is done with."""
+        self._evaluated.add(model, timing)
+        if wasted:
+            self._wasted.add(model, timing)
+
+    def refused(self, priority: str, cause: str) -> None:
+        """Count a job that was not taken."""
+        self._metrics.requests_refused.labels(priority, cause).inc()
+
+
+class _Rows:
+    """Adds to one of the counters of rows."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._by_model: dict[str, tuple[_Observe, _Observe]] = {}
+
+    def add(self, model: str, timing: JobTiming) -> None:
+        # Only models that are served evaluate rows: the names that become labels are a closed set.
+        if timing.rows_forward or timing.rows_backward:
+            forward, backward = self._by_model.get(model) or self._look_up(model)
+            forward(timing.rows_forward)
+            backward(timing.rows_backward)
+
+    def _look_up(self, model: str) -> "tuple[_Observe, _Observe]":
+        labelled = self._counter.labels
+        self._by_model[model] = (labelled(model, "forward").inc, labelled(model, "backward").inc)
         return self._by_model[model]
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from pellucid_server.config import PoolConfig
+from pellucid_server.config import DEFAULT_CLASSES, ClassConfig, PoolConfig
 from pellucid_server.errors import OverloadedError, TimedOutError, UnavailableError
+from pellucid_server.faults import Faults
 from pellucid_server.jobs import Hello, Job, JobTiming, Result, WorkerSettings
+from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher
 from pellucid_server.pool.supervised import OnProgress, SupervisedWorker, WorkerLostError
 
@@ -23,8 +25,8 @@ class Pool:
     ----------
     settings
         What each worker is started with.
-    on_restart
-        Called with the device before a worker is started again.
+    observer
+        Told of what happens.
     """
 
     def __init__(
@@ -33,15 +35,21 @@ class Pool:
         config: PoolConfig,
         launcher: Launcher,
         *,
-        on_restart: Callable[[str], None] = lambda device: None,
+        classes: Mapping[str, ClassConfig] = DEFAULT_CLASSES,
+        concurrent_jobs: int = 64,
+        observer: Observer | None = None,
+        faults: Faults | None = None,
     ) -> None:
+        observer = observer or Observer()
         self._config = config
+        self._classes = classes
         self._draining = False
         self._watchers: list[Callable[[bool], None]] = []
         self._told_healthy = False
         self._started = False
         self.workers = tuple(
-            SupervisedWorker(each, config, launcher, on_change=self._tell, on_restart=on_restart) for each in settings
+            SupervisedWorker(each, config, launcher, on_change=self._tell, on_restart=observer.restarted)
+            for each in settings
         )
         """One for each device, in the order of the settings."""
 
@@ -59,6 +67,11 @@ class Pool:
     def pending(self) -> int:
         """Jobs that workers have and have not finished."""
         return sum(worker.load for worker in self.workers)
+
+    @property
+    def waiting(self) -> Mapping[str, tuple[int, int, int]]:
+        """Jobs that wait for a place on a worker, their rows and their bytes, by class."""
+        return dict.fromkeys(self._classes, (0, 0, 0))
 
     def watch(self, callback: Callable[[bool], None]) -> None:
         """Call `callback` with `healthy` whenever that changes."""
@@ -95,7 +108,13 @@ class Pool:
         await asyncio.gather(*(worker.close() for worker in self.workers))
 
     async def run(
-        self, job: Job, deadline_seconds: float | None = None, on_progress: OnProgress | None = None
+        self,
+        job: Job,
+        deadline_seconds: float | None = None,
+        *,
+        caller: str = "",
+        priority: str = "",
+        on_progress: OnProgress | None = None,
     ) -> tuple[Result, JobTiming]:
         """Do one job; cancelling the call cancels the job.
 

@@ -1,62 +1,42 @@
-"""What happens around every handler: request id, deadline, errors, metrics, and one line in the log."""
+"""What happens around every handler: request id, deadline, errors, metrics, and one line in the log.
+
+However a request ends, it has one outcome: one line, one count, one status for its caller.
+"""
 
 import asyncio
+import contextlib
 import logging
-import secrets
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
 from pellucid_server.errors import InvalidRequestError, PellucidError
+from pellucid_server.faults import Faults
 from pellucid_server.jobs import Hello, JobTiming
 from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import status
+from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 
 _log = logging.getLogger(__name__)
 
-_ID_HEADER = "x-request-id"
-_ID_LENGTH = 64
 _NAME_LENGTH = 80
 
-# A deadline's last part is kept for the reply's way back, so that what the server says arrives. gRPC rounds a
-# deadline up on its way, by as much as 1 % (30 s were seen as 30.1), so the share must be above that.
-_RESERVE_SECONDS = 0.05
-_RESERVE_SHARE = 0.012
-_MOST_RESERVE_SHARE = 0.1
-
-Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Call], Awaitable[Message]]
+StreamHandler = Callable[[Any, Call], AsyncGenerator[Message, None]]
+Guarded = Callable[[bytes, Context], Awaitable[bytes]]
+GuardedStream = Callable[[bytes, Context], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Call:
-    """One request on its way through the server."""
+class _Visit:
+    """A request that gRPC has; `call` is there once it has arrived whole."""
 
     rpc: str
-    request_id: str
-    arrived: float
-    """When, on `time.monotonic()`'s clock."""
-    deadline_seconds: float | None
-    """How long after its arrival the answer must be ready; None is no deadline."""
-    model: str = ""
-    """The model that the caller named."""
-    method: str = ""
-    """The method that the caller named."""
-    timing: JobTiming | None = None
-    """Where a worker's time went; a handler sets it."""
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Time since the arrival."""
-        return time.monotonic() - self.arrived
-
-
-Handler = Callable[[Any, Call], Awaitable[Message]]
-Guarded = Callable[[bytes, Context], Awaitable[bytes]]
+    call: Call | None = None
 
 
 class Boundary:
@@ -68,74 +48,147 @@ class Boundary:
         Takes the measures of each request.
     served
         Gives what the workers serve: the names that may become labels.
+    keys
+        The metadata keys of the caller and the class; None is the default ones.
+    faults
+        Its points "decode" and "replying"; None is none.
     """
 
-    def __init__(self, recorder: RequestRecorder, served: Callable[[], Hello | None]) -> None:
-        self.in_flight = 0
-        """Requests that have arrived and are not answered."""
+    def __init__(
+        self,
+        recorder: RequestRecorder,
+        served: Callable[[], Hello | None],
+        *,
+        keys: CallerKeys | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        self._visits: dict[asyncio.Task[Any], _Visit] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._recorder = recorder
         self._served = served
+        self._keys = keys or CallerKeys()
+        self._faults = faults or Faults()
         self._labelled: Hello | None = None
         self._models: frozenset[str] = frozenset()
         self._methods: frozenset[str] = frozenset()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have arrived and are not answered."""
+        return len(self._visits)
 
     async def idle(self) -> None:
         """Wait until no request is in flight."""
         await self._idle.wait()
 
+    def give_up(self, failure: PellucidError) -> None:
+        """Answer every request that is in flight with `failure` in place of its answer."""
+        for task, visit in self._visits.items():
+            if visit.call is not None and not visit.call.ended:
+                visit.call.given_up = failure
+                task.cancel()
+
+    def enter(self, rpc: str) -> None:
+        """Count a request in gRPC's task for it, until that ends: only then has the reply left."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in one
+        self._visits[task] = _Visit(rpc)
+        self._idle.clear()
+        task.add_done_callback(self._leave)
+
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
         """Wrap `handler` for gRPC: bytes in, bytes out."""
 
         async def guarded(data: bytes, context: Context) -> bytes:
-            call = _arrival(rpc, context)
-            self._enter()
+            call = self._arrived(rpc, context)
             try:
-                # With the trailers: initial metadata of its own would be one more frame and await a call.
-                context.set_trailing_metadata(((_ID_HEADER, call.request_id),))
-                reply = (await handler(_parsed(request_class, data, call), call)).SerializeToString()
-            except asyncio.CancelledError:
-                self._finish(call, _cause_of_cancellation(call), None)
-                raise
-            except PellucidError as error:
-                failure = error
-            except Exception as error:  # noqa: BLE001 - a bug: the log has it, the caller an id
-                failure = PellucidError(f"{type(error).__name__} in {rpc}")
-                failure.__cause__ = error
-            else:
-                self._finish(call, grpc.StatusCode.OK, None)
-                return reply
-            answer = status.to_status(failure, call.request_id)
-            self._finish(call, answer.code, failure)
-            trailers = ((_ID_HEADER, call.request_id), *answer.trailing_metadata)
-            await context.abort(answer.code, answer.message, trailers)
-            raise AssertionError("abort always raises")
+                message = await handler(await self._read(request_class, data, call, context), call)
+                await self._faults.pass_by("replying", model=call.model)
+                reply = message.SerializeToString()
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
+                await self._fail(call, context, error)
+            self._finish(call, grpc.StatusCode.OK)
+            return reply
 
         return guarded
 
-    def _enter(self) -> None:
-        """Count a request until gRPC's task for it ends: only then has the reply left."""
+    def guard_stream(self, rpc: str, request_class: type[Message], handler: StreamHandler) -> GuardedStream:
+        """Wrap a handler that makes messages one after the other, which are sent as they come.
+
+        The generator is closed before the request ends, however it ends.
+        """
+
+        # Not a generator itself: gRPC leaves those that are cancelled at a send to the garbage collector.
+        async def guarded(data: bytes, context: Context) -> None:
+            call = self._arrived(rpc, context)
+            try:
+                request = await self._read(request_class, data, call, context)
+                async with contextlib.aclosing(handler(request, call)) as messages:
+                    async for message in messages:
+                        await self._faults.pass_by("replying", model=call.model)
+                        await context.write(message.SerializeToString())
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
+                await self._fail(call, context, error)
+            self._finish(call, grpc.StatusCode.OK)
+
+        return guarded
+
+    def _arrived(self, rpc: str, context: Context) -> Call:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in one
-        self.in_flight += 1
-        self._idle.clear()
-        task.add_done_callback(self._leave)
+        visit = self._visits[task]
+        visit.call = arrival(rpc, context)
+        return visit.call
 
-    def _leave(self, _: "asyncio.Task[Any]") -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
+    def _leave(self, task: "asyncio.Task[Any]") -> None:
+        visit = self._visits.pop(task)
+        if visit.call is None:
+            self._recorder.unread(visit.rpc)
+        if not self._visits:
             self._idle.set()
 
-    def _finish(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
+    async def _read(self, request_class: type[Message], data: bytes, call: Call, context: Context) -> Message:
+        # With the trailers: initial metadata of its own would be one more frame and await a call.
+        context.set_trailing_metadata(((ID_KEY, call.request_id),))
+        await self._faults.pass_by("decode")
+        request = _parsed(request_class, data, call)
+        self._keys.read(call, context)
+        return request
+
+    async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
+        """Give a request its one outcome that is not an answer, and tell its caller if there is one."""
+        if call.given_up is not None:
+            failure = call.given_up
+        elif isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
+            # gRPC's own errors come from sending to a caller who is gone before the task hears of it.
+            self._finish(call, _cause_of_cancellation(call))
+            raise asyncio.CancelledError from error
+        else:
+            failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
+        answer = status.to_status(failure, call.request_id)
+        self._finish(call, answer.code, failure)
+        await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
+        raise AssertionError("abort always raises")
+
+    def _finish(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None = None) -> None:
         """Record the request and write its line."""
+        call.ended = True
+        try:
+            self._record(call, code, failure)
+        except Exception:  # noqa: BLE001 - an outcome that cannot be recorded is one all the same
+            _log.exception("request %s could not be recorded", call.request_id)
+
+    def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
         method, model = self._labels(call)
-        self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=call.timing)
-        bug = code is grpc.StatusCode.INTERNAL
-        level = logging.ERROR if bug else logging.INFO
+        timing = _timing(call, failure)
+        self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=timing)
+        if call.timing is not None and code is not grpc.StatusCode.OK:
+            self._recorder.wasted(model, call.timing)
+        level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
-            cause = failure.__cause__ if bug and failure is not None else None
+            cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
             _log.log(level, "request", extra={"fields": _fields(call, code, seconds, failure)}, exc_info=cause)
 
     def _labels(self, call: Call) -> tuple[str, str]:
@@ -148,21 +201,6 @@ class Boundary:
         method = call.method if not call.method or call.method in self._methods else UNKNOWN
         model = call.model if not call.model or call.model in self._models else UNKNOWN
         return method, model
-
-
-def _arrival(rpc: str, context: Context) -> Call:
-    remaining = context.time_remaining()
-    if remaining is not None:
-        remaining -= min(_RESERVE_SECONDS + _RESERVE_SHARE * remaining, _MOST_RESERVE_SHARE * remaining)
-    return Call(rpc, _request_id(context), time.monotonic(), remaining)
-
-
-def _request_id(context: Context) -> str:
-    """Return the caller's own id for the request, if it is one that a log can hold, or a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == _ID_HEADER and isinstance(value, str) and 0 < len(value) <= _ID_LENGTH and value.isprintable():
-            return value
-    return secrets.token_hex(8)
 
 
 def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
@@ -178,6 +216,17 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     return request
 
 
+def _bug(call: Call, error: BaseException) -> PellucidError:
+    failure = PellucidError(f"{type(error).__name__} in {call.rpc}")
+    failure.__cause__ = error
+    return failure
+
+
+def _timing(call: Call, failure: PellucidError | None) -> JobTiming | None:
+    """Return where a worker's time went, if one had the request: with the result, or with the error."""
+    return call.timing or getattr(failure, "timing", None)
+
+
 def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
     """Tell a deadline from a caller who left: gRPC cancels the handler alike, and a client's clock may be first."""
     expired = call.deadline_seconds is not None and call.elapsed_seconds >= call.deadline_seconds
@@ -186,16 +235,15 @@ def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
 
 def _fields(call: Call, code: grpc.StatusCode, seconds: float, failure: PellucidError | None) -> dict[str, object]:
     fields: dict[str, object] = {"id": call.request_id, "rpc": call.rpc, "code": code.name}
-    if call.model:
-        fields["model"] = call.model[:_NAME_LENGTH]
-    if call.method:
-        fields["method"] = call.method[:_NAME_LENGTH]
+    named = {"caller": call.caller, "class": call.priority, "model": call.model, "method": call.method}
+    fields |= {name: value[:_NAME_LENGTH] for name, value in named.items() if value}
     fields["seconds"] = round(seconds, 6)
-    if call.timing is not None:
-        fields["queue_seconds"] = round(call.timing.queue_seconds, 6)
-        fields["compute_seconds"] = round(call.timing.compute_seconds, 6)
-        fields["rows_forward"] = call.timing.rows_forward
-        fields["rows_backward"] = call.timing.rows_backward
+    timing = _timing(call, failure)
+    if timing is not None:
+        fields["queue_seconds"] = round(timing.queue_seconds, 6)
+        fields["compute_seconds"] = round(timing.compute_seconds, 6)
+        fields["rows_forward"] = timing.rows_forward
+        fields["rows_backward"] = timing.rows_backward
     if failure is not None:
         fields["reason"] = failure.reason
         fields["error"] = failure.message[:1000]

@@ -1,17 +1,19 @@
 """The handlers of both services: read the request, have the work done, write the reply."""
 
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator
+from typing import Protocol
 
 import grpc
-from google.protobuf import message_factory
 from google.protobuf.descriptor import ServiceDescriptor
 from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
-from pellucid_server.config import LimitsConfig
+from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
-from pellucid_server.jobs import Hello, Job, JobTiming, Result
+from pellucid_server.jobs import Hello, Job, JobTiming, PredictJob, Result
 from pellucid_server.rpc import catalogue, codec, replies
-from pellucid_server.rpc.boundary import Boundary, Call
+from pellucid_server.rpc.arrival import Call
+from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.handlers import GuardedHandlers
 
 EXPLANATION_SERVICE: ServiceDescriptor = explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"]
 MODEL_SERVICE: ServiceDescriptor = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -25,8 +27,10 @@ class Workers(Protocol):
         """What the workers serve."""
         ...
 
-    async def run(self, job: Job, deadline_seconds: float | None = None) -> tuple[Result, JobTiming]:
-        """Do one job."""
+    async def run(
+        self, job: Job, deadline_seconds: float | None = None, *, caller: str = "", priority: str = ""
+    ) -> tuple[Result, JobTiming]:
+        """Do one job for a caller, in a class of requests."""
         ...
 
 
@@ -42,26 +46,26 @@ class ExplanationService:
     ) -> explanation_service_pb2.PredictResponse:
         """Say what the model says."""
         job = codec.predict_job(request, self._limits)
-        result, call.timing = await self._pool.run(job, call.deadline_seconds)
-        return replies.predict_response(result, call.timing, call.elapsed_seconds, request_id=call.request_id)
+        result, timing = await _run(self._pool, job, call)
+        return replies.predict_response(result, timing, call.elapsed_seconds, request_id=call.request_id)
 
     async def Attribute(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AttributeRequest, call: Call
     ) -> explanation_service_pb2.AttributeResponse:
         """Score how much each element of the input contributed."""
         job = codec.attribute_job(request, self._limits)
-        result, call.timing = await self._pool.run(job, call.deadline_seconds)
-        return replies.attribute_response(result, call.timing, call.elapsed_seconds)
+        result, timing = await _run(self._pool, job, call)
+        return replies.attribute_response(result, timing, call.elapsed_seconds)
 
-    async def Ablate(  # noqa: N802 - the schema's name
+    def Ablate(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AblateRequest, call: Call
-    ) -> explanation_service_pb2.AblateResponse:
+    ) -> AsyncGenerator[explanation_service_pb2.AblateResponse, None]:
         """Refuse: this server cannot do it."""
         raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
 
-    async def Dissect(  # noqa: N802 - the schema's name
+    def Dissect(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.DissectRequest, call: Call
-    ) -> explanation_service_pb2.DissectResponse:
+    ) -> AsyncGenerator[explanation_service_pb2.DissectResponse, None]:
         """Refuse: this server cannot do it."""
         raise UnimplementedError("This server does not have Dissect; it has Predict and Attribute.", rpc="Dissect")
 
@@ -92,22 +96,21 @@ class ModelService:
         return catalogue.list_methods_response(catalogue.known(self._pool.hello))
 
 
+async def _run(pool: Workers, job: Job, call: Call) -> tuple[Result, JobTiming]:
+    call.priority = call.priority or _default_class(job)
+    result, call.timing = await pool.run(job, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    return result, call.timing
+
+
+def _default_class(job: Job) -> str:
+    return PREDICTIONS if isinstance(job, PredictJob) and not job.explanations else INTERACTIVE
+
+
 def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig, boundary: Boundary) -> None:
     """Put both services on `server`, every handler behind `boundary`."""
     server.add_generic_rpc_handlers(
         (
-            _guarded(EXPLANATION_SERVICE, ExplanationService(pool, limits), boundary),
-            _guarded(MODEL_SERVICE, ModelService(pool), boundary),
+            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits), boundary),
+            GuardedHandlers(MODEL_SERVICE, ModelService(pool), boundary),
         )
     )
-
-
-def _guarded(descriptor: ServiceDescriptor, servicer: Any, boundary: Boundary) -> Any:
-    handlers = {}
-    for method in descriptor.methods:
-        request_class = message_factory.GetMessageClass(method.input_type)
-        guarded = boundary.guard(method.name, request_class, getattr(servicer, method.name))
-        # No serializers: the boundary does both, so that bytes that are no request are its to answer too.
-        kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        handlers[method.name] = kind(guarded)
-    return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)

@@ -11,6 +11,7 @@ from pellucid.v1 import explanation_service_pb2
 
 from pellucid_server.errors import (
     CancelledError,
+    FatalRequestError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
@@ -33,6 +34,7 @@ _CODES = {
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     TimedOutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
+    FatalRequestError: grpc.StatusCode.INTERNAL,
     UnimplementedError: grpc.StatusCode.UNIMPLEMENTED,
 }
 
@@ -52,7 +54,12 @@ class CallStatus:
 
 def code_of(error: PellucidError) -> grpc.StatusCode:
     """Return the gRPC code of an error: that of its class, or of the nearest base that has one."""
-    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    return _CODES[_kind(error)]
+
+
+def is_bug(error: PellucidError) -> bool:
+    """Tell whether an error is of no known cause: what it says is for the log alone."""
+    return _kind(error) is PellucidError
 
 
 def to_status(error: PellucidError, request_id: str) -> CallStatus:
@@ -77,9 +84,12 @@ def to_message(error: PellucidError, request_id: str) -> explanation_service_pb2
     )
 
 
+def _kind(error: PellucidError) -> type[PellucidError]:
+    return next(kind for kind in type(error).__mro__ if kind in _CODES)
+
+
 def _message(error: PellucidError) -> str:
-    # A bug's message is for the log alone.
-    return "internal error" if code_of(error) is grpc.StatusCode.INTERNAL else _cut(error.message, _MESSAGE_BYTES)
+    return "internal error" if is_bug(error) else _cut(error.message, _MESSAGE_BYTES)
 
 
 def _number(code: grpc.StatusCode) -> int:
@@ -95,8 +105,7 @@ def _cut(text: str, most_bytes: int) -> str:
 
 
 def _details(error: PellucidError, message: str, request_id: str) -> list[any_pb2.Any]:
-    internal = code_of(error) is grpc.StatusCode.INTERNAL
-    metadata = {} if internal else {name: _cut(value, _VALUE_BYTES) for name, value in error.metadata.items()}
+    metadata = {} if is_bug(error) else {name: _cut(value, _VALUE_BYTES) for name, value in error.metadata.items()}
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata),
         error_details_pb2.RequestInfo(request_id=request_id),

@@ -65,18 +65,21 @@ def predict_result(*explanations):
 
 @dataclass
 class FakePool:
-    """Answers every job with `answer`, or raises it, or never ends; keeps the deadlines."""
+    """Answers every job with `answer`, or raises it, or never ends; keeps what it is asked."""
 
     hello: jobs.Hello | None = HELLO
     answer: object = None
     limited: bool = False
     """Whether a job that never ends is ended at its deadline."""
     deadlines: list = field(default_factory=list)
+    askers: list = field(default_factory=list)
+    """The caller and the class of each job."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, job, deadline_seconds=None):
+    async def run(self, job, deadline_seconds=None, *, caller="", priority=""):
         self.deadlines.append(deadline_seconds)
+        self.askers.append((caller, priority))
         self.started.set()
         match self.answer:
             case BaseException():

@@ -1,0 +1,130 @@
+"""What is known of a request before it is read: its id, its deadline, who asks and in which class."""
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+
+from pellucid_server.config import ServerConfig
+from pellucid_server.errors import InvalidRequestError, PellucidError
+from pellucid_server.jobs import JobTiming
+
+ID_KEY = "x-request-id"
+"""Metadata key of the request's id, both ways."""
+
+_ID_LENGTH = 64
+_CALLER_LENGTH = 128
+
+# A deadline's last part is kept for the reply's way back, so that what the server says arrives. gRPC rounds a
+# deadline up on its way, by as much as 1 % (30 s were seen as 30.1), so the share must be above that.
+_RESERVE_SECONDS = 0.05
+_RESERVE_SHARE = 0.012
+_MOST_RESERVE_SHARE = 0.1
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way through the server."""
+
+    rpc: str
+    request_id: str
+    arrived: float
+    """When, on `time.monotonic()`'s clock."""
+    deadline_seconds: float | None
+    """How long after its arrival the answer must be ready; None is no deadline."""
+    caller: str = ""
+    """On whose behalf: what the caller's metadata says, else the address that the call came from."""
+    priority: str = ""
+    """Its class: what the caller's metadata says; a handler that runs a job fills it in where that is nothing."""
+    model: str = ""
+    """The model that the caller named."""
+    method: str = ""
+    """The method that the caller named."""
+    timing: JobTiming | None = None
+    """Where a worker's time went; a handler sets it with the result in its hands."""
+    ended: bool = False
+    """Whether its outcome stands."""
+    given_up: PellucidError | None = None
+    """What its caller is told in place of an answer that the server has no time left for."""
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time since the arrival."""
+        return time.monotonic() - self.arrived
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Time until the answer must be ready, below 0 when it is past; None is no deadline."""
+        return None if self.deadline_seconds is None else self.deadline_seconds - self.elapsed_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class CallerKeys:
+    """The metadata keys by which a call says who asks and in which class."""
+
+    caller: str = ServerConfig().caller_key
+    priority: str = ServerConfig().priority_key
+
+    def read(self, call: Call, context: Context) -> None:
+        """Set the call's caller and class.
+
+        Raises
+        ------
+        InvalidRequestError
+            A value holds other characters than printable ones of ASCII.
+        """
+        metadata = context.invocation_metadata() or ()
+        call.caller = _text(self.caller, metadata)[:_CALLER_LENGTH] or _host(context.peer())
+        call.priority = _text(self.priority, metadata)
+
+    def named(self, error: PellucidError) -> PellucidError:
+        """Return an error about the class with the metadata's key in place of "priority"; others as they are."""
+        if not isinstance(error, InvalidRequestError) or error.metadata.get("field") != "priority":
+            return error
+        return InvalidRequestError(error.message, **{**error.metadata, "field": _field(self.priority)})
+
+
+def arrival(rpc: str, context: Context) -> Call:
+    """Return a call that arrives now."""
+    remaining = context.time_remaining()
+    if remaining is not None:
+        remaining -= min(_RESERVE_SECONDS + _RESERVE_SHARE * remaining, _MOST_RESERVE_SHARE * remaining)
+    return Call(rpc, _request_id(context), time.monotonic(), remaining)
+
+
+def _request_id(context: Context) -> str:
+    """Return the caller's own id for the request, if it is one that a log and a header can hold, or a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == ID_KEY and isinstance(value, str) and 0 < len(value) <= _ID_LENGTH and _plain(value):
+            return value
+    return secrets.token_hex(8)
+
+
+def _text(key: str, metadata: Any) -> str:
+    """Return the first value under `key`, or nothing."""
+    for found, value in metadata:
+        if found == key:
+            if not isinstance(value, str) or not _plain(value):
+                text = f"The metadata {key!r} is {value!r}; it may hold printable characters of ASCII alone."
+                raise InvalidRequestError(text, field=_field(key))
+            return value
+    return ""
+
+
+def _field(key: str) -> str:
+    return f'metadata["{key}"]'
+
+
+def _plain(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _host(peer: str) -> str:
+    """Return the address of gRPC's name for a peer, such as "ipv4:10.0.0.7:40312", or nothing if it has none."""
+    scheme, _, address = peer.partition(":")
+    return unquote(address).rpartition(":")[0].strip("[]") if scheme in {"ipv4", "ipv6"} else ""
