@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,17 @@ class Case:
     deadline_seconds: float
     seconds: float
     """Length of one measurement."""
+    compared: bool = False
+    """Whether a bare gRPC echo is measured beside it: where requests cost less than their way through Python."""
 
 
 def _cases() -> dict[str, Case]:
     cases = (
         Case("picture", load.PREDICT, questions.predict_photograph(), callers=8, deadline_seconds=2.0, seconds=6.0),
         Case("explanation", load.ATTRIBUTE, questions.explain_picture(10), callers=4, deadline_seconds=8.0, seconds=16),
-        Case("row", load.PREDICT, questions.predict_row(), callers=64, deadline_seconds=1.0, seconds=4.0),
+        Case(
+            "row", load.PREDICT, questions.predict_row(), callers=64, deadline_seconds=1.0, seconds=4.0, compared=True
+        ),
     )
     return {case.name: case for case in cases}
 
@@ -56,12 +60,17 @@ def main() -> None:
     given = parser.parse_args()
     load.print_command(__spec__)
     for name in given.cases:
+        case = cases[name]
         with servers.running(given.models, threads=given.threads) as server:
-            asyncio.run(_measure(server.address, cases[name], given.rounds))
+            reply = load.once(server.address, case.method, case.body)
+            asyncio.run(_measure(server.address, case, given.rounds))
+        if case.compared:
+            with servers.echo(len(reply)) as address:
+                echo = replace(case, name=f"bare echo of a {name}", method=load.ECHO)
+                asyncio.run(_measure(address, echo, given.rounds))
 
 
 async def _measure(address: str, case: Case, rounds: int) -> None:
-    load.once(address, case.method, case.body)
     print(f"{case.name}: deadline {case.deadline_seconds:g} s, {case.callers} callers in the closed loop")
     knees = []
     ratios: dict[bool, list[float]] = {False: [], True: []}
