@@ -1,18 +1,21 @@
 """Every setting, read once: a TOML file, `PELLUCID_` environment variables, command-line options.
 
-Later ones win. A variable names its section and setting: `PELLUCID_POOL__QUEUE_LIMIT=16` is
-`queue_limit = 16` under `[pool]`. `PELLUCID_CONFIG` is the path of the file. The only module that
+Later ones win. A variable names its section and setting: `PELLUCID_POOL__HANG_SECONDS=16` is
+`hang_seconds = 16` under `[pool]`, and `PELLUCID_CLASSES__BULK__WEIGHT=2` is `weight = 2` under
+`[classes.bulk]`. `PELLUCID_CONFIG` is the path of the file. The only module that
 reads the environment.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -26,13 +29,31 @@ from pellucid_server.jobs import WorkerSettings
 _PREFIX = "PELLUCID_"
 _MIB = 1 << 20
 
-# Ends otherwise than in "-bin", which marks a key of bytes.
-_METADATA_KEY = r"^[a-z0-9_.-]{0,63}([a-mo-z0-9_.]|[a-hj-z0-9_.-]n)$"
-
 _MOST_HEARTBEAT_SECONDS = 1.0
 
-Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda:\d+)$")]
-ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+def _spelled(pattern: str, meaning: str) -> AfterValidator:
+    """Return a check of how a text is spelled; a text that is wrong is told `meaning`."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(meaning)
+        return text
+
+    return AfterValidator(check)
+
+
+Device = Annotated[str, _spelled(r"cpu|cuda:\d{1,3}", 'a device is "cpu", or "cuda:" and its number, such as "cuda:0"')]
+ClassName = Annotated[
+    str, _spelled(r"[a-z][a-z0-9-]{0,31}", "a class's name is 1 to 32 of a-z, 0-9 and -, a letter first")
+]
+MetadataKey = Annotated[
+    str,
+    _spelled(
+        r"(?!grpc-)(?!.*-bin$)[a-z0-9_.-]{1,64}",
+        'a metadata key is 1 to 64 of a-z, 0-9, _, . and -, does not begin with "grpc-" and does not end in "-bin"',
+    ),
+]
 
 
 class ConfigError(Exception):
@@ -70,10 +91,10 @@ class ServerConfig(_Section):
     connection_grace_seconds: float = Field(default=150.0, gt=0, allow_inf_nan=False)
     """Time for an aged connection's calls to end; keep above the longest deadline that callers set."""
 
-    caller_key: str = Field(default="x-pellucid-caller", pattern=_METADATA_KEY)
+    caller_key: MetadataKey = "x-pellucid-caller"
     """Metadata key by which callers are told apart, to be fair to each; without it, by the address they call from."""
 
-    priority_key: str = Field(default="x-pellucid-priority", pattern=_METADATA_KEY)
+    priority_key: MetadataKey = "x-pellucid-priority"
     """Metadata key by which a call names its class; without it, the kind of call decides."""
 
 
@@ -230,8 +251,14 @@ class Config(BaseSettings):
         if not isinstance(value, Mapping):
             return value
         known = {name: entry.model_dump() for name, entry in DEFAULT_CLASSES.items()}
-        given = {name: _fields(entry) for name, entry in value.items()}
-        return {name: {**known.get(name, {}), **given.get(name, {})} for name in {**known, **given}}
+        return {name: _completed(value.get(name, {}), known.get(name, {})) for name in {**known, **value}}
+
+    @field_validator("classes")
+    @classmethod
+    def _check_default(cls, classes: dict[str, ClassConfig]) -> dict[str, ClassConfig]:
+        if not classes[INTERACTIVE].explanations:
+            raise ValueError(f"explanations that name no class are {INTERACTIVE}, so it must allow them")
+        return classes
 
     def worker_settings(self) -> tuple[WorkerSettings, ...]:
         """Return what each worker is started with, one for each device."""
@@ -297,8 +324,10 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def _fields(entry: Any) -> Any:
-    return entry.model_dump(exclude_unset=True) if isinstance(entry, ClassConfig) else entry
+def _completed(entry: Any, defaults: Mapping[str, Any]) -> Any:
+    if isinstance(entry, ClassConfig):
+        entry = entry.model_dump(exclude_unset=True)
+    return {**defaults, **entry} if isinstance(entry, Mapping) else entry
 
 
 def _cpu_threads(devices: tuple[str, ...]) -> int:
@@ -327,9 +356,20 @@ def _check_variables() -> None:
 
 
 def _explained(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
-        text = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{where} is {problem['input']!r}: {text}.")
-    return "\n".join(lines)
+    return "\n".join(_problem(each) for each in error.errors())
+
+
+def _problem(details: ErrorDetails) -> str:
+    place = [str(part) for part in details["loc"] if part != "[key]"]
+    if details["loc"][-1:] == ("[key]",):
+        return f"{'.'.join(place[:-1])} has {details['input']!r}: {_reason(details)}."
+    return f"{'.'.join(place)} is {details['input']!r}: {_reason(details)}."
+
+
+def _reason(details: ErrorDetails) -> str:
+    """Return what is wrong: in our words where there are any, else in those of the library, which name the limit."""
+    if details["type"] == "extra_forbidden":
+        return "there is no such setting"
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    return details["msg"]

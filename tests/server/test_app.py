@@ -279,4 +279,5 @@ def test_wrong_settings_are_the_commands_message_and_status(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2
-    assert done.stderr.startswith("pellucid-server: pool.devices.0 is 'gpu'")
+    assert done.stderr.startswith('pellucid-server: pool.devices.0 is \'gpu\': a device is "cpu", or "cuda:"')
+    assert done.stderr.count("\n") == 1

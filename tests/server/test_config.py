@@ -1,8 +1,18 @@
 from pathlib import Path
 
 import pytest
-from pellucid_server.config import Config, ConfigError, PoolConfig, load, worker_environment
+from pellucid_server.config import (
+    DEFAULT_CLASSES,
+    ClassConfig,
+    Config,
+    ConfigError,
+    PoolConfig,
+    load,
+    worker_environment,
+)
 from pydantic import ValidationError
+
+SECTIONS = sorted(set(Config.model_fields) - {"classes"})
 
 
 @pytest.fixture
@@ -19,7 +29,7 @@ def test_without_file_or_variables_everything_has_its_default():
     config = load()
 
     assert (config.server.port, config.server.metrics_port, config.server.host) == (50051, 9464, "127.0.0.1")
-    assert (config.pool.devices, config.pool.queue_limit) == (("cpu",), 64)
+    assert (config.pool.devices, config.pool.hang_seconds) == (("cpu",), 30)
     assert (config.limits.predict_rows, config.limits.attribute_rows, config.limits.explanations) == (1024, 64, 8)
 
 
@@ -59,7 +69,16 @@ def test_a_variable_separates_devices_by_commas(monkeypatch):
         ("[sever]\nport = 1\n", "there is no such setting"),
         ("[server]\nport = 70000\n", "server.port is 70000: "),
         ("[server]\ngrace_seconds = nan\n", "server.grace_seconds is nan: "),
-        ('[pool]\ndevices = ["gpu"]\n', "pool.devices.0 is 'gpu': "),
+        ('[pool]\ndevices = ["gpu"]\n', 'pool.devices.0 is \'gpu\': a device is "cpu", or "cuda:" and its number'),
+        ("[server]\ncaller_key = 'X-Caller'\n", "server.caller_key is 'X-Caller': a metadata key is 1 to 64 of a-z"),
+        ("[server]\ncaller_key = 'caller-bin'\n", 'and does not end in "-bin".'),
+        ("[server]\npriority_key = 'grpc-timeout'\n", "server.priority_key is 'grpc-timeout': "),
+        ("[classes.bulk]\nwieght = 3\n", "classes.bulk.wieght is 3: there is no such setting."),
+        ("[classes.bulk]\nweight = 0\n", "classes.bulk.weight is 0: Input should be greater than 0."),
+        ("[classes.bulk]\nqueue_rows = -1\n", "classes.bulk.queue_rows is -1: "),
+        ("[classes]\nbulk = 3\n", "classes.bulk is 3: "),
+        ("[classes.Night]\nweight = 3\n", "classes has 'Night': a class's name is 1 to 32 of a-z, 0-9 and -"),
+        ("[classes.interactive]\nexplanations = false\n", "explanations that name no class are interactive"),
         ("[pool]\ndevices = []\n", "pool.devices is "),
         ("[server\n", "is not TOML"),
     ],
@@ -77,33 +96,69 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_variable_of_no_section_is_refused(monkeypatch):
-    monkeypatch.setenv("PELLUCID_POOOL__QUEUE_LIMIT", "3")
+    monkeypatch.setenv("PELLUCID_POOOL__HANG_SECONDS", "3")
 
-    with pytest.raises(ConfigError, match="PELLUCID_POOOL__QUEUE_LIMIT names no section"):
+    with pytest.raises(ConfigError, match="PELLUCID_POOOL__HANG_SECONDS names no section"):
         load()
 
 
 def test_a_variable_of_no_setting_is_refused(monkeypatch):
-    monkeypatch.setenv("PELLUCID_POOL__QUEUE_LIMITS", "3")
+    monkeypatch.setenv("PELLUCID_POOL__HANG_SECOND", "3")
 
-    with pytest.raises(ConfigError, match=r"pool\.queue_limits is '3': there is no such setting"):
+    with pytest.raises(ConfigError, match=r"pool\.hang_second is '3': there is no such setting"):
         load()
 
 
 def test_nothing_can_be_changed_later():
     with pytest.raises(ValidationError):
-        PoolConfig().queue_limit = 3
+        PoolConfig().hang_seconds = 3
 
 
-def test_every_setting_says_what_it_does():
-    sections = [field.annotation for field in Config.model_fields.values()]
-    undocumented = [
-        f"{section.__name__}.{name}"
-        for section in sections
-        for name, field in section.model_fields.items()
-        if not field.description
-    ]
-    assert undocumented == []
+@pytest.mark.parametrize("section", [*(Config.model_fields[name].annotation for name in SECTIONS), ClassConfig])
+def test_every_setting_says_what_it_does(section):
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+def test_a_class_that_is_given_in_part_keeps_its_other_defaults(file):
+    classes = load(file("[classes.predictions]\nweight = 7\n")).classes
+
+    assert classes["predictions"] == ClassConfig(weight=7, queue_rows=1 << 13, queue_seconds=10, explanations=False)
+    assert classes["interactive"] == DEFAULT_CLASSES["interactive"]
+
+
+def test_a_class_of_ones_own_stands_beside_the_default_ones(file):
+    classes = load(file("[classes.night-shift]\nqueue_seconds = 3600\n")).classes
+
+    assert set(classes) == {"predictions", "interactive", "bulk", "night-shift"}
+    assert classes["night-shift"] == ClassConfig(queue_seconds=3600)
+
+
+def test_a_variable_changes_one_setting_of_a_class_and_the_file_others(file, monkeypatch):
+    monkeypatch.setenv("PELLUCID_CLASSES__BULK__QUEUE_ROWS", "5")
+    monkeypatch.setenv("PELLUCID_CLASSES__PREDICTIONS__EXPLANATIONS", "true")
+
+    classes = load(file("[classes.bulk]\nqueue_rows = 1\nqueue_bytes = 2\n")).classes
+
+    assert (classes["bulk"].queue_rows, classes["bulk"].queue_bytes, classes["bulk"].queue_seconds) == (5, 2, 600)
+    assert classes["predictions"].explanations
+
+
+def test_workers_are_told_the_weights(file):
+    (settings,) = load(file("[classes.night]\nweight = 0.5\n")).worker_settings()
+
+    assert settings.class_weights == {"predictions": 100, "interactive": 10, "bulk": 1, "night": 0.5}
+
+
+@pytest.mark.parametrize(("hang_seconds", "heartbeat_seconds"), [(30.0, 1.0), (2.0, 0.5)])
+def test_several_heartbeats_are_missed_before_a_worker_counts_as_hung(hang_seconds, heartbeat_seconds):
+    (settings,) = load(None, {"pool": {"hang_seconds": hang_seconds}}).worker_settings()
+
+    assert settings.heartbeat_seconds == heartbeat_seconds
+
+
+@pytest.mark.parametrize("key", ["x-tenant", "caller_id", "a", "x-bin-n", "robin"])
+def test_a_metadata_key_may_be_any_that_carries_text(key):
+    assert load(None, {"server": {"caller_key": key}}).server.caller_key == key
 
 
 def test_each_device_has_its_worker_and_its_share_of_the_cores(monkeypatch):

@@ -1,4 +1,7 @@
 import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -8,6 +11,7 @@ from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
 from pellucid_server import jobs
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import TimedOutError
+from pellucid_server.faults import Faults
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.service import add_services
@@ -57,6 +61,12 @@ RECEIPT = jobs.Receipt(
 )
 
 
+async def reached(folder, point):
+    """Wait until somebody is held at a fault point."""
+    while not (folder / f"{point}.reached").exists():
+        await asyncio.sleep(0)
+
+
 def predict_result(*explanations):
     top = (jobs.ClassScore(1, "versicolor", 2.5, 0.75), jobs.ClassScore(0, "setosa", 1.0, None))
     output = jobs.OutputResult(np.array([[1.0, 2.5, -1.0]], np.float32), (top,))
@@ -75,12 +85,15 @@ class FakePool:
     askers: list = field(default_factory=list)
     """The caller and the class of each job."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
+    on_answer: Callable = field(default=lambda: None)
+    """Called as soon as a job has come."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, job, deadline_seconds=None, *, caller="", priority=""):
         self.deadlines.append(deadline_seconds)
         self.askers.append((caller, priority))
         self.started.set()
+        self.on_answer()
         match self.answer:
             case BaseException():
                 raise self.answer
@@ -109,12 +122,21 @@ def registry():
 
 
 @pytest.fixture
-async def boundary(pool, registry):
-    return Boundary(RequestRecorder(Metrics.on(registry)), lambda: pool.hello)
+def fault_folder(tmp_path):
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
-async def channel(pool, boundary):
+async def boundary(pool, registry, fault_folder):
+    faults = Faults(str(fault_folder))
+    return Boundary(RequestRecorder(Metrics.on(registry)), lambda: pool.hello, faults=faults)
+
+
+@contextlib.asynccontextmanager
+async def served(pool, boundary):
+    """A channel to a server of both services."""
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", 1 << 20)])
     add_services(server, pool, LimitsConfig(predict_rows=8, attribute_rows=4, explanations=2), boundary)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -122,6 +144,19 @@ async def channel(pool, boundary):
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
         yield opened
     await server.stop(0)
+
+
+@pytest.fixture
+async def channel(pool, boundary):
+    async with served(pool, boundary) as opened:
+        yield opened
+
+
+@pytest.fixture
+def lines(caplog):
+    """The lines of finished requests, as their fields."""
+    caplog.set_level(logging.INFO, "pellucid_server.rpc.boundary")
+    return lambda: [record.fields for record in caplog.records if record.message == "request"]
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ LEAVES = [
     ),
     (errors.TimedOutError("Late.", stage="running"), "DEADLINE_EXCEEDED", None),
     (errors.CancelledError("Gone.", stage="queued"), "CANCELLED", None),
+    (errors.FatalRequestError("Two workers ended over this request."), "INTERNAL", None),
     (errors.UnimplementedError("Not there.", rpc="Ablate"), "UNIMPLEMENTED", None),
 ]
 
