@@ -152,7 +152,7 @@ class App:
 
     def _listen(self) -> None:
         config = self._config.server
-        server = grpc.aio.server(options=_channel_options(config))
+        server = grpc.aio.server(options=channel_options(config))
         add_services(server, self._pool, self._config.limits, self._boundary)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -192,7 +192,8 @@ class App:
             await self._health.set(service, states.SERVING if healthy else states.NOT_SERVING)
 
 
-def _channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """Return gRPC's options for the server's side of its connections."""
     options = [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", -1),

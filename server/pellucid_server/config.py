@@ -108,7 +108,7 @@ class ModelsConfig(_Section):
 class PoolConfig(_Section):
     """Which workers there are and how jobs wait for them."""
 
-    devices: Annotated[tuple[Device, ...], NoDecode] = Field(default=("cpu",), min_length=1)
+    devices: Annotated[tuple[Device, ...], NoDecode] = ("cpu",)
     """One worker process each: "cpu", "cuda:0" ...; a variable or an option separates them by commas."""
 
     start_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
@@ -130,6 +130,13 @@ class PoolConfig(_Section):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _check_some(cls, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+        if not devices:
+            raise ValueError("there must be one device at least")
+        return devices
 
 
 class WorkerConfig(_Section):

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pellucid.channels import channel_options as client_options
 from pellucid.tensors import from_tensor, to_tensor
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
-from pellucid_server.app import App, StartError
-from pellucid_server.config import load
+from pellucid_server.app import App, StartError, channel_options
+from pellucid_server.config import ServerConfig, load
 from pellucid_server.pool.process import WorkerStartError
 
 FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
@@ -207,7 +208,71 @@ async def test_a_request_that_outlasts_the_grace_is_given_up(make_app, tmp_path)
 
         (outcome,) = await asyncio.gather(running, return_exceptions=True)
     gate.close()
-    assert outcome.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert outcome.code() is grpc.StatusCode.UNAVAILABLE
+    assert "shutting down" in outcome.details()
+    assert dict(outcome.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
+
+
+async def test_a_hurried_stop_waits_no_longer(make_app, tmp_path):
+    app = make_app()
+    await app.start()
+    os.mkfifo(tmp_path / "gate")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        running = predict(channel, f"read/{tmp_path}/gate", timeout=60)
+        gate = await asyncio.to_thread(open, tmp_path / "gate", "wb")
+        stopping = asyncio.create_task(app.stop(grace_seconds=600))
+
+        app.hurry()
+
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+        await asyncio.wait_for(stopping, 60)
+    gate.close()
+    assert outcome.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_aged_connection_is_replaced_without_a_failed_call(make_app):
+    app = make_app(connection_age_seconds=0.05)
+    await app.start()
+    options = [("grpc.initial_reconnect_backoff_ms", 10)]
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=options) as channel:
+        await predict(channel, "echo", timeout=20)
+        while channel.get_state() is grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        reply = await predict(channel, "echo", timeout=20, wait_for_ready=True)
+
+    await app.stop(grace_seconds=0)
+    np.testing.assert_array_equal(from_tensor(reply.outputs["y"].values), [[3.0]])
+
+
+def test_connections_of_any_age_are_kept_where_the_setting_says_so():
+    never, sometimes = (dict(channel_options(ServerConfig(connection_age_seconds=age))) for age in (0, 1.5))
+
+    assert "grpc.max_connection_age_ms" not in never
+    assert sometimes["grpc.max_connection_age_ms"] == 1500
+    assert sometimes["grpc.max_connection_age_grace_ms"] == 150_000
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(1e-9, 1), (1e12, (1 << 31) - 2)])
+def test_an_age_is_one_that_grpc_can_hold(seconds, milliseconds):
+    assert dict(channel_options(ServerConfig(connection_age_seconds=seconds)))["grpc.max_connection_age_ms"] == (
+        milliseconds
+    )
+
+
+def test_the_shipped_clients_pings_are_welcome():
+    ours, theirs = dict(channel_options(ServerConfig())), dict(client_options("localhost:1", {}))
+
+    assert ours["grpc.http2.min_ping_interval_without_data_ms"] < theirs["grpc.keepalive_time_ms"]
+
+
+async def test_the_metrics_page_has_every_class_and_cause(app):
+    url = f"http://127.0.0.1:{app.metrics_port}/metrics"
+    page = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
+
+    assert 'pellucid_queue_rows{class="interactive"} 0.0' in page
+    assert 'pellucid_requests_refused_total{cause="seconds",class="bulk"} 0.0' in page
+    assert 'pellucid_worker_losses_total{cause="hang",device="cpu"} 0.0' in page
 
 
 @pytest.fixture
@@ -250,6 +315,38 @@ def test_the_command_serves_until_a_signal_and_ends_cleanly(launch, number):
     assert f"serving on 127.0.0.1:{facts['port']}, metrics on http://127.0.0.1:{facts['metrics_port']}/metrics" in line
     assert facts["pid"] == process.pid
     assert "Traceback" not in rest
+
+
+def test_a_second_signal_ends_the_grace(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("PELLUCID_POOL__EXIT_SECONDS", "0.1")
+    process, ready = launch()
+    first_line_with(process.stderr, "serving on")
+    while not ready.exists():
+        os.sched_yield()
+    os.mkfifo(tmp_path / "gate")
+    with grpc.insecure_channel(f"127.0.0.1:{json.loads(ready.read_text())['port']}") as channel:
+        stub = explanation_service_pb2_grpc.ExplanationServiceStub(channel)
+        running = stub.Predict.future(request(f"read/{tmp_path}/gate"))
+        gate = (tmp_path / "gate").open("wb")
+
+        process.send_signal(signal.SIGTERM)
+        first_line_with(process.stderr, "stopping")
+        process.send_signal(signal.SIGINT)
+
+        rest = process.communicate(timeout=60)[1]
+        gate.close()
+    assert process.returncode == 128 + signal.SIGINT
+    assert running.code() is grpc.StatusCode.UNAVAILABLE
+    assert "Traceback" not in rest
+
+
+def test_fault_points_are_announced(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("PELLUCID_FAULTS__FOLDER", str(tmp_path))
+
+    process, _ = launch()
+
+    line = first_line_with(process.stderr, "for tests alone")
+    assert f"WARNING pellucid_server.app whoever can write to {tmp_path}" in line
 
 
 def test_a_signal_during_the_start_ends_cleanly(launch):

@@ -79,7 +79,7 @@ def test_a_variable_separates_devices_by_commas(monkeypatch):
         ("[classes]\nbulk = 3\n", "classes.bulk is 3: "),
         ("[classes.Night]\nweight = 3\n", "classes has 'Night': a class's name is 1 to 32 of a-z, 0-9 and -"),
         ("[classes.interactive]\nexplanations = false\n", "explanations that name no class are interactive"),
-        ("[pool]\ndevices = []\n", "pool.devices is "),
+        ("[pool]\ndevices = []\n", "pool.devices is []: there must be one device at least."),
         ("[server\n", "is not TOML"),
     ],
 )
