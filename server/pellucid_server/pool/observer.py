@@ -1,22 +1,22 @@
-"""What the pool tells of itself, for whoever measures it."""
+"""Who is told what happens in the pool: a base whose methods do nothing."""
 
 from pellucid_server.jobs import JobTiming
 
 
 class Observer:
-    """Told of what happens in the pool; this one keeps nothing."""
+    """Hears of what happens in the pool; subclasses count it. Called on the event loop, so nothing may block."""
 
     def restarted(self, device: str) -> None:
-        """Be told that a worker is started again."""
+        """Hear that a worker is about to be started again."""
 
     def lost(self, device: str, cause: str) -> None:
-        """Be told that a worker process has ended unasked; `cause` is "exit", "hang" or "start"."""
+        """Hear that a worker was lost: `cause` is "exit", "hang", or "start" if it could not be started again."""
 
     def retried(self) -> None:
-        """Be told that a job of a lost worker is sent to a worker again."""
+        """Hear that a job of a lost worker is sent to a worker once more."""
 
     def worked(self, model: str, timing: JobTiming, wasted: bool) -> None:
-        """Be told that a worker is done with a job; `wasted` is whether nobody gets a result from it."""
+        """Hear what a worker did for a job; `wasted` if nobody got a result from it."""
 
     def refused(self, priority: str, cause: str) -> None:
-        """Be told that a job of a class was not taken; `cause` is "rows", "bytes", "seconds" or "deadline"."""
+        """Hear that a class had no room for a job: `cause` is "rows", "bytes", "seconds" or "deadline"."""

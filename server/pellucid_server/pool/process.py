@@ -1,6 +1,8 @@
 """One life of a worker process: from its launch to its end."""
 
 import asyncio
+import logging
+import os
 import socket
 import subprocess
 import sys
@@ -9,13 +11,34 @@ from dataclasses import dataclass
 
 from pellucid_server.jobs import Hello, Message, Refused, WorkerSettings
 from pellucid_server.pool.connection import Connection
+from pellucid_server.recorder import Recorder, new_record
+
+_log = logging.getLogger(__name__)
 
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "pellucid_server.worker")
-"""Starts a worker; `--fd N` is appended."""
+"""Starts a worker; `--fd N --record M` is appended."""
+
+_KILL_SECONDS = 10.0
+"""Time for a killed process to be gone; one that is stuck in a driver may stay until the driver lets go of it."""
 
 
 class WorkerStartError(Exception):
     """A worker could not start; the message tells the operator why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process that was just started, this end of the socket to it, and its flight recorder."""
+
+    process: "subprocess.Popen[bytes]"
+    socket: socket.socket
+    recorder: Recorder
+
+    def discard(self) -> None:
+        """End the process, which nobody needs. Blocks until it has ended."""
+        self.socket.close()
+        self.process.kill()
+        self.process.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +48,46 @@ class Launcher:
     environment: Mapping[str, str]
     """Environment variables of the process."""
     command: Sequence[str] = WORKER_COMMAND
-    """The command line, without `--fd N`."""
+    """The command line, without `--fd N --record M`."""
 
-    def spawn(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-        """Start a process, and return it and this end of the socket to it. Blocks for some milliseconds."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Only if this process closes its copy of the worker's end does it ever see the worker's death.
-        with theirs:
-            try:
-                descriptor = theirs.fileno()
-                process = subprocess.Popen(
-                    [*self.command, "--fd", str(descriptor)],
-                    pass_fds=(descriptor,),
-                    env=dict(self.environment),
-                    stdin=subprocess.DEVNULL,
-                    # A terminal sends an interrupt to its whole group: workers end when the front says so.
-                    process_group=0,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        return process, ours
+    def spawn(self) -> Spawned:
+        """Start a process. Blocks for some milliseconds."""
+        record = new_record()
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            # Only if this process closes its copy of the worker's end does it ever see the worker's death.
+            with theirs:
+                try:
+                    process = self._popen(theirs.fileno(), record)
+                except BaseException:
+                    ours.close()
+                    raise
+        except BaseException:
+            os.close(record)
+            raise
+        return Spawned(process, ours, Recorder(record))
+
+    def _popen(self, connection: int, record: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [*self.command, "--fd", str(connection), "--record", str(record)],
+            pass_fds=(connection, record),
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            # A terminal sends an interrupt to its whole group: workers end when the front says so.
+            process_group=0,
+        )
 
 
 class WorkerProcess:
     """A running worker process and the connection to it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", on_message: Callable[[Message], None]) -> None:
+    def __init__(self, spawned: Spawned, on_message: Callable[[Message], None]) -> None:
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = loop.create_future()
-        """Done once the connection is lost: the process has died, or `end` was called."""
+        """Done once the connection is lost: the process has died, or `kill` or `end` was called."""
         self.connection = Connection(self._receive, self._lose)
-        self._process = process
+        self._process = spawned.process
+        self._recorder = spawned.recorder
         self._on_message = on_message
         self._greeting: asyncio.Future[Hello | Refused | None] = loop.create_future()
 
@@ -74,25 +105,30 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         spawning = loop.run_in_executor(None, launcher.spawn)
         try:
-            process, ours = await asyncio.shield(spawning)
+            spawned = await asyncio.shield(spawning)
         except OSError as error:
             raise WorkerStartError(f"A worker for {settings.device} cannot be started: {error.strerror}.") from error
         except asyncio.CancelledError:
             # The thread goes on and would leave a process that nobody owns.
-            process, ours = await spawning
-            ours.close()
-            process.kill()
-            process.wait()
+            (await spawning).discard()
             raise
-        worker = cls(process, on_message)
-        await loop.create_unix_connection(lambda: worker.connection, sock=ours)
-        worker.connection.send(settings)
+        try:
+            worker = cls(spawned, on_message)
+            await loop.create_unix_connection(lambda: worker.connection, sock=spawned.socket)
+            worker.connection.send(settings)
+        except BaseException:
+            spawned.discard()
+            raise
         return worker
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    def suspects(self) -> frozenset[int]:
+        """Return the ids of the jobs that the process was last busy with; they stand still once it is dead."""
+        return self._recorder.suspects()
 
     async def hello(self, device: str) -> Hello:
         """Wait until the worker is ready.
@@ -111,17 +147,32 @@ class WorkerProcess:
             case None:
                 raise WorkerStartError(f"The worker for {device} ended before it was ready; its own log says why.")
 
-    async def end(self, *, patience_seconds: float) -> int:
-        """Close the connection, so that the process ends, kill it if it does not, and return its exit status."""
+    def kill(self) -> None:
+        """Kill the process and count it as lost, even if the system cannot end it just now."""
+        self._process.kill()
+        self.connection.close()
+
+    async def end(self, *, patience_seconds: float) -> int | None:
+        """Close the connection, so that the process ends, and kill it if it does not.
+
+        Returns
+        -------
+        int | None
+            Its exit status; None if not even killing has ended it.
+        """
         self.connection.close()
         return await asyncio.get_running_loop().run_in_executor(None, self._reap, patience_seconds)
 
-    def _reap(self, patience_seconds: float) -> int:
+    def _reap(self, patience_seconds: float) -> int | None:
         try:
             return self._process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+        try:
+            return self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.error("process %d cannot be killed: it is stuck in the system, maybe in a driver", self.pid)
+            return None
 
     def _receive(self, message: Message) -> None:
         if self._greeting.done():

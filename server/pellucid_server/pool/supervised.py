@@ -1,87 +1,75 @@
-"""One worker, kept alive: jobs are done on it, and when its process dies another takes its place."""
+"""One worker, kept alive: it does the jobs that it is sent, and when its process dies another takes its place."""
 
 import asyncio
 import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 from pellucid_server.config import PoolConfig
-from pellucid_server.errors import PellucidError, TimedOutError, error_from_wire
-from pellucid_server.jobs import Cancel, Done, Hello, Job, JobTiming, Message, Progress, Result, Start, WorkerSettings
+from pellucid_server.jobs import Cancel, Done, Heartbeat, Hello, Message, Progress, Start, WorkerSettings
+from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher, WorkerProcess, WorkerStartError
+from pellucid_server.pool.ticket import Ticket
+from pellucid_server.pool.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
-_MEMORY = 0.9
-"""Weight of the past in the running mean of how long jobs take."""
 
-OnProgress = Callable[[float], None]
+class Owner(Protocol):
+    """Whoever gives a worker its jobs."""
 
+    def ended(self, ticket: Ticket, done: Done) -> None:
+        """Take the answer to a job, which the worker has no longer."""
 
-class WorkerLostError(Exception):
-    """The worker process died while it had the job."""
+    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket]) -> None:
+        """Take the jobs of a worker that died; it was busy with the suspects."""
 
-
-@dataclass(slots=True)
-class _Flight:
-    """A job that the worker has and has not finished."""
-
-    answer: "asyncio.Future[Done]"
-    model: str
-    on_progress: OnProgress | None
-    sent: float
+    def changed(self) -> None:
+        """Hear that the worker is ready, or could not be started again."""
 
 
 class SupervisedWorker:
-    """A worker for one device.
-
-    Parameters
-    ----------
-    on_change
-        Called when the worker becomes ready or is lost.
-    on_restart
-        Called with the device before each start after the first.
-    """
+    """A worker for one device."""
 
     def __init__(
-        self,
-        settings: WorkerSettings,
-        config: PoolConfig,
-        launcher: Launcher,
-        *,
-        on_change: Callable[[], None],
-        on_restart: Callable[[str], None],
+        self, settings: WorkerSettings, config: PoolConfig, launcher: Launcher, *, owner: Owner, observer: Observer
     ) -> None:
         self.device = settings.device
-        self.concurrent_jobs = 64
         self.hello: Hello | None = None
         """What the worker said when it was last ready."""
         self.ready = False
         """Whether it takes jobs."""
-        self.job_seconds = 0.0
-        """Running mean of the time from a job's being sent to its end; 0 before the first."""
-        self.start_seconds = 0.0
-        """How long the last start took."""
+        self.hopeful = False
+        """Whether it is being started, for the first time since it was lost."""
+        self.retried = 0
+        """Jobs that it has and another worker, or its own last process, was lost with."""
+        self.suspects = 0
+        """Those among them that the other may have died over."""
         self._settings = settings
         self._config = config
         self._launcher = launcher
-        self._on_change = on_change
-        self._on_restart = on_restart
+        self._owner = owner
+        self._observer = observer
         self._process: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready_since = 0.0
+        self._down_since = 0.0
+        self._start_seconds = 0.0
         self._backoff_seconds = config.restart_initial_seconds
+        self._watchdog = Watchdog(config.hang_seconds, self._hang)
+        self._hung = False
+        self._closing = False
         self._job_ids = itertools.count(1)
-        self._flights: dict[int, _Flight] = {}
-        self._running: Counter[str] = Counter()
+        self._tickets: dict[int, Ticket] = {}
+        self._by_class: Counter[str] = Counter()
+        self._by_model: Counter[str] = Counter()
 
     @property
     def load(self) -> int:
         """Jobs that the worker has; one whose caller has left counts until the worker lets go of it."""
-        return len(self._flights)
+        return len(self._tickets)
 
     @property
     def pid(self) -> int | None:
@@ -90,12 +78,16 @@ class SupervisedWorker:
 
     @property
     def recovery_seconds(self) -> float:
-        """How long a lost worker takes to be ready again, by the last start."""
-        return self._backoff_seconds + self.start_seconds
+        """How long it should take until a lost worker is ready again, by its last start."""
+        return max(self._down_since + self._backoff_seconds + self._start_seconds - time.monotonic(), 0.0)
+
+    def places(self, priority: str) -> int:
+        """Return how many jobs of a class the worker has."""
+        return self._by_class[priority]
 
     def runs(self, model: str) -> bool:
         """Tell whether the worker has a job of that model."""
-        return self._running[model] > 0
+        return self._by_model[model] > 0
 
     async def start(self) -> None:
         """Start the worker, wait until it is ready, and keep it so from then on.
@@ -109,113 +101,107 @@ class SupervisedWorker:
         self._keeper = asyncio.create_task(self._keep(), name=f"keep the worker for {self.device}")
 
     async def close(self) -> None:
-        """End the worker for good; its jobs fail."""
+        """End the worker for good; its owner gets its jobs back."""
+        self._closing = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        self._lose_jobs()
         if self._process is not None:
+            self._lose(self._process)
             await self._process.end(patience_seconds=self._config.exit_seconds)
 
-    async def run(
-        self, job: Job, deadline_seconds: float | None, on_progress: OnProgress | None
-    ) -> tuple[Result, JobTiming]:
-        """Do one job.
+    def send(self, ticket: Ticket) -> None:
+        """Have a job done; the worker must be ready.
 
         Raises
         ------
-        PellucidError
-            The worker's answer is an error, or the deadline passed.
-        WorkerLostError
-            The worker died.
+        TypeError
+            The job holds something that cannot be sent; the worker does not have it.
         """
-        if self._process is None or not self.ready:
-            raise WorkerLostError
-        loop = asyncio.get_running_loop()
-        now = time.monotonic()
+        assert self._process is not None  # noqa: S101 - a worker that is ready has one
         job_id = next(self._job_ids)
-        deadline = None if deadline_seconds is None else now + deadline_seconds
-        self._process.connection.send(Start(job_id, job, deadline))
-        flight = _Flight(loop.create_future(), job.model.name, on_progress, now)
-        self._flights[job_id] = flight
-        self._running[flight.model] += 1
-        timer = None if deadline_seconds is None else loop.call_later(deadline_seconds, self._expire, job_id)
-        try:
-            done = await flight.answer
-        except asyncio.CancelledError:
-            self._abandon(job_id)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if done.failure is not None:
-            raise error_from_wire(done.failure.reason, done.failure.message, dict(done.failure.metadata))
-        if done.result is None:
-            raise PellucidError("the worker sent neither a result nor a failure")
-        return done.result, done.timing
+        start = Start(job_id, ticket.job, ticket.deadline, ticket.priority, ticket.caller, ticket.suspect)
+        self._process.connection.send(start)
+        ticket.worker_job_id = job_id
+        self._tickets[job_id] = ticket
+        self._by_class[ticket.priority] += 1
+        self._by_model[ticket.model] += 1
+        self.retried += ticket.losses > 0
+        self.suspects += ticket.suspect
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Tell the worker, if it has a job, that nobody waits for it; it has the job until it says so."""
+        if self._tickets.get(ticket.worker_job_id) is ticket and self._process is not None:
+            self._process.connection.send(Cancel(ticket.worker_job_id))
 
     def _receive(self, message: Message) -> None:
+        self._watchdog.heard()
         match message:
-            case Done(job_id=job_id) if job_id in self._flights:
-                flight = self._forget(job_id)
-                self._note(time.monotonic() - flight.sent)
-                if not flight.answer.done():
-                    flight.answer.set_result(message)
-            case Progress(job_id=job_id, share=share) if job_id in self._flights:
-                flight = self._flights[job_id]
-                if flight.on_progress is not None and not flight.answer.done():
-                    flight.on_progress(share)
+            case Done(job_id=job_id) if job_id in self._tickets:
+                self._owner.ended(self._forget(job_id), message)
+            case Heartbeat():
+                self._watchdog.beat(message)
+            case Progress(job_id=job_id, share=share) if job_id in self._tickets:
+                ticket = self._tickets[job_id]
+                if ticket.on_progress is not None and not ticket.answer.done():
+                    ticket.on_progress(share)
             case _:
                 _log.warning("the worker for %s sent an unexpected %s", self.device, type(message).__name__)
 
-    def _forget(self, job_id: int) -> _Flight:
-        flight = self._flights.pop(job_id)
-        self._running[flight.model] -= 1
-        if not self._running[flight.model]:
-            del self._running[flight.model]
-        return flight
+    def _forget(self, job_id: int) -> Ticket:
+        ticket = self._tickets.pop(job_id)
+        ticket.worker_job_id = 0
+        self._by_class[ticket.priority] -= 1
+        self._by_model[ticket.model] -= 1
+        if not self._by_model[ticket.model]:
+            del self._by_model[ticket.model]
+        self.retried -= ticket.losses > 0
+        self.suspects -= ticket.suspect
+        return ticket
 
-    def _note(self, seconds: float) -> None:
-        self.job_seconds = _MEMORY * self.job_seconds + (1 - _MEMORY) * seconds if self.job_seconds else seconds
+    def _hang(self, seen: str) -> None:
+        """Kill a worker that hangs."""
+        _log.error("the worker for %s %s (pool.hang_seconds is %g)", self.device, seen, self._config.hang_seconds)
+        self._hung = True
+        if self._process is not None:
+            self._process.kill()
+            self._lose(self._process)
 
-    def _expire(self, job_id: int) -> None:
-        """End the wait for a job at its deadline, should the worker not have done so."""
-        flight = self._flights.get(job_id)
-        if flight is None or flight.answer.done():
+    def _lose(self, process: WorkerProcess) -> None:
+        """Give the jobs of a process that is lost back to the owner, once."""
+        if not self.ready:
             return
-        # Jobs start in the order in which they were sent, but for predictions, which start sooner.
-        ahead = next(place for place, known in enumerate(self._flights) if known == job_id)
-        stage = "running" if ahead < self.concurrent_jobs else "queued"
-        flight.answer.set_exception(TimedOutError("The deadline passed before the answer was ready.", stage=stage))
-        self._abandon(job_id)
-
-    def _abandon(self, job_id: int) -> None:
-        if job_id in self._flights and self._process is not None:
-            self._process.connection.send(Cancel(job_id))
-
-    def _lose_jobs(self) -> None:
         self.ready = False
-        for job_id in list(self._flights):
-            flight = self._forget(job_id)
-            if not flight.answer.done():
-                flight.answer.set_exception(WorkerLostError())
-        self._on_change()
+        self._watchdog.stop()
+        now = self._down_since = time.monotonic()
+        if now - self._ready_since >= self._config.restart_max_seconds:
+            self._backoff_seconds = self._config.restart_initial_seconds
+        self.hopeful = not self._closing
+        busy = process.suspects()
+        held = {job_id: self._forget(job_id) for job_id in list(self._tickets)}
+        if not self._closing:
+            self._observer.lost(self.device, "hang" if self._hung else "exit")
+        self._owner.lost(list(held.values()), frozenset(ticket for job_id, ticket in held.items() if job_id in busy))
 
     async def _bring_up(self) -> None:
         began = time.monotonic()
         process = await WorkerProcess.launch(self._launcher, self._settings, self._receive)
         try:
             self.hello = await self._greeting(process)
+            if process.lost.done():
+                raise WorkerStartError(f"The worker for {self.device} ended as soon as it was ready.")
             self._process = process
+            self._hung = False
             self._ready_since = time.monotonic()
-            self.start_seconds = self._ready_since - began
+            self._start_seconds = self._ready_since - began
             # The callback runs in the loop's next pass after the loss, ahead of any new job.
-            process.lost.add_done_callback(lambda _: self._lose_jobs())
-            self.ready = not process.lost.done()
+            process.lost.add_done_callback(lambda _: self._lose(process))
+            self.ready, self.hopeful = True, False
             _log.info(
-                "the worker for %s is ready after %.1f s (process %d)", self.device, self.start_seconds, process.pid
+                "the worker for %s is ready after %.1f s (process %d)", self.device, self._start_seconds, process.pid
             )
-            self._on_change()
+            self._watchdog.start()
+            self._owner.changed()
         except WorkerStartError:
             await process.end(patience_seconds=self._config.exit_seconds)
             raise
@@ -240,8 +226,6 @@ class SupervisedWorker:
         while True:
             assert self._process is not None  # noqa: S101 - set by the start that went before
             await asyncio.shield(self._process.lost)
-            if time.monotonic() - self._ready_since >= self._config.restart_max_seconds:
-                self._backoff_seconds = self._config.restart_initial_seconds
             cause = f"the worker for {self.device} was lost"
             try:
                 cause += f" (exit status {await self._process.end(patience_seconds=self._config.exit_seconds)})"
@@ -256,8 +240,7 @@ class SupervisedWorker:
             await asyncio.sleep(self._backoff_seconds)
             self._backoff_seconds = min(2 * self._backoff_seconds, self._config.restart_max_seconds)
             try:
-                self._on_restart(self.device)
-                await self._bring_up()
+                await self._start_again()
             except WorkerStartError as error:
                 cause = f"the worker for {self.device} could not start: {error}"
             except Exception:  # noqa: BLE001 - nobody awaits the keeper: what escaped would end it unseen, for good
@@ -265,3 +248,14 @@ class SupervisedWorker:
                 _log.exception("%s, by a bug", cause)
             else:
                 return
+
+    async def _start_again(self) -> None:
+        try:
+            self._observer.restarted(self.device)
+            await self._bring_up()
+        except Exception:
+            self.hopeful = False
+            self._down_since = time.monotonic()
+            self._observer.lost(self.device, "start")
+            self._owner.changed()
+            raise

@@ -1,0 +1,52 @@
+"""A job on its way through the pool, from its admission to its answer."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pellucid_server.errors import PellucidError
+from pellucid_server.jobs import Done, Job
+
+OnProgress = Callable[[float], None]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A job, and where it is: it waits in a line, or a worker has it, or it is answered."""
+
+    job: Job
+    model: str
+    priority: str
+    """Name of its class."""
+    caller: str
+    rows: int
+    """Evaluation rows that it weighs."""
+    arrived: float
+    deadline: float | None
+    """On `time.monotonic()`'s clock, as are `arrived` and `sent`."""
+    on_progress: OnProgress | None
+    answer: "asyncio.Future[Done]"
+    """Done once there is an answer, or nobody waits for one."""
+    size_bytes: int = 0
+    """Bytes that it brought; known once it waits."""
+    line: "OrderedDict[Ticket, None] | None" = None
+    """Where it waits."""
+    worker_job_id: int = 0
+    """Its id at the worker that has it; 0 if none has."""
+    sent: float = 0.0
+    """When a worker was last given it; 0 if none was."""
+    losses: int = 0
+    """Workers that were lost while they had it."""
+    suspect: bool = False
+    """Whether one of them was busy with it when it died."""
+
+    @property
+    def stage(self) -> str:
+        """Where it is, for those who hear that its deadline has passed."""
+        return "queued" if self.line is not None or not self.sent else "running"
+
+    def fail(self, error: PellucidError) -> None:
+        """Answer with an error, unless nobody waits any more."""
+        if not self.answer.done():
+            self.answer.set_exception(error)

@@ -1,0 +1,90 @@
+"""What a job weighs before it is done: evaluation rows, by what a worker said of its methods, and bytes."""
+
+from collections.abc import Iterable, Mapping
+
+from pellucid_server.jobs import (
+    AttributeJob,
+    ExplanationSpec,
+    Hello,
+    Input,
+    Job,
+    ModelKey,
+    PicturesInput,
+    PredictJob,
+    TableInput,
+    TensorInput,
+    TextsInput,
+)
+
+_MOST_ROWS = 1 << 20
+"""Rows of one explanation of one row that are believed: the parameter they come from is not checked yet."""
+
+_CELL_BYTES = 8
+
+
+class Weights:
+    """Evaluation rows of jobs, by the models and methods that a worker has."""
+
+    def __init__(self, hello: Hello) -> None:
+        self._parameters = {method.name: method.rows_parameter for method in hello.methods}
+        self._rows: dict[tuple[str, int], Mapping[str, int]] = {}
+        for model in sorted(hello.models, key=lambda each: each.key.version):
+            rows = {entry.method: entry.rows for entry in model.capabilities}
+            # Version 0 is the highest.
+            self._rows[model.key.name, model.key.version] = self._rows[model.key.name, 0] = rows
+
+    def rows(self, job: Job) -> int:
+        """Return how many rows a job should take; at least 1, and no more than an estimate."""
+        count = _input_rows(job.inputs)
+        if isinstance(job, AttributeJob):
+            return count * self._explanation_rows(job.model, job.explanation)
+        if not job.explanations:
+            return count
+        return count * (1 + sum(self._explanation_rows(job.model, each) for each in job.explanations))
+
+    def _explanation_rows(self, model: ModelKey, explanation: ExplanationSpec) -> int:
+        asked = explanation.parameters.get(self._parameters.get(explanation.method, ""))
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            return min(max(asked, 1), _MOST_ROWS)
+        known = self._rows.get((model.name, model.version), {})
+        return max(known.get(explanation.method, 0), 1)
+
+
+def size_bytes(job: Job) -> int:
+    """Return how many bytes of arrays, pictures, texts and cells a job holds."""
+    explanations = job.explanations if isinstance(job, PredictJob) else (job.explanation,)
+    groups: Iterable[Mapping[str, Input]] = (job.inputs, *(each.baseline.inputs for each in explanations))
+    inputs = sum(_input_bytes(each) for group in groups for each in group.values())
+    return inputs + sum(_value_bytes(value) for each in explanations for value in each.parameters.values())
+
+
+def _input_rows(inputs: Mapping[str, Input]) -> int:
+    for each in inputs.values():
+        match each:
+            case TensorInput(array=array):
+                return len(array) or 1 if array.ndim else 1
+            case PicturesInput(encoded=found):
+                return len(found) or 1
+            case TextsInput(texts=found):
+                return len(found) or 1
+            case TableInput(rows=found):
+                return len(found) or 1
+    return 1
+
+
+def _input_bytes(given: Input) -> int:
+    match given:
+        case TensorInput(array=array):
+            return array.nbytes
+        case PicturesInput(encoded=found):
+            return sum(map(len, found))
+        case TextsInput(texts=found):
+            return sum(map(_value_bytes, found))
+        case TableInput(rows=found):
+            return sum(len(name) + _value_bytes(cell) for row in found for name, cell in row.items())
+
+
+def _value_bytes(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "surrogatepass"))
+    return int(getattr(value, "nbytes", _CELL_BYTES))
