@@ -32,7 +32,7 @@ def attribute_request(method):
 
 
 async def ended(call):
-    return await asyncio.gather(call, return_exceptions=True)
+    return await asyncio.wait_for(asyncio.gather(call, return_exceptions=True), 20)
 
 
 def requests_counted(registry):
@@ -307,15 +307,19 @@ async def test_a_request_that_is_given_up_hears_why_and_when_to_come_back(
 
 async def test_an_answer_that_is_on_its_way_is_not_given_up(explanations, pool, boundary):
     pool.answer = predict_result()
-    answered = []
-    pool.on_answer = lambda: asyncio.get_running_loop().call_soon(
-        lambda: answered.append(boundary.give_up(UnavailableError("Closing.", retry_after_seconds="0.050")))
-    )
+    tasks = []
+
+    def give_up_next():
+        tasks.append(asyncio.current_task())
+        closing = UnavailableError("Closing.", retry_after_seconds="0.050")
+        asyncio.get_running_loop().call_soon(boundary.give_up, closing)
+
+    pool.on_answer = give_up_next
 
     reply = await explanations.Predict(request())
 
-    assert answered == [None]
     assert reply.receipt.work.rows_forward == 3
+    assert [task.cancelling() for task in tasks] == [0]
 
 
 async def test_a_recorder_that_fails_harms_no_answer(pool, caplog):

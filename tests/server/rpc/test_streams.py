@@ -166,18 +166,47 @@ async def test_a_stream_is_given_up_with_a_word(dissect, servicer, boundary, reg
     assert code_counts(registry) == {("Dissect", "UNAVAILABLE"): 1}
 
 
-async def test_a_caller_who_leaves_while_a_message_is_sent_closes_the_handler(
-    dissect, servicer, boundary, registry, fault_folder
-):
+async def test_a_handler_is_closed_before_its_request_ends(dissect, servicer, boundary, registry, fault_folder):
     (fault_folder / "replying").write_text("hold")
     call = dissect(REQUEST)
     await reached(fault_folder, "replying")
 
     call.cancel()
 
-    await asyncio.wait_for(servicer.closed.wait(), 20)
     await asyncio.wait_for(boundary.idle(), 20)
+    assert servicer.closed.is_set()
     assert code_counts(registry) == {("Dissect", "CANCELLED"): 1}
+
+
+class GoneContext:
+    """A call whose caller is gone before the server has heard of it: sending fails."""
+
+    def invocation_metadata(self):
+        return ()
+
+    def peer(self):
+        return "unix:"
+
+    def time_remaining(self):
+        return None
+
+    def set_trailing_metadata(self, metadata):
+        pass
+
+    async def write(self, data):
+        raise grpc.aio.InternalError("Failed operations")
+
+
+async def test_a_send_that_fails_is_a_caller_who_left(servicer, boundary, registry):
+    async def in_grpcs_task():
+        boundary.enter("Dissect")
+        await boundary.guard_stream("Dissect", service_pb.DissectRequest, servicer.Dissect)(b"", GoneContext())
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(in_grpcs_task())
+
+    assert code_counts(registry) == {("Dissect", "CANCELLED"): 1}
+    assert servicer.closed.is_set()
 
 
 async def test_a_caller_who_stops_reading_and_leaves_closes_the_handler(dissect, servicer, boundary, registry):
