@@ -79,7 +79,7 @@ def serve(models: Path, folder: Path, settings: Mapping[str, str] | None = None)
     Parameters
     ----------
     settings
-        Environment variables for it, such as `PELLUCID_POOL__QUEUE_LIMIT`.
+        Environment variables for it, such as `PELLUCID_POOL__HANG_SECONDS`.
     """
     ready, log = folder / "ready.json", folder / "server.log"
     command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]

@@ -1,9 +1,10 @@
-"""Stopping, being killed, and having too much to do."""
+"""Stopping, losing a worker, and having too much to do."""
 
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -20,8 +21,8 @@ STATES = health_pb2.HealthCheckResponse
 
 @pytest.fixture
 def own_server(table_models: Path, tmp_path: Path) -> Iterator[Server]:
-    """A server to be hurt: it runs one request at a time, and none may wait."""
-    settings = {"PELLUCID_WORKER__CONCURRENT_JOBS": "1", "PELLUCID_POOL__QUEUE_LIMIT": "0"}
+    """A server to be hurt: it runs one request of a class at a time, and one at the most may wait."""
+    settings = {"PELLUCID_WORKER__CONCURRENT_JOBS": "1", "PELLUCID_CLASSES__INTERACTIVE__QUEUE_ROWS": "0"}
     with serve(table_models, tmp_path, settings) as running:
         yield running
 
@@ -40,28 +41,33 @@ def test_a_killed_worker_is_replaced_and_answers_as_before(own_server: Server) -
     assert from_tensor(after.outputs["output"].values).tolist() == from_tensor(before.outputs["output"].values).tolist()
     assert own_server.worker_pid() != killed
     assert 'pellucid_worker_restarts_total{device="cpu"} 1.0' in own_server.metrics()
+    assert 'pellucid_worker_losses_total{cause="exit",device="cpu"} 1.0' in own_server.metrics()
 
 
-def test_a_request_that_a_killed_worker_had_is_told_to_come_back(own_server: Server) -> None:
+def test_a_request_that_a_killed_worker_had_is_answered_by_the_next(own_server: Server) -> None:
     running = own_server.explanations.Attribute.future(LONG)
     wait_until(own_server.busy, seconds=10, what="the worker has the request")
 
     os.kill(own_server.worker_pid(), signal.SIGKILL)
 
-    error = failure(lambda: running.result(60))
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
+    assert len(running.result(60).explanation.attributions) == 8
+    assert "pellucid_jobs_retried_total 1.0" in own_server.metrics()
 
 
 def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Server) -> None:
-    running = own_server.explanations.Attribute.future(LONG)
-    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+    taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
+    waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
+    wait_until(lambda: waiting in own_server.metrics(), seconds=10, what="one runs and one waits")
 
-    error = failure(lambda: own_server.explanations.Predict(predict(TABLE_MODEL, GOOD)))
+    error: Any = failure(lambda: own_server.explanations.Attribute(LONG))
+    prediction = own_server.explanations.Predict(predict(TABLE_MODEL, GOOD))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
-    assert len(running.result().explanation.attributions) == 8
+    assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    assert len(prediction.outputs) == 1
+    assert [len(each.result(60).explanation.attributions) for each in taken] == [8, 8]
+    assert 'pellucid_requests_refused_total{cause="rows",class="interactive"} 1.0' in own_server.metrics()
 
 
 def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own_server: Server) -> None:
@@ -77,6 +83,31 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own
     assert len(running.result().explanation.attributions) == 8
     assert exit_code == 0
     wait_until(lambda: not Path(f"/proc/{worker}").exists(), seconds=10, what="the worker is gone")
+
+
+def test_what_waits_when_the_server_is_told_to_stop_is_answered_too(own_server: Server) -> None:
+    taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
+    waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
+    wait_until(lambda: waiting in own_server.metrics(), seconds=10, what="one runs and one waits")
+
+    exit_code = own_server.terminate()
+
+    assert [len(each.result().explanation.attributions) for each in taken] == [8, 8]
+    assert exit_code == 0
+
+
+def test_a_request_that_outlasts_the_grace_is_told_to_come_back(table_models: Path, tmp_path: Path) -> None:
+    with serve(table_models, tmp_path, {"PELLUCID_SERVER__GRACE_SECONDS": "0.1"}) as server:
+        running = server.explanations.Attribute.future(long_request(rows=64))
+        wait_until(server.busy, seconds=10, what="the worker has the request")
+
+        exit_code = server.terminate()
+
+        error = failure(running.result)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
+        assert exit_code == 0
+        assert len(server.lines("rpc=Attribute", "code=UNAVAILABLE")) == 1
 
 
 def test_a_model_that_cannot_be_served_stops_the_server_with_the_remedy(tmp_path: Path) -> None:
