@@ -19,7 +19,7 @@ from pellucid.v1 import explanation_service_pb2
 
 from benchmarks import load, questions, servers
 
-_MOMENTS = (0.3, 1.0)
+_MOMENTS = (0.2, 0.6)
 """When the caller leaves, as shares of what the request takes."""
 
 _CALLERS = 4

@@ -21,8 +21,6 @@ ERRORS_ALLOWED = 8.0
 GAPS_ALLOWED = 3.0
 """Gaps by which an element may differ: a gap is of the scores' sum, in which errors of elements may cancel."""
 
-Floats = npt.NDArray[np.float64]
-
 LATE = 4
 """The gRPC code DEADLINE_EXCEEDED, as an explanation's status has it."""
 
@@ -143,8 +141,10 @@ def _attribution(mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attri
         yield "the receipt is of another model or input"
     if mine.output_index != quiet.output_index:
         yield f"element {list(mine.output_index)} is explained"
-    # Gradient methods find the value in batches of other shapes than a prediction: rounding is of the logits' size.
-    yield from alike("the score", _array(mine.instance_output_value), _array(quiet.instance_output_value))
+    score, expected_score = (np.array([each.instance_output_value]) for each in (mine, quiet))
+    # A score near 0 is a sum of terms that cancel: its rounding is that of the terms, which attributions are like.
+    terms = max((_margin(from_tensor(each.scores)) for each in quiet.inputs.values()), default=0.0)
+    yield from alike("the score", score, expected_score, more=terms)
     allowed = _stated_error(mine) + _stated_error(quiet)
     for name, each in quiet.inputs.items():
         if name not in mine.inputs:
@@ -188,10 +188,6 @@ def alike(what: str, mine: npt.NDArray[Any], quiet: npt.NDArray[Any], *, more: f
 
 def _margin(quiet: npt.NDArray[Any]) -> float:
     return TOLERANCE * float(np.abs(quiet.astype(np.float64)).max(initial=0.0))
-
-
-def _array(value: float) -> Floats:
-    return np.array([value], np.float64)
 
 
 _Compare = Callable[[Entry, bytes, bytes, bool], Iterator[str]]
