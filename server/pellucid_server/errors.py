@@ -27,6 +27,8 @@ class PellucidError(Exception):
         super().__init__(message)
         self.message = message
         self.metadata = metadata
+        self.timing: object = None
+        """Where the time of a job went that ended so on a worker, a `jobs.JobTiming`."""
 
 
 class InvalidRequestError(PellucidError):

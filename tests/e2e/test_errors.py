@@ -271,6 +271,23 @@ def test_a_prediction_stands_when_an_explanation_beside_it_cannot_be_made(server
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("urgent", "there are: predictions, interactive, bulk"),
+        ("predictions", "takes no explanations; these do: interactive, bulk"),
+    ],
+)
+def test_a_class_that_cannot_be_is_refused_by_the_metadatas_key(server: Server, name: str, advice: str) -> None:
+    request = attribute(TABLE_MODEL, GOOD, SALIENCY)
+
+    error = failure(lambda: server.explanations.Attribute(request, metadata=[("x-pellucid-priority", name)]))
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violated_fields(error) == ['metadata["x-pellucid-priority"]']
+    assert advice in str(error.details())
+
+
 def test_bytes_that_are_no_request_are_refused_with_a_request_id(server: Server) -> None:
     call = server.channel.unary_unary("/pellucid.v1.ExplanationService/Predict")
 

@@ -97,12 +97,12 @@ def test_rows_are_counted_by_kind(server: Server) -> None:
 
 def test_the_callers_request_id_comes_back_and_is_in_the_log_once(server: Server) -> None:
     _, call = server.explanations.Predict.with_call(
-        predict(TABLE_MODEL, GOOD), metadata=[("x-request-id", "order-4711")]
+        predict(TABLE_MODEL, GOOD), metadata=[("x-request-id", "order-4711"), ("x-pellucid-caller", "shop 7")]
     )
 
     assert dict(call.trailing_metadata())["x-request-id"] == "order-4711"
     (line,) = server.lines("id=order-4711")
-    assert "rpc=Predict code=OK model=breast-cancer" in line
+    assert 'rpc=Predict code=OK caller="shop 7" class=predictions model=breast-cancer' in line
 
 
 def test_a_request_without_an_id_gets_one_and_a_refusal_names_it(server: Server) -> None:
@@ -133,6 +133,15 @@ def test_a_deadline_ends_the_work_and_the_server_says_so(server: Server) -> None
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert details(error)["ErrorInfo"].metadata["stage"] == "running"
     assert time.monotonic() - began < 2
+
+
+def test_a_request_that_failed_on_a_worker_has_its_times_too(server: Server) -> None:
+    labels = {"rpc": "Attribute", "method": "saliency", "model": TABLE_MODEL, "code": "INVALID_ARGUMENT"}
+    before = counts(server, "pellucid_compute_seconds", **labels)
+
+    failure(lambda: server.explanations.Attribute(attribute(TABLE_MODEL, GOOD, spec("saliency", absolute=1))))
+
+    assert counts(server, "pellucid_compute_seconds", **labels) == before + 1
 
 
 def test_the_time_of_a_call_is_split(server: Server) -> None:

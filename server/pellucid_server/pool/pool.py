@@ -396,7 +396,9 @@ class Pool:
         timing = _timing(ticket, done)
         self._observer.worked(ticket.model, timing, done.result is None)
         if done.failure is not None:
-            raise error_from_wire(done.failure.reason, done.failure.message, dict(done.failure.metadata))
+            error = error_from_wire(done.failure.reason, done.failure.message, dict(done.failure.metadata))
+            error.timing = timing
+            raise error
         if done.result is None:
             raise PellucidError("the worker sent neither a result nor a failure")
         return done.result, timing

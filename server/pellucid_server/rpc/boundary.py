@@ -224,7 +224,9 @@ def _bug(call: Call, error: BaseException) -> PellucidError:
 
 def _timing(call: Call, failure: PellucidError | None) -> JobTiming | None:
     """Return where a worker's time went, if one had the request: with the result, or with the error."""
-    return call.timing or getattr(failure, "timing", None)
+    if failure is not None and isinstance(failure.timing, JobTiming):
+        return failure.timing
+    return call.timing
 
 
 def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
