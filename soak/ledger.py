@@ -23,7 +23,8 @@ class Log:
     """What the server wrote down."""
 
     lines: tuple[Line, ...]
-    tracebacks: int
+    tracebacks: tuple[str, ...]
+    """The last line of each."""
 
     def without(self, identity: str) -> "Log":
         """Return the log without the lines of one request id."""
@@ -43,18 +44,22 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read the server's log, in JSON; workers' own lines are text."""
-    lines, tracebacks = [], 0
-    for text in path.read_text("utf-8", "replace").splitlines():
+    lines, tracebacks = [], []
+    texts = path.read_text("utf-8", "replace").splitlines()
+    for number, text in enumerate(texts):
         try:
             entry = json.loads(text)
         except ValueError:
             entry = {}
         if not isinstance(entry, dict):
             continue
-        tracebacks += "traceback" in entry or text.startswith("Traceback (")
+        if "traceback" in entry:
+            tracebacks.append(entry["traceback"].strip().splitlines()[-1])
+        elif text.startswith("Traceback ("):
+            tracebacks.append(next((line for line in texts[number + 1 :] if not line.startswith(" ")), text))
         if entry.get("message") == "request":
             lines.append(Line(entry["id"], entry["rpc"], entry["code"]))
-    return Log(tuple(lines), tracebacks)
+    return Log(tuple(lines), tuple(tracebacks))
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,8 @@ def counters_agree(counters: Counters, log: Log) -> Verdict:
 def no_bugs(log: Log, exits: Mapping[str, int]) -> Verdict:
     """Look for tracebacks in the log, and for callers' processes, by name, that did not end by themselves with 0."""
     wrong = [f"the callers {name} ended with {status}" for name, status in exits.items() if status]
-    if log.tracebacks:
-        wrong.append("the log has tracebacks")
-    return _verdict("no tracebacks", wrong, f"{log.tracebacks} in the log")
+    wrong += [f"in the log: {text}" for text in log.tracebacks]
+    return _verdict("no tracebacks", wrong, f"{len(log.tracebacks)} in the log")
 
 
 def ended(ending: Ending) -> Verdict:

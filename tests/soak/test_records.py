@@ -24,12 +24,14 @@ def test_the_log_is_read_and_other_lines_are_left_out(tmp_path: Path) -> None:
         '{"message": "request", "id": "a-1", "rpc": "Predict", "code": "OK", "model": "m"}\n'
         "a worker's line\n"
         "Traceback (most recent call last):\n"
+        "  a line of it\n"
+        "KeyError: 1\n"
         "17\n"
-        '{"message": "request", "id": "a-2", "rpc": "Attribute", "code": "INTERNAL", "traceback": "..."}\n'
+        '{"message": "request", "id": "a-2", "rpc": "Attribute", "code": "INTERNAL", "traceback": "...\\nOSError: 2"}\n'
     )
 
     found = ledger.read_log(tmp_path / "server.log")
 
     assert found.counts() == {("Predict", "OK"): 1, ("Attribute", "INTERNAL"): 1}
-    assert found.tracebacks == 2
+    assert found.tracebacks == ("KeyError: 1", "OSError: 2")
     assert found.without("a-1").lines == found.lines[1:]

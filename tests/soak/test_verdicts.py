@@ -109,7 +109,7 @@ def test_a_failure_that_the_shipped_client_lets_through_is_seen(calls: list[Call
 
 
 def logged(*lines: tuple[str, str], rpc: str = "Predict") -> Log:
-    return Log(tuple(Line(identity, rpc, code) for identity, code in lines), tracebacks=0)
+    return Log(tuple(Line(identity, rpc, code) for identity, code in lines), tracebacks=())
 
 
 @pytest.mark.parametrize(
@@ -190,5 +190,5 @@ def test_an_end_that_is_not_clean_is_seen(ending: Ending) -> None:
 
 def test_a_traceback_and_callers_that_failed_are_seen() -> None:
     assert verdicts.no_bugs(logged(), {"callers1": 0}).held
-    assert not verdicts.no_bugs(Log((), tracebacks=1), {}).held
+    assert not verdicts.no_bugs(Log((), tracebacks=("KeyError: 1",)), {}).held
     assert not verdicts.no_bugs(logged(), {"callers1": 1}).held
