@@ -28,12 +28,12 @@ class FatalJobs:
 
     def add(self, job: Job) -> str:
         """Remember a job, and return its digest for the log."""
-        digest = _digest(job)
-        self._until.pop(digest, None)
-        self._until[digest] = self._clock() + _MEMORY_SECONDS
+        key = digest(job)
+        self._until.pop(key, None)
+        self._until[key] = self._clock() + _MEMORY_SECONDS
         if len(self._until) > _MOST_JOBS:
             self._until.popitem(last=False)
-        return digest.hex()
+        return key.hex()
 
     def knows(self, job: Job) -> bool:
         """Tell whether an equal job is remembered; free while none is."""
@@ -42,7 +42,7 @@ class FatalJobs:
         now = self._clock()
         while self._until and next(iter(self._until.values())) <= now:
             self._until.popitem(last=False)
-        return bool(self._until) and _digest(job) in self._until
+        return bool(self._until) and digest(job) in self._until
 
 
 def fatal_error() -> FatalRequestError:
@@ -52,5 +52,6 @@ def fatal_error() -> FatalRequestError:
     )
 
 
-def _digest(job: Job) -> bytes:
+def digest(job: Job) -> bytes:
+    """Return what only equal jobs have in common."""
     return hashlib.sha256(wire.encode(job)).digest()

@@ -16,7 +16,7 @@ from pellucid_server.errors import (
 )
 from pellucid_server.faults import Faults
 from pellucid_server.jobs import Done, Hello, Job, JobTiming, PredictJob, Result, WorkerSettings
-from pellucid_server.pool.fatal import FatalJobs, fatal_error
+from pellucid_server.pool.fatal import FatalJobs, digest, fatal_error
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher
 from pellucid_server.pool.routing import Routing
@@ -215,9 +215,10 @@ class Pool:
         """Take the jobs of a worker that died over one of the suspects, if there are any (called by a worker)."""
         now = time.monotonic()
         self._look()
+        suspected = suspects | _equal(tickets, suspects)
         for ticket in tickets:
             self._queues[ticket.priority].release(ticket, now=now, worked=False)
-            self._take_back(ticket, suspected=ticket in suspects)
+            self._take_back(ticket, suspected=ticket in suspected)
         self._go_on()
         self._tell()
 
@@ -348,8 +349,8 @@ class Pool:
         if self._closed:
             ticket.fail(_shutting_down())
         elif ticket.suspect and suspected:
-            digest = self._fatal.add(ticket.job)
-            _log.error("two workers died over a request to model %r (job digest %s)", ticket.model, digest)
+            key = self._fatal.add(ticket.job)
+            _log.error("two workers died over a request to model %r (job digest %s)", ticket.model, key)
             ticket.fail(fatal_error())
         elif ticket.losses > 1:
             text = "Two workers, one after the other, were lost while they had this request; send it again."
@@ -416,6 +417,15 @@ class Pool:
             self._told_healthy = healthy
             for callback in self._watchers:
                 callback(healthy)
+
+
+def _equal(tickets: Iterable[Ticket], suspects: Iterable[Ticket]) -> frozenset[Ticket]:
+    """Return the jobs that are equal to a suspect: each would end a worker of its own."""
+    models = {ticket.model for ticket in suspects}
+    if not models:
+        return frozenset()
+    keys = {digest(ticket.job) for ticket in suspects}
+    return frozenset(ticket for ticket in tickets if ticket.model in models and digest(ticket.job) in keys)
 
 
 def _timing(ticket: Ticket, done: Done) -> JobTiming:

@@ -3,9 +3,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pellucid_server.config import PoolConfig
-from pellucid_server.jobs import WorkerSettings
+from pellucid_server.config import DEFAULT_CLASSES, PoolConfig
+from pellucid_server.faults import Faults
+from pellucid_server.jobs import ModelKey, PredictJob, TensorInput, WorkerSettings
+from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.process import Launcher
 
@@ -24,21 +27,102 @@ class Health:
             pass
 
 
-@pytest.fixture
-def make_pool(tmp_path):
-    def make(*, workers=1, start="plain", concurrent_jobs=2, command=COMMAND, on_restart=lambda device: None, **config):
-        (tmp_path / start).mkdir(exist_ok=True)
-        settings = WorkerSettings("cpu", str(tmp_path / start), 1, concurrent_jobs, 0.05, 1 << 28)
-        quick = {"restart_initial_seconds": 0.001, "restart_max_seconds": 60.0, "queue_limit": 2, **config}
-        launcher = Launcher({**os.environ, "OMP_NUM_THREADS": "7"}, command)
-        return Pool((settings,) * workers, PoolConfig(**quick), launcher, on_restart=on_restart)
+class Diary(Observer):
+    """Writes down all that a pool tells."""
 
-    return make
+    def __init__(self):
+        self.before_restart = lambda count: None
+        self.restarts = []
+        self.losses = []
+        self.retries = 0
+        self.work = []
+        self.refusals = []
+
+    def restarted(self, device):
+        self.restarts.append(device)
+        self.before_restart(len(self.restarts))
+
+    def lost(self, device, cause):
+        self.losses.append((device, cause))
+
+    def retried(self):
+        self.retries += 1
+
+    def worked(self, model, timing, wasted):
+        self.work.append((model, timing, wasted))
+
+    def refused(self, priority, cause):
+        self.refusals.append((priority, cause))
+
+    @property
+    def wasted(self):
+        return [model for model, _, wasted in self.work if wasted]
+
+
+def job(name, array=None):
+    return PredictJob(ModelKey(name), {"x": TensorInput(np.zeros(1) if array is None else array)})
+
+
+async def answer(pool, name, **options):
+    result, _ = await pool.run(job(name), 20, **options)
+    return result.outputs["y"].values
+
+
+async def sent(pool, count, name="hang", **options):
+    """Start jobs, and return once they are sent, or wait."""
+    tasks = [asyncio.create_task(pool.run(job(name), **options)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def end(tasks):
+    [task.cancel() for task in tasks]
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition):
+    """Let the loop run until something is so."""
+
+    async def look():
+        while not condition():
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(look(), 20)
+
+
+@pytest.fixture
+def diary():
+    return Diary()
+
+
+@pytest.fixture
+async def make_pool(tmp_path, diary):
+    """Make pools of fake workers; they are closed afterwards."""
+    made = []
+
+    def make(*, workers=1, start="plain", places=2, command=COMMAND, classes=None, beats=0.0, folder="", **config):
+        (tmp_path / start).mkdir(exist_ok=True)
+        settings = WorkerSettings("cpu", str(tmp_path / start), 1, 0.05, 1 << 28, heartbeat_seconds=beats)
+        quick = {"restart_initial_seconds": 0.001, "restart_max_seconds": 60.0, **config}
+        pool = Pool(
+            (settings,) * workers,
+            PoolConfig(**quick),
+            Launcher({**os.environ, "OMP_NUM_THREADS": "7"}, command),
+            classes={**DEFAULT_CLASSES, **(classes or {})},
+            concurrent_jobs=places,
+            observer=diary,
+            faults=Faults(folder),
+            spread=lambda: 0.0,
+        )
+        made.append(pool)
+        return pool
+
+    yield make
+    await asyncio.gather(*(pool.close() for pool in made))
 
 
 @pytest.fixture
 async def pool(make_pool):
     made = make_pool()
     await made.start()
-    yield made
-    await made.close()
+    return made

@@ -2,12 +2,15 @@
 
 The folder of the model repository says how it starts: "refuse", "crash", "mute" (is never ready),
 "stuck" (is never ready and ignores end of file), "stay" (ignores end of file),
-"flaky" (refuses the second start; counts them in a file there), or anything else.
+"flaky" (refuses the second start; counts them in a file there), "dozy" (the second start is never ready),
+or anything else. It sends heartbeats if its settings name an interval above 0.
 """
 
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from pellucid_server.jobs import (
     Cancel,
     Done,
     Failure,
+    Heartbeat,
     Hello,
     JobTiming,
     MethodInfo,
@@ -31,6 +35,7 @@ from pellucid_server.jobs import (
     Start,
     Work,
 )
+from pellucid_server.recorder import Recorder
 
 TIMING = JobTiming(0.25, 0.5, 3, 4)
 MODELS = tuple(
@@ -45,22 +50,33 @@ def result(values):
 
 
 class FakeWorker:
-    def __init__(self, connection):
+    def __init__(self, connection, recorder):
         self.connection = connection
+        self.recorder = recorder
+        self.sending = threading.Lock()
         self.stream = connection.makefile("rb")
         self.cancelled = []
+        self.held = {}
 
     def send(self, message):
-        self.connection.sendall(wire.frame(message))
+        with self.sending:
+            self.connection.sendall(wire.frame(message))
+
+    def beat(self, seconds):
+        while True:
+            time.sleep(seconds)
+            self.send(Heartbeat(0.0, 0.0))
 
     def receive(self):
         head = self.stream.read(4)
         return wire.decode(self.stream.read(*wire.LENGTH.unpack(head))) if len(head) == 4 else None
 
     def answer(self, job_id, values):
+        self.held.pop(job_id, None)
         self.send(Done(job_id, TIMING, result(values)))
 
     def fail(self, job_id, reason, **metadata):
+        self.held.pop(job_id, None)
         self.send(Done(job_id, TIMING, failure=Failure(reason, f"said {reason}", metadata)))
 
     def start(self, start):
@@ -70,6 +86,12 @@ class FakeWorker:
                 pass
             case ["die"]:
                 os._exit(3)
+            case ["poison", *batch]:
+                # Rows of a job that is alone share no batch.
+                self.recorder.device([start.job_id] if start.alone or not batch else list(self.held))
+                os._exit(3)
+            case ["first", deed, *path]:
+                self.first(start, deed, Path("/".join(path)))
             case ["fail", reason]:
                 self.fail(start.job_id, reason, seen="yes")
             case ["empty"]:
@@ -94,35 +116,53 @@ class FakeWorker:
             case _:
                 self.answer(start.job_id, 2 * start.job.inputs["x"].array)
 
+    def first(self, start, deed, path):
+        """Do something with the first job of the path; answer later ones with whether they were told to be alone."""
+        if path.exists():
+            self.answer(start.job_id, int(start.alone))
+            return
+        path.touch()
+        match deed:
+            case "die":
+                self.send(Progress(start.job_id, 0.5))
+                self.recorder.python(start.job_id)
+                os._exit(3)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "device":
+                self.send(Heartbeat(1e6, 0.0))
+            case "python":
+                self.send(Heartbeat(0.0, 1e6))
+
     def cancel(self, job_id):
         self.cancelled.append(job_id)
         self.fail(job_id, "CANCELLED", stage="running")
 
     def serve(self):
-        running = {}
         while (message := self.receive()) is not None:
             match message:
                 case Start():
-                    running[message.job_id] = message.job.model.name
+                    self.held[message.job_id] = message.job.model.name
                     self.start(message)
-                case Cancel(job_id=job_id) if running[job_id].startswith("hang"):
+                case Cancel(job_id=job_id) if self.held.get(job_id, "").startswith("hang"):
                     self.cancel(job_id)
 
 
 def main():
-    worker = FakeWorker(socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1])))
+    descriptors = {name: int(value) for name, value in zip(sys.argv[1::2], sys.argv[2::2], strict=True)}
+    worker = FakeWorker(socket.socket(fileno=descriptors["--fd"]), Recorder(descriptors["--record"]))
     settings = worker.receive()
     repository = Path(settings.model_repository)
-    if repository.name == "flaky":
-        count = repository / "starts"
-        count.write_text(count.read_text() + "x" if count.exists() else "x")
-        if count.read_text() == "xx":
-            worker.send(Refused("the second start fails"))
-            return
+    count = repository / "starts"
+    starts = len(count.read_text()) + 1 if count.exists() else 1
+    count.write_text("x" * starts)
+    if repository.name == "flaky" and starts == 2:
+        worker.send(Refused("the second start fails"))
+        return
     if repository.name == "refuse":
         worker.send(Refused("model 'm': there is no model.toml"))
         return
-    if repository.name == "mute":
+    if repository.name == "mute" or (repository.name == "dozy" and starts == 2):
         worker.receive()
         return
     while repository.name == "stuck":
@@ -130,6 +170,8 @@ def main():
     if repository.name == "crash":
         sys.exit(4)
     worker.send(Hello(MODELS, METHODS, settings.device))
+    if settings.heartbeat_seconds:
+        threading.Thread(target=worker.beat, args=(settings.heartbeat_seconds,), daemon=True).start()
     worker.serve()
     while repository.name == "stay":
         time.sleep(60)

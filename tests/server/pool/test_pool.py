@@ -2,68 +2,49 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.config import PoolConfig
+from pellucid_server.config import ClassConfig
 from pellucid_server.errors import (
+    InvalidRequestError,
     OverloadedError,
     PellucidError,
     TimedOutError,
     UnavailableError,
     error_classes,
 )
-from pellucid_server.jobs import ModelKey, PredictJob, TensorInput
+from pellucid_server.jobs import AttributeJob, ExplanationSpec
 from pellucid_server.pool.process import WorkerStartError
-from server.pool.conftest import COMMAND, Health
+from server.pool.conftest import answer, end, job, sent, until
+
+NARROW = {"predictions": ClassConfig(queue_rows=2)}
+"""Room for two one-row jobs to wait."""
+NOBODY_WAITS = (0, 0, 0)
 
 
-def job(name, array=None):
-    return PredictJob(ModelKey(name), {"x": TensorInput(np.zeros(1) if array is None else array)})
-
-
-async def answer(pool, name):
-    result, _ = await pool.run(job(name), 20)
-    return result.outputs["y"].values
-
-
-def children():
-    """Return the ids of this process's children, those that ended and were not waited for included."""
-    lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return {int(pid) for path in lists for pid in path.read_text().split()}
-
-
-async def hanging(pool, count, name="hang"):
-    """Start jobs that do not end by themselves, and return once the worker has them."""
-    tasks = [asyncio.create_task(pool.run(job(name))) for _ in range(count)]
-    await asyncio.sleep(0)
-    return tasks
-
-
-async def end(tasks):
-    [task.cancel() for task in tasks]
-    return await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-async def test_a_result_and_its_timing_are_the_workers(pool):
+async def test_a_result_and_its_timing_are_the_workers_and_its_wait_in_the_front_is_added(pool):
     result, timing = await pool.run(job("echo", np.array([[1.5, -2.0]])), 20)
 
     np.testing.assert_array_equal(result.outputs["y"].values, [[3.0, -4.0]])
-    assert (timing.queue_seconds, timing.compute_seconds, timing.rows_forward, timing.rows_backward) == (
-        0.25,
-        0.5,
-        3,
-        4,
-    )
+    assert replace(timing, queue_seconds=0.0) == replace(timing, queue_seconds=0.0, compute_seconds=0.5)
+    assert (timing.rows_forward, timing.rows_backward) == (3, 4)
+    assert 0.25 < timing.queue_seconds < 20
+
+
+async def test_the_time_for_which_a_job_waited_for_its_place_is_in_its_timing(pool):
+    ahead = await sent(pool, 2)
+    waiting = asyncio.create_task(pool.run(job("echo")))
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    await until(lambda: time.monotonic() - began > 0.01)
+
+    held = time.monotonic() - began
+    await end(ahead)
+
+    _, timing = await waiting
+    assert timing.queue_seconds > 0.25 + held
 
 
 async def test_hello_names_what_is_served(pool):
@@ -72,16 +53,14 @@ async def test_hello_names_what_is_served(pool):
 
 async def test_many_large_jobs_cross_at_once(pool):
     # More bytes both ways than a socket's buffers hold: a side that only wrote would block for ever.
-    arrays = [np.full(1_000_000, number, np.float32) for number in range(4)]
+    arrays = [np.full((1, 1_000_000), number, np.float32) for number in range(4)]
 
     results = await asyncio.gather(*(pool.run(job("echo", array), 60) for array in arrays))
 
-    assert [float(result.outputs["y"].values[-1]) for result, _ in results] == [0.0, 2.0, 4.0, 6.0]
+    assert [float(result.outputs["y"].values[0, -1]) for result, _ in results] == [0.0, 2.0, 4.0, 6.0]
 
 
-async def test_the_loop_runs_on_while_the_worker_does_not_read(make_pool):
-    pool = make_pool(queue_limit=100)
-    await pool.start()
+async def test_the_loop_runs_on_while_the_worker_does_not_read(pool):
     os.kill(pool.workers[0].pid, signal.SIGSTOP)
 
     started = time.monotonic()
@@ -91,7 +70,6 @@ async def test_the_loop_runs_on_while_the_worker_does_not_read(make_pool):
 
     os.kill(pool.workers[0].pid, signal.SIGCONT)
     await task
-    await pool.close()
     assert blocked_seconds < 1
 
 
@@ -108,18 +86,38 @@ async def test_an_answer_with_neither_result_nor_failure_is_a_bug(pool):
         await pool.run(job("empty"), 20)
 
 
+async def test_a_job_that_cannot_be_sent_is_a_bug_and_leaves_no_place_taken(pool):
+    with pytest.raises(TypeError, match="cannot cross"):
+        await pool.run(job("echo", np.array(["text"])), 20)
+
+    assert pool.pending == 0
+    assert (await answer(pool, "echo")).tolist() == [0.0]
+
+
 async def test_progress_is_passed_on(pool):
     shares = []
 
-    await pool.run(job("progress"), 20, shares.append)
+    await pool.run(job("progress"), 20, on_progress=shares.append)
 
     assert shares == [0.25, 0.75]
 
 
 async def test_a_cancelled_call_cancels_the_job(pool):
-    outcomes = await end(await hanging(pool, 2))
+    outcomes = await end(await sent(pool, 2))
 
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+    assert (await answer(pool, "cancelled")).tolist() == [1, 2]
+
+
+async def test_a_cancelled_call_that_waited_leaves_no_trace(pool):
+    ahead = await sent(pool, 2)
+    waiting = await sent(pool, 1, "die")
+    assert pool.waiting["predictions"] == (1, 1, 8)
+
+    await end(waiting)
+
+    assert pool.waiting["predictions"] == NOBODY_WAITS
+    await end(ahead)
     assert (await answer(pool, "cancelled")).tolist() == [1, 2]
 
 
@@ -131,14 +129,15 @@ async def test_the_deadline_ends_the_wait_and_the_job(pool):
     assert (await answer(pool, "cancelled")).tolist() == [1]
 
 
-async def test_a_job_behind_more_than_the_worker_runs_times_out_as_queued(pool):
-    ahead = await hanging(pool, 2)
+async def test_a_job_that_has_no_place_times_out_as_queued(pool):
+    ahead = await sent(pool, 2)
 
     with pytest.raises(TimedOutError) as caught:
-        await pool.run(job("hang"), 0.05)
+        await pool.run(job("die"), 0.05)
 
     await end(ahead)
     assert caught.value.metadata == {"stage": "queued"}
+    assert pool.waiting["predictions"] == NOBODY_WAITS
 
 
 async def test_the_worker_is_told_the_deadline(pool):
@@ -155,195 +154,134 @@ async def test_a_deadline_that_has_passed_is_refused_at_once(pool, seconds):
     assert pool.pending == 0
 
 
-async def test_one_job_beyond_the_bound_is_refused_with_a_time_to_retry(pool):
-    taken = await hanging(pool, 4)  # two that run and a queue of two
+async def test_what_a_worker_did_is_told_and_whether_anybody_got_it(pool, diary):
+    await answer(pool, "echo")
+    await end(await sent(pool, 1))
+    await until(lambda: not pool.pending)
 
-    with pytest.raises(OverloadedError, match="All 4 places") as caught:
+    assert [(model, timing.rows_forward, wasted) for model, timing, wasted in diary.work] == [
+        ("echo", 3, False),
+        ("hang", 3, True),
+    ]
+
+
+async def test_a_job_that_waited_is_done_once_there_is_a_place(pool):
+    ahead = await sent(pool, 2)
+    waiting = asyncio.create_task(answer(pool, "echo"))
+    await asyncio.sleep(0)
+    assert (pool.pending, pool.waiting["predictions"][0]) == (2, 1)
+
+    await end(ahead)
+
+    assert (await waiting).tolist() == [0.0]
+
+
+async def test_one_job_beyond_the_bound_is_refused_with_a_time_to_retry(make_pool, diary):
+    pool = make_pool(classes=NARROW)
+    await pool.start()
+    taken = await sent(pool, 4)  # two that run and two that wait
+
+    with pytest.raises(OverloadedError, match="'predictions' has 2 evaluation rows waiting and room for 2") as caught:
         await pool.run(job("echo"), 20)
 
+    assert float(caught.value.metadata["retry_after_seconds"]) >= 0.05
+    assert diary.refusals == [("predictions", "rows")]
     await end(taken)
-    assert 0.05 <= float(caught.value.metadata["retry_after_seconds"]) <= 5
+
+
+async def test_the_bounds_hold_for_each_worker(make_pool):
+    pool = make_pool(workers=2, classes=NARROW)
+    await pool.start()
+
+    taken = await sent(pool, 8)
+
+    assert (pool.pending, pool.waiting["predictions"][0]) == (4, 4)
+    with pytest.raises(OverloadedError):
+        await pool.run(job("echo"), 20)
+    await end(taken)
+
+
+async def test_a_full_class_leaves_room_in_others(make_pool):
+    pool = make_pool(classes=NARROW)
+    await pool.start()
+    taken = await sent(pool, 4)
+
+    assert (await answer(pool, "echo", priority="bulk")).tolist() == [0.0]
+    await end(taken)
+
+
+async def test_a_caller_without_a_place_gets_one_though_another_has_them_all(make_pool):
+    pool = make_pool(classes=NARROW)
+    await pool.start()
+    taken = await sent(pool, 4, caller="ada")
+
+    assert (await answer(pool, "echo", caller="grace")).tolist() == [0.0]
+    await end(taken)
+
+
+async def test_callers_without_a_place_get_no_more_than_the_places_twice(pool):
+    taken = [await sent(pool, 1, caller=name) for name in "abcdef"]
+
+    assert (pool.pending, pool.waiting["predictions"][0]) == (4, 2)
+    await asyncio.gather(*map(end, taken))
 
 
 async def test_a_place_is_free_again_when_the_worker_lets_go(pool):
-    await end(await hanging(pool, 4))
-    assert pool.pending == 4  # the worker has not yet said that it stopped
+    taken = await sent(pool, 2)
+    await end(taken)
+    assert pool.pending == 2  # the worker has not yet said that it stopped
 
-    await asyncio.wait_for(_until_free(pool), 20)
+    await until(lambda: not pool.pending)
 
-    assert (await answer(pool, "cancelled")).tolist() == [1, 2, 3, 4]
-
-
-async def _until_free(pool):
-    while pool.pending:
-        await asyncio.sleep(0)
+    assert (await answer(pool, "cancelled")).tolist() == [1, 2]
 
 
 async def test_a_job_that_the_worker_does_not_let_go_keeps_its_place(pool):
-    await end(await hanging(pool, 4, "deaf"))
+    await end(await sent(pool, 2, "deaf"))
 
-    with pytest.raises(OverloadedError):
-        await pool.run(job("echo"), 20)
+    with pytest.raises(TimedOutError) as caught:
+        await pool.run(job("echo"), 0.05)
 
-
-async def test_a_lost_worker_fails_its_jobs_and_is_started_again(make_pool):
-    restarted = []
-    pool = make_pool(on_restart=restarted.append)
-    health = Health(pool)
-    await pool.start()
-    first = int(await answer(pool, "pid"))
-    beside = await hanging(pool, 1)
-
-    with pytest.raises(UnavailableError, match="was lost") as caught:
-        await pool.run(job("die"), 20)
-
-    assert float(caught.value.metadata["retry_after_seconds"]) > 0
-    assert [type(error) for error in await asyncio.gather(*beside, return_exceptions=True)] == [UnavailableError]
-    await health.becomes(False)
-    await health.becomes(True)
-    assert int(await answer(pool, "pid")) != first
-    assert not alive(first)
-    assert restarted == ["cpu"]
-    await pool.close()
+    assert caught.value.metadata == {"stage": "queued"}
 
 
-async def test_the_death_of_one_of_two_workers_is_seen_at_once(make_pool):
-    # A worker that held a copy of the other's socket would hide its death.
-    pool = make_pool(workers=2, restart_initial_seconds=60)
-    await pool.start()
-    victim = await hanging(pool, 1)
-
-    os.kill(pool.workers[0].pid, signal.SIGKILL)
-
-    assert isinstance((await asyncio.gather(*victim, return_exceptions=True))[0], UnavailableError)
-    assert (pool.healthy, [worker.ready for worker in pool.workers]) == (True, [False, True])
-    assert int(await answer(pool, "pid")) == pool.workers[1].pid
-    await pool.close()
-
-
-async def test_bytes_that_are_no_message_count_as_a_lost_worker(make_pool):
-    pool = make_pool()
-    health = Health(pool)
-    await pool.start()
-    errors = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["exception"]))
-
-    with pytest.raises(UnavailableError):
-        await pool.run(job("garbage"), 20)
-
-    await health.becomes(False)
-    await health.becomes(True)
-    assert len(errors) == 1
-    await pool.close()
-
-
-async def test_a_worker_that_refuses_a_restart_is_tried_again(make_pool):
-    restarted = []
-    pool = make_pool(start="flaky", on_restart=restarted.append)
-    health = Health(pool)
-    await pool.start()
-
-    os.kill(pool.workers[0].pid, signal.SIGKILL)
-
-    await health.becomes(False)
-    await health.becomes(True)
-    assert restarted == ["cpu", "cpu"]
-    await pool.close()
-
-
-async def test_a_bug_at_a_restart_is_logged_and_the_worker_is_tried_again(make_pool, caplog):
-    restarted = []
-
-    def on_restart(device):
-        restarted.append(device)
-        command[:] = ["a null \0 byte"] if len(restarted) == 1 else COMMAND
-
-    command = list(COMMAND)
-    pool = make_pool(command=command, on_restart=on_restart)
-    health = Health(pool)
-    await pool.start()
-
-    os.kill(pool.workers[0].pid, signal.SIGKILL)
-
-    await health.becomes(False)
-    await health.becomes(True)
-    assert restarted == ["cpu", "cpu"]
-    (logged,) = [record for record in caplog.records if record.exc_info]
-    assert (logged.exc_info[0], str(logged.exc_info[1])) == (ValueError, "embedded null byte")
-    await pool.close()
-
-
-async def test_a_restart_that_a_listener_breaks_leaves_no_process(make_pool, caplog):
-    before = children()
-    told = []
-
-    def listener(healthy):
-        told.append(healthy)
-        if told == [True, False, True]:
-            raise RuntimeError("a listener's bug")
-
-    pool = make_pool()
-    pool.watch(listener)
-    health = Health(pool)
-    await pool.start()
-
-    os.kill(pool.workers[0].pid, signal.SIGKILL)
-
-    await health.becomes(True)
-    await health.becomes(True)
-    assert told == [True, False, True, False, True]
-    assert children() - before == {pool.workers[0].pid}
-    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["a listener's bug"]
-    await pool.close()
-
-
-async def test_a_worker_that_hangs_at_its_start_is_killed_and_has_failed(make_pool):
-    before = children()
-    pool = make_pool(start="stuck", start_seconds=0.2, exit_seconds=0.05)
-
-    with pytest.raises(WorkerStartError, match=r"worker for cpu was not ready within 0\.2 s \(pool\.start_seconds\)"):
-        await pool.start()
-
-    assert children() <= before
-
-
-async def test_a_worker_that_hangs_at_a_restart_is_tried_again(make_pool, monkeypatch):
-    restarted = []
-
-    def on_restart(device):
-        restarted.append(device)
-        limit = 0.001 if len(restarted) == 1 else 60.0
-        monkeypatch.setattr(pool.workers[0], "_config", PoolConfig(start_seconds=limit, exit_seconds=0.05))
-
-    pool = make_pool(on_restart=on_restart)
-    health = Health(pool)
-    await pool.start()
-
-    os.kill(pool.workers[0].pid, signal.SIGKILL)
-
-    await health.becomes(False)
-    await health.becomes(True)
-    assert restarted == ["cpu", "cpu"]
-    await pool.close()
+EXPLAINED = AttributeJob(job("echo").model, job("echo").inputs, ExplanationSpec("saliency"))
 
 
 @pytest.mark.parametrize(
-    ("start", "message"), [("refuse", "model 'm': there is no model.toml"), ("crash", "ended before it was ready")]
+    ("asked", "priority", "message"),
+    [
+        (job("echo"), "urgent", "no class 'urgent' of requests; there are: predictions, interactive, bulk"),
+        (job("echo"), "x" * 1000, "no class 'xxxx"),
+        (EXPLAINED, "predictions", "class 'predictions' takes no explanations; these do: interactive, bulk"),
+        (replace(job("echo"), explanations=(ExplanationSpec("saliency"),)), "predictions", "takes no explanations"),
+    ],
 )
-async def test_a_worker_that_cannot_start_is_an_error_at_the_first_start(make_pool, start, message):
-    pool = make_pool(start=start, workers=2)
+async def test_a_class_that_cannot_be_is_refused(pool, asked, priority, message):
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        await pool.run(asked, 20, priority=priority)
 
-    with pytest.raises(WorkerStartError, match=message):
-        await pool.start()
-
-    assert not pool.healthy
+    assert caught.value.metadata == {"field": "priority"}
+    assert len(caught.value.message) < 200
 
 
-async def test_a_command_that_is_not_there_is_an_error_at_the_first_start(make_pool):
-    pool = make_pool(command=("/nowhere",))
+@pytest.mark.parametrize(
+    ("asked", "priority", "found"),
+    [
+        (job("hang"), "", "predictions"),
+        (replace(EXPLAINED, model=job("hang").model), "", "interactive"),
+        (replace(job("hang"), explanations=(ExplanationSpec("saliency"),)), "", "interactive"),
+        (job("hang"), "bulk", "bulk"),
+    ],
+)
+async def test_the_kind_of_a_job_decides_its_class_unless_it_names_one(pool, asked, priority, found):
+    ahead = await sent(pool, 2, priority=found)
 
-    with pytest.raises(WorkerStartError, match="cannot be started: No such file"):
-        await pool.start()
+    waiting = asyncio.create_task(pool.run(asked, priority=priority))
+    await asyncio.sleep(0)
+
+    assert {name for name, (jobs, _, _) in pool.waiting.items() if jobs} == {found}
+    await end([waiting, *ahead])
 
 
 async def test_before_the_start_nothing_is_taken(make_pool):
@@ -351,74 +289,74 @@ async def test_before_the_start_nothing_is_taken(make_pool):
         await make_pool().run(job("echo"), 20)
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process(make_pool):
-    before = children()
-    pool = make_pool()
-    start = asyncio.create_task(pool.start())
-    await asyncio.sleep(0)
-
-    start.cancel()
-
-    assert isinstance((await asyncio.gather(start, return_exceptions=True))[0], asyncio.CancelledError)
-    assert children() <= before
-
-
 async def test_jobs_of_one_model_stay_on_one_worker_until_it_is_full(make_pool):
-    pool = make_pool(workers=2, concurrent_jobs=2)
+    pool = make_pool(workers=2)
     await pool.start()
 
-    taken = await hanging(pool, 3)
+    taken = await sent(pool, 3)
 
     assert [worker.load for worker in pool.workers] == [2, 1]
     await end(taken)
-    await pool.close()
 
 
 async def test_jobs_of_other_models_go_to_the_least_loaded_worker(make_pool):
-    pool = make_pool(workers=2, concurrent_jobs=4)
+    pool = make_pool(workers=2, places=4)
     await pool.start()
 
-    taken = await hanging(pool, 2) + await hanging(pool, 1, "deaf")
+    taken = await sent(pool, 2) + await sent(pool, 1, "deaf")
 
     assert [worker.load for worker in pool.workers] == [2, 1]
     await end(taken)
-    await pool.close()
 
 
-async def test_a_draining_pool_finishes_what_it_has_and_takes_no_more(pool):
-    running = asyncio.create_task(pool.run(job("echo"), 20))
+async def test_a_draining_pool_finishes_what_it_has_and_what_waits_and_takes_no_more(pool):
+    ahead = await sent(pool, 2)
+    waiting = asyncio.create_task(answer(pool, "echo"))
     await asyncio.sleep(0)
 
     pool.drain()
 
     with pytest.raises(UnavailableError, match="shutting down"):
         await pool.run(job("echo"), 20)
-    await running
+    await end(ahead)
+    assert (await waiting).tolist() == [0.0]
     assert not pool.healthy
 
 
-async def test_closing_ends_the_process_and_fails_what_is_left(make_pool):
+async def test_closing_fails_what_is_left_and_what_waits(make_pool):
     pool = make_pool()
     await pool.start()
-    pid = pool.workers[0].pid
-    left = await hanging(pool, 1)
+    left = await sent(pool, 3)
 
     await pool.close()
 
-    assert not alive(pid)
-    assert isinstance((await asyncio.gather(*left, return_exceptions=True))[0], UnavailableError)
+    outcomes = await asyncio.gather(*left, return_exceptions=True)
+    assert [type(error) for error in outcomes] == [UnavailableError] * 3
+    assert {error.message for error in outcomes} == {
+        "The server is shutting down; send the request again, to another one."
+    }
+    assert (pool.pending, set(pool.waiting.values())) == (0, {NOBODY_WAITS})
 
 
-async def test_a_worker_that_stays_is_killed(make_pool):
-    pool = make_pool(start="stay", exit_seconds=0.05)
+async def test_a_pool_whose_start_fails_takes_nothing(make_pool):
+    pool = make_pool(start="refuse", workers=2)
+
+    with pytest.raises(WorkerStartError):
+        await pool.start()
+
+    with pytest.raises(UnavailableError):
+        await pool.run(job("echo"), 20)
+    assert not pool.healthy
+
+
+async def test_a_job_that_is_held_before_its_place_is_admitted_and_times_out_as_queued(make_pool, tmp_path):
+    pool = make_pool(folder=str(tmp_path))
     await pool.start()
-    pid = pool.workers[0].pid
+    (tmp_path / "queued").write_text("hold echo")
 
-    await pool.close()
+    with pytest.raises(TimedOutError) as caught:
+        await pool.run(job("echo"), 0.05)
 
-    assert not alive(pid)
-
-
-async def test_the_worker_has_its_environment_and_a_process_group_of_its_own(pool):
-    assert int(await answer(pool, "threads")) == 7
-    assert os.getpgid(pool.workers[0].pid) != os.getpgid(0)
+    (tmp_path / "queued").unlink()
+    assert caught.value.metadata == {"stage": "queued"}
+    assert (await answer(pool, "cancelled")).tolist() == []
