@@ -8,7 +8,6 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-
 _CALLER_LEFT = "ExecuteBatchError raised in core"
 
 
