@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from pellucid_server.jobs import (
+    AttributeJob,
+    BaselineSpec,
+    CapabilityInfo,
+    ExplanationSpec,
+    Hello,
+    MethodInfo,
+    ModelInfo,
+    ModelKey,
+    PicturesInput,
+    PredictJob,
+    TableInput,
+    TensorInput,
+    TextsInput,
+)
+from pellucid_server.pool.weights import Weights, size_bytes
+
+
+def method(name, rows_parameter):
+    return MethodInfo(name, "attribute", "", "", "", (), (), (), (), False, rows_parameter)
+
+
+def model(version, **rows):
+    capabilities = tuple(CapabilityInfo(name, True, "", count) for name, count in rows.items())
+    return ModelInfo(ModelKey("m", version), "", (), (), (), capabilities, "graph", None, 0, False)
+
+
+WEIGHTS = Weights(
+    Hello(
+        (model(2, stepped=50, fixed=7, unknown=0), model(1, stepped=20)),
+        (method("stepped", "steps"), method("fixed", ""), method("unknown", "")),
+        "cpu",
+    )
+)
+THREE_ROWS = {"x": TensorInput(np.zeros((3, 4), np.float32))}
+
+
+def attribute(name, version=0, inputs=None, **parameters):
+    return AttributeJob(
+        ModelKey("m", version), THREE_ROWS if inputs is None else inputs, ExplanationSpec(name, parameters)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "rows"),
+    [
+        (TensorInput(np.zeros((5, 2))), 5),
+        (TensorInput(np.zeros(())), 1),
+        (TensorInput(np.zeros((0, 2))), 1),
+        (PicturesInput((b"a", b"b")), 2),
+        (TextsInput(("a", "b", "c")), 3),
+        (TableInput(({"a": 1.0}, {"a": 2.0})), 2),
+    ],
+)
+def test_a_prediction_weighs_its_rows(given, rows):
+    assert WEIGHTS.rows(PredictJob(ModelKey("m"), {"x": given})) == rows
+
+
+def test_a_job_without_inputs_weighs_one_row():
+    assert WEIGHTS.rows(PredictJob(ModelKey("m"), {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "rows_of_a_row"),
+    [
+        (attribute("stepped", steps=9), 9),
+        (attribute("stepped"), 50),
+        (attribute("stepped", version=2), 50),
+        (attribute("stepped", version=1), 20),
+        (attribute("stepped", version=3), 1),
+        (attribute("stepped", steps="many"), 50),
+        (attribute("stepped", steps=9.5), 50),
+        (attribute("stepped", steps=True), 50),
+        (attribute("stepped", steps=-9), 1),
+        (attribute("stepped", steps=10**30), 1 << 20),
+        (attribute("fixed"), 7),
+        (attribute("unknown"), 1),
+        (attribute("of nobody"), 1),
+    ],
+)
+def test_an_explanation_weighs_what_its_parameter_says_or_what_the_worker_does(job, rows_of_a_row):
+    assert WEIGHTS.rows(job) == 3 * rows_of_a_row
+
+
+def test_explanations_beside_a_prediction_weigh_in_addition():
+    job = PredictJob(ModelKey("m"), THREE_ROWS, explanations=(ExplanationSpec("fixed"), ExplanationSpec("stepped")))
+
+    assert WEIGHTS.rows(job) == 3 * (1 + 7 + 50)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (TensorInput(np.zeros((3, 4), np.float32)), 48),
+        (PicturesInput((b"abc", b"de")), 5),
+        (TextsInput(("abc", "é")), 5),
+        (TableInput(({"ab": 1.0, "c": "def"},)), 2 + 8 + 1 + 3),
+    ],
+)
+def test_a_job_is_as_large_as_what_it_holds(given, expected):
+    assert size_bytes(PredictJob(ModelKey("m"), {"x": given})) == expected
+
+
+def test_a_baseline_and_parameters_count_too():
+    baseline = BaselineSpec("given", inputs={"x": TensorInput(np.zeros(2, np.float32))})
+    explanation = ExplanationSpec("fixed", {"mask": np.zeros(5, np.int8), "steps": 3, "mode": "abc"}, baseline=baseline)
+
+    assert size_bytes(AttributeJob(ModelKey("m"), {}, explanation)) == 8 + 5 + 8 + 3
