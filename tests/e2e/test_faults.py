@@ -102,10 +102,11 @@ class Request:
         return code
 
 
-def assert_one_outcome(server: Server, before: Counters, request: Request, code: str) -> Counters:
-    """Hold the server to one outcome of one request, and to nothing that is left of it."""
+def assert_one_outcome(server: Server, before: Counters, request: Request, *codes: str) -> Counters:
+    """Hold the server to one outcome of one request, one of `codes`, and to nothing that is left of it."""
     after = wait_until_idle(server)
-    assert after.requests() - before.requests() == {code: 1}
+    ((code, count),) = (after.requests() - before.requests()).items()
+    assert (code in codes, count) == (True, 1), f"{count} ended with {code}"
     (line,) = server.lines(f"id={request.id}")
     assert f"code={code} " in line + " "
     assert known_answer(server)
@@ -165,7 +166,8 @@ def test_a_deadline_that_passes_has_one_outcome(held: Held, rpc: str, point: str
 
     wait_until(lambda: bool(server.lines(f"id={request.id}")), seconds=LONG_SECONDS, what="the server has noticed")
     points.release()
-    assert_one_outcome(server, before, request, "DEADLINE_EXCEEDED")
+    # On a crowded machine the caller's clock may be far ahead: then the server sees no more than that it leaves.
+    assert_one_outcome(server, before, request, "DEADLINE_EXCEEDED", "CANCELLED")
 
 
 @pytest.mark.parametrize("point", ["queued", *IN_WORKER])
