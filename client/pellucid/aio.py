@@ -1,7 +1,10 @@
 """The client for asyncio."""
 
+import asyncio
+import contextlib
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -10,8 +13,10 @@ import grpc
 from pellucid import calls, channels
 from pellucid.catalogue import Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
-from pellucid.errors import PellucidError, TimedOutError, from_rpc_error
+from pellucid.errors import PellucidError, TimedOutError, UnavailableError, closed, from_rpc_error
 from pellucid.results import Attribution, Prediction
+from pellucid.retries import Tries
+from pellucid.settings import Metadata, check_channel, read_settings
 from pellucid.specs import Element, ExplanationSpec, Space
 
 T = TypeVar("T")
@@ -20,12 +25,13 @@ T = TypeVar("T")
 class AsyncClient:
     """`pellucid.Client` for asyncio: the same methods, awaited. Make it inside a running event loop.
 
-    Cancelling the task that awaits a call cancels the call, and its work on the server. Files and
-    pictures are read and encoded on the event loop; hand over bytes where that is too slow.
+    Cancelling the task that awaits a call cancels the call, and its work on the server; so does an
+    `asyncio.timeout` around it. Files and pictures are read and encoded on the event loop; hand over bytes
+    where that is too slow.
 
     Parameters
     ----------
-    address, timeout, credentials, metadata, wait_for_ready, options
+    address, timeout, credentials, metadata, caller, priority, retries, wait_for_ready, options
         As for `pellucid.Client`.
     """
 
@@ -35,16 +41,27 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        caller: str | None = None,
+        priority: str | None = None,
+        retries: int | None = None,
         wait_for_ready: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.address = address
-        self._timeout = timeout
-        self._metadata = tuple((metadata or {}).items())
-        self._wait_for_ready = wait_for_ready
+        self._settings = read_settings(
+            address,
+            timeout=timeout,
+            metadata=metadata,
+            caller=caller,
+            priority=priority,
+            wait_for_ready=wait_for_ready,
+            retries=retries,
+        )
+        self.address = self._settings.address
         self._signatures = calls.Signatures()
-        settings = channels.channel_options(address, dict(options or {}))
+        self._closed = asyncio.Event()
+        check_channel(credentials, options)
+        settings = channels.channel_options(self.address, options)
         self._channel: Any = (
             grpc.aio.insecure_channel(address, settings)
             if credentials is None
@@ -60,6 +77,7 @@ class AsyncClient:
         top_k: int | None = None,
         explanations: Sequence[str | ExplanationSpec] = (),
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask what a model says of each row; see `Client.predict`."""
@@ -72,7 +90,8 @@ class AsyncClient:
             top_k=top_k,
             explanations=explanations,
         )
-        return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS)
+        default = calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS
+        return await self._run(flow, timeout, default, priority)
 
     async def attribute(
         self,
@@ -90,6 +109,7 @@ class AsyncClient:
         sum_channels: bool = False,
         dtype: Literal["float32", "float16"] = "float32",
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
         **parameters: Any,
     ) -> Attribution:
@@ -98,7 +118,7 @@ class AsyncClient:
             method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
         )
         flow = calls.attribute_one(self._signatures, model, inputs, spec, version=version)
-        return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS)
+        return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)
 
     async def attribute_rows(
         self,
@@ -107,12 +127,12 @@ class AsyncClient:
         spec: str | ExplanationSpec = "integrated-gradients",
         *,
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
     ) -> tuple[Attribution, ...]:
         """Ask what a model's score of each row was based on; see `Client.attribute_rows`."""
-        asked = ExplanationSpec(spec) if isinstance(spec, str) else spec
-        flow = calls.attribute(self._signatures, model, inputs, asked, version=version)
-        return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS)
+        flow = calls.attribute(self._signatures, model, inputs, spec, version=version)
+        return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)
 
     async def models(self, *, timeout: float | None = None) -> tuple[ModelSummary, ...]:
         """List the model versions that are served, by name, then version."""
@@ -126,32 +146,36 @@ class AsyncClient:
         """Describe every method and its parameters."""
         return await self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+    async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""
-        watch = self._channel.unary_stream(channels.WATCH_HEALTH)
-        deadline = time.monotonic() + timeout
-        while True:
-            stream = watch(
+        seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
+        deadline = time.monotonic() + seconds
+        for retries in itertools.count():
+            self._check_open()
+            stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
                 timeout=max(0.0, deadline - time.monotonic()),
-                metadata=self._metadata,
+                metadata=self._settings.metadata,
                 wait_for_ready=True,
             )
             try:
-                async for reply in stream:
-                    if channels.serving(reply):
-                        return
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise TimedOutError(f"{self.address} was not ready within {timeout:g} s.") from error
-                # A connection that was lost is made again, until the deadline.
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise from_rpc_error(error, address=self.address, timeout=timeout) from error
+                with self._typed(seconds):
+                    async for reply in stream:
+                        if channels.serving(reply):
+                            return
+            except TimedOutError as error:
+                raise TimedOutError(f"{self.address} was not ready within {seconds:g} s.") from error
+            except UnavailableError:
+                # The connection was lost; it is made again, until the deadline.
+                pass
             finally:
                 stream.cancel()
+            pause = self._settings.retries.backoff_seconds(retries)
+            await self._pause(min(pause, max(0.0, deadline - time.monotonic())))
 
     async def close(self) -> None:
-        """End the connection, and calls that are still running."""
+        """End the connection, and calls that are still running; they raise `CancelledError`."""
+        self._closed.set()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -162,15 +186,16 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, flow: calls.Flow[T], timeout: float | None, default: float) -> T:
+    async def _run(self, flow: calls.Flow[T], timeout: float | None, default: float, priority: str | None = None) -> T:
         """Make a flow's calls, all of them within one deadline."""
-        seconds = next(each for each in (timeout, self._timeout, default) if each is not None)
+        seconds = self._settings.seconds(timeout, default)
+        metadata = self._settings.call_metadata(priority)
         deadline = time.monotonic() + seconds
         try:
             call = next(flow)
             while True:
                 try:
-                    reply = await self._make(call, deadline, seconds)
+                    reply = await self._make(call, metadata, deadline, seconds)
                 except PellucidError as error:
                     call = flow.throw(error)
                 else:
@@ -179,15 +204,47 @@ class AsyncClient:
             result: T = end.value
             return result
 
-    async def _make(self, call: calls.Call, deadline: float, seconds: float) -> Any:
-        send = self._channel.unary_unary(call.path)
-        try:
-            reply = await send(
-                call.serialized(),
+    async def _make(self, call: calls.Call, metadata: Metadata, deadline: float, seconds: float) -> Any:
+        """Make a call, again where that helps and fits the deadline; return its reply."""
+        body, tries = call.serialized(), Tries(self._settings.retries)
+        while True:
+            try:
+                return call.parsed(await self._send(call.path, body, metadata, deadline, seconds))
+            except PellucidError as error:
+                pause = tries.pause_seconds(error, deadline - time.monotonic())
+            await self._pause(pause)
+
+    async def _send(self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float) -> bytes:
+        self._check_open()
+        with self._typed(seconds):
+            reply: bytes = await self._channel.unary_unary(path)(
+                body,
                 timeout=max(0.0, deadline - time.monotonic()),
-                metadata=self._metadata,
-                wait_for_ready=self._wait_for_ready,
+                metadata=metadata,
+                wait_for_ready=self._settings.wait_for_ready,
             )
+        return reply
+
+    @contextlib.contextmanager
+    def _typed(self, seconds: float) -> Iterator[None]:
+        """Turn gRPC's errors into the client's."""
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, address=self.address, timeout=seconds) from error
-        return call.read(reply)
+        except asyncio.CancelledError as error:
+            # Closing a channel of grpc.aio cancels whoever awaits its calls, as if their tasks had been cancelled.
+            task = asyncio.current_task()
+            if self._closed.is_set() and (task is None or not task.cancelling()):
+                raise closed() from error
+            raise
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait between two tries, or until the client is closed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise closed()

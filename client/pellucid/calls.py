@@ -4,13 +4,15 @@ A flow is a generator: it yields the calls to make, is sent their replies, and r
 clients differ only in how they make a call, so that nothing is written twice.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 from pellucid import catalogue, errors
+from pellucid.checks import checked_list, checked_text, checked_whole, shortened
 from pellucid.errors import MessageTooLargeError, PellucidError
 from pellucid.inputs import Sent, read_inputs
 from pellucid.receipts import read_receipt
@@ -26,7 +28,7 @@ from pellucid.results import (
     TopClasses,
 )
 from pellucid.specs import ExplanationSpec, explanation_message
-from pellucid.tensors import from_tensor
+from pellucid.tensors import TensorError, from_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
 
 PREDICT_SECONDS = 30.0
@@ -35,8 +37,14 @@ PREDICT_SECONDS = 30.0
 ATTRIBUTE_SECONDS = 120.0
 """Deadline of a call that explains, unless the caller sets another."""
 
+READY_SECONDS = 60.0
+"""How long to wait for a server to be ready, unless the caller says otherwise."""
+
 MOST_MESSAGE_BYTES = 64 * 1024 * 1024
 """Size of a request or a reply, at most; the server's default too."""
+
+_MOST_TOP = (1 << 31) - 1
+_MOST_WHOLE = (1 << 63) - 1
 
 _EXPLANATIONS = "/pellucid.v1.ExplanationService/"
 _MODELS = "/pellucid.v1.ModelService/"
@@ -60,11 +68,39 @@ class Call:
         MessageTooLargeError
             They are more than a server takes by default; sending them would only end in retries.
         """
-        size = self.request.ByteSize()
+        try:
+            size = self.request.ByteSize()
+        except EncodeError as error:
+            # Protobuf cannot even count beyond 2 GiB.
+            raise _too_large("more than 2,147,483,648") from error
         if size > MOST_MESSAGE_BYTES:
-            text = f"The request has {size:,} bytes; at most {MOST_MESSAGE_BYTES:,} are sent. Send fewer rows, or files"
-            raise MessageTooLargeError(f"{text} in place of arrays.")
+            raise _too_large(f"{size:,}")
         return self.request.SerializeToString()
+
+    def parsed(self, reply: bytes) -> Any:
+        """Return the reply as a message.
+
+        Raises
+        ------
+        PellucidError
+            The bytes are none of the schema's.
+        """
+        with _reading():
+            return self.read(reply)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Read a reply; one that makes no sense is an error of its own."""
+    try:
+        yield
+    except (DecodeError, TensorError) as error:
+        raise errors.unreadable() from error
+
+
+def _too_large(size: str) -> MessageTooLargeError:
+    text = f"The request has {size} bytes; at most {MOST_MESSAGE_BYTES:,} are sent. Send fewer rows, or files"
+    return MessageTooLargeError(f"{text} in place of arrays.")
 
 
 Flow = Generator[Call, Any, T]
@@ -79,14 +115,17 @@ class Signatures:
 
     def get(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description, from the server the first time."""
-        known = self.models.get((name, version))
+        spec = _model_spec(name, version)
+        known = self.models.get((spec.name, spec.version))
         return (yield from self.refresh(name, version)) if known is None else known
 
     def refresh(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description as the server has it now."""
         request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
         call = Call(_MODELS + "GetModel", request, model_service_pb2.GetModelResponse.FromString)
-        found = self.models[name, version] = catalogue.read_model((yield call))
+        reply = yield call
+        with _reading():
+            found = self.models[name, version] = catalogue.read_model(reply)
         return found
 
     def forget(self, name: str, version: int) -> None:
@@ -103,7 +142,9 @@ def models() -> Flow[tuple[catalogue.ModelSummary, ...]]:
 def methods() -> Flow[tuple[catalogue.Method, ...]]:
     """List the methods."""
     request, reply = model_service_pb2.ListMethodsRequest(), model_service_pb2.ListMethodsResponse
-    return catalogue.read_methods((yield Call(_MODELS + "ListMethods", request, reply.FromString)))
+    found = yield Call(_MODELS + "ListMethods", request, reply.FromString)
+    with _reading():
+        return catalogue.read_methods(found)
 
 
 def predict(
@@ -117,30 +158,36 @@ def predict(
     explanations: Sequence[str | ExplanationSpec],
 ) -> Flow[Prediction]:
     """Predict, and explain beside it."""
+    named = checked_list(outputs, "outputs", "outputs' names")
+    asked = checked_list(explanations, "explanations", "methods' names and specifications")
+    specs = [_spec(each, f"explanations[{number}]") for number, each in enumerate(asked)]
     described = yield from signatures.get(name, version)
     sent = read_inputs(described, inputs)
-    specs = [ExplanationSpec(each) if isinstance(each, str) else each for each in explanations]
     request = explanation_service_pb2.PredictRequest(
         model=_model_spec(name, version),
         inputs=sent.messages,
-        outputs=outputs,
-        top_k=top_k,
+        outputs=[checked_text(each, f"outputs[{number}]") for number, each in enumerate(named)],
+        top_k=None if top_k is None else checked_whole(top_k, "top_k", 0, _MOST_TOP),
         explanations=[
             explanation_message(described, spec, where=f"explanations[{number}].") for number, spec in enumerate(specs)
         ],
     )
     call = Call(_EXPLANATIONS + "Predict", request, _PREDICT_REPLY.FromString)
     reply = yield from _asked(signatures, name, version, call)
-    return _prediction(reply, described, specs, sent)
+    if len(reply.explanations) != len(specs):
+        raise errors.unreadable()
+    with _reading():
+        return _prediction(reply, described, specs, sent)
 
 
 def attribute(
-    signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int
+    signatures: Signatures, name: str, inputs: Any, spec: str | ExplanationSpec, *, version: int
 ) -> Flow[tuple[Attribution, ...]]:
     """Explain every row."""
+    asked = _spec(spec, "spec")
     described = yield from signatures.get(name, version)
     sent = read_inputs(described, inputs)
-    return (yield from _attributed(signatures, described, spec, sent, version))
+    return (yield from _attributed(signatures, described, asked, sent, version))
 
 
 def attribute_one(
@@ -151,8 +198,10 @@ def attribute_one(
     sent = read_inputs(described, inputs)
     if sent.count > 1:
         raise errors.invalid("inputs", f"has {sent.count} rows; attribute explains one, attribute_rows explains many")
-    (only,) = yield from _attributed(signatures, described, spec, sent, version)
-    return only
+    found = yield from _attributed(signatures, described, spec, sent, version)
+    if len(found) != 1:
+        raise errors.unreadable()
+    return found[0]
 
 
 def _attributed(
@@ -165,7 +214,8 @@ def _attributed(
     )
     call = Call(_EXPLANATIONS + "Attribute", request, _ATTRIBUTE_REPLY.FromString)
     reply = yield from _asked(signatures, described.name, version, call)
-    return _attributions(reply.explanation, _tops(reply.prediction), _timing(reply.timing), sent)
+    with _reading():
+        return _attributions(reply.explanation, _tops(reply.prediction), _timing(reply.timing), sent)
 
 
 _PREDICT_REPLY = explanation_service_pb2.PredictResponse
@@ -182,7 +232,17 @@ def _asked(signatures: Signatures, name: str, version: int, call: Call) -> Flow[
 
 
 def _model_spec(name: str, version: int) -> explanation_pb2.ModelSpec:
-    return explanation_pb2.ModelSpec(name=name, version=version)
+    return explanation_pb2.ModelSpec(
+        name=checked_text(name, "model"), version=checked_whole(version, "version", 0, _MOST_WHOLE)
+    )
+
+
+def _spec(given: Any, where: str) -> ExplanationSpec:
+    if isinstance(given, ExplanationSpec):
+        return given
+    if isinstance(given, str):
+        return ExplanationSpec(given)
+    raise errors.invalid(where, f"is {shortened(given)}; it must be a method's name or an ExplanationSpec")
 
 
 def _prediction(
@@ -276,6 +336,7 @@ def _accuracy(message: explanation_pb2.Accuracy) -> Accuracy:
         tolerance_met=message.tolerance_met,
         standard_error=_optional(message, "standard_error"),
         warnings=tuple(message.warnings),
+        partial=message.partial,
     )
 
 

@@ -97,11 +97,16 @@ class Layer(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class Capability(_Plain):
-    """Whether a model allows a method, and if not, why not."""
+    """Whether a model allows a method, and if not, why not.
+
+    `rows` are the evaluation rows that a row takes with the method's default parameters: at the least for methods that
+    refine, at the most for others; None if not known.
+    """
 
     method: str
     allowed: bool
     reason: str
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,10 @@ class Parameter(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class Method(_Plain):
-    """An explanation method: what it takes, needs and promises."""
+    """An explanation method: what it takes, needs and promises.
+
+    `rows_parameter` is the parameter that its number of evaluation rows is in proportion to; empty if there is none.
+    """
 
     name: str
     rpc: str
@@ -166,6 +174,7 @@ class Method(_Plain):
     needs: tuple[str, ...]
     baselines: tuple[str, ...]
     takes_tolerance: bool
+    rows_parameter: str = ""
 
 
 def read_models(reply: model_service_pb2.ListModelsResponse) -> tuple[ModelSummary, ...]:
@@ -183,7 +192,9 @@ def read_model(reply: model_service_pb2.GetModelResponse) -> Model:
         layers=tuple(
             Layer(each.name, each.type, tuple(each.shape), each.units, each.cuttable) for each in reply.layers
         ),
-        capabilities=tuple(Capability(each.method, each.allowed, each.reason) for each in reply.capabilities),
+        capabilities=tuple(
+            Capability(each.method, each.allowed, each.reason, each.rows or None) for each in reply.capabilities
+        ),
         runtime=reply.runtime,
         parity=_parity(reply.parity) if reply.HasField("parity") else None,
         background_rows=reply.background_rows,
@@ -250,6 +261,7 @@ def _method(message: model_service_pb2.Method) -> Method:
         needs=tuple(message.needs),
         baselines=tuple(baseline_word(kind) for kind in message.baselines),
         takes_tolerance=message.takes_tolerance,
+        rows_parameter=message.rows_parameter,
     )
 
 

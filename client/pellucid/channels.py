@@ -1,6 +1,6 @@
-"""How both clients connect: channel options, retries, and the standard health service."""
+"""How both clients connect: channel options, and the standard health service."""
 
-import json
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,39 +15,16 @@ WHOLE_SERVER = b""
 _SERVING = b"\x08\x01"
 """A HealthCheckResponse with field 1, `status`, at SERVING."""
 
-# The default, 256 KiB, is less than one float32 picture: a request above it is never retried, silently.
-_RETRY_BUFFER_BYTES = 16 * 1024 * 1024
-
-_SERVICE_CONFIG = {
-    "methodConfig": [
-        {
-            "name": [
-                {"service": "pellucid.v1.ExplanationService"},
-                {"service": "pellucid.v1.ModelService"},
-                {"service": "grpc.health.v1.Health"},
-            ],
-            # Requests have no effect but their answer: sending one twice is safe.
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "5s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-            },
-        }
-    ]
-}
-
 _OPTIONS = MappingProxyType(
     {
-        "grpc.service_config": json.dumps(_SERVICE_CONFIG),
+        # Only of calls that never left the machine: without a policy gRPC does no others, see `pellucid.retries`.
         "grpc.enable_retries": 1,
-        "grpc.per_rpc_retry_buffer_size": _RETRY_BUFFER_BYTES,
         "grpc.max_send_message_length": MOST_MESSAGE_BYTES,
         "grpc.max_receive_message_length": MOST_MESSAGE_BYTES,
-        # Only while a call waits, to notice that its server is gone; pings without a call are refused by servers.
-        "grpc.keepalive_time_ms": 60_000,
-        "grpc.keepalive_timeout_ms": 20_000,
+        # A server that vanishes without a word is noticed within 30 s while a call waits, and within 10 s while a
+        # request is on its way: TCP's own patience is set by the timeout. Without a call, servers refuse pings.
+        "grpc.keepalive_time_ms": 20_000,
+        "grpc.keepalive_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 0,
         # A server that is just starting is found within seconds; the default waits up to two minutes.
         "grpc.initial_reconnect_backoff_ms": 250,
@@ -57,13 +34,13 @@ _OPTIONS = MappingProxyType(
 )
 
 
-def channel_options(address: str, given: dict[str, Any]) -> list[tuple[str, Any]]:
+def channel_options(address: str, given: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     """Return the options of a channel to `address`; `given` ones go first."""
     options = dict(_OPTIONS)
     if address.startswith(("localhost:", "127.0.0.1:", "[::1]:")):
         # gRPC takes even these through a proxy that the environment names.
         options["grpc.enable_http_proxy"] = 0
-    return list((options | given).items())
+    return list((options | dict(given or {})).items())
 
 
 def serving(reply: bytes) -> bool:

@@ -1,7 +1,10 @@
 """The client for ordinary, blocking code."""
 
+import contextlib
+import itertools
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -9,8 +12,10 @@ import grpc
 
 from pellucid import calls, channels
 from pellucid.catalogue import Method, Model, ModelSummary
-from pellucid.errors import PellucidError, TimedOutError, from_rpc_error
+from pellucid.errors import PellucidError, TimedOutError, UnavailableError, closed, from_rpc_error
 from pellucid.results import Attribution, Prediction
+from pellucid.retries import Tries
+from pellucid.settings import Metadata, check_channel, read_settings
 from pellucid.specs import Element, ExplanationSpec, Space
 
 T = TypeVar("T")
@@ -25,6 +30,8 @@ class Client:
     One client serves many threads. Every call has a deadline, and is tried again, with growing pauses,
     while the server is not there or refuses for load.
 
+    A call that Ctrl-C interrupts is cancelled on the server too.
+
     Parameters
     ----------
     address
@@ -35,10 +42,23 @@ class Client:
         For a server behind TLS, from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
     metadata
         Sent with every call, such as `{"authorization": "Bearer …"}`.
+    caller
+        On whose behalf the calls are, 1 to 128 printable characters: servers are fair between callers. None for
+        the address that the calls come from.
+    priority
+        The class of the calls, such as "bulk"; None lets the kind of call decide.
+    retries
+        How often a call is tried again at most where that may help, within its deadline; None for as often as
+        fits, 0 for never.
     wait_for_ready
         Wait for a server that is not there yet until the deadline; otherwise give up after seconds.
     options
-        gRPC channel options, in place of the client's own.
+        gRPC channel options, in place of the client's own: texts and integers by name.
+
+    Raises
+    ------
+    InvalidRequestError
+        A value is of another type, or cannot be sent.
     """
 
     def __init__(
@@ -47,16 +67,27 @@ class Client:
         *,
         timeout: float | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str | bytes] | None = None,
+        caller: str | None = None,
+        priority: str | None = None,
+        retries: int | None = None,
         wait_for_ready: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.address = address
-        self._timeout = timeout
-        self._metadata = tuple((metadata or {}).items())
-        self._wait_for_ready = wait_for_ready
+        self._settings = read_settings(
+            address,
+            timeout=timeout,
+            metadata=metadata,
+            caller=caller,
+            priority=priority,
+            wait_for_ready=wait_for_ready,
+            retries=retries,
+        )
+        self.address = self._settings.address
         self._signatures = calls.Signatures()
-        settings = channels.channel_options(address, dict(options or {}))
+        self._closed = threading.Event()
+        check_channel(credentials, options)
+        settings = channels.channel_options(self.address, options)
         self._channel: Any = (
             grpc.insecure_channel(address, settings)
             if credentials is None
@@ -72,6 +103,7 @@ class Client:
         top_k: int | None = None,
         explanations: Sequence[str | ExplanationSpec] = (),
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask what a model says of each row.
@@ -97,6 +129,8 @@ class Client:
             Explanations wanted beside the prediction: methods' names, or specifications.
         version
             The model's version; 0 for the highest.
+        priority
+            The call's class, in place of the client's.
         timeout
             Deadline in seconds; None for the client's.
 
@@ -114,7 +148,8 @@ class Client:
             top_k=top_k,
             explanations=explanations,
         )
-        return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS)
+        default = calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS
+        return self._run(flow, timeout, default, priority)
 
     def attribute(
         self,
@@ -132,6 +167,7 @@ class Client:
         sum_channels: bool = False,
         dtype: Literal["float32", "float16"] = "float32",
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
         **parameters: Any,
     ) -> Attribution:
@@ -139,7 +175,7 @@ class Client:
 
         Parameters
         ----------
-        model, inputs, version, timeout
+        model, inputs, version, priority, timeout
             As for `predict`; the inputs have one row.
         method, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
             As for `ExplanationSpec`.
@@ -155,7 +191,7 @@ class Client:
             method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
         )
         flow = calls.attribute_one(self._signatures, model, inputs, spec, version=version)
-        return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS)
+        return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)
 
     def attribute_rows(
         self,
@@ -164,13 +200,14 @@ class Client:
         spec: str | ExplanationSpec = "integrated-gradients",
         *,
         version: int = 0,
+        priority: str | None = None,
         timeout: float | None = None,
     ) -> tuple[Attribution, ...]:
         """Ask what a model's score of each row was based on: `attribute` for many rows.
 
         Parameters
         ----------
-        model, inputs, version, timeout
+        model, inputs, version, priority, timeout
             As for `predict`.
         spec
             What is asked of each row: a method's name, or a specification.
@@ -180,9 +217,8 @@ class Client:
         PellucidError
             The call failed; see `pellucid.errors`.
         """
-        asked = ExplanationSpec(spec) if isinstance(spec, str) else spec
-        flow = calls.attribute(self._signatures, model, inputs, asked, version=version)
-        return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS)
+        flow = calls.attribute(self._signatures, model, inputs, spec, version=version)
+        return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)
 
     def models(self, *, timeout: float | None = None) -> tuple[ModelSummary, ...]:
         """List the model versions that are served, by name, then version."""
@@ -196,7 +232,7 @@ class Client:
         """Describe every method and its parameters."""
         return self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
-    def wait_until_ready(self, timeout: float = 60.0) -> None:
+    def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.
 
         Raises
@@ -204,29 +240,33 @@ class Client:
         TimedOutError
             It was not ready within `timeout` seconds.
         """
-        watch = self._channel.unary_stream(channels.WATCH_HEALTH)
-        deadline = time.monotonic() + timeout
-        while True:
-            stream = watch(
+        seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
+        deadline = time.monotonic() + seconds
+        for retries in itertools.count():
+            self._check_open()
+            stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
                 timeout=max(0.0, deadline - time.monotonic()),
-                metadata=self._metadata,
+                metadata=self._settings.metadata,
                 wait_for_ready=True,
             )
             try:
-                if any(channels.serving(reply) for reply in stream):
-                    return
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise TimedOutError(f"{self.address} was not ready within {timeout:g} s.") from error
-                # A connection that was lost is made again, until the deadline.
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise from_rpc_error(error, address=self.address, timeout=timeout) from error
+                with self._typed(seconds):
+                    if any(channels.serving(reply) for reply in stream):
+                        return
+            except TimedOutError as error:
+                raise TimedOutError(f"{self.address} was not ready within {seconds:g} s.") from error
+            except UnavailableError:
+                # The connection was lost; it is made again, until the deadline.
+                pass
             finally:
                 stream.cancel()
+            pause = self._settings.retries.backoff_seconds(retries)
+            self._pause(min(pause, max(0.0, deadline - time.monotonic())))
 
     def close(self) -> None:
-        """End the connection, and calls that are still running."""
+        """End the connection, and calls that are still running; they raise `CancelledError`."""
+        self._closed.set()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -237,15 +277,16 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, flow: calls.Flow[T], timeout: float | None, default: float) -> T:
+    def _run(self, flow: calls.Flow[T], timeout: float | None, default: float, priority: str | None = None) -> T:
         """Make a flow's calls, all of them within one deadline."""
-        seconds = next(each for each in (timeout, self._timeout, default) if each is not None)
+        seconds = self._settings.seconds(timeout, default)
+        metadata = self._settings.call_metadata(priority)
         deadline = time.monotonic() + seconds
         try:
             call = next(flow)
             while True:
                 try:
-                    reply = self._make(call, deadline, seconds)
+                    reply = self._make(call, metadata, deadline, seconds)
                 except PellucidError as error:
                     call = flow.throw(error)
                 else:
@@ -254,15 +295,46 @@ class Client:
             result: T = end.value
             return result
 
-    def _make(self, call: calls.Call, deadline: float, seconds: float) -> Any:
-        send = self._channel.unary_unary(call.path)
-        try:
-            reply = send(
-                call.serialized(),
+    def _make(self, call: calls.Call, metadata: Metadata, deadline: float, seconds: float) -> Any:
+        """Make a call, again where that helps and fits the deadline; return its reply."""
+        body, tries = call.serialized(), Tries(self._settings.retries)
+        while True:
+            try:
+                return call.parsed(self._send(call.path, body, metadata, deadline, seconds))
+            except PellucidError as error:
+                pause = tries.pause_seconds(error, deadline - time.monotonic())
+            self._pause(pause)
+
+    def _send(self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float) -> bytes:
+        self._check_open()
+        with self._typed(seconds):
+            reply: bytes = self._channel.unary_unary(path)(
+                body,
                 timeout=max(0.0, deadline - time.monotonic()),
-                metadata=self._metadata,
-                wait_for_ready=self._wait_for_ready,
+                metadata=metadata,
+                wait_for_ready=self._settings.wait_for_ready,
             )
+        return reply
+
+    @contextlib.contextmanager
+    def _typed(self, seconds: float) -> Iterator[None]:
+        """Turn gRPC's errors into the client's."""
+        try:
+            yield
         except grpc.RpcError as error:
+            if self._closed.is_set():
+                raise closed() from error
             raise from_rpc_error(error, address=self.address, timeout=seconds) from error
-        return call.read(reply)
+        except ValueError as error:
+            # gRPC's word for a channel that another thread has closed since it was looked at.
+            if self._closed.is_set():
+                raise closed() from error
+            raise
+
+    def _pause(self, seconds: float) -> None:
+        """Wait between two tries, or until the client is closed."""
+        self._closed.wait(seconds)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise closed()

@@ -8,10 +8,12 @@ PellucidError                 INTERNAL, and what no other class stands for
 ├── MessageTooLargeError      RESOURCE_EXHAUSTED   the request or the reply is above a limit
 ├── UnavailableError          UNAVAILABLE          no connection, draining, or the worker was lost; retry
 ├── TimedOutError             DEADLINE_EXCEEDED    the deadline passed; a TimeoutError
-├── CancelledError            CANCELLED            the call was cancelled
+├── CancelledError            CANCELLED            the call was cancelled, or the client is closed
+├── FatalRequestError         INTERNAL             it ended two worker processes; do not send it again
 └── UnimplementedError        UNIMPLEMENTED        this server does not have that RPC
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -43,6 +45,9 @@ class PellucidError(Exception):
         Fields of the request at fault, and what would be right for each.
     retry_after_seconds
         After how long a retry makes sense; None if the server did not say.
+    retriable
+        Whether the same call may well succeed later. The client has then tried again already, unless it was
+        told not to or there was no time for it.
     request_id
         The id that the server's log has; empty if the server never answered.
     """
@@ -59,6 +64,7 @@ class PellucidError(Exception):
         metadata: Mapping[str, str] = MappingProxyType({}),
         violations: Mapping[str, str] = MappingProxyType({}),
         retry_after_seconds: float | None = None,
+        retriable: bool | None = None,
         request_id: str = "",
     ) -> None:
         super().__init__(message)
@@ -68,7 +74,14 @@ class PellucidError(Exception):
         self.metadata = dict(metadata)
         self.violations = dict(violations)
         self.retry_after_seconds = retry_after_seconds
+        self.retriable = self._worth_retrying() if retriable is None else retriable
         self.request_id = request_id
+
+    def _worth_retrying(self) -> bool:
+        """Tell by the code: for load, only a server that names a time means that waiting helps."""
+        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return self.retry_after_seconds is not None
+        return self.code is grpc.StatusCode.UNAVAILABLE
 
     def __str__(self) -> str:
         if self.request_id and self.code is grpc.StatusCode.INTERNAL:
@@ -119,17 +132,29 @@ class UnavailableError(PellucidError):
 
 
 class TimedOutError(PellucidError, TimeoutError):
-    """The deadline passed; `metadata["stage"]`, if the server answered, says where the work then was."""
+    """The deadline passed, or cannot be met.
+
+    `metadata["stage"]`, if the server answered, says where the work then was: "queued", "running", or "refused",
+    at once, as it takes `metadata["needed_seconds"]` at the least. Where earlier tries were refused and the last
+    one had no answer, it has what the refusal had.
+    """
 
     default_code = grpc.StatusCode.DEADLINE_EXCEEDED
     default_reason = "TIMED_OUT"
 
 
 class CancelledError(PellucidError):
-    """The call was cancelled."""
+    """The call was cancelled, or its client is closed."""
 
     default_code = grpc.StatusCode.CANCELLED
     default_reason = "CANCELLED"
+
+
+class FatalRequestError(PellucidError):
+    """Two worker processes of the server ended while they worked on this request; do not send it again."""
+
+    default_code = grpc.StatusCode.INTERNAL
+    default_reason = "FATAL_REQUEST"
 
 
 class UnimplementedError(PellucidError):
@@ -142,14 +167,38 @@ class UnimplementedError(PellucidError):
 _CLASSES: tuple[type[PellucidError], ...] = (PellucidError, *PellucidError.__subclasses__())
 _BY_REASON = {kind.default_reason: kind for kind in _CLASSES}
 # gRPC's own refusals of large messages carry no details, the server's refusals of load always do.
-_BY_CODE = {kind.default_code: kind for kind in _CLASSES if kind is not OverloadedError}
+_BY_CODE = {kind.default_code: kind for kind in _CLASSES if kind not in (OverloadedError, FatalRequestError)}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+_ID_KEY = "x-request-id"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_MILLISECONDS = re.compile(r"[0-9]{1,12}")
 
 
 def invalid(field: str, what: str) -> InvalidRequestError:
     """Make the error for a field that the client itself sees to be wrong; `what` goes on from its name."""
     text = f"{field} {what}."
     return InvalidRequestError(text, metadata={"field": field}, violations={field: text})
+
+
+def closed() -> CancelledError:
+    """Make the error for a call of a client that is closed."""
+    return CancelledError("The client is closed; make another one to call again.")
+
+
+def unreadable() -> PellucidError:
+    """Make the error for a reply that is none of the schema's."""
+    return PellucidError("The reply cannot be read; is that a Pellucid server, of a version near the client's?")
+
+
+def refused_until_deadline(timed_out: TimedOutError, refusal: PellucidError) -> TimedOutError:
+    """Make the error for a call whose deadline passed during a try after ones that were refused."""
+    return TimedOutError(
+        f"{timed_out.message} An earlier try was refused: {refusal.message}",
+        metadata={**refusal.metadata, **timed_out.metadata},
+        retry_after_seconds=refusal.retry_after_seconds,
+        request_id=refusal.request_id,
+    )
 
 
 def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None) -> PellucidError:
@@ -164,20 +213,29 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None)
     """
     call: Any = error
     code, text = call.code(), call.details() or ""
+    trailing = dict(call.trailing_metadata() or ())
+    found: dict[str, Any] = {"request_id": _text(trailing.get(_ID_KEY))} | _pushback(trailing.get(_PUSHBACK_KEY))
     try:
         status = rpc_status.from_call(call)
     except (ValueError, DecodeError):
         # The details contradict the status or cannot be read: the status alone stands.
         status = None
     if status is not None and status.details:
-        return from_status(code.value[0], status.message, status.details)
-    kind = _BY_CODE.get(code, PellucidError)
-    return kind(_own_words(code, text, address, timeout), code=code, metadata={"transport": text})
+        return _typed(code.value[0], status.message, status.details, found)
+    asked_to_wait = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry_after_seconds" in found
+    kind = OverloadedError if asked_to_wait else _BY_CODE.get(code, PellucidError)
+    words = "The server is overloaded." if asked_to_wait else _own_words(code, text, address, timeout)
+    return kind(words, code=code, metadata={"transport": text}, **found)
 
 
 def from_status(code: int, message: str, details: Iterable[AnyMessage]) -> PellucidError:
     """Return the typed error for a status: the number of its gRPC code, its message and its details."""
-    found: dict[str, Any] = {}
+    return _typed(code, message, details, {})
+
+
+def _typed(code: int, message: str, details: Iterable[AnyMessage], known: Mapping[str, Any]) -> PellucidError:
+    """Return the typed error for a status; its details go before what is `known` from elsewhere."""
+    found = dict(known)
     reason = ""
     for detail in details:
         for kind, read in _DETAILS.items():
@@ -187,15 +245,32 @@ def from_status(code: int, message: str, details: Iterable[AnyMessage]) -> Pellu
                 found |= read(unpacked)
                 if isinstance(unpacked, error_details_pb2.ErrorInfo) and unpacked.domain == DOMAIN:
                     reason = unpacked.reason
+    if "retry_after_seconds" in known:
+        found["retry_after_seconds"] = max(found["retry_after_seconds"], known["retry_after_seconds"])
     status_code = _CODES.get(code, grpc.StatusCode.UNKNOWN)
     kind = _BY_REASON.get(reason) or _BY_CODE.get(status_code, PellucidError)
     return kind(message, code=status_code, **found)
 
 
+def _pushback(value: Any) -> dict[str, Any]:
+    """Read gRPC's trailer for retries: milliseconds to wait, or that there must be no retry (also if unreadable)."""
+    if value is None:
+        return {}
+    if _MILLISECONDS.fullmatch(_text(value)):
+        return {"retry_after_seconds": int(value) / 1000}
+    return {"retriable": False}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 _DETAILS: Mapping[type[Any], Any] = {
     error_details_pb2.ErrorInfo: lambda detail: {"metadata": dict(detail.metadata)},
     error_details_pb2.RequestInfo: lambda detail: {"request_id": detail.request_id},
-    error_details_pb2.RetryInfo: lambda detail: {"retry_after_seconds": detail.retry_delay.ToNanoseconds() / 1e9},
+    error_details_pb2.RetryInfo: lambda detail: {
+        "retry_after_seconds": max(0.0, detail.retry_delay.ToNanoseconds() / 1e9)
+    },
     error_details_pb2.BadRequest: lambda detail: {
         "violations": {each.field: each.description for each in detail.field_violations}
     },

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.catalogue import InputSignature, Model
+from pellucid.checks import checked_number, checked_text, shortened
 from pellucid.errors import InvalidRequestError, invalid
 from pellucid.tensors import Array, TensorError, to_tensor
 from pellucid.v1 import input_pb2
@@ -126,7 +127,7 @@ def _encoded(given: Any, where: str) -> bytes:
     if isinstance(given, bytes | bytearray | memoryview):
         return bytes(given)
     if isinstance(given, np.ndarray):
-        if given.dtype != np.uint8 or given.ndim not in (2, 3):
+        if given.dtype != np.uint8 or not _drawable(given.shape):
             what = f"is an array of {given.dtype} of shape {given.shape}"
             raise invalid(where, f"{what}; a picture in a list must be uint8, (height, width[, channels])")
         return _encoded_by_pillow(given, where)
@@ -137,12 +138,27 @@ def _encoded(given: Any, where: str) -> bytes:
     raise invalid(where, f"is of type {type(given).__name__}; a picture must be {kinds}")
 
 
+def _drawable(shape: tuple[int, ...]) -> bool:
+    """Tell whether pixels of that shape are a picture: (height, width), or 1 to 4 channels with it."""
+    return len(shape) in (2, 3) and 0 not in shape and (len(shape) == 2 or shape[2] <= 4)
+
+
+def is_file(path: str) -> bool:
+    """Tell whether a text is a file's path; also for texts that cannot be any path."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _file(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "the file cannot be read"
-        raise invalid(where, f"is {str(path)!r}, but {reason}; give the path of a picture") from error
+    except (OSError, ValueError) as error:
+        # A ValueError is for a path that holds a null byte or half of a surrogate pair.
+        missing = isinstance(error, FileNotFoundError | ValueError)
+        reason = "there is no such file" if missing else "the file cannot be read"
+        raise invalid(where, f"is {shortened(str(path))}, but {reason}; give the path of a picture") from error
 
 
 def _encoded_by_pillow(picture: Any, where: str) -> bytes:
@@ -152,7 +168,7 @@ def _encoded_by_pillow(picture: Any, where: str) -> bytes:
         raise invalid(where, "needs Pillow to be sent; pip install 'pellucid[plot]', or give a file's path") from error
     try:
         return pictures.encode(picture)
-    except ValueError as error:
+    except pictures.PictureError as error:
         raise invalid(where, str(error)) from error
 
 
@@ -176,31 +192,34 @@ def _mappings(rows: Sequence[Any]) -> bool:
 def _row(row: Any, where: str) -> input_pb2.Row:
     if not isinstance(row, Mapping):
         raise invalid(where, f"is of type {type(row).__name__}; each row must be a dict with a value for each column")
-    return input_pb2.Row(cells={str(name): _cell(value, f"{where}[{name!r}]") for name, value in row.items()})
+    named = {checked_text(str(name), f"a column of {where}"): value for name, value in row.items()}
+    return input_pb2.Row(cells={name: _cell(value, f"{where}[{name!r}]") for name, value in named.items()})
 
 
 def _cell(value: Any, where: str) -> input_pb2.Cell:
     if isinstance(value, str):
-        return input_pb2.Cell(category=value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, int | float):
-        return input_pb2.Cell(number=value)
-    raise invalid(where, f"is {value!r}; it must be a number, or a category as text")
+        return input_pb2.Cell(category=checked_text(value, where))
+    if isinstance(value, bool | np.bool_):
+        return input_pb2.Cell(number=float(value))
+    if isinstance(value, int | float | np.integer | np.floating):
+        return input_pb2.Cell(number=checked_number(value, where))
+    raise invalid(where, f"is {shortened(value)}; it must be a number, or a category as text")
 
 
 def _texts(given: Any, where: str) -> input_pb2.Input:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise invalid(where, "must be a text or a list of texts")
-    return input_pb2.Input(texts=input_pb2.Texts(texts=texts))
+    checked = [checked_text(text, f"{where}[{number}]") for number, text in enumerate(texts)]
+    return input_pb2.Input(texts=input_pb2.Texts(texts=checked))
 
 
 def _numbers(given: Any, where: str, data_type: str | None) -> Array:
     """Return an array; sequences, which have no type of their own, take the model's where it can hold them."""
     try:
         array = np.asarray(given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
+        # A RuntimeError is for a tensor of torch that needs a gradient.
         raise invalid(where, "must be an array, or nested lists of numbers of equal length on each axis") from error
     if array.dtype.kind not in "biuf":
         what = f"is of type {type(given).__name__}" if array.dtype.kind == "O" else f"is an array of {array.dtype}"

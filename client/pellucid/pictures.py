@@ -13,17 +13,29 @@ from pellucid.tensors import Array
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
+class PictureError(ValueError):
+    """A picture that cannot be encoded; the message goes on from its name."""
+
+
 def encode(picture: Any) -> bytes:
     """Encode a PIL image, turned upright, or pixels (height, width[, channels]), uint8, as PNG without loss.
 
     Raises
     ------
-    ValueError
-        The image's mode cannot be a picture's.
+    PictureError
+        The image's mode cannot be a picture's, or its file is damaged, gone or closed.
     """
+    if getattr(picture, "mode", "") == "F":
+        raise PictureError("has the mode F, whose range is not known; convert it to RGB or L first")
+    try:
+        return _encoded(picture)
+    except (OSError, SyntaxError, ValueError, AttributeError) as error:
+        # Pillow reads a file when its pixels are first needed, and fails in these ways.
+        raise PictureError("cannot be read as a picture; its file may be damaged, gone or closed") from error
+
+
+def _encoded(picture: Any) -> bytes:
     image = Image.fromarray(_drawable(picture)) if isinstance(picture, np.ndarray) else ImageOps.exif_transpose(picture)
-    if image.mode == "F":
-        raise ValueError("has the mode F, whose range is not known; convert it to RGB or L first")
     if image.mode not in _PNG_MODES:
         image = image.convert("RGB")
     buffer = io.BytesIO()

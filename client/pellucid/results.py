@@ -70,6 +70,8 @@ class Accuracy:
         The largest standard error of a group's score, of methods that sample.
     warnings
         What a reader should know, in sentences.
+    partial
+        Whether the deadline cut the work short; the receipt's parameters then say on what it rests.
     """
 
     signed_gap: float | None
@@ -78,6 +80,7 @@ class Accuracy:
     tolerance_met: bool
     standard_error: float | None
     warnings: tuple[str, ...]
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,6 +217,7 @@ class Attribution:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(each.scores.shape)}" for name, each in self.inputs.items())
         gap = "" if self.approximation_error is None else f", gap {self.approximation_error:.2%}"
+        gap += ", partial" if self.accuracy.partial else ""
         score = f"{self.output}[{self.target_name}] = {self.instance_output_value:.4g}"
         return f"<Attribution by {self.method} of {score}{gap}: {shapes}>"
 

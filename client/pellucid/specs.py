@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pellucid.catalogue import Model
+from pellucid.checks import checked_flag, checked_mapping, checked_number, checked_text, checked_whole, shortened
 from pellucid.errors import invalid
-from pellucid.inputs import read_inputs
+from pellucid.inputs import is_file, read_inputs
 from pellucid.tensors import TensorError, to_tensor
 from pellucid.v1 import explanation_pb2, tensor_pb2
 
@@ -28,6 +28,8 @@ _SPACES = {
     "logits": explanation_pb2.OUTPUT_SPACE_LOGITS,
     "probabilities": explanation_pb2.OUTPUT_SPACE_PROBABILITIES,
 }
+_MOST_SEED = (1 << 64) - 1
+_MOST_AXES = 32
 _REPLY_TYPES = {"float32": tensor_pb2.DATA_TYPE_FLOAT32, "float16": tensor_pb2.DATA_TYPE_FLOAT16}
 
 
@@ -95,15 +97,15 @@ def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> e
     InvalidRequestError
         A value is of a type, or a word, that there is not.
     """
-    if not 0 <= spec.seed < 1 << 64:
-        raise invalid(f"{where}seed", f"is {spec.seed}; it must be in [0, 2**64)")
+    parameters = checked_mapping(spec.parameters, f"{where}parameters", "values by name")
     message = explanation_pb2.ExplanationSpec(
-        method=spec.method,
-        parameters={name: _parameter(value, f"{where}{name}") for name, value in spec.parameters.items()},
-        seed=spec.seed,
-        tolerance=spec.tolerance,
+        method=checked_text(spec.method, f"{where}method"),
+        parameters={name: _parameter(value, f"{where}{name}") for name, value in parameters.items()},
+        seed=checked_whole(spec.seed, f"{where}seed", 0, _MOST_SEED),
+        tolerance=None if spec.tolerance is None else checked_number(spec.tolerance, f"{where}tolerance"),
         format=explanation_pb2.ReplyFormat(
-            sum_channels=spec.sum_channels, data_type=_word(spec.dtype, _REPLY_TYPES, f"{where}dtype")
+            sum_channels=checked_flag(spec.sum_channels, f"{where}sum_channels"),
+            data_type=_word(spec.dtype, _REPLY_TYPES, f"{where}dtype"),
         ),
     )
     target = _target(spec, where)
@@ -122,12 +124,12 @@ def _parameter(value: Any, where: str) -> explanation_pb2.ParamValue:
         return explanation_pb2.ParamValue(flag=value)
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
-            raise invalid(where, f"is {value}; a whole number must fit 64 bits")
+            raise invalid(where, f"is {shortened(value)}; a whole number must fit 64 bits")
         return explanation_pb2.ParamValue(integer=value)
     if isinstance(value, float):
         return explanation_pb2.ParamValue(real=value)
     if isinstance(value, str):
-        return explanation_pb2.ParamValue(text=value)
+        return explanation_pb2.ParamValue(text=checked_text(value, where))
     try:
         return explanation_pb2.ParamValue(tensor=to_tensor(value))
     except TensorError as error:
@@ -139,7 +141,7 @@ def _target(spec: ExplanationSpec, where: str) -> explanation_pb2.Target | None:
     if spec.target is None and spec.contrast is None and spec.output is None and spec.space is None:
         return None
     return explanation_pb2.Target(
-        output=spec.output or "",
+        output="" if spec.output is None else checked_text(spec.output, f"{where}output"),
         outcome=None if spec.target is None else _outcome(spec.target, f"{where}target"),
         contrast=None if spec.contrast is None else _outcome(spec.contrast, f"{where}contrast"),
         space=explanation_pb2.OUTPUT_SPACE_UNSPECIFIED
@@ -152,28 +154,40 @@ def _outcome(element: Any, where: str) -> explanation_pb2.Outcome:
     if isinstance(element, str):
         if not element:
             raise invalid(where, "is empty; it must be a label or an index")
-        return explanation_pb2.Outcome(label=element)
-    index = element if isinstance(element, Sequence | np.ndarray) else (element,)
+        return explanation_pb2.Outcome(label=checked_text(element, where))
+    index = element if isinstance(element, list | tuple) else _axes(element)
     if not all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in index):
-        raise invalid(where, f"is {element!r}; it must be an index, a label or a tuple with an index for each axis")
+        what = "it must be an index, a label or a tuple with an index for each axis"
+        raise invalid(where, f"is {_elements(index)}; {what}")
     if not all(0 <= part < 1 << 63 for part in index):
-        raise invalid(where, f"is {element!r}; an index is counted from 0 and is never negative")
+        raise invalid(where, f"is {_elements(index)}; an index is counted from 0 and is never negative")
     return explanation_pb2.Outcome(index=[int(part) for part in index])
+
+
+def _axes(element: Any) -> Sequence[Any]:
+    return list(np.atleast_1d(element)) if isinstance(element, np.ndarray) else [element]
+
+
+def _elements(index: Sequence[Any]) -> str:
+    shown = ", ".join(shortened(part) for part in index[:_MOST_AXES])
+    return shown if len(index) == 1 else f"({shown})"
 
 
 def _baseline(model: Model, baseline: Any, where: str) -> explanation_pb2.Baseline:
     if isinstance(baseline, Blur):
-        return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_BLUR, blur_sigma=baseline.sigma)
+        sigma = checked_number(baseline.sigma, f"{where}.sigma")
+        return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_BLUR, blur_sigma=sigma)
     if isinstance(baseline, str) and baseline in _KINDS:
         return explanation_pb2.Baseline(kind=_KINDS[baseline])
-    if isinstance(baseline, str) and not Path(baseline).is_file():
+    if isinstance(baseline, str) and not is_file(baseline):
         known = ", ".join(map(repr, _KINDS))
-        raise invalid(where, f"is {baseline!r}, which is no file; it must be one of {known}, or a row like the inputs'")
+        shown = shortened(baseline)
+        raise invalid(where, f"is {shown}, which is no file; it must be one of {known}, or a row like the inputs'")
     given = read_inputs(model, baseline, where=where)
     return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_GIVEN, inputs=given.messages)
 
 
-def _word(word: str, words: Mapping[str, Any], where: str) -> Any:
-    if word not in words:
-        raise invalid(where, f"is {word!r}; it must be one of {', '.join(map(repr, words))}")
+def _word(word: Any, words: Mapping[str, Any], where: str) -> Any:
+    if not isinstance(word, str) or word not in words:
+        raise invalid(where, f"is {shortened(word)}; it must be one of {', '.join(map(repr, words))}")
     return words[word]

@@ -102,7 +102,7 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
 def _array(array: npt.ArrayLike, dtype: npt.DTypeLike | None) -> Array:
     try:
         return np.asarray(array, dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TensorError(
             "shape",
             "cannot be read off what was given; nested sequences of numbers, of equal length on each axis, are needed",
