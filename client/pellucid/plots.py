@@ -1,6 +1,7 @@
 """Pictures of attributions: heat maps over the caller's picture, and bars of columns. Needs `pellucid[plot]`."""
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def attribution_figure(attribution: Attribution, *, picture: Any = None, smooth:
     heights = [
         _map_height(each, sources[name]) if name in maps else _table_height(each) for name, each in drawable.items()
     ]
+    scale = _common_scale(maps.values(), smooth=smooth)
     figure = Figure(figsize=(_FIGURE_WIDTH, sum(heights) + 0.35), layout="constrained")
     parts = figure.subfigures(len(drawable), 1, height_ratios=heights, squeeze=False)
     for part, (name, each) in zip(parts[:, 0], drawable.items(), strict=True):
         if name in maps:
-            _draw_map(part, each, sources[name], smooth=smooth)
+            _draw_map(part, each, sources[name], smooth=smooth, scale=scale)
         else:
             _draw_bars(part.subplots(), each, sources[name])
     figure.suptitle(caption(attribution), fontsize=11)
@@ -77,14 +79,18 @@ def caption(attribution: Attribution) -> str:
         facts.append(f"completeness gap {attribution.approximation_error:.2%}")
     if attribution.accuracy.standard_error is not None:
         facts.append(f"standard error {attribution.accuracy.standard_error:.2g}")
+    if attribution.accuracy.partial:
+        facts.append("cut short by the deadline")
     return "\n".join([*textwrap.wrap(first, 90), ", ".join(facts)])
 
 
-def overlay_image(scores: Array, box: Box | None = None, picture: Any = None, *, smooth: float = 0.0) -> Image.Image:
+def overlay_image(
+    scores: Array, box: Box | None = None, picture: Any = None, *, smooth: float = 0.0, scale: float | None = None
+) -> Image.Image:
     """Lay a heat map over a picture.
 
-    Red speaks for the target, blue against it; the higher the magnitude, the more opaque, up to its 99th
-    percentile, so that a few extreme elements do not hide the rest. The picture shows in grey below.
+    Red speaks for the target, blue against it; the higher the magnitude, the more opaque, up to `scale`.
+    The picture shows in grey below.
 
     Parameters
     ----------
@@ -96,6 +102,9 @@ def overlay_image(scores: Array, box: Box | None = None, picture: Any = None, *,
         A file, an encoded picture, a PIL image or pixels; None for none, which leaves the map alone.
     smooth
         Standard deviation in pixels of the map of a Gaussian blur, for the eye only; 0 for none.
+    scale
+        The magnitude that is painted most opaque, and all above it; None for the map's 99th percentile, so that a
+        few extreme elements do not hide the rest.
 
     Returns
     -------
@@ -107,7 +116,7 @@ def overlay_image(scores: Array, box: Box | None = None, picture: Any = None, *,
     ValueError
         The scores have another number of axes.
     """
-    plane = signed_plane(scores, smooth=smooth)
+    plane = signed_plane(scores, smooth=smooth, scale=scale)
     if picture is None:
         white = Image.new("RGBA", plane.shape[::-1], "white")
         return Image.alpha_composite(white, _coloured(plane)).convert("RGB")
@@ -130,6 +139,8 @@ def save_overlay(
 ) -> Path:
     """Write the overlay of a picture input as a file of the kind that its ending names; return its path.
 
+    Overlays of the inputs of one attribution have the same scale.
+
     Parameters
     ----------
     input_name
@@ -142,24 +153,36 @@ def save_overlay(
     ValueError
         There is no such input.
     """
-    names = [name for name, each in attribution.inputs.items() if not each.columns and each.scores.ndim in (2, 3)]
-    if input_name not in (None, *names) or not names:
-        raise ValueError(f"There is no picture input {input_name or ''!r}; there are: {', '.join(names) or 'none'}.")
-    name = input_name or names[0]
-    found = attribution.inputs[name]
+    maps = {name: each for name, each in attribution.inputs.items() if not each.columns and each.scores.ndim in (2, 3)}
+    if input_name not in (None, *maps) or not maps:
+        raise ValueError(f"There is no picture input {input_name or ''!r}; there are: {', '.join(maps) or 'none'}.")
+    name = input_name or next(iter(maps))
     source = attribution.sources.get(name) if picture is None else picture
-    overlay_image(found.scores, found.box, source, smooth=smooth).save(path)
+    scale = _common_scale(maps.values(), smooth=smooth)
+    overlay_image(maps[name].scores, maps[name].box, source, smooth=smooth, scale=scale).save(path)
     return Path(path)
 
 
-def signed_plane(scores: Array, *, smooth: float = 0.0) -> npt.NDArray[np.float32]:
-    """Return scores as (height, width) in [-1, 1], where 1 is the 99th percentile of the magnitude or more.
+def signed_plane(scores: Array, *, smooth: float = 0.0, scale: float | None = None) -> npt.NDArray[np.float32]:
+    """Return scores as (height, width) in [-1, 1], where 1 is a magnitude of `scale` or more.
+
+    Parameters
+    ----------
+    smooth, scale
+        As for `overlay_image`.
 
     Raises
     ------
     ValueError
         The scores are neither (height, width) nor (channels, height, width).
     """
+    plane = _plane(scores, smooth)
+    most = _scale(plane) if scale is None else scale
+    return np.clip(plane / most, -1, 1) if most else plane
+
+
+def _plane(scores: Array, smooth: float) -> npt.NDArray[np.float32]:
+    """Return scores as (height, width), summed over channels and blurred."""
     if scores.ndim not in (2, 3):
         raise ValueError(f"scores have the shape {scores.shape}; they must be ([channels,] height, width).")
     plane = scores.astype(np.float32)
@@ -167,9 +190,18 @@ def signed_plane(scores: Array, *, smooth: float = 0.0) -> npt.NDArray[np.float3
         plane = plane.sum(axis=0)
     if smooth > 0:
         plane = _blurred(_blurred(plane, smooth).T, smooth).T
+    return plane
+
+
+def _scale(plane: npt.NDArray[np.float32]) -> float:
+    """Return the 99th percentile of the magnitude, or the highest where hardly any element has one."""
     magnitude = np.abs(plane)
-    scale = float(np.percentile(magnitude, _PERCENTILE)) or float(magnitude.max())
-    return np.clip(plane / scale, -1, 1) if scale else plane
+    return float(np.percentile(magnitude, _PERCENTILE)) or float(magnitude.max())
+
+
+def _common_scale(maps: Iterable[InputAttribution], *, smooth: float) -> float:
+    """Return the highest of the maps' scales, so that equal colours mean equal scores; 0 for no map."""
+    return max((_scale(_plane(each.scores, smooth)) for each in maps), default=0.0)
 
 
 def _blurred(plane: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
@@ -210,9 +242,9 @@ def _map_height(each: InputAttribution, picture: Image.Image | None) -> float:
     return 0.4 + min(8.0, _FIGURE_WIDTH / 2 * float(height / width))
 
 
-def _draw_map(part: Any, each: InputAttribution, picture: Image.Image | None, *, smooth: float) -> None:
+def _draw_map(part: Any, each: InputAttribution, picture: Image.Image | None, *, smooth: float, scale: float) -> None:
     """Draw the map over the picture, and beside it the picture; a dotted frame shows what the model saw of it."""
-    overlay = overlay_image(each.scores, each.box, picture, smooth=smooth)
+    overlay = overlay_image(each.scores, each.box, picture, smooth=smooth, scale=scale)
     if picture is None:
         axes = part.subplots()
         axes.imshow(overlay)

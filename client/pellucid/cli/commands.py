@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,10 +13,11 @@ from rich.console import Console
 
 from pellucid.catalogue import Model
 from pellucid.cli import tables
-from pellucid.cli.values import attributed_arrays, element, parameter, predicted_arrays, row_value
+from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
+from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays, row_value
 from pellucid.client import DEFAULT_ADDRESS, Client
 from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, invalid
-from pellucid.results import Attribution
+from pellucid.results import Attribution, ExplanationOutcome
 from pellucid.specs import ExplanationSpec
 
 app = typer.Typer(
@@ -26,12 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_PICTURES = (".png", ".jpg", ".pdf", ".svg")
 # The caller's own mistakes, for which another request is the remedy.
 _MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
 
 AddressOption = Annotated[
     str, typer.Option(envvar="PELLUCID_ADDRESS", help="The server, HOST:PORT.", show_default=True)
+]
+CallerOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PELLUCID_CALLER", help="On whose behalf; the server is fair between callers.", show_default=False
+    ),
+]
+PriorityOption = Annotated[
+    str | None,
+    typer.Option(envvar="PELLUCID_PRIORITY", help="The class of the request, such as bulk.", show_default=False),
 ]
 TimeoutOption = Annotated[float | None, typer.Option(min=0.001, help="Deadline in seconds.", show_default="30 or 120")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
@@ -73,11 +83,17 @@ def predict(
     ] = None,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
+    caller: CallerOption = None,
+    priority: PriorityOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask what a model says."""
-    with _asking(address, timeout) as client:
+    """Ask what a model says. Where the prediction is there and an explanation beside it is not, the exit code tells."""
+    with _asking(address, timeout, caller=caller, priority=priority) as client:
+        check_once("--explain", explain or [])
+        check_array_file(npz)
+        if out is not None:
+            make_picture_folder(out)
         inputs = _inputs(client.model(model, version=version), files, row, json_row)
         prediction = client.predict(model, inputs, top_k=top_k, explanations=explain or [], version=version)
         if as_json:
@@ -87,10 +103,10 @@ def predict(
         if npz is not None:
             _save_arrays(npz, predicted_arrays(prediction))
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
             for outcome in prediction.explanations:
                 for number, attribution in enumerate(outcome.attributions):
                     _save_figure(attribution, out / f"{outcome.method}-{number}.png")
+        _fail_as(prediction.explanations)
 
 
 @app.command()
@@ -128,17 +144,19 @@ def attribute(
     ] = 0.0,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
+    caller: CallerOption = None,
+    priority: PriorityOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask what a prediction was based on."""
-    with _asking(address, timeout) as client:
-        if out is not None and out.suffix.lower() not in _PICTURES:
-            raise invalid("--out", f"is {str(out)!r}; it must end in one of {', '.join(_PICTURES)}")
+    with _asking(address, timeout, caller=caller, priority=priority) as client:
+        check_picture_file(out)
+        check_array_file(npz)
         inputs = _inputs(client.model(model, version=version), files, row, json_row)
         spec = ExplanationSpec(
             method=method,
-            parameters=dict(parameter(each) for each in parameters or []),
+            parameters=once("--parameter", [parameter(each) for each in parameters or []]),
             target=element(target),
             contrast=element(contrast),
             output=output,
@@ -209,16 +227,30 @@ def methods(
 
 
 @contextmanager
-def _asking(address: str, timeout: float | None) -> Iterator[Client]:
+def _asking(
+    address: str, timeout: float | None, *, caller: str | None = None, priority: str | None = None
+) -> Iterator[Client]:
     """Give a client; a call that fails ends the command with a line on stderr."""
     try:
         # Somebody is waiting at a terminal: a server that is not there is told within seconds.
-        with Client(address, timeout=timeout, wait_for_ready=False) as client:
+        with Client(address, timeout=timeout, caller=caller, priority=priority, wait_for_ready=False) as client:
             yield client
     except PellucidError as error:
-        _fail(str(error), 2 if isinstance(error, _MISTAKES) else 1)
+        _fail(str(error), _exit_code(error))
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or 'it cannot be read'}.", 1)
+
+
+def _exit_code(error: PellucidError) -> int:
+    return 2 if isinstance(error, _MISTAKES) else 1
+
+
+def _fail_as(outcomes: Sequence[ExplanationOutcome]) -> None:
+    """End the command if explanations have failed, with a line for each."""
+    failed = [(outcome.method, outcome.error) for outcome in outcomes if outcome.error is not None]
+    if failed:
+        lines = "\nError: ".join(f"{method}: {error}" for method, error in failed)
+        _fail(lines, max(_exit_code(error) for _, error in failed))
 
 
 def _fail(message: str, code: int) -> None:
@@ -233,7 +265,7 @@ def _inputs(model: Model, files: list[Path] | None, row: list[str] | None, json_
         named = " and ".join(given) or "nothing"
         raise invalid("inputs", f"is {named}; give files, or --row for each column, or --json-row")
     if row:
-        return dict(row_value(model, each) for each in row)
+        return once("--row", [row_value(model, each) for each in row])
     if json_row is not None:
         return _json(json_row)
     paths = files or []

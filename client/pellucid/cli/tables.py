@@ -63,8 +63,10 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
         for each in model.outputs
     ]
     _show_table(console, ["output", "kind", "type", "a row's shape", "labels or unit"], rows)
-    rows = [[each.method, "yes" if each.allowed else "no", each.reason] for each in model.capabilities]
-    _show_table(console, ["method", "allowed", "why not"], rows)
+    rows = [
+        [each.method, "yes" if each.allowed else "no", str(each.rows or ""), each.reason] for each in model.capabilities
+    ]
+    _show_table(console, ["method", "allowed", "evaluations a row", "why not"], rows, right=(2,))
     if layers:
         rows = [
             [each.name, each.type, _shape(each.shape), str(each.units), "yes" if each.cuttable else ""]
@@ -92,6 +94,7 @@ def show_method(console: Console, method: Method) -> None:
         "promises": ", ".join(method.axioms) or "nothing",
         "baselines": ", ".join(method.baselines) or "none",
         "tolerance": "taken" if method.takes_tolerance else "not taken",
+        "cost": f"in proportion to {method.rows_parameter}" if method.rows_parameter else "by the model and the input",
     }
     for name, fact in facts.items():
         _say(console, f"{name}: {fact}")
@@ -137,6 +140,9 @@ def _show_attribution(console: Console, attribution: Attribution) -> None:
 
 def _show_accuracy(console: Console, attribution: Attribution) -> None:
     accuracy = attribution.accuracy
+    if accuracy.partial:
+        text = "cut short by the deadline: it rests on less than was asked for; allow more time for the rest"
+        _say(console, text, style="yellow")
     if accuracy.signed_gap is not None:
         share = "" if attribution.approximation_error is None else f" ({attribution.approximation_error:.3%})"
         absolute = "" if accuracy.absolute_gap is None else f", absolute gap {accuracy.absolute_gap:.4g}"

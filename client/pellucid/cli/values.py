@@ -1,7 +1,9 @@
 """Words of a command line turned into values, and results into arrays for a file."""
 
 import contextlib
+import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,12 +13,16 @@ from pellucid.results import Attribution, Prediction
 from pellucid.specs import Element
 from pellucid.tensors import Array
 
+_INDICES = re.compile(r"\s*-?[0-9]+\s*(,\s*-?[0-9]+\s*)*")
+
+T = TypeVar("T")
+
 
 def element(word: str | None) -> Element | None:
-    """Return an index, indices separated by commas, or else the word as a label."""
+    """Return an index, indices separated by commas, or else the word as a label; below 0 is an index that is wrong."""
     if word is None:
         return None
-    if all(part.strip().isdecimal() for part in word.split(",")):
+    if _INDICES.fullmatch(word):
         index = tuple(int(part) for part in word.split(","))
         return index if len(index) > 1 else index[0]
     return word
@@ -58,6 +64,31 @@ def row_value(model: Model, word: str) -> tuple[str, float | str]:
         return name, float(value)
     except ValueError as error:
         raise invalid(f"--row {name}", f"is {value!r}; it must be a number") from error
+
+
+def once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:
+    """Return values by name.
+
+    Raises
+    ------
+    InvalidRequestError
+        A name comes twice.
+    """
+    check_once(option, [name for name, _ in pairs])
+    return dict(pairs)
+
+
+def check_once(option: str, names: Sequence[str]) -> None:
+    """Refuse an option that is given twice for the same name: one of them would be lost.
+
+    Raises
+    ------
+    InvalidRequestError
+        A name comes twice.
+    """
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise invalid(option, f"names {name!r} twice; give it once")
 
 
 def predicted_arrays(prediction: Prediction) -> dict[str, Array]:
