@@ -41,6 +41,9 @@ REQUESTS = {
 SHORT_SECONDS = 0.5
 """A deadline that leaves time to get to a point, and is then waited for."""
 
+LONGER_SECONDS = 4.0
+"""A deadline that leaves a tenth of a second, on a crowded machine too, to tell the caller of it."""
+
 Held = tuple[Server, Points]
 
 
@@ -170,11 +173,11 @@ def test_a_deadline_that_passes_has_one_outcome(held: Held, rpc: str, point: str
     assert_one_outcome(server, before, request, "DEADLINE_EXCEEDED", "CANCELLED")
 
 
-@pytest.mark.parametrize("point", ["queued", *IN_WORKER])
+@pytest.mark.parametrize("point", ["queued", "running", "chunk"])
 def test_a_deadline_that_passes_is_told_by_the_server_with_the_stage(held: Held, point: str) -> None:
     server, points = held
     points.arm(point)
-    request = Request(server.channel, "Attribute", SHORT_SECONDS)
+    request = Request(server.channel, "Attribute", LONGER_SECONDS)
 
     error = failure(request.call.result)
 
