@@ -1,0 +1,280 @@
+"""Requests that come, leave, are answered and lost in any order, on workers that the test plays itself."""
+
+import asyncio
+import os
+import socket
+
+import numpy as np
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.strategies import booleans, data, integers, sampled_from, sets
+from pellucid_server import wire
+from pellucid_server.config import ClassConfig, PoolConfig
+from pellucid_server.errors import FatalRequestError, OverloadedError, UnavailableError
+from pellucid_server.jobs import (
+    Done,
+    Failure,
+    Hello,
+    JobTiming,
+    ModelKey,
+    PredictJob,
+    Start,
+    TensorInput,
+    WorkerSettings,
+)
+from pellucid_server.pool.observer import Observer
+from pellucid_server.pool.pool import Pool
+from pellucid_server.pool.process import Spawned
+from pellucid_server.recorder import Recorder, new_record
+from server.pool.fake_worker import result
+
+PLACES = 2
+DEVICES = ("cpu", "cuda:0")
+LONG_SECONDS = 1000.0
+SETTINGS = tuple(WorkerSettings(device, "", 1, 0.05, 1 << 28) for device in DEVICES)
+WORK = JobTiming(0.0, 0.1, 1, 0)
+
+
+class StagedWorker:
+    """A worker process without a process; dies when it is told to."""
+
+    pid = 0
+
+    def __init__(self, theirs, record):
+        self.socket = theirs
+        self.recorder = Recorder(record)
+        self.device = ""
+        self.running = {}
+        self._data = b""
+        self.send(Hello((), (), "cpu"))
+
+    def send(self, message):
+        self.socket.sendall(wire.frame(message))
+
+    def read(self):
+        """Take what the front has sent so far."""
+        while chunk := self._receive():
+            self._data += chunk
+        while len(self._data) >= wire.LENGTH.size:
+            end = wire.LENGTH.size + wire.LENGTH.unpack_from(self._data)[0]
+            self._take(wire.decode(self._data[wire.LENGTH.size : end]))
+            self._data = self._data[end:]
+
+    def _receive(self):
+        try:
+            return self.socket.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+    def _take(self, message):
+        match message:
+            case WorkerSettings(device=device):
+                self.device = device
+            case Start(job_id=job_id):
+                self.running[job_id] = message
+
+    def die(self, suspects):
+        self.recorder.device(suspects)
+        self.socket.close()
+
+    def kill(self):
+        self.socket.close()
+
+    def wait(self, timeout=None):
+        return -9
+
+
+class Stage:
+    """Starts such workers (in place of a `Launcher`)."""
+
+    def __init__(self):
+        self.alive = []
+
+    def spawn(self):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        record = new_record()
+        worker = StagedWorker(theirs, os.dup(record))
+        self.alive.append(worker)
+        return Spawned(worker, ours, Recorder(record))
+
+
+class Sums(Observer):
+    def __init__(self):
+        self.losses = 0
+        self.evaluated = 0
+        self.wasted = 0
+
+    def lost(self, device, cause):
+        self.losses += 1
+
+    def worked(self, model, timing, wasted):
+        self.evaluated += timing.rows_forward
+        self.wasted += wasted * timing.rows_forward
+
+
+class AnyOrder(RuleBasedStateMachine):
+    @initialize()
+    def start(self):
+        self.runner = asyncio.Runner()
+        self.stage = Stage()
+        self.observer = Sums()
+        self.requests = {}
+        self.deaths = {}
+        self.died = 0
+        self.answered = 0
+        self.results = 0
+        self.number = 0
+        self.runner.run(self._start())
+
+    async def _start(self):
+        config = PoolConfig(restart_initial_seconds=1e-6, restart_max_seconds=1e-6)
+        classes = {
+            name: ClassConfig(queue_rows=6, queue_seconds=1e6) for name in ("predictions", "interactive", "bulk")
+        }
+        self.pool = Pool(
+            SETTINGS,
+            config,
+            self.stage,
+            classes=classes,
+            concurrent_jobs=PLACES,
+            observer=self.observer,
+            spread=lambda: 0.0,
+        )
+        await self.pool.start()
+        [worker.read() for worker in self.stage.alive]
+        self.stage.alive.sort(key=lambda worker: worker.device)
+
+    @rule(caller=sampled_from("abc"), priority=sampled_from(["", "bulk"]), rows=integers(1, 4), soon=booleans())
+    def ask(self, caller, priority, rows, soon):
+        self.number += 1
+        # Its number is the job's content, by which a worker's request is known as this one.
+        job = PredictJob(ModelKey("m"), {"x": TensorInput(np.full(rows, self.number))})
+        deadline = None if soon else LONG_SECONDS
+
+        async def ask():
+            return asyncio.create_task(self.pool.run(job, deadline, caller=caller, priority=priority))
+
+        self.requests[self.number] = self.runner.run(ask())
+        self._settle()
+
+    @precondition(lambda self: self.requests)
+    @rule(data=data())
+    def leave(self, data):
+        number = data.draw(sampled_from(sorted(self.requests)))
+        self.requests[number].cancel()
+        self._settle()
+
+    @precondition(lambda self: self._running())
+    @rule(data=data(), good=booleans())
+    def answer(self, data, good):
+        worker, job_id = data.draw(sampled_from(self._running()))
+        self._answer(worker, job_id, good=good)
+        self._settle()
+
+    @precondition(lambda self: self._running())
+    @rule(data=data(), leaves=booleans())
+    def answer_and_leave_at_once(self, data, leaves):
+        worker, job_id = data.draw(sampled_from(self._running()))
+        number = int(worker.running[job_id].job.inputs["x"].array[0])
+        self._answer(worker, job_id, good=True)
+        self.runner.run(asyncio.sleep(0))
+        for task in [self.requests[number]] if number in self.requests else []:
+            task.cancel()
+        self._settle()
+
+    @precondition(lambda self: self.stage.alive)
+    @rule(data=data())
+    def die(self, data):
+        worker = data.draw(sampled_from(self.stage.alive))
+        worker.read()
+        running = sorted(worker.running)
+        suspects = data.draw(sets(sampled_from(running), max_size=2)) if running else set()
+        for job_id in running:
+            number = int(worker.running[job_id].job.inputs["x"].array[0])
+            self.deaths.setdefault(number, []).append(job_id in suspects)
+        self.stage.alive.remove(worker)
+        self.died += 1
+        worker.die(suspects)
+        self._settle()
+
+    def _answer(self, worker, job_id, *, good):
+        del worker.running[job_id]
+        self.answered += 1
+        worker.send(
+            Done(job_id, WORK, result(1.0)) if good else Done(job_id, WORK, failure=Failure("OVERLOADED", "", {}))
+        )
+
+    def _running(self):
+        return [(worker, job_id) for worker in self.stage.alive for job_id in sorted(worker.running)]
+
+    def _settle(self):
+        """Let everything happen that can, and look at what came of it."""
+        self.runner.run(self._rest())
+        [worker.read() for worker in self.stage.alive]
+        self.stage.alive.sort(key=lambda worker: worker.device)
+        for number, task in list(self.requests.items()):
+            if task.done():
+                del self.requests[number]
+                self._check_outcome(number, task)
+        self._check_places()
+
+    async def _rest(self):
+        async def ready():
+            while self.observer.losses < self.died or not all(worker.ready for worker in self.pool.workers):
+                await asyncio.sleep(0)
+
+        await asyncio.wait_for(ready(), 20)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    def _check_outcome(self, number, task):
+        deaths = self.deaths.get(number, [])
+        if task.cancelled():
+            return
+        error = task.exception()
+        self.results += error is None
+        expected = {0: (OverloadedError,), 1: (OverloadedError,), 2: (UnavailableError, FatalRequestError)}[len(deaths)]
+        assert error is None or isinstance(error, expected)
+        assert isinstance(error, FatalRequestError) == (deaths == [True, True])
+        assert error is not None or len(deaths) < 2
+
+    def _check_places(self):
+        for worker in self.stage.alive:
+            starts = list(worker.running.values())
+            again = [start for start in starts if self._deaths(start)]
+            suspects = [start for start in starts if start.alone]
+            assert [any(self._deaths(start)) for start in starts] == [start.alone for start in starts]
+            # Who would be lost a second time is never beside a suspect.
+            assert not suspects or len(again) == 1
+            for priority in ("predictions", "bulk"):
+                mine = [start for start in starts if start.priority == priority and not start.alone]
+                assert len(mine) <= 2 * PLACES
+        starts = [start for worker in self.stage.alive for start in worker.running.values()]
+        lost_before = any(self._deaths(start) for start in starts)
+        for priority in (name for name, (jobs, _, _) in self.pool.waiting.items() if jobs):
+            placed = sum(start.priority == priority for start in starts)
+            assert lost_before or placed >= PLACES * len(DEVICES)
+
+    def _deaths(self, start):
+        return self.deaths.get(int(start.job.inputs["x"].array[0]), [])
+
+    def teardown(self):
+        if not hasattr(self, "runner"):
+            return
+        while running := self._running():
+            self._answer(*running[0], good=True)
+            self._settle()
+        assert self.requests == {}
+        assert self.pool.pending == 0
+        assert set(self.pool.waiting.values()) == {(0, 0, 0)}
+        assert (self.observer.evaluated, self.observer.evaluated - self.observer.wasted) == (
+            self.answered,
+            self.results,
+        )
+        self.runner.run(self.pool.close())
+        self.runner.close()
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=40, stateful_step_count=40, deadline=None, derandomize=True)
