@@ -27,6 +27,8 @@ class Sent:
     last_seconds: float
     """From its last attempt to its end."""
     attempts: int
+    ended: float
+    """When, in seconds after the first was due."""
     lateness: float
     """How long after its time it was really sent: the sender's fault."""
 
@@ -81,11 +83,14 @@ async def open_loop(
         due = started + number / rate
         # Never yields for requests that are late, but lets replies be read.
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        sent.append(asyncio.create_task(_sent(channel, method, body, due, deadline_seconds, heeding)))
+        sent.append(asyncio.create_task(_sent(channel, method, body, (started, due), deadline_seconds, heeding)))
     return list(await asyncio.gather(*sent))
 
 
-async def _sent(channel: Any, method: str, body: bytes, due: float, deadline_seconds: float, heeding: bool) -> Sent:
+async def _sent(
+    channel: Any, method: str, body: bytes, times: tuple[float, float], deadline_seconds: float, heeding: bool
+) -> Sent:
+    started, due = times
     lateness, attempts = time.perf_counter() - due, 0
     while True:
         began = time.perf_counter()
@@ -94,7 +99,7 @@ async def _sent(channel: Any, method: str, body: bytes, due: float, deadline_sec
         now = time.perf_counter()
         wait = None if retry_seconds is None else retry_seconds * random.uniform(1, 1.25)
         if not heeding or wait is None or now + wait > due + deadline_seconds:
-            return Sent(code, now - due, now - began, attempts, lateness)
+            return Sent(code, now - due, now - began, attempts, now - started, lateness)
         await asyncio.sleep(wait)
 
 
