@@ -149,12 +149,12 @@ class AsyncClient:
     async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""
         seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
-        deadline = time.monotonic() + seconds
+        deadline = self._now() + seconds
         for retries in itertools.count():
             self._check_open()
             stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - self._now()),
                 metadata=self._settings.metadata,
                 wait_for_ready=True,
             )
@@ -171,7 +171,7 @@ class AsyncClient:
             finally:
                 stream.cancel()
             pause = self._settings.retries.backoff_seconds(retries)
-            await self._pause(min(pause, max(0.0, deadline - time.monotonic())))
+            await self._pause(min(pause, max(0.0, deadline - self._now())))
 
     async def close(self) -> None:
         """End the connection, and calls that are still running; they raise `CancelledError`."""
@@ -190,7 +190,7 @@ class AsyncClient:
         """Make a flow's calls, all of them within one deadline."""
         seconds = self._settings.seconds(timeout, default)
         metadata = self._settings.call_metadata(priority)
-        deadline = time.monotonic() + seconds
+        deadline = self._now() + seconds
         try:
             call = next(flow)
             while True:
@@ -211,7 +211,7 @@ class AsyncClient:
             try:
                 return call.parsed(await self._send(call.path, body, metadata, deadline, seconds))
             except PellucidError as error:
-                pause = tries.pause_seconds(error, deadline - time.monotonic())
+                pause = tries.pause_seconds(error, deadline - self._now())
             await self._pause(pause)
 
     async def _send(self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float) -> bytes:
@@ -219,7 +219,7 @@ class AsyncClient:
         with self._typed(seconds):
             reply: bytes = await self._channel.unary_unary(path)(
                 body,
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - self._now()),
                 metadata=metadata,
                 wait_for_ready=self._settings.wait_for_ready,
             )
@@ -244,6 +244,9 @@ class AsyncClient:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closed.wait()
+
+    def _now(self) -> float:
+        return time.monotonic()
 
     def _check_open(self) -> None:
         if self._closed.is_set():

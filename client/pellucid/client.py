@@ -241,12 +241,12 @@ class Client:
             It was not ready within `timeout` seconds.
         """
         seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
-        deadline = time.monotonic() + seconds
+        deadline = self._now() + seconds
         for retries in itertools.count():
             self._check_open()
             stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - self._now()),
                 metadata=self._settings.metadata,
                 wait_for_ready=True,
             )
@@ -262,7 +262,7 @@ class Client:
             finally:
                 stream.cancel()
             pause = self._settings.retries.backoff_seconds(retries)
-            self._pause(min(pause, max(0.0, deadline - time.monotonic())))
+            self._pause(min(pause, max(0.0, deadline - self._now())))
 
     def close(self) -> None:
         """End the connection, and calls that are still running; they raise `CancelledError`."""
@@ -281,7 +281,7 @@ class Client:
         """Make a flow's calls, all of them within one deadline."""
         seconds = self._settings.seconds(timeout, default)
         metadata = self._settings.call_metadata(priority)
-        deadline = time.monotonic() + seconds
+        deadline = self._now() + seconds
         try:
             call = next(flow)
             while True:
@@ -302,7 +302,7 @@ class Client:
             try:
                 return call.parsed(self._send(call.path, body, metadata, deadline, seconds))
             except PellucidError as error:
-                pause = tries.pause_seconds(error, deadline - time.monotonic())
+                pause = tries.pause_seconds(error, deadline - self._now())
             self._pause(pause)
 
     def _send(self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float) -> bytes:
@@ -310,7 +310,7 @@ class Client:
         with self._typed(seconds):
             reply: bytes = self._channel.unary_unary(path)(
                 body,
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - self._now()),
                 metadata=metadata,
                 wait_for_ready=self._settings.wait_for_ready,
             )
@@ -334,6 +334,9 @@ class Client:
     def _pause(self, seconds: float) -> None:
         """Wait between two tries, or until the client is closed."""
         self._closed.wait(seconds)
+
+    def _now(self) -> float:
+        return time.monotonic()
 
     def _check_open(self) -> None:
         if self._closed.is_set():

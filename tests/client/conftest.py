@@ -13,31 +13,65 @@ from pellucid.aio import AsyncClient
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
 
 
+class HurriedClient(Client):
+    """Notes the pauses between its tries in place of making them; its clock goes on all the same."""
+
+    def __init__(self, pauses, address, **options):
+        super().__init__(address, **options)
+        self._pauses = pauses
+
+    def _pause(self, seconds):
+        self._pauses.append(seconds)
+
+    def _now(self):
+        return super()._now() + sum(self._pauses)
+
+
+class HurriedAsyncClient(AsyncClient):
+    """Notes the pauses between its tries in place of making them; its clock goes on all the same."""
+
+    def __init__(self, pauses, address, **options):
+        super().__init__(address, **options)
+        self._pauses = pauses
+
+    async def _pause(self, seconds):
+        self._pauses.append(seconds)
+
+    def _now(self):
+        return super()._now() + sum(self._pauses)
+
+
 class Blocking:
     """The blocking client."""
 
-    def __init__(self, address, **options):
-        self._client = Client(address, **options)
+    def __init__(self, address, *, pauses=None, **options):
+        self._client = Client(address, **options) if pauses is None else HurriedClient(pauses, address, **options)
 
     def __getattr__(self, name):
         return getattr(self._client, name)
+
+    def release(self):
+        self._client.close()
 
 
 class Awaited:
     """The asyncio client, each call run to its end."""
 
-    def __init__(self, address, **options):
+    def __init__(self, address, *, pauses=None, **options):
         self._loop = asyncio.new_event_loop()
-        self._client = self._loop.run_until_complete(self._made(address, options))
+        self._client = self._loop.run_until_complete(self._made(address, pauses, options))
 
-    async def _made(self, address, options):
-        return AsyncClient(address, **options)
+    async def _made(self, address, pauses, options):
+        return AsyncClient(address, **options) if pauses is None else HurriedAsyncClient(pauses, address, **options)
 
     def __getattr__(self, name):
         return lambda *args, **kwargs: self._loop.run_until_complete(getattr(self._client, name)(*args, **kwargs))
 
     def close(self):
         self._loop.run_until_complete(self._client.close())
+
+    def release(self):
+        self.close()
         self._loop.close()
 
 
@@ -68,13 +102,25 @@ def connect(request):
 
     yield make
     for each in made:
-        each.close()
+        each.release()
 
 
 @pytest.fixture
 def client(server, connect):
     """Return a client of the server."""
     return connect(server.address)
+
+
+@pytest.fixture
+def pauses():
+    """Return the list of pauses that a client notes which is made with it."""
+    return []
+
+
+@pytest.fixture
+def hurried(server, connect, pauses):
+    """Return a client that does not wait between its tries."""
+    return connect(server.address, pauses=pauses)
 
 
 @pytest.fixture

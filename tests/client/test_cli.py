@@ -107,8 +107,9 @@ def test_explanations_beside_a_prediction_are_shown_and_drawn(pellucid, server, 
         "predict", "table", *ROW, "--explain", "saliency", "--explain", "smoothgrad", "--out", tmp_path / "made"
     )
 
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 2
     assert "smoothgrad: No gradients here." in result.stdout
+    assert result.stderr == "Error: smoothgrad: No gradients here.\n"
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["saliency-0.png"]
 
 
@@ -179,6 +180,8 @@ def test_models_are_listed_and_described(pellucid, server):
     assert "0 to 99" in one.stdout
     assert "red, green" in one.stdout
     assert "it is only an example" in one.stdout
+    assert "evaluations a row" in one.stdout
+    assert "4096" in one.stdout
     assert "cat, dog, [owl]" in one.stdout
     assert "body.conv#2" not in one.stdout
     assert "body.conv#2" in layers.stdout
@@ -200,7 +203,12 @@ def test_methods_are_listed_and_described(pellucid, server):
         model_service_pb2.Parameter(name="rule", type="PARAMETER_TYPE_TEXT", choices=["gauss", "midpoint"]),
     ]
     method = model_service_pb2.Method(
-        name="integrated-gradients", rpc="attribute", family="gradient", summary="Averages.", parameters=parameters
+        name="integrated-gradients",
+        rpc="attribute",
+        family="gradient",
+        summary="Averages.",
+        parameters=parameters,
+        rows_parameter="steps",
     )
     server.replies["ListMethods"] = model_service_pb2.ListMethodsResponse(methods=[method])
 
@@ -209,6 +217,7 @@ def test_methods_are_listed_and_described(pellucid, server):
     assert "Averages." in listed.stdout
     assert "1 to 1024" in one.stdout
     assert "gauss, midpoint" in one.stdout
+    assert "cost: in proportion to steps" in one.stdout
     assert json.loads(pellucid("methods", "integrated-gradients", "--json").stdout)["parameters"][0]["default"] == 32
     unknown = pellucid("methods", "saliency")
     assert unknown.exit_code == 2
@@ -246,17 +255,76 @@ def test_a_failed_call_is_one_line_on_stderr_and_nothing_on_stdout(pellucid, ser
         (("attribute", "table", *ROW, "-p", "steps"), "--parameter is 'steps'; it must be NAME=VALUE"),
         (("attribute", "table", *ROW, "--space", "odds"), "space is 'odds'; it must be one of"),
         (("attribute", "table", *ROW, "--out", "map.txt"), "--out is 'map.txt'; it must end in one of .png, .jpg"),
-        (("attribute", "table", *ROW, "--target", "-1"), None),
+        (("attribute", "table", *ROW, "--target", "-1"), "target is -1; an index is counted from 0 and is never"),
+        (("attribute", "table", *ROW, "--target", "1,-1"), "target is (1, -1); an index is counted from 0"),
+        (("predict", "table", *ROW, "--row", "age=41"), "--row names 'age' twice; give it once"),
+        (("attribute", "table", *ROW, "-p", "steps=1", "-p", "steps=2"), "--parameter names 'steps' twice"),
+        (("predict", "table", *ROW, "--explain", "a", "--explain", "a"), "--explain names 'a' twice"),
+        (("predict", "table", *ROW, "--priority", "süß"), "priority is 's\\xfc\\xdf'; it must have 1 to 64 printable"),
+        (("predict", "table", *ROW, "--caller", ""), "caller is ''; it must have 1 to 128 printable"),
+        (("attribute", "table", *ROW, "--out", "no/map.png"), "there is no folder 'no'; make it first"),
+        (("attribute", "table", *ROW, "--npz", "no/a.npz"), "--npz is 'no/a.npz', but there is no folder 'no'"),
+        (("predict", "table", *ROW, "--npz", "."), "--npz is '.', which is a folder; it must be a file"),
+        (("predict", "table", *ROW, "--out", "/dev/null/x"), "--out is '/dev/null/x', where no folder can be made"),
     ],
 )
 def test_a_callers_mistake_exits_with_2_and_says_what_would_be_right(pellucid, server, words, right):
-    server.failures["Attribute"].append(Failure(grpc.StatusCode.INVALID_ARGUMENT, "no such label"))
-
     result = pellucid(*words)
 
     assert result.exit_code == 2
-    assert (right or "no such label") in result.stderr
+    assert right in result.stderr
     assert result.stderr.count("\n") == 1
+    assert not server.requests["Predict"]
+    assert not server.requests["Attribute"]
+
+
+def test_a_label_that_the_server_does_not_know_is_the_callers_mistake(pellucid, server):
+    server.failures["Attribute"].append(Failure(grpc.StatusCode.INVALID_ARGUMENT, "no such label"))
+
+    result = pellucid("attribute", "table", *ROW, "--target", "cot")
+
+    assert result.exit_code == 2
+    assert result.stderr == "Error: no such label\n"
+
+
+def test_the_server_hears_on_whose_behalf_and_in_which_class(pellucid, server):
+    pellucid("predict", "table", *ROW, "--caller", "reports", "--priority", "bulk")
+
+    assert [each["x-pellucid-caller"] for each in server.metadata] == ["reports"] * 2
+    assert [each["x-pellucid-priority"] for each in server.metadata] == ["bulk"] * 2
+
+
+def test_an_explanation_that_the_deadline_cut_short_is_said_to_be(pellucid, server):
+    message = table_attribution()
+    message.accuracy.partial = True
+    server.replies["Attribute"] = attribute_message(message)
+
+    assert "cut short by the deadline" in pellucid("attribute", "table", *ROW).stdout
+    assert json.loads(pellucid("attribute", "table", *ROW, "--json").stdout)[0]["accuracy"]["partial"] is True
+
+
+def test_failed_explanations_are_named_after_json_too_and_the_servers_fault_is_told_apart(pellucid, server):
+    failed = [
+        explanation_service_pb2.ExplanationResult(status=explanation_service_pb2.Status(code=code, message=message))
+        for code, message in ((14, "The worker was lost."), (13, "internal error"))
+    ]
+    server.replies["Predict"] = predict_message(explanations=failed)
+
+    result = pellucid("predict", "table", *ROW, "--explain", "saliency", "--explain", "occlusion", "--json")
+
+    assert result.exit_code == 1
+    assert result.stderr == "Error: saliency: The worker was lost.\nError: occlusion: internal error\n"
+    assert json.loads(result.stdout)["explanations"][0]["error"]["message"] == "The worker was lost."
+
+
+def test_a_folder_for_pictures_is_made_before_anything_is_asked(pellucid, server, tmp_path):
+    (tmp_path / "file").touch()
+
+    result = pellucid("predict", "table", *ROW, "--out", tmp_path / "file")
+
+    assert result.exit_code == 2
+    assert "where no folder can be made" in result.stderr
+    assert not server.requests["Predict"]
 
 
 def test_a_json_row_that_is_none_is_told_by_its_place(pellucid, tmp_path):

@@ -1,6 +1,5 @@
 """Both clients against a server with written replies: calls, deadlines, retries, readiness."""
 
-import asyncio
 import threading
 
 import grpc
@@ -17,7 +16,6 @@ from client.fake_server import (
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from pellucid import ExplanationSpec, errors
-from pellucid.aio import AsyncClient
 from pellucid.calls import ATTRIBUTE_SECONDS, MOST_MESSAGE_BYTES, PREDICT_SECONDS
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
@@ -68,6 +66,7 @@ def test_an_attribution_has_scores_by_column_accuracy_prediction_and_receipt(cli
     assert attribution.accuracy.tolerance_met
     assert attribution.accuracy.standard_error is None
     assert attribution.accuracy.warnings == ("Only an example.",)
+    assert not attribution.accuracy.partial
     assert attribution.receipt.baseline == "zeros"
     assert attribution.receipt.target.space == "logits"
     assert attribution.receipt.parameters["steps"] == 64
@@ -84,6 +83,17 @@ def test_an_attribution_without_baseline_or_gap_has_none_of_them(client, server)
     assert attribution.approximation_error is None
     assert attribution.accuracy.signed_gap is None
     assert attribution.group_scores is None
+
+
+def test_an_attribution_says_that_the_deadline_cut_it_short(client, server):
+    message = table_attribution()
+    message.accuracy.partial = True
+    server.replies["Attribute"] = attribute_message(message)
+
+    attribution = client.attribute("table", ROW)
+
+    assert attribution.accuracy.partial
+    assert "partial" in repr(attribution)
 
 
 def test_attribute_refuses_several_rows_before_the_server_computes_any(client, server):
@@ -162,7 +172,12 @@ def test_models_methods_and_a_model_are_described(client, server):
         text="Points.",
     )
     method = model_service_pb2.Method(
-        name="saliency", rpc="attribute", parameters=[steps], baselines=["BASELINE_KIND_ZEROS"], needs=["gradients"]
+        name="saliency",
+        rpc="attribute",
+        parameters=[steps],
+        baselines=["BASELINE_KIND_ZEROS"],
+        needs=["gradients"],
+        rows_parameter="steps",
     )
     server.replies["ListMethods"] = model_service_pb2.ListMethodsResponse(methods=[method])
 
@@ -176,10 +191,11 @@ def test_models_methods_and_a_model_are_described(client, server):
     assert model.layers[0].shape == (8, -1, -1)
     assert model.parity is not None
     assert model.parity.holds
-    assert [each.allowed for each in model.capabilities] == [True, False]
+    assert [(each.allowed, each.rows) for each in model.capabilities] == [(True, 4096), (False, None)]
     parameter = found.parameters[0]
     assert (parameter.type, parameter.default, parameter.minimum, parameter.maximum) == ("integer", 32, 1, None)
     assert found.baselines == ("zeros",)
+    assert found.rows_parameter == "steps"
 
 
 @pytest.mark.parametrize(
@@ -215,35 +231,6 @@ def test_metadata_goes_with_every_call(server, connect):
     connect(server.address, metadata={"authorization": "Bearer x"}).predict("table", ROW)
 
     assert [each["authorization"] for each in server.metadata] == ["Bearer x"] * 2
-
-
-@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
-def test_a_refused_call_is_tried_again(client, server, code):
-    server.failures["Predict"].extend([Failure(code), Failure(code)])
-
-    prediction = client.predict("table", ROW)
-
-    assert prediction.top[0][0].label == "[owl]"
-    assert len(server.requests["Predict"]) == 3
-
-
-def test_a_float32_picture_is_small_enough_to_be_tried_again(client, server):
-    server.failures["Predict"].append(Failure(grpc.StatusCode.UNAVAILABLE))
-    picture = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
-
-    client.predict("photos", picture)
-
-    first, second = server.requests["Predict"]
-    assert first.inputs["image"].tensor.data == second.inputs["image"].tensor.data == picture.tobytes()
-
-
-def test_a_wrong_request_is_not_tried_again(client, server):
-    server.failures["Predict"].append(Failure(grpc.StatusCode.INVALID_ARGUMENT, "wrong"))
-
-    with pytest.raises(errors.InvalidRequestError):
-        client.predict("table", ROW)
-
-    assert len(server.requests["Predict"]) == 1
 
 
 def test_a_request_above_the_limit_is_refused_unsent(client, server):
@@ -291,27 +278,6 @@ def test_a_call_without_a_server_says_where_it_looked(connect, free_address):
 def test_a_call_that_waits_for_a_server_ends_with_its_deadline(connect, free_address):
     with pytest.raises(errors.TimedOutError, match=f"No answer from {free_address} within 0.3 s"):
         connect(free_address).predict("table", ROW, timeout=0.3)
-
-
-async def test_cancelling_the_task_cancels_the_call_on_the_server(server):
-    arrived, cancelled = threading.Event(), threading.Event()
-
-    def answer(request, context):
-        context.add_callback(cancelled.set)
-        arrived.set()
-        cancelled.wait(30)
-        return attribute_message(table_attribution())
-
-    server.replies["Attribute"] = answer
-    async with AsyncClient(server.address) as client:
-        task = asyncio.create_task(client.attribute("table", ROW))
-        await asyncio.to_thread(arrived.wait, 30)
-
-        task.cancel()
-
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(cancelled.wait, 30)
 
 
 def test_a_picture_comes_back_with_the_box_it_covers(client, server):

@@ -12,15 +12,17 @@ from pellucid import errors
 ROW = {"age": 40, "colour": "red"}
 
 
-def failure(code, reason, *details, message="Wrong, and what would be right: ä…", **metadata):
+def failure(code, reason, *details, message="Wrong, and what would be right: ä…", pushback="-1", **metadata):
     info = error_details_pb2.ErrorInfo(reason=reason, domain="pellucid", metadata=metadata)
     packed = []
     for detail in (info, error_details_pb2.RequestInfo(request_id="r-1"), *details):
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     status = status_pb2.Status(code=code.value[0], message=message, details=packed)
-    trailing = (("grpc-status-details-bin", status.SerializeToString()), ("grpc-retry-pushback-ms", "-1"))
-    return Failure(code, message, trailing)
+    trailing = [("grpc-status-details-bin", status.SerializeToString())]
+    if pushback is not None:
+        trailing.append(("grpc-retry-pushback-ms", pushback))
+    return Failure(code, message, tuple(trailing))
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,7 @@ def failure(code, reason, *details, message="Wrong, and what would be right: ä�
         (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", errors.UnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", errors.TimedOutError),
         (grpc.StatusCode.CANCELLED, "CANCELLED", errors.CancelledError),
+        (grpc.StatusCode.INTERNAL, "FATAL_REQUEST", errors.FatalRequestError),
         (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", errors.UnimplementedError),
         (grpc.StatusCode.FAILED_PRECONDITION, "A_NEWER_REASON", errors.UnsupportedError),
     ],
@@ -59,6 +62,39 @@ def test_every_class_of_the_servers_tree_has_its_like_here():
     }
     theirs = {kind.__name__: kind.reason for kind in server_errors.error_classes()}
     assert theirs.items() <= ours.items()
+
+
+def test_work_that_is_refused_for_its_deadline_says_what_it_needs(client, server):
+    server.failures["Predict"].append(
+        failure(grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", pushback=None, stage="refused", needed_seconds="12.5")
+    )
+
+    with pytest.raises(errors.TimedOutError) as caught:
+        client.predict("table", ROW)
+
+    assert caught.value.metadata == {"stage": "refused", "needed_seconds": "12.5"}
+    assert not caught.value.retriable
+
+
+def test_the_id_of_a_request_is_known_without_details_too(client, server):
+    server.failures["Predict"].append(Failure(grpc.StatusCode.ABORTED, "words", (("x-request-id", "r-7"),)))
+
+    with pytest.raises(errors.PellucidError) as caught:
+        client.predict("table", ROW)
+
+    assert caught.value.request_id == "r-7"
+
+
+def test_who_is_asked_to_wait_without_details_has_not_sent_too_much(client, server):
+    server.failures["Predict"].append(
+        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", (("grpc-retry-pushback-ms", "60000"),))
+    )
+
+    with pytest.raises(errors.OverloadedError) as caught:
+        client.predict("table", ROW)
+
+    assert caught.value.retry_after_seconds == 60
+    assert caught.value.retriable
 
 
 def test_the_fields_at_fault_are_named(client, server):

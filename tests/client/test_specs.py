@@ -115,7 +115,7 @@ def test_seed_tolerance_and_format_are_typed():
         ({"space": "odds"}, "space is 'odds'; it must be one of 'logits', 'probabilities'"),
         ({"dtype": "int8"}, "dtype is 'int8'; it must be one of 'float32', 'float16'"),
         ({"baseline": "zeroes"}, "baseline is 'zeroes', which is no file; it must be one of 'zeros'"),
-        ({"seed": -1}, r"seed is -1; it must be in \[0, 2\*\*64\)"),
+        ({"seed": -1}, r"seed is -1; it must be a whole number in \[0, 18446744073709551615\]"),
         ({"parameters": {"p": object()}}, "p is of type object; it must be a bool, a number"),
         ({"parameters": {"p": 2**63}}, "p is 9223372036854775808; a whole number must fit 64 bits"),
     ],
