@@ -104,6 +104,19 @@ def require_time(session: Session, model: LoadedModel, order: Order, rows: Rows,
         )
 
 
+def require_finite(score: float, number: int) -> None:
+    """Refuse to explain a score that is no number: what enormous inputs end in.
+
+    Raises
+    ------
+    InvalidRequestError
+        The score of row `number` is infinite or NaN.
+    """
+    if not math.isfinite(score):
+        text = f"The score of row {number} of inputs is {score}; send rows for which the model's outputs are finite."
+        raise InvalidRequestError(text, field="inputs")
+
+
 def explain_row(
     session: Session, model: LoadedModel, order: Order, rows: Rows, number: int, outputs: Arrays, *, time_share: float
 ) -> AttributionResult:
@@ -113,6 +126,7 @@ def explain_row(
     """
     prediction = {name: values[number] for name, values in outputs.items()}
     resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
+    require_finite(resolved.value, number)
     row = rows.row(number)
     kind, baselines = _baselines(model, order, row)
     question = Question(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from pellucid_server.engine.operations.explain import Order, require_time, time_share
+from pellucid_server.engine.operations.explain import Order, require_finite, require_time, time_share
 from pellucid_server.engine.operations.rows import Rows
 from pellucid_server.engine.question import Attribution, Feature
 from pellucid_server.engine.registry import Background, Cost, Method
@@ -146,3 +146,15 @@ def test_rows_that_come_later_find_as_much_time_as_the_first():
     shares = [time_share(position, 20) for position in (0, 7, 8, 15, 16, 19)]
 
     assert shares == [1 / 3, 1 / 3, 1 / 2, 1 / 2, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_not_explained(score):
+    with pytest.raises(InvalidRequestError, match=f"row 3 of inputs is {score}") as caught:
+        require_finite(score, 3)
+
+    assert caught.value.metadata["field"] == "inputs"
+
+
+def test_a_finite_score_is_explained_however_large():
+    require_finite(3.4e38, 0)
