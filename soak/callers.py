@@ -17,8 +17,6 @@ from soak import answers, calling, catalogue, records
 CALLERS = 6
 """Callers in a process, each with one call at a time."""
 
-CALLER_KEY, PRIORITY_KEY = "x-pellucid-caller", "x-pellucid-priority"
-
 _NAMES = ("", "ada", "ben", "cleo")
 _LEAVING, _HURRIED = 0.12, 0.15
 _PAUSE_SECONDS = 0.05
@@ -94,8 +92,7 @@ class Callers:
 
     def _metadata(self, identity: str, entry: catalogue.Entry) -> tuple[tuple[str, str], ...]:
         caller, priority = self._random.choice(_NAMES), self._random.choice(entry.priorities)
-        named = ((CALLER_KEY, caller), (PRIORITY_KEY, priority))
-        return (("x-request-id", identity), *((key, value) for key, value in named if value))
+        return calling.metadata(identity, caller=caller, priority=priority)
 
     def _judged(
         self, identity: str, plan: str, asked: tuple[catalogue.Entry, bytes], outcome: calling.Outcome

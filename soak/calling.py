@@ -22,7 +22,7 @@ HANG_SECONDS = 2.0
 
 HANG = "HANG"
 
-_ID = "x-request-id"
+_ID, _CALLER, _PRIORITY = "x-request-id", "x-pellucid-caller", "x-pellucid-priority"
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -119,6 +119,12 @@ async def _outcome(made: Any, *, streaming: bool) -> Outcome:
     code = await made.code()
     trailers = tuple((key, value) for key, value in await made.trailing_metadata() or ())
     return Outcome(code.name, reply, trailers, await made.details() or "")
+
+
+def metadata(identity: str, *, caller: str = "", priority: str = "") -> tuple[tuple[str, str], ...]:
+    """Return a call's keys: its id, and on whose behalf and in which class it is, if anything is said of that."""
+    named = ((_CALLER, caller), (_PRIORITY, priority))
+    return ((_ID, identity), *((key, value) for key, value in named if value))
 
 
 def seconds_now() -> float:

@@ -170,6 +170,14 @@ def _about_tables(methods: Iterable[str], random: np.random.Generator) -> list[t
         _prediction("table, 64 rows", TABLE, {"features": many}, weight=2.0),
         _prediction("table, a column missing", TABLE, {"features": wrong}, code="INVALID_ARGUMENT", weight=0.5),
         _prediction(
+            "table, no such class",
+            TABLE,
+            {"features": one},
+            code="INVALID_ARGUMENT",
+            priorities=("nobody",),
+            weight=0.3,
+        ),
+        _prediction(
             "table, explained",
             TABLE,
             {"features": one},

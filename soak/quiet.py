@@ -33,10 +33,7 @@ async def prepare(address: str, folder: Path, seed: int) -> list[catalogue.Entry
         reply = await _ask(channel, catalogue.MODELS + "ListMethods")
         methods = [each.name for each in model_service_pb2.ListMethodsResponse.FromString(reply).methods]
         entries = catalogue.build(described, methods, seed)
-        quiet = [
-            await _ask(channel, entry.path, request, code=entry.code, streaming=entry.streaming)
-            for entry, request in entries
-        ]
+        quiet = [await _answer(channel, entry, request) for entry, request in entries]
     catalogue.write(folder, entries, quiet)
     return [entry for entry, _ in entries]
 
@@ -65,12 +62,22 @@ async def _replayed(channel: grpc.aio.Channel, request: bytes, answer: bytes) ->
             yield f"row {row}: {fault}"
 
 
+async def _answer(channel: grpc.aio.Channel, entry: catalogue.Entry, request: bytes) -> bytes:
+    priority = entry.priorities[0]
+    return await _ask(channel, entry.path, request, code=entry.code, streaming=entry.streaming, priority=priority)
+
+
 async def _ask(
-    channel: grpc.aio.Channel, path: str, request: bytes = b"", *, code: str = "OK", streaming: bool = False
+    channel: grpc.aio.Channel,
+    path: str,
+    request: bytes = b"",
+    *,
+    code: str = "OK",
+    streaming: bool = False,
+    priority: str = "",
 ) -> bytes:
-    outcome = await calling.call(
-        channel, path, request, seconds=_SECONDS, metadata=(("x-request-id", ID),), streaming=streaming
-    )
+    keys = calling.metadata(ID, priority=priority)
+    outcome = await calling.call(channel, path, request, seconds=_SECONDS, metadata=keys, streaming=streaming)
     if outcome.code != code:
         name = path.rpartition("/")[2]
         raise SystemExit(f"While all was quiet, {name} ended with {outcome.code}, not {code}: {outcome.message}")
