@@ -45,6 +45,11 @@ class Faults:
     def __init__(self, folder: str = "") -> None:
         self._folder = Path(folder) if folder else None
 
+    @property
+    def possible(self) -> bool:
+        """Whether any point can be armed."""
+        return self._folder is not None
+
     def reach(self, point: str, *, model: str = "") -> None:
         """Pass a point on a thread that may block."""
         held = False

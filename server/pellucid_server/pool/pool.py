@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from pellucid_server.config import DEFAULT_CLASSES, INTERACTIVE, PREDICTIONS, ClassConfig, PoolConfig
 from pellucid_server.errors import (
@@ -71,6 +72,7 @@ class Pool:
         self._told_healthy = False
         self._started = False
         self._ready = False
+        self._again = False
         self._weights: Weights | None = None
         self._queues = {
             name: ClassQueue(name, entry, workers=len(settings), observer=observer, spread=spread)
@@ -184,20 +186,26 @@ class Pool:
         if self._fatal.knows(job):
             raise fatal_error()
         ticket = self._ticket(job, queue.name, caller, deadline_seconds, on_progress)
+        timer = None
+        if deadline_seconds is not None:
+            timer = asyncio.get_running_loop().call_later(deadline_seconds, self._expire, ticket, queue)
         try:
-            async with asyncio.timeout(deadline_seconds):
-                if self._routing.worker(ticket, running=queue.running(caller)) is None:
-                    queue.check(ticket, ticket.arrived)
-                await self._faults.pass_by("queued", model=ticket.model)
-                self._enter(ticket, queue)
-                done = await ticket.answer
+            worker = self._routing.worker(ticket, running=queue.running(caller))
+            if worker is None:
+                queue.check(ticket, ticket.arrived)
+            if self._faults.possible:
+                worker = await self._held(ticket, queue)
+            if worker is not None:
+                self._send(ticket, queue, worker)
+            else:
+                self._wait(ticket, queue)
+            done = await ticket.answer
         except asyncio.CancelledError:
             self._abandon(ticket, queue)
             raise
-        except TimeoutError:
-            stage = ticket.stage
-            self._abandon(ticket, queue)
-            raise TimedOutError("The deadline passed before the answer was ready.", stage=stage) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
         return self._outcome(ticket, done)
 
     def ended(self, ticket: Ticket, done: Done) -> None:
@@ -273,18 +281,28 @@ class Pool:
             asyncio.get_running_loop().create_future(),
         )
 
-    def _enter(self, ticket: Ticket, queue: ClassQueue) -> None:
-        """Send an admitted job to a worker, or let it wait."""
-        worker = self._routing.worker(ticket, running=queue.running(ticket.caller))
-        if worker is not None:
-            self._send(ticket, queue, worker)
-            return
-        queue.add(ticket)
+    async def _held(self, ticket: Ticket, queue: ClassQueue) -> SupervisedWorker | None:
+        """Hold an admitted job where tests want it, but not beyond its deadline; return who has a place for it then."""
+        passing = asyncio.create_task(self._faults.pass_by("queued", model=ticket.model))
+        try:
+            either: set[asyncio.Future[Any]] = {passing, ticket.answer}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            passing.cancel()
+        return self._routing.worker(ticket, running=queue.running(ticket.caller))
+
+    def _wait(self, ticket: Ticket, queue: ClassQueue) -> None:
+        """Let an admitted job wait for a place, if anybody still waits for it."""
+        if not ticket.answer.done():
+            queue.add(ticket)
         if not self._ready:
             self._give_up()
 
     def _send(self, ticket: Ticket, queue: ClassQueue, worker: SupervisedWorker) -> None:
-        """Give a job a place on a worker, whether it waited or not."""
+        """Give a job a place on a worker, whether it waited or not; not if nobody waits for it any more."""
+        if ticket.answer.done():
+            queue.remove(ticket)
+            return
         if self._fatal.knows(ticket.job):
             queue.remove(ticket)
             ticket.fail(fatal_error())
@@ -303,7 +321,7 @@ class Pool:
 
     def _fill(self, queue: ClassQueue) -> None:
         """Give the places that are free to jobs that wait: of this class, and of any if workers were lost."""
-        if any(each.returned or each.suspects for each in self._queues.values()):
+        if self._again:
             self._send_again()
         while queue.jobs:
             ticket = queue.first()
@@ -313,13 +331,6 @@ class Pool:
                 worker = None if ticket is None else self._routing.worker(ticket, running=0)
             if ticket is None or worker is None:
                 return
-            self._send_waiting(ticket, queue, worker)
-
-    def _send_waiting(self, ticket: Ticket, queue: ClassQueue, worker: SupervisedWorker) -> None:
-        if ticket.answer.done():
-            # Whoever waited has left, and will be told so in the loop's next pass.
-            queue.remove(ticket)
-        else:
             self._send(ticket, queue, worker)
 
     def _send_again(self) -> None:
@@ -331,15 +342,16 @@ class Pool:
             for ticket in list(queue.returned):
                 worker = self._routing.worker(ticket, running=0)
                 if worker is not None:
-                    self._send_waiting(ticket, queue, worker)
+                    self._send(ticket, queue, worker)
         if any(queue.returned for queue in self._queues.values()):
             return
+        self._again = any(queue.suspects for queue in self._queues.values())
         for queue in self._queues.values():
             for ticket in list(queue.suspects):
                 worker = self._routing.worker_for_suspect()
                 if worker is None:
                     return
-                self._send_waiting(ticket, queue, worker)
+                self._send(ticket, queue, worker)
 
     def _take_back(self, ticket: Ticket, *, suspected: bool) -> None:
         """Let a job of a lost worker wait to be done once more, or fail it."""
@@ -357,6 +369,7 @@ class Pool:
             ticket.fail(UnavailableError(text, retry_after_seconds=self._recovery()))
         else:
             ticket.suspect = suspected
+            self._again = True
             self._queues[ticket.priority].put_back(ticket)
 
     def _go_on(self) -> None:
@@ -382,15 +395,23 @@ class Pool:
     def _all_waiting(self) -> Iterable[tuple[ClassQueue, Ticket]]:
         return [(queue, ticket) for queue in self._queues.values() for ticket in queue.tickets()]
 
+    def _expire(self, ticket: Ticket, queue: ClassQueue) -> None:
+        """End the wait for a job at its deadline, should its worker not have done so."""
+        if not ticket.answer.done():
+            ticket.fail(TimedOutError("The deadline passed before the answer was ready.", stage=ticket.stage))
+            self._abandon(ticket, queue)
+
     def _abandon(self, ticket: Ticket, queue: ClassQueue) -> None:
         """Take back a job for which nobody waits any more, wherever it is."""
+        answered = ticket.answered
         if ticket.line is not None:
             queue.remove(ticket)
             # Suspects wait for the innocent.
             self._fill(queue)
         elif ticket.worker_job_id:
             self._routing.cancel(ticket)
-        elif ticket.answer.done() and not ticket.answer.cancelled() and ticket.answer.exception() is None:
+        elif answered:
+            # It was answered, but whoever asked left before that could be told.
             self._observer.worked(ticket.model, _timing(ticket, ticket.answer.result()), True)
 
     def _outcome(self, ticket: Ticket, done: Done) -> tuple[Result, JobTiming]:

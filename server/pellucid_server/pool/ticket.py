@@ -46,6 +46,12 @@ class Ticket:
         """Where it is, for those who hear that its deadline has passed."""
         return "queued" if self.line is not None or not self.sent else "running"
 
+    @property
+    def answered(self) -> bool:
+        """Whether a worker's answer is there; an error that is there instead counts as seen."""
+        answer = self.answer
+        return answer.done() and not answer.cancelled() and answer.exception() is None
+
     def fail(self, error: PellucidError) -> None:
         """Answer with an error, unless nobody waits any more."""
         if not self.answer.done():

@@ -360,3 +360,17 @@ async def test_a_job_that_is_held_before_its_place_is_admitted_and_times_out_as_
     (tmp_path / "queued").unlink()
     assert caught.value.metadata == {"stage": "queued"}
     assert (await answer(pool, "cancelled")).tolist() == []
+
+
+async def test_a_job_that_expires_before_its_place_while_others_wait_leaves_no_trace(make_pool, tmp_path):
+    pool = make_pool(folder=str(tmp_path))
+    await pool.start()
+    ahead = await sent(pool, 2)
+    await until(lambda: pool.pending == 2)
+    (tmp_path / "queued").write_text("hold echo")
+
+    with pytest.raises(TimedOutError):
+        await pool.run(job("echo"), 0.05)
+
+    assert pool.waiting["predictions"] == NOBODY_WAITS
+    await end(ahead)
