@@ -1,0 +1,253 @@
+"""Which job is done when: jobs get places, wait for them, and are done once more when their worker is lost."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from pellucid_server.config import ClassConfig
+from pellucid_server.errors import UnavailableError
+from pellucid_server.jobs import Done, JobTiming
+from pellucid_server.pool.fatal import FatalJobs, digest, fatal_error
+from pellucid_server.pool.observer import Observer
+from pellucid_server.pool.routing import Routing
+from pellucid_server.pool.supervised import SupervisedWorker
+from pellucid_server.pool.ticket import Ticket
+from pellucid_server.pool.waiting import ClassQueue
+
+_log = logging.getLogger(__name__)
+
+_SOON_SECONDS = 0.05
+_LATE_SECONDS = 5.0
+
+
+class Dispatcher:
+    """Gives the workers' places to jobs; it is the owner of the workers.
+
+    Parameters
+    ----------
+    make_workers
+        Makes the workers, given their owner.
+    places
+        Jobs of each class that a worker has at once; callers without any get places beyond, up to twice as many.
+    on_change
+        Called when a worker is ready or lost.
+    """
+
+    def __init__(
+        self,
+        make_workers: Callable[["Dispatcher"], tuple[SupervisedWorker, ...]],
+        classes: Mapping[str, ClassConfig],
+        *,
+        places: int,
+        observer: Observer,
+        on_change: Callable[[], None],
+        spread: Callable[[], float],
+    ) -> None:
+        self.workers = make_workers(self)
+        self.queues = {
+            name: ClassQueue(name, entry, workers=len(self.workers), observer=observer, spread=spread)
+            for name, entry in classes.items()
+        }
+        """The places and the waiting jobs of each class."""
+        self.ready = False
+        """Whether a worker is."""
+        self.fatal = FatalJobs()
+        """Jobs that are not done again."""
+        self._routing = Routing(self.workers, places)
+        self._observer = observer
+        self._on_change = on_change
+        self._again = False
+        self._closed = False
+
+    def worker_for(self, ticket: Ticket) -> SupervisedWorker | None:
+        """Return the worker that has a place for a new job now, if one has."""
+        return self._routing.worker(ticket, running=self.queues[ticket.priority].running(ticket.caller))
+
+    def take(self, ticket: Ticket, worker: SupervisedWorker | None) -> None:
+        """Take an admitted job: send it to the worker that has a place for it, or let it wait if none has."""
+        queue = self.queues[ticket.priority]
+        if worker is not None:
+            self._send(ticket, queue, worker)
+            return
+        if not ticket.answer.done():
+            queue.add(ticket)
+        if not self.ready:
+            self._give_up()
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Take back a job for which nobody waits any more, wherever it is."""
+        answered = ticket.answered
+        if ticket.line is not None:
+            queue = self.queues[ticket.priority]
+            queue.remove(ticket)
+            # Suspects wait for the innocent.
+            self._fill(queue)
+        elif ticket.worker_job_id:
+            self._routing.cancel(ticket)
+        elif answered:
+            # It was answered, but whoever asked left before that could be told.
+            self._observer.worked(ticket.model, timing_with_wait(ticket, ticket.answer.result()), True)
+
+    def close(self) -> None:
+        """Fail the jobs that wait, and from now on those that workers give back."""
+        self._closed = True
+        for queue, ticket in self._all_waiting():
+            queue.remove(ticket)
+            ticket.fail(shutting_down())
+
+    def recovery(self) -> str:
+        """Say in how many seconds a worker should be ready."""
+        if self.ready:
+            return f"{_SOON_SECONDS:.3f}"
+        seconds = min(worker.recovery_seconds for worker in self.workers)
+        return f"{min(max(seconds, _SOON_SECONDS), _LATE_SECONDS):.3f}"
+
+    def ended(self, ticket: Ticket, done: Done) -> None:
+        """Take the answer to a job (called by a worker)."""
+        queue = self.queues[ticket.priority]
+        told = done.result is not None or done.timing.rows_forward > 0 or done.timing.rows_backward > 0
+        queue.release(ticket, now=time.monotonic(), worked=told)
+        if ticket.answer.done():
+            self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
+        else:
+            ticket.answer.set_result(done)
+        self._fill(queue)
+
+    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket]) -> None:
+        """Take the jobs of a worker that died over one of the suspects, if there are any (called by a worker)."""
+        now = time.monotonic()
+        self._look()
+        suspected = suspects | _equal(tickets, suspects)
+        for ticket in tickets:
+            self.queues[ticket.priority].release(ticket, now=now, worked=False)
+            self._take_back(ticket, suspected=ticket in suspected)
+        self._go_on()
+        self._on_change()
+
+    def changed(self) -> None:
+        """Hear that a worker is ready or could not be started again (called by a worker)."""
+        self._look()
+        self._on_change()
+        self._go_on()
+
+    def _look(self) -> None:
+        """See which workers are ready."""
+        self.ready = self._routing.look()
+
+    def _send(self, ticket: Ticket, queue: ClassQueue, worker: SupervisedWorker) -> None:
+        """Give a job a place on a worker, whether it waited or not; not if nobody waits for it any more."""
+        if ticket.answer.done():
+            queue.remove(ticket)
+            return
+        if self.fatal.knows(ticket.job):
+            queue.remove(ticket)
+            ticket.fail(fatal_error())
+            return
+        queue.place(ticket)
+        ticket.sent = time.monotonic()
+        try:
+            worker.send(ticket)
+        except TypeError as error:
+            queue.release(ticket, now=ticket.sent, worked=False)
+            if not ticket.answer.done():
+                ticket.answer.set_exception(error)
+            return
+        if ticket.losses:
+            self._observer.retried()
+
+    def _fill(self, queue: ClassQueue) -> None:
+        """Give the places that are free to jobs that wait: of this class, and of any if workers were lost."""
+        if self._again:
+            self._send_again()
+        while queue.jobs:
+            ticket = queue.first()
+            worker = None if ticket is None else self._routing.worker(ticket, running=queue.running(ticket.caller))
+            if worker is None:
+                ticket = queue.first_without_place()
+                worker = None if ticket is None else self._routing.worker(ticket, running=0)
+            if ticket is None or worker is None:
+                return
+            self._send(ticket, queue, worker)
+
+    def _send_again(self) -> None:
+        """Send jobs of lost workers: the innocent as soon as there is a place, then each suspect apart from them.
+
+        A job that is lost twice fails, so neither the innocent nor two suspects may be with a suspect.
+        """
+        for queue in self.queues.values():
+            for ticket in list(queue.returned):
+                worker = self._routing.worker(ticket, running=0)
+                if worker is not None:
+                    self._send(ticket, queue, worker)
+        if any(queue.returned for queue in self.queues.values()):
+            return
+        self._again = any(queue.suspects for queue in self.queues.values())
+        for queue in self.queues.values():
+            for ticket in list(queue.suspects):
+                worker = self._routing.worker_for_suspect()
+                if worker is None:
+                    return
+                self._send(ticket, queue, worker)
+
+    def _take_back(self, ticket: Ticket, *, suspected: bool) -> None:
+        """Let a job of a lost worker wait to be done once more, or fail it."""
+        ticket.losses += 1
+        if ticket.answer.done():
+            return
+        if self._closed:
+            ticket.fail(shutting_down())
+        elif ticket.suspect and suspected:
+            key = self.fatal.add(ticket.job)
+            _log.error("two workers died over a request to model %r (job digest %s)", ticket.model, key)
+            ticket.fail(fatal_error())
+        elif ticket.losses > 1:
+            text = "Two workers, one after the other, were lost while they had this request; send it again."
+            ticket.fail(UnavailableError(text, retry_after_seconds=self.recovery()))
+        else:
+            ticket.suspect = suspected
+            self._again = True
+            self.queues[ticket.priority].put_back(ticket)
+
+    def _go_on(self) -> None:
+        """Have waiting jobs done by the workers that are ready, or see whom the next will be too late for."""
+        if self.ready:
+            for queue in self.queues.values():
+                self._fill(queue)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Fail the waiting jobs for which no worker will be ready in time."""
+        hopeful = [worker.recovery_seconds for worker in self.workers if worker.hopeful]
+        latest = time.monotonic() + min(hopeful, default=0.0)
+        for queue, ticket in self._all_waiting():
+            if not hopeful or (ticket.deadline is not None and ticket.deadline < latest):
+                queue.remove(ticket)
+                text = "The workers were lost, and none will be ready before this request's deadline; try again soon."
+                if not hopeful:
+                    text = "The workers were lost and could not be started again; try again later."
+                ticket.fail(UnavailableError(text, retry_after_seconds=self.recovery()))
+
+    def _all_waiting(self) -> Iterable[tuple[ClassQueue, Ticket]]:
+        return [(queue, ticket) for queue in self.queues.values() for ticket in queue.tickets()]
+
+
+def _equal(tickets: Iterable[Ticket], suspects: Iterable[Ticket]) -> frozenset[Ticket]:
+    """Return the jobs that are equal to a suspect: each would end a worker of its own."""
+    models = {ticket.model for ticket in suspects}
+    if not models:
+        return frozenset()
+    keys = {digest(ticket.job) for ticket in suspects}
+    return frozenset(ticket for ticket in tickets if ticket.model in models and digest(ticket.job) in keys)
+
+
+def timing_with_wait(ticket: Ticket, done: Done) -> JobTiming:
+    """Return a job's timing, with its time in the front added to that in the worker's queue."""
+    timing, waited = done.timing, ticket.sent - ticket.arrived
+    return JobTiming(timing.queue_seconds + waited, timing.compute_seconds, timing.rows_forward, timing.rows_backward)
+
+
+def shutting_down() -> UnavailableError:
+    """Return what callers read whose jobs are not done any more."""
+    text = "The server is shutting down; send the request again, to another one."
+    return UnavailableError(text, retry_after_seconds=f"{_SOON_SECONDS:.3f}")
