@@ -146,8 +146,9 @@ class DeviceThread:
     def _hand_out(self, lane: Lane, chunk: list[Share], results: Arrays, seconds: float) -> None:
         limits, program = self._limits, lane.program
         rows = sum(count for _, count in chunk)
-        if lane.adapt(rows, seconds, chunk_seconds=limits.chunk_seconds, chunk_bytes=limits.chunk_bytes):
-            self._times.add(lane.model, seconds / rows / lane.growth, backward=program.backward)
+        full = lane.adapt(rows, seconds, chunk_seconds=limits.chunk_seconds, chunk_bytes=limits.chunk_bytes)
+        note = self._times.add if full else self._times.add_small
+        note(lane.model, seconds / rows / lane.growth, backward=program.backward)
         start = 0
         for evaluation, count in chunk:
             evaluation.keep(results, start, count)

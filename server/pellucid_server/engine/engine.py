@@ -80,6 +80,10 @@ class Engine:
         """Return the least seconds that a row of a model took of late; 0 if none was measured."""
         return self._times.least(model, backward=backward)
 
+    def likely_row_seconds(self, model: Hashable, *, backward: bool) -> float:
+        """Return the seconds that a row took of late, in chunks of any size; infinity if none was measured."""
+        return self._times.likely(model, backward=backward)
+
     def close(self) -> None:
         """Stop the threads after the chunks in progress."""
         for thread in {self._main, self._express}:

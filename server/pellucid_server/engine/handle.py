@@ -67,6 +67,10 @@ class Handle(Protocol):
         """Return a lower bound of the device time for so many rows, by the pace of late; 0 if none is known."""
         ...
 
+    def likely_seconds(self, *, forward: int, backward: int) -> float:
+        """Return about how long so many rows take the device, by the pace of late; infinity if none is known."""
+        ...
+
     def progress(self, share: float) -> None:
         """Tell the caller that this share of the job, in [0, 1], is done."""
         ...

@@ -129,6 +129,17 @@ class ModelHandle:
         seconds = forward * engine.row_seconds(model, backward=False)
         return seconds + backward * engine.row_seconds(model, backward=True)
 
+    def likely_seconds(self, *, forward: int, backward: int) -> float:
+        """Return about how long so many rows take the device, by the pace of late; infinity if none was measured.
+
+        It is infinity, too, where rows have open lengths: the pace of some says nothing of others.
+        """
+        if self._model.open_lengths:
+            return math.inf
+        rows = ((forward, False), (backward, True))
+        row_seconds = functools.partial(self._machinery.engine.likely_row_seconds, self._model.key)
+        return math.fsum(count * row_seconds(backward=direction) for count, direction in rows if count)
+
     def _evaluate(
         self, kind: tuple[Hashable, ...], make: Callable[[], Program], rows: Arrays
     ) -> dict[str, npt.NDArray[np.generic]]:

@@ -14,6 +14,12 @@ _MOST_RESERVE_SECONDS = 2.0
 _RESERVE_SHARE = 0.1
 """The reserve is this share of what was left at the start, within those bounds."""
 
+_MOST_SHARE = 0.5
+"""No more than this share of the time is kept: of a tenth of a second a fast method needs little."""
+
+_SURE_FACTOR = 100.0
+"""All units are taken on at once if there is time for this many times what they are likely to take."""
+
 
 class Pace:
     """How fast a method's units of work come (rows, pairs of rows, segments), and for how many there is time.
@@ -34,13 +40,20 @@ class Pace:
         self._left = model.seconds_left()
         if math.isfinite(self._left):
             share = min(_RESERVE_SHARE * self._left, _MOST_RESERVE_SECONDS)
-            others = (1 - time_share) * self._left
-            self._kept_seconds = others + max(_RESERVE_SECONDS, share) + after_seconds
+            own = time_share * self._left
+            reserve = min(max(_RESERVE_SECONDS, share), _MOST_SHARE * own)
+            self._kept_seconds = self._left - own + reserve + after_seconds
         self._seconds_each = 0.0
 
-    def first(self, *, least: int, most: int) -> int:
-        """Return how many units to begin with: all of them, or, with a deadline, as few as make an answer."""
-        return most if math.isinf(self._left) else min(least, most)
+    def first(self, *, least: int, most: int, seconds: float = math.inf) -> int:
+        """Return how many units to begin with: all of them, or, with a deadline, as few as make an answer.
+
+        With a deadline, too, it is all of them if there is far more time than the `seconds` that they are likely to
+        take, so that a small model's rows are evaluated together.
+        """
+        if math.isinf(self._left) or _SURE_FACTOR * seconds <= self._left - self._kept_seconds:
+            return most
+        return min(least, most)
 
     def ran(self, units: int) -> None:
         """Note that `units` have come since the last note, or since the start."""

@@ -25,6 +25,7 @@ class ZooModel:
     solo: bool = False
     largest_batch: int | None = None
     input_row_bytes: int = 1 << 20
+    open_lengths: bool = False
 
     @property
     def features(self) -> dict[str, None]:

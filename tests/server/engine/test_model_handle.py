@@ -204,6 +204,23 @@ def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no
     assert handle.least_seconds(forward=60, backward=100) == pytest.approx(3 * forward + 5 * backward)
 
 
+def test_chunks_of_any_size_tell_what_rows_are_likely_to_take(bench):
+    engine = Engine(chunk_seconds=1000.0, chunk_bytes=1 << 28, threads=1)
+    machinery = Machinery(engine, bench.hub, bench.helper, "cpu")
+    handle = bench.handle("convolutional", machinery=machinery)
+    unknown = handle.likely_seconds(forward=1, backward=0)
+
+    bench.run(lambda: handle.forward(arrays("convolutional", 1)))
+
+    likely = handle.likely_seconds(forward=20, backward=0)
+    open_ended = bench.handle("convolutional", machinery=machinery, open_lengths=True)
+    engine.close()
+    assert unknown == handle.likely_seconds(forward=1, backward=1) == math.inf
+    assert 0 < likely < math.inf
+    assert handle.least_seconds(forward=20, backward=0) == 0
+    assert open_ended.likely_seconds(forward=1, backward=0) == math.inf
+
+
 def test_a_design_drawn_in_the_helper_process_is_the_one_drawn_here(bench):
     handle = bench.handle("convolutional")
 

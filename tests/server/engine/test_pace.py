@@ -38,6 +38,18 @@ def test_with_a_deadline_it_begins_with_as_little_as_makes_an_answer():
     assert Pace(Clock(60.0)).first(least=8, most=5) == 5
 
 
+def test_it_begins_with_everything_if_there_is_far_more_time_than_that_takes():
+    # Of 10 s, 1 s is kept.
+    assert Pace(Clock(10.0)).first(least=2, most=50, seconds=0.08) == 50
+    assert Pace(Clock(10.0)).first(least=2, most=50, seconds=0.1) == 2
+
+
+@pytest.mark.parametrize(("taking", "units"), [(0.03, 1), (0.06, 0)])
+def test_of_a_short_time_no_more_than_half_is_kept(taking, units):
+    # Of 0.1 s; units take so little that only what is left decides.
+    assert after(0.1, ran=1_000_000, taking=taking).more(1) == units
+
+
 def test_a_round_takes_half_of_what_is_left_but_for_the_reserve():
     # 10 s less 1 s for the first unit and 1 s kept leave 8 s, for 8 units.
     assert after(10.0, ran=1, taking=1.0).more(100) == 4

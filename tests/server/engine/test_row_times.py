@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from pellucid_server.engine.row_times import RowTimes
 
@@ -22,3 +24,28 @@ def test_models_and_directions_are_told_apart_and_what_was_not_measured_is_zero(
 
     assert times.least("iris", backward=True) == 2.0
     assert times.least(model, backward=backward) == 0.0
+
+
+def test_what_was_measured_more_than_a_minute_ago_is_forgotten():
+    seconds = 0.0
+    times = RowTimes(clock=lambda: seconds)
+    times.add("iris", 2.0, backward=False)
+    seconds = 60.0
+    before = times.least("iris", backward=False)
+
+    seconds = 60.1
+
+    assert (before, times.least("iris", backward=False)) == (2.0, 0.0)
+
+
+def test_small_chunks_tell_what_rows_are_likely_to_take_and_not_the_least():
+    times = RowTimes()
+    unknown = times.likely("iris", backward=False)
+
+    times.add_small("iris", 3.0, backward=False)
+    small = times.likely("iris", backward=False)
+    times.add("iris", 2.0, backward=False)
+
+    assert (unknown, small, times.likely("iris", backward=False)) == (math.inf, 3.0, 2.0)
+    assert times.least("iris", backward=False) == 2.0
+    assert times.likely("iris", backward=True) == math.inf

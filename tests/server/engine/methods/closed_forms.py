@@ -62,6 +62,9 @@ class Formula:
     def least_seconds(self, *, forward: int, backward: int) -> float:
         return forward * self._forward_seconds + backward * self._row_seconds
 
+    def likely_seconds(self, *, forward: int, backward: int) -> float:
+        return self.least_seconds(forward=forward, backward=backward) or math.inf
+
     @property
     def rows(self) -> tuple[int, int]:
         """Rows evaluated so far, forward and backward."""

@@ -4,6 +4,7 @@ Source: Lundberg and Lee, "A Unified Approach to Interpreting Model Predictions"
 complement of each coalition and the exact sum of Covert and Lee, AISTATS 2021.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +53,7 @@ class Params:
 
 def _cost(params: Params, question: Question) -> Cost:
     least, likely = varying_counts(question, segments=params.segments, regions=params.regions)
-    baselines = len(next(iter(question.baselines.values())))
-
-    def rows(coalitions: int) -> int:
-        return (coalitions - 1) * baselines + 1
-
+    rows = functools.partial(_rows, question)
     samples = _samples(params, likely)
     if params.evaluated is not None:
         return Cost(forward=rows(params.evaluated + 2), least=Cost(forward=rows(2)))
@@ -158,10 +155,13 @@ class _Game:
         The design of the pairs that were evaluated, their coalitions' values, and whether time was short.
         """
         count = len(plan.signs)
+        pace = Pace(self._model, time_share=self._question.time_share, after_seconds=plan.solving_seconds)
+        seconds = self._model.likely_seconds(forward=_rows(self._question, 2 * wanted + 2), backward=0)
+        more, done = pace.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
+        if more == count:
+            return plan, self.values(plan.present), False
         sequence = plan.sequence(self._question.seed)
         found = np.empty(len(plan.present))
-        pace = Pace(self._model, time_share=self._question.time_share, after_seconds=plan.solving_seconds)
-        more, done = pace.first(least=plan.least_pairs, most=wanted), 0
         while more:
             pairs = np.sort(sequence[done : done + more])
             ends = (0, len(found) - 1) if done == 0 else ()
@@ -175,6 +175,11 @@ class _Game:
         pairs = np.sort(sequence[:done])
         evaluated = np.concatenate([[0], 1 + pairs, 1 + count + pairs, [len(found) - 1]])
         return plan.part(pairs, compute=self._model.compute), found[evaluated], done < wanted
+
+
+def _rows(question: Question, coalitions: int) -> int:
+    """Return the rows forward of so many coalitions, of which the full one needs no baseline."""
+    return (coalitions - 1) * len(next(iter(question.baselines.values()))) + 1
 
 
 def _samples(params: Params, players: int) -> int:

@@ -57,7 +57,8 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     """
     noisy = _NoisyGradients(model, question, params)
     pace = Pace(model, time_share=question.time_share)
-    count = pace.first(least=_LEAST_SAMPLES, most=params.samples)
+    seconds = model.likely_seconds(forward=0, backward=params.samples)
+    count = pace.first(least=_LEAST_SAMPLES, most=params.samples, seconds=seconds)
     while count:
         noisy.draw(count)
         pace.ran(count)

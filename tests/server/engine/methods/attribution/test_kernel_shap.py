@@ -272,3 +272,13 @@ def test_parts_that_are_no_design_are_refused(explain, evaluated):
 def test_parts_of_a_whole_game_are_refused(explain):
     with pytest.raises(InvalidRequestError, match="all coalitions fit into the samples"):
         explain("kernel-shap", Formula(score(mlp(), 0)), tensor_question(np.arange(1, 7)), evaluated=20)
+
+
+def test_with_far_more_time_than_it_takes_all_coalitions_are_evaluated_together(explain):
+    handle, unhurried = Formula(tangled, seconds=120.0, forward_seconds=0.0001, block=5000), Formula(tangled)
+
+    answer = explain("kernel-shap", handle, eighteen(1))
+
+    assert handle.sizes["scores"] == [2086]
+    assert not answer.partial
+    np.testing.assert_array_equal(answer.group_scores, explain("kernel-shap", unhurried, eighteen(1)).group_scores)

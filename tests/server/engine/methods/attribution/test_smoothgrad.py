@@ -164,3 +164,12 @@ def test_time_enough_makes_the_whole_answer(explain):
 
     np.testing.assert_allclose(timed.scores["x"], quiet.scores["x"], rtol=1e-6)
     assert (timed.partial, timed.warnings, timed.resolved) == (False, (), {"samples": 50})
+
+
+def test_with_far_more_time_than_it_takes_all_samples_are_evaluated_together(explain):
+    handle = Formula(squares, seconds=120.0, row_seconds=0.001)
+
+    answer = explain("smoothgrad", handle, tensor_question([1.0, -2.0, 4.0]), samples=50)
+
+    assert handle.sizes["gradient"] == [50]
+    assert not answer.partial
