@@ -21,10 +21,12 @@ _OPTIONS = MappingProxyType(
         "grpc.enable_retries": 1,
         "grpc.max_send_message_length": MOST_MESSAGE_BYTES,
         "grpc.max_receive_message_length": MOST_MESSAGE_BYTES,
-        # A server that vanishes without a word is noticed within 30 s while a call waits, and within 10 s while a
-        # request is on its way: TCP's own patience is set by the timeout. Without a call, servers refuse pings.
-        "grpc.keepalive_time_ms": 20_000,
-        "grpc.keepalive_timeout_ms": 10_000,
+        # A server that vanishes without a word is noticed within 30 s while a call waits; without one, servers refuse
+        # pings. In gRPC 1.85 the keepalive's own timeout has no effect where that of all pings, 60 s unless it is set,
+        # is longer.
+        "grpc.keepalive_time_ms": 15_000,
+        "grpc.keepalive_timeout_ms": 15_000,
+        "grpc.http2.ping_timeout_ms": 15_000,
         "grpc.keepalive_permit_without_calls": 0,
         # A server that is just starting is found within seconds; the default waits up to two minutes.
         "grpc.initial_reconnect_backoff_ms": 250,
