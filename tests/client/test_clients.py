@@ -13,12 +13,13 @@ from client.fake_server import (
     predict_message,
     table_attribution,
 )
+from google.protobuf.message import EncodeError
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from pellucid import ExplanationSpec, errors
-from pellucid.calls import ATTRIBUTE_SECONDS, MOST_MESSAGE_BYTES, PREDICT_SECONDS
+from pellucid.calls import ATTRIBUTE_SECONDS, MOST_MESSAGE_BYTES, PREDICT_SECONDS, Call
 from pellucid.tensors import to_tensor
-from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
+from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2, tensor_pb2
 
 ROW = {"age": 40, "colour": "red"}
 
@@ -240,6 +241,48 @@ def test_a_request_above_the_limit_is_refused_unsent(client, server):
         client.predict("numbers", rows)
 
     assert not server.requests["Predict"]
+
+
+def test_a_request_that_protobuf_cannot_even_count_is_too_large():
+    class Enormous:
+        def ByteSize(self):
+            raise EncodeError("Failed to serialize proto")
+
+    with pytest.raises(errors.MessageTooLargeError, match="more than 2,147,483,648 bytes"):
+        Call("/service/method", Enormous(), bytes).serialized()
+
+
+TWO = predict_message(explanations=[explanation_service_pb2.ExplanationResult()])
+SHORT = explanation_pb2.InputAttribution(
+    scores=tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_FLOAT32, shape=[2], data=b"1")
+)
+
+
+@pytest.mark.parametrize(
+    ("rpc", "reply", "ask"),
+    [
+        ("Predict", TWO, lambda client: client.predict("table", ROW)),
+        ("Attribute", attribute_message(), lambda client: client.attribute("table", ROW)),
+        (
+            "Attribute",
+            attribute_message(attribution_message({"row": SHORT})),
+            lambda client: client.attribute("table", ROW),
+        ),
+    ],
+    ids=["more explanations than asked for", "no attribution", "too few bytes"],
+)
+def test_a_reply_that_makes_no_sense_is_said_to(client, server, rpc, reply, ask):
+    server.replies[rpc] = reply
+
+    with pytest.raises(errors.PellucidError, match="The reply cannot be read; is that a Pellucid server"):
+        ask(client)
+
+
+def test_bytes_that_are_no_message_are_said_to_be_none():
+    call = Call("/service/method", explanation_pb2.ModelSpec(), explanation_pb2.ModelSpec.FromString)
+
+    with pytest.raises(errors.PellucidError, match="The reply cannot be read"):
+        call.parsed(b"\xff")
 
 
 def test_waiting_ends_when_the_server_turns_healthy(client, server):

@@ -25,6 +25,18 @@ def png(pixels):
     return buffer.getvalue()
 
 
+def damaged():
+    """Return an image whose file ends in the middle, which Pillow notices when the pixels are needed."""
+    return Image.open(io.BytesIO(png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[:2000]))
+
+
+class NeedsGradient:
+    """Refuses to be an array as a tensor of torch does that needs a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+
+
 @pytest.mark.parametrize(
     ("given", "shape"),
     [
@@ -112,6 +124,12 @@ def test_numbers_of_any_type_are_numeric_cells(value):
     assert row.cells["age"].number == float(value)
 
 
+def test_a_number_beyond_all_is_left_to_the_server_to_refuse():
+    (row,) = read("table", {"age": -(10**400), "colour": "red"}).messages["row"].table.rows
+
+    assert row.cells["age"].number == -np.inf
+
+
 @pytest.mark.parametrize(("given", "rows"), [(np.array([40.0, 1.0]), 1), ([[40.0, 1.0], [7.0, 0.0]], 2)])
 def test_a_table_of_numbers_goes_as_a_tensor_and_keeps_its_columns_names(given, rows):
     sent = read("table", given)
@@ -168,6 +186,23 @@ def test_several_inputs_are_given_by_name():
         ("numbers", [1.0], "inputs['x']", "it must be (rows, 2, any), or (2, any) for one row"),
         ("numbers", np.ones((2, 2), np.uint16), "inputs['x']", "convert the array to one of"),
         ("numbers", {"y": [1.0]}, "inputs", "has the keys 'y'; numbers takes"),
+        ("photos", "a\0b.png", "inputs['image']", "there is no such file"),
+        ("photos", "\ud800.png", "inputs['image']", "there is no such file"),
+        ("photos", "/", "inputs['image']", "the file cannot be read"),
+        ("photos", [np.zeros((2, 2, 5), np.uint8)], "inputs['image'][0]", "must be uint8, (height, width[, channels])"),
+        ("photos", [np.zeros((0, 2), np.uint8)], "inputs['image'][0]", "must be uint8, (height, width[, channels])"),
+        ("photos", damaged(), "inputs['image']", "its file may be damaged, gone or closed"),
+        ("table", {"age": "\ud800"}, "inputs['row'][0]['age']", "half of a surrogate pair is no character"),
+        ("table", {"\ud800": 1}, "a column of inputs['row'][0]", "half of a surrogate pair is no character"),
+        (
+            "table",
+            {"age": object()},
+            "inputs['row'][0]['age']",
+            "is of type object; it must be a number, or a category",
+        ),
+        ("table", {"age": [40]}, "inputs['row'][0]['age']", "is of type list; it must be a number, or a category"),
+        ("numbers", NeedsGradient(), "inputs['x']", "must be an array, or nested lists of numbers"),
+        ("texts", ["a", "\ud800"], "inputs['text'][1]", "half of a surrogate pair is no character"),
         ("texts", 3, "inputs['text']", "must be a text or a list of texts"),
     ],
 )

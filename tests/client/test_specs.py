@@ -11,8 +11,8 @@ from pellucid.tensors import from_tensor
 from pellucid.v1 import explanation_pb2, tensor_pb2
 
 
-def write(model="table", **options):
-    return explanation_message(read_model(MODELS[model]), ExplanationSpec("saliency", **options), where="")
+def write(model="table", method="saliency", **options):
+    return explanation_message(read_model(MODELS[model]), ExplanationSpec(method, **options), where="")
 
 
 def test_what_is_left_out_is_left_to_the_server():
@@ -116,6 +116,27 @@ def test_seed_tolerance_and_format_are_typed():
         ({"dtype": "int8"}, "dtype is 'int8'; it must be one of 'float32', 'float16'"),
         ({"baseline": "zeroes"}, "baseline is 'zeroes', which is no file; it must be one of 'zeros'"),
         ({"seed": -1}, r"seed is -1; it must be a whole number in \[0, 18446744073709551615\]"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
+        ({"method": None}, "method is of type NoneType; it must be a text"),
+        ({"method": "\ud800"}, "method is .*; half of a surrogate pair is no character"),
+        ({"target": "\ud800"}, "target is .*; half of a surrogate pair is no character"),
+        ({"target": [0, "cat"]}, r"target is \(0, 'cat'\); it must be an index, a label or a tuple"),
+        ({"target": {}}, "target is of type dict; it must be an index"),
+        ({"target": 10**5000}, "target is a whole number of 16610 bits; an index is counted from 0"),
+        ({"output": 3}, "output is of type int; it must be a text"),
+        ({"space": ["logits"]}, "space is of type list; it must be one of 'logits'"),
+        ({"dtype": np.float16}, "dtype is of type type; it must be one of 'float32'"),
+        ({"tolerance": "small"}, "tolerance is 'small'; it must be a number"),
+        ({"tolerance": True}, "tolerance is True; it must be a number"),
+        ({"sum_channels": "yes"}, "sum_channels is 'yes'; it must be True or False"),
+        ({"baseline": Blur("wide")}, "baseline.sigma is 'wide'; it must be a number"),
+        ({"baseline": "a\0b"}, r"baseline is 'a\\x00b', which is no file"),
+        ({"baseline": "z" * 5000}, "baseline is 'zzz.*…, which is no file"),
+        ({"parameters": [1]}, "parameters is of type list; it must be a dict of values by name"),
+        ({"parameters": {1: 2}}, "a key of parameters is of type int"),
+        ({"parameters": {"p": "\ud800"}}, "p is .*; half of a surrogate pair is no character"),
+        ({"parameters": {"p": 10**5000}}, "p is a whole number of 16610 bits; a whole number must fit 64 bits"),
         ({"parameters": {"p": object()}}, "p is of type object; it must be a bool, a number"),
         ({"parameters": {"p": 2**63}}, "p is 9223372036854775808; a whole number must fit 64 bits"),
     ],
