@@ -150,13 +150,21 @@ class DeviceThread:
         note = self._times.add if full else self._times.add_small
         note(lane.model, seconds / rows / lane.growth, backward=program.backward)
         start = 0
+        failed: dict[Evaluation, MemoryError] = {}
         for evaluation, count in chunk:
-            evaluation.keep(results, start, count)
+            try:
+                evaluation.keep(results, start, count)
+            except MemoryError as error:
+                # Room for the results of all its rows is made with the first of them.
+                failed[evaluation] = error.with_traceback(None)
             evaluation.tally.add(program.evaluation, rows=count, batch_rows=rows, backward=program.backward)
             evaluation.job.count(count, backward=program.backward)
             start += count
-        self._settle(chunk, seconds, [evaluation for evaluation, _ in chunk if evaluation.done < evaluation.count])
-        for evaluation, _ in chunk:
+        kept = [evaluation for evaluation, _ in chunk if evaluation not in failed]
+        self._settle(chunk, seconds, [evaluation for evaluation in kept if evaluation.done < evaluation.count])
+        for evaluation, lack in failed.items():
+            evaluation.finish(lack)
+        for evaluation in kept:
             if evaluation.done == evaluation.count:
                 evaluation.finish()
 

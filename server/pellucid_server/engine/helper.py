@@ -123,6 +123,8 @@ class Helper:
         check()
         call = _Call(function, arguments, check, finished or threading.Event())
         with self._change:
+            if self._closed:
+                raise _closed_error(call.name)
             self._waiting.setdefault(caller, deque()).append(call)
             self._wake()
         call.finished.wait()
@@ -146,7 +148,10 @@ class Helper:
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
-            if not call.stopped():
+            if self._closed:
+                # Were it begun, a process would be started for it, only to be killed.
+                call.finish(error=_closed_error(call.name))
+            elif not call.stopped():
                 self._do(call)
         self._kill()
 
@@ -184,7 +189,7 @@ class Helper:
             call.finish(error=error)
         else:
             call.finish(result=result, error=_error(call.name, failure, text))
-        if self._process is None and self._load:
+        if self._process is None and self._load and not self._closed:
             self._stand_ready()
 
     def _look(self, call: _Call) -> None:
@@ -197,7 +202,7 @@ class Helper:
                 else:
                     del self._waiting[caller]
             if self._closed:
-                raise HelperError(f"the helper was closed during {call.name}")
+                raise _closed_error(call.name)
         call.check()
 
     def _stand_ready(self) -> None:
@@ -230,6 +235,10 @@ class Helper:
             self._process.kill()
             self._process.wait()
         self._socket = self._process = None
+
+
+def _closed_error(name: str) -> HelperError:
+    return HelperError(f"the helper was closed during {name}")
 
 
 def _error(name: str, failure: str, text: str) -> Exception | None:

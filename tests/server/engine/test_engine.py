@@ -294,6 +294,22 @@ def test_a_failing_batch_fails_its_jobs_and_the_device_thread_goes_on(engine):
     assert good.wait()["y"].tolist() == [[6]]
 
 
+def test_results_that_there_is_no_memory_for_fail_their_job_and_the_device_thread_goes_on(engine):
+    class Immense(Doubling):
+        def __call__(self, batch):
+            return {"y": np.broadcast_to(np.float32(0), (len(batch["x"]), 1 << 46))}
+
+    # In two chunks: of those of one, nothing need be copied.
+    immense, good = evaluation(range(5)), evaluation([3], key="other")
+    engine.submit(immense, lane(Immense(), chunk_rows=4))
+    with pytest.raises(MemoryError):
+        immense.wait()
+
+    engine.submit(good, lane(Doubling()))
+
+    assert good.wait()["y"].tolist() == [[6]]
+
+
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
 def test_out_of_memory_halves_the_chunk_until_it_fits(engine, error):
     program = Doubling(rows_in_memory=3, error=error)

@@ -151,6 +151,19 @@ def test_closing_fails_the_call_in_progress(helper):
     assert process.poll() == -signal.SIGKILL
 
 
+def test_closing_fails_the_calls_that_wait_and_those_that_come_later(helper):
+    held, order, ended = Held(helper), [], threading.Semaphore(0)
+    helper.call(grid, GRID, nothing, Told("waiting", order, ended))
+
+    helper.close()
+
+    assert isinstance(held.result(), HelperError)
+    assert order == ["waiting"]
+    assert helper._process is None
+    with pytest.raises(HelperError):
+        helper.call(grid, GRID, nothing)
+
+
 def test_too_little_memory_is_told_apart_from_a_bug(helper):
     with pytest.raises(MemoryError, match="grid had too little memory"):
         helper.call(grid, (1 << 50, 1 << 50, 1), nothing)
