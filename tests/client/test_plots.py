@@ -1,5 +1,6 @@
 """Pictures of attributions, pixel by pixel."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -203,6 +204,32 @@ def test_several_inputs_are_drawn_below_one_another():
     figure = attribution_figure(attribution(both, {"image": WHITE}))
 
     assert [len(part.axes) for part in figure.subfigs] == [2, 1]
+
+
+def test_inputs_of_one_attribution_have_one_scale(tmp_path):
+    strong, weak = np.full((4, 4), 8.0), np.full((4, 4), 2.0)
+    two = attribution({"left": InputAttribution(strong, (), BOX), "right": InputAttribution(weak, (), BOX)}, {})
+
+    drawn = attribution_figure(two)
+    save_overlay(two, tmp_path / "right.png", input_name="right")
+
+    left, right = (part.axes[0].images[0].get_array().astype(int) for part in drawn.subfigs)
+    # Blue is mixed with white by the magnitude: what is left of the white is the same share of the scale.
+    faded = (255 - right[1, 1, 2]) / (255 - left[1, 1, 2])
+    assert faded == pytest.approx(2 / 8, abs=0.02)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "right.png")), right)
+
+
+def test_the_magnitude_of_the_scale_and_all_above_it_is_one():
+    np.testing.assert_allclose(signed_plane(np.array([[1.0, -2.0], [4.0, -8.0]]), scale=4.0), [[0.25, -0.5], [1, -1]])
+
+
+def test_the_caption_says_that_the_deadline_cut_it_short():
+    whole = attribution({}, {})
+    partial = dataclasses.replace(whole, accuracy=dataclasses.replace(whole.accuracy, partial=True))
+
+    assert "cut short by the deadline" in caption(partial)
+    assert "cut short" not in caption(whole)
 
 
 def test_an_overlay_is_saved_over_the_picture_that_was_sent(tmp_path):
