@@ -312,3 +312,17 @@ def test_every_row_of_a_random_crowd_is_evaluated_once_and_no_chunk_is_too_large
         assert len({(entry.lane_key, entry.job.priority) for entry in members}) == 1
         assert len(members) == len(set(members))
         assert len(members) == 1 or not any(entry.alone for entry in members)
+
+
+def test_a_chunk_of_all_that_waits_in_a_class_leaves_the_other_classes_and_nothing_of_its_own():
+    ann, ben, other = evaluation(2), evaluation(2, caller="ben"), evaluation(2, priority="bulk")
+    schedule = schedule_of(ann, ben, other)
+
+    chunk = schedule.take(schedule.next(), 4)
+    schedule.charge(chunk, 1.0)
+
+    assert chunk == [(ann, 2), (ben, 2)]
+    assert schedule.next() is other
+    assert schedule.take(other, 4) == [(other, 2)]
+    assert not schedule
+    assert schedule.lane_keys() == set()
