@@ -146,7 +146,7 @@ class WorkerConfig(_Section):
     """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
 
     concurrent_jobs: int = Field(default=64, ge=1, le=512)
-    """Jobs of each class that run at once per worker, so that their rows can be packed; others wait."""
+    """Most jobs of each class at once per worker, so that their rows can be packed; fewer where more are no use."""
 
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
     """Aim for one device batch, the time a prediction waits behind an explanation; 4 times it while nobody predicts."""

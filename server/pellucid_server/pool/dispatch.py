@@ -28,7 +28,8 @@ class Dispatcher:
     make_workers
         Makes the workers, given their owner.
     places
-        Jobs of each class that a worker has at once; callers without any get places beyond, up to twice as many.
+        Jobs of each class that a worker has at once, at most; callers without any get places beyond, up
+        to twice as many.
     on_change
         Called when a worker is ready or lost.
     """
@@ -45,7 +46,7 @@ class Dispatcher:
     ) -> None:
         self.workers = make_workers(self)
         self.queues = {
-            name: ClassQueue(name, entry, workers=len(self.workers), observer=observer, spread=spread)
+            name: ClassQueue(name, entry, workers=len(self.workers), places=places, observer=observer, spread=spread)
             for name, entry in classes.items()
         }
         """The places and the waiting jobs of each class."""
@@ -53,7 +54,7 @@ class Dispatcher:
         """Whether a worker is."""
         self.fatal = FatalJobs()
         """Jobs that are not done again."""
-        self._routing = Routing(self.workers, places)
+        self._routing = Routing(self.workers)
         self._observer = observer
         self._on_change = on_change
         self._again = False
@@ -61,7 +62,8 @@ class Dispatcher:
 
     def worker_for(self, ticket: Ticket) -> SupervisedWorker | None:
         """Return the worker that has a place for a new job now, if one has."""
-        return self._routing.worker(ticket, running=self.queues[ticket.priority].running(ticket.caller))
+        queue = self.queues[ticket.priority]
+        return self._routing.worker(ticket, running=queue.running(ticket.caller), places=queue.places)
 
     def take(self, ticket: Ticket, worker: SupervisedWorker | None) -> None:
         """Take an admitted job: send it to the worker that has a place for it, or let it wait if none has."""
@@ -105,8 +107,8 @@ class Dispatcher:
     def ended(self, ticket: Ticket, done: Done) -> None:
         """Take the answer to a job (called by a worker)."""
         queue = self.queues[ticket.priority]
-        told = done.result is not None or done.timing.rows_forward > 0 or done.timing.rows_backward > 0
-        queue.release(ticket, now=time.monotonic(), worked=told)
+        rows = done.timing.rows_forward + done.timing.rows_backward
+        queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
         else:
@@ -119,7 +121,7 @@ class Dispatcher:
         self._look()
         suspected = suspects | _equal(tickets, suspects)
         for ticket in tickets:
-            self.queues[ticket.priority].release(ticket, now=now, worked=False)
+            self.queues[ticket.priority].release(ticket, now=now)
             self._take_back(ticket, suspected=ticket in suspected)
         self._go_on()
         self._on_change()
@@ -148,7 +150,7 @@ class Dispatcher:
         try:
             worker.send(ticket)
         except TypeError as error:
-            queue.release(ticket, now=ticket.sent, worked=False)
+            queue.release(ticket, now=ticket.sent)
             if not ticket.answer.done():
                 ticket.answer.set_exception(error)
             return
@@ -161,10 +163,10 @@ class Dispatcher:
             self._send_again()
         while queue.jobs:
             ticket = queue.first()
-            worker = None if ticket is None else self._routing.worker(ticket, running=queue.running(ticket.caller))
+            worker = None if ticket is None else self.worker_for(ticket)
             if worker is None:
                 ticket = queue.first_without_place()
-                worker = None if ticket is None else self._routing.worker(ticket, running=0)
+                worker = None if ticket is None else self.worker_for(ticket)
             if ticket is None or worker is None:
                 return
             self._send(ticket, queue, worker)
@@ -176,7 +178,7 @@ class Dispatcher:
         """
         for queue in self.queues.values():
             for ticket in list(queue.returned):
-                worker = self._routing.worker(ticket, running=0)
+                worker = self._routing.worker(ticket, running=0, places=queue.places)
                 if worker is not None:
                     self._send(ticket, queue, worker)
         if any(queue.returned for queue in self.queues.values()):

@@ -22,7 +22,7 @@ from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher
 from pellucid_server.pool.supervised import SupervisedWorker
 from pellucid_server.pool.ticket import OnProgress, Ticket
-from pellucid_server.pool.weights import Weights
+from pellucid_server.pool.weights import Weights, kind
 
 _NAME_LENGTH = 40
 
@@ -234,6 +234,7 @@ class Pool:
             None if deadline_seconds is None else now + deadline_seconds,
             on_progress,
             asyncio.get_running_loop().create_future(),
+            kind(job),
         )
 
     async def _hold(self, ticket: Ticket) -> None:

@@ -7,17 +7,10 @@ from pellucid_server.pool.ticket import Ticket
 
 
 class Routing:
-    """The places of the workers, by class.
+    """The places of the workers, by class."""
 
-    Parameters
-    ----------
-    places
-        Jobs of each class that a worker has at once; callers without any get places beyond, up to twice as many.
-    """
-
-    def __init__(self, workers: Sequence[SupervisedWorker], places: int) -> None:
+    def __init__(self, workers: Sequence[SupervisedWorker]) -> None:
         self._workers = workers
-        self._places = places
         self._ready: Sequence[SupervisedWorker] = ()
 
     def look(self) -> bool:
@@ -25,21 +18,23 @@ class Routing:
         self._ready = [worker for worker in self._workers if worker.ready]
         return bool(self._ready)
 
-    def worker(self, ticket: Ticket, *, running: int) -> SupervisedWorker | None:
+    def worker(self, ticket: Ticket, *, running: int, places: int) -> SupervisedWorker | None:
         """Return the worker that has a place for a job now, if one has.
 
         Parameters
         ----------
         running
             The places that the job's caller has in its class.
+        places
+            Jobs of its class that a worker has at once; callers without any get places beyond, up to twice as many.
         """
-        most = self._places if running else 2 * self._places
+        most = places if running else 2 * places
         if len(self._ready) == 1:
             (only,) = self._ready
             return only if _takes(only, ticket, most) else None
         found = [worker for worker in self._ready if _takes(worker, ticket, most)]
         # Rows of one model pack: stay with a worker that has some, unless its places are taken.
-        beside = [each for each in found if each.runs(ticket.model) and each.places(ticket.priority) < self._places]
+        beside = [each for each in found if each.runs(ticket.model) and each.places(ticket.priority) < places]
         return min(beside or found, key=lambda each: each.load, default=None)
 
     def worker_for_suspect(self) -> SupervisedWorker | None:

@@ -28,6 +28,10 @@ class Ticket:
     on_progress: OnProgress | None
     answer: "asyncio.Future[Done]"
     """Done once there is an answer, or nobody waits for one."""
+    kind: str = ""
+    """What it has in common with jobs whose rows take as long: its model and its methods."""
+    beside: int = 0
+    """Jobs of its class in places when it got its own, itself included."""
     size_bytes: int = 0
     """Bytes that it brought; known once it waits."""
     line: "OrderedDict[Ticket, None] | None" = None

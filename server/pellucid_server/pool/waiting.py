@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pellucid_server.config import ClassConfig
 from pellucid_server.errors import OverloadedError
+from pellucid_server.pool.crowding import Crowding
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pace import Pace
 from pellucid_server.pool.ticket import Ticket
@@ -19,6 +20,8 @@ from pellucid_server.pool.weights import size_bytes
 _SOONEST_SECONDS = 0.05
 _UNKNOWN_SECONDS = 1.0
 _SPREAD = 0.25
+_CAUTION = 1.25
+"""How many times the stay that is expected of a job is asked for: what is begun should end in time."""
 
 
 class ClassQueue:
@@ -28,12 +31,21 @@ class ClassQueue:
     ----------
     workers
         Workers that there are: the bounds hold for each.
+    places
+        Jobs that each worker has at once, at most.
     spread
         Gives random numbers in [0, 1), by which callers are sent away for unequal times.
     """
 
     def __init__(
-        self, name: str, config: ClassConfig, *, workers: int, observer: Observer, spread: Callable[[], float]
+        self,
+        name: str,
+        config: ClassConfig,
+        *,
+        workers: int,
+        places: int,
+        observer: Observer,
+        spread: Callable[[], float],
     ) -> None:
         self.name = name
         self.jobs = 0
@@ -50,11 +62,17 @@ class ClassQueue:
         self._observer = observer
         self._spread = spread
         self._pace = Pace()
+        self._crowding = Crowding(places, workers)
         self._virtual = 0.0
         self._callers: dict[str, Caller] = {}
         self._lines = 0
         self._by_turn = Turns(lambda caller: bool(caller.line))
         self._without_place = Turns(lambda caller: bool(caller.line) and not caller.running)
+
+    @property
+    def places(self) -> int:
+        """Jobs that each worker has at once, as long as more would not get more done."""
+        return self._crowding.limit
 
     def running(self, caller: str) -> int:
         """Return how many places a caller has."""
@@ -67,16 +85,17 @@ class ClassQueue:
         Raises
         ------
         OverloadedError
-            It would be one beyond a bound, or could not start before its deadline by the pace so far.
+            It would be one beyond a bound, or could not be done before its deadline by the pace so far.
         """
-        if not self.jobs:
-            return
-        ticket.size_bytes = size_bytes(ticket.job)
-        self._check_rows(ticket)
-        self._check_bytes(ticket)
         expected = self._pace.seconds(self._rows_ahead(ticket))
-        if expected is not None:
-            self._check_seconds(ticket, expected, now)
+        if self.jobs:
+            ticket.size_bytes = size_bytes(ticket.job)
+            self._check_rows(ticket)
+            self._check_bytes(ticket)
+            if expected is not None:
+                self._check_seconds(expected)
+        if expected is not None and ticket.deadline is not None:
+            self._check_deadline(ticket, expected, ticket.deadline - now)
 
     def add(self, ticket: Ticket) -> None:
         """Let a job wait behind its caller's others."""
@@ -128,14 +147,25 @@ class ClassQueue:
         start = caller.start if ticket.line is not None else max(caller.start, self._virtual)
         self.remove(ticket)
         self._pace.enter(ticket.rows)
+        ticket.beside = self._crowding.enter()
         if not ticket.losses:
             # Everybody's time goes on by as much as if all were served alike.
             self._virtual = max(self._virtual, start) + ticket.rows / len(self._callers)
             caller.start = start + ticket.rows
 
-    def release(self, ticket: Ticket, *, now: float, worked: bool) -> None:
-        """Take a job's place back; `worked` is whether its time there tells of the pace."""
-        self._pace.leave(ticket.rows, now - ticket.sent, counted=worked)
+    def release(self, ticket: Ticket, *, now: float, rows: int = 0, answered: bool = False) -> None:
+        """Take a job's place back.
+
+        Parameters
+        ----------
+        rows, answered
+            Rows that were evaluated for it, and whether it ended with a result: what its time there tells of the pace.
+        """
+        seconds = now - ticket.sent
+        if not answered and ticket.deadline is not None and now >= ticket.deadline:
+            self._crowding.lose()
+        self._pace.leave(ticket.rows, seconds, counted=answered or rows > 0)
+        self._crowding.leave(ticket.kind, max(rows, 1), seconds, beside=ticket.beside, counted=answered)
         caller = self._callers[ticket.caller]
         caller.running -= 1
         if caller.line and not caller.running:
@@ -195,7 +225,7 @@ class ClassQueue:
                 self._pace.seconds(share * self.rows),
             )
 
-    def _check_seconds(self, ticket: Ticket, expected: float, now: float) -> None:
+    def _check_seconds(self, expected: float) -> None:
         if expected > self._most_seconds:
             self._refuse(
                 "seconds",
@@ -203,13 +233,18 @@ class ClassQueue:
                 f"{self._most_seconds:g} s that one may wait",
                 expected - self._most_seconds,
             )
-        if ticket.deadline is not None and now + expected > ticket.deadline:
-            left = ticket.deadline - now
+
+    def _check_deadline(self, ticket: Ticket, expected: float, left: float) -> None:
+        """Refuse a job that would be given up half done: the device would have worked for nobody."""
+        next_place = self._pace.next_place_seconds
+        stay = self._crowding.stay_seconds(ticket.kind, ticket.rows)
+        needed = expected + next_place + _CAUTION * stay
+        if needed > left:
             self._refuse(
                 "deadline",
-                f"A request of class {self.name!r} would wait {expected:.2f} s for a place, longer than the "
-                f"{max(left, 0.0):.2f} s that its deadline leaves",
-                expected - left,
+                f"A request of class {self.name!r} would be done after {needed:.2f} s, {expected + next_place:.2f} s "
+                f"of them in the queue, and its deadline leaves {max(left, 0.0):.2f} s",
+                max(min(needed - left, expected), next_place),
             )
 
     def _refuse(self, cause: str, what: str, seconds: float | None) -> None:

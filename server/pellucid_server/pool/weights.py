@@ -50,6 +50,12 @@ class Weights:
         return max(known.get(explanation.method, 0), 1)
 
 
+def kind(job: Job) -> str:
+    """Name what a job has in common with jobs whose rows take as long."""
+    explanations = job.explanations if isinstance(job, PredictJob) else (job.explanation,)
+    return "/".join((job.model.name, str(job.model.version), *(each.method for each in explanations)))
+
+
 def size_bytes(job: Job) -> int:
     """Return how many bytes of arrays, pictures, texts and cells a job holds."""
     explanations = job.explanations if isinstance(job, PredictJob) else (job.explanation,)

@@ -28,7 +28,7 @@ class Worker:
 
 
 def routing(*workers):
-    made = Routing(workers, PLACES)
+    made = Routing(workers)
     made.look()
     return made
 
@@ -38,17 +38,17 @@ def ticket(model="m", *, priority="bulk", losses=0):
 
 
 def test_no_worker_has_a_place_before_one_is_ready():
-    made = Routing([Worker()], PLACES)
+    made = Routing([Worker()])
 
-    assert made.worker(ticket(), running=0) is None
+    assert made.worker(ticket(), running=0, places=PLACES) is None
     assert made.look()
-    assert made.worker(ticket(), running=0) is not None
+    assert made.worker(ticket(), running=0, places=PLACES) is not None
 
 
 def test_a_worker_that_is_not_ready_gets_nothing():
     ready = Worker({"m": 1})
 
-    assert routing(Worker(ready=False), ready).worker(ticket(), running=0) is ready
+    assert routing(Worker(ready=False), ready).worker(ticket(), running=0, places=PLACES) is ready
 
 
 @pytest.mark.parametrize(
@@ -58,32 +58,32 @@ def test_a_worker_that_is_not_ready_gets_nothing():
 def test_a_caller_without_a_place_may_have_one_beyond(taken, running, free, count):
     workers = [Worker({"m": taken}) for _ in range(count)]
 
-    assert (routing(*workers).worker(ticket(), running=running) is not None) == free
+    assert (routing(*workers).worker(ticket(), running=running, places=PLACES) is not None) == free
 
 
 def test_the_places_of_another_class_do_not_count():
-    assert routing(Worker({"m": 4})).worker(ticket(priority="predictions"), running=1) is not None
+    assert routing(Worker({"m": 4})).worker(ticket(priority="predictions"), running=1, places=PLACES) is not None
 
 
 def test_jobs_of_a_model_stay_together_while_there_are_places():
     beside, idle = Worker({"m": 1, "n": 0}), Worker()
 
-    assert routing(idle, beside).worker(ticket("m"), running=1) is beside
-    assert routing(idle, beside).worker(ticket("other"), running=1) is idle
+    assert routing(idle, beside).worker(ticket("m"), running=1, places=PLACES) is beside
+    assert routing(idle, beside).worker(ticket("other"), running=1, places=PLACES) is idle
 
 
 def test_nobody_goes_beyond_the_places_while_another_worker_has_one():
     full, idle = Worker({"m": 2}), Worker({"n": 1})
 
-    assert routing(full, idle).worker(ticket("m"), running=0) is idle
+    assert routing(full, idle).worker(ticket("m"), running=0, places=PLACES) is idle
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_job_that_was_lost_keeps_away_from_suspects_and_a_new_one_need_not(count):
     workers = [Worker({"m": 1}, retried=1, suspects=1) for _ in range(count)]
 
-    assert routing(*workers).worker(ticket(losses=1), running=0) is None
-    assert routing(*workers).worker(ticket(), running=0) is not None
+    assert routing(*workers).worker(ticket(losses=1), running=0, places=PLACES) is None
+    assert routing(*workers).worker(ticket(), running=0, places=PLACES) is not None
 
 
 def test_a_suspect_goes_where_nothing_is_that_was_lost_before():

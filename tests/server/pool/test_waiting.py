@@ -50,7 +50,7 @@ def refusals():
 def make_queue(refusals):
     def make(*, workers=1, spread=0.0, **bounds):
         config = ClassConfig(**{"queue_rows": 10**9, "queue_bytes": 10**12, "queue_seconds": 1e9, **bounds})
-        return ClassQueue("bulk", config, workers=workers, observer=refusals, spread=lambda: spread)
+        return ClassQueue("bulk", config, workers=workers, places=64, observer=refusals, spread=lambda: spread)
 
     return make
 
@@ -73,7 +73,7 @@ def serve(queue, count):
     for _ in range(count):
         ticket = queue.first()
         place(queue, ticket)
-        queue.release(ticket, now=0.0, worked=False)
+        queue.release(ticket, now=0.0)
         served.append(ticket)
     return served
 
@@ -82,7 +82,7 @@ def paced(queue, ticket, *, seconds=2.0, rows=10):
     """Tell the queue that rows stay in their places for some seconds, and that there are some now."""
     done, placed = ticket(rows), ticket(rows)
     place(queue, done)
-    queue.release(done, now=seconds, worked=True)
+    queue.release(done, now=seconds, rows=1)
     place(queue, placed)
 
 
@@ -142,13 +142,14 @@ def test_a_job_that_would_wait_too_long_by_the_pace_is_refused_until_it_would_no
 
 
 def test_a_job_that_would_not_start_before_its_deadline_is_refused(make_queue, ticket, refusals):
+    # 40 rows at 5 rows a second, and 2 s until the place is free.
     queue = make_queue()
     paced(queue, ticket)
     wait(queue, ticket(40))
-    queue.check(ticket(1, deadline=108.5), 100.0)
+    queue.check(ticket(1, deadline=110.5), 100.0)
 
-    with pytest.raises(OverloadedError, match=r"8\.00 s for a place, longer than the 7\.50 s .* longer deadline or in"):
-        queue.check(ticket(1, deadline=107.5), 100.0)
+    with pytest.raises(OverloadedError, match=r"after 10\.00 s.* leaves 9\.50 s; .* longer deadline or in"):
+        queue.check(ticket(1, deadline=109.5), 100.0)
 
     assert refusals.causes == ["deadline"]
 
@@ -283,7 +284,7 @@ def test_a_caller_without_a_place_is_found_behind_those_who_have_some(make_queue
     assert queue.first_without_place() is mine[1]
     place(queue, mine[1])
     assert queue.first_without_place() is None
-    queue.release(mine[1], now=0.0, worked=False)
+    queue.release(mine[1], now=0.0)
     assert queue.first_without_place() is None
     assert queue.first() is mine[0]
 
@@ -295,7 +296,7 @@ def test_a_caller_whose_last_place_is_free_has_none_again(make_queue, ticket):
     wait(queue, waits)
     assert queue.first_without_place() is None
 
-    queue.release(had, now=0.0, worked=False)
+    queue.release(had, now=0.0)
 
     assert queue.first_without_place() is waits
 
@@ -324,7 +325,7 @@ class Waiting(RuleBasedStateMachine):
     def start(self):
         self.loop = asyncio.new_event_loop()
         config = ClassConfig(queue_rows=50, queue_bytes=20 * BYTES, queue_seconds=100)
-        self.queue = ClassQueue("bulk", config, workers=1, observer=Observer(), spread=lambda: 0.0)
+        self.queue = ClassQueue("bulk", config, workers=1, places=64, observer=Observer(), spread=lambda: 0.0)
         self.waiting = []
         self.placed = []
         self.now = 0.0
@@ -367,14 +368,14 @@ class Waiting(RuleBasedStateMachine):
         self.now += seconds
         ticket = data.draw(sampled_from(self.placed))
         self.placed.remove(ticket)
-        self.queue.release(ticket, now=self.now, worked=worked)
+        self.queue.release(ticket, now=self.now, rows=int(worked))
 
     @precondition(lambda self: self.placed)
     @rule(data=data(), suspect=booleans())
     def lose(self, data, suspect):
         ticket = data.draw(sampled_from(self.placed))
         self.placed.remove(ticket)
-        self.queue.release(ticket, now=self.now, worked=False)
+        self.queue.release(ticket, now=self.now)
         ticket.losses += 1
         ticket.suspect = suspect
         self.queue.put_back(ticket)
