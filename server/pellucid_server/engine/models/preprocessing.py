@@ -1,6 +1,7 @@
 """What callers send becomes rows as the model takes them: the part that all modalities share, and plain tensors."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -192,9 +193,17 @@ def _narrowed(taken: IndexRange, manifest: InputManifest) -> IndexRange:
     """Narrow the numbers that the model takes to the manifest's ranges, of all elements or of each on the last axis."""
     if not manifest.ranges:
         return taken
-    pairs = np.array([(math.ceil(low), math.floor(high)) for low, high in manifest.ranges], np.int64)
+    pairs = np.array([(_whole(low, math.ceil), _whole(high, math.floor)) for low, high in manifest.ranges])
     lowest, highest = pairs.T if len(pairs) > 1 else pairs[0]
     return taken.within(lowest, highest)
+
+
+def _whole(bound: float, rounded: Callable[[float], int]) -> np.int64:
+    """Return a bound as a whole number; one beyond what 64 bits hold is no bound."""
+    limits = np.iinfo(np.int64)
+    if not limits.min < bound < limits.max:
+        return np.int64(limits.min if bound < 0 else limits.max)
+    return np.int64(rounded(bound))
 
 
 def _ranges(manifest: InputManifest, shape: RowShape) -> npt.NDArray[np.float32] | None:

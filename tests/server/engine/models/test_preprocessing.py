@@ -111,6 +111,17 @@ def test_ranges_tell_methods_how_far_elements_spread():
     assert tensors().feature.ranges is None
 
 
+@pytest.mark.parametrize("bound", [1e19, 2.0**63, 1e30])
+def test_a_range_beyond_64_bits_is_none_for_whole_numbers(bound):
+    numbers = np.array([[0, np.iinfo(np.int64).max]])
+
+    found = tensors("int64", ranges=((0.0, bound),)).prepare(TensorInput(numbers), "x")
+
+    np.testing.assert_array_equal(found.rows, numbers)
+    with pytest.raises(InvalidRequestError, match="whole numbers from 0 to"):
+        tensors("int64", ranges=((0.0, bound),)).prepare(TensorInput(-numbers), "x")
+
+
 def test_ranges_must_fit_the_last_axis():
     with pytest.raises(UnfitManifestError, match=r"3 ranges; a row's shape is \(2,\)"):
         tensors(ranges=((0.0, 1.0),) * 3)
