@@ -6,11 +6,11 @@ import threading
 
 
 class Forwarder:
-    """Forwards connections to a port of this machine until told to be silent."""
+    """Forwards connections to a port of this machine, from a port of its own, until told to be silent or closed."""
 
-    def __init__(self, port):
+    def __init__(self, port, *, listen_on=0):
         self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", listen_on))
         self._silent = threading.Event()
         self._sockets = [self._listener]
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"

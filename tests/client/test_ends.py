@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -174,6 +175,23 @@ def test_a_server_that_vanishes_without_a_word_is_noticed(forwarder, handler, co
 
     with pytest.raises(errors.UnavailableError, match="or it was lost"):
         client.attribute("table", ROW, timeout=60)
+
+
+def test_a_call_whose_connection_breaks_is_made_again_on_the_next_one(server, forwarder, handler, connect):
+    port = int(forwarder.address.rpartition(":")[2])
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+
+        def restart():
+            handler.arrived.wait(SECONDS)
+            forwarder.close()
+            stack.callback(Forwarder(int(server.address.rpartition(":")[2]), listen_on=port).close)
+
+        restarted = pool.submit(restart)
+        found = connect(forwarder.address).attribute("table", ROW)
+
+        restarted.result()
+    assert found.by_column == {"age": 2.0, "colour": -0.5}
+    assert len(server.requests["Attribute"]) == 2
 
 
 def test_such_a_server_is_noticed_soon_enough_to_ask_another_and_pinged_no_more_often_than_it_allows():

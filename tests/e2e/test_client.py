@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import skimage.data
 from e2e.messages import DIABETES_ROW, PICTURE_MODEL, TABLE_MODEL, TREES_MODEL
-from e2e.serving import Server
+from e2e.serving import Server, wait_until
 from matplotlib.figure import Figure
 from pellucid import Client, ExplanationSpec
 from pellucid.aio import AsyncClient
@@ -137,6 +137,36 @@ REFUSALS: dict[str, tuple[Callable[[Client], Any], type[Exception], str]] = {
 def test_errors_are_typed(client: Client, call: Callable[[Client], Any], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         call(client)
+
+
+def test_a_class_that_the_server_does_not_have_is_named_with_those_it_has(client: Client, table: Floats) -> None:
+    with pytest.raises(InvalidRequestError, match="no class 'urgent' of requests; there are: predictions") as caught:
+        client.predict(TABLE_MODEL, table[:1], priority="urgent")
+
+    assert list(caught.value.violations) == ['metadata["x-pellucid-priority"]']
+
+
+def test_a_caller_and_a_class_change_nothing_but_the_turn(client: Client, server: Server, table: Floats) -> None:
+    with Client(server.address, caller="reports of the night", priority="bulk") as patient:
+        found = patient.predict(TABLE_MODEL, table[:1])
+
+    np.testing.assert_equal(dict(found.outputs), dict(client.predict(TABLE_MODEL, table[:1]).outputs))
+
+
+def test_a_cancelled_task_leaves_the_server_idle(server: Server, table: Floats) -> None:
+    spec = ExplanationSpec("kernel-shap", {"samples": 16384}, baseline="background")
+
+    async def cancelled() -> None:
+        async with AsyncClient(server.address) as asynchronous:
+            task = asyncio.create_task(asynchronous.attribute_rows(TABLE_MODEL, np.repeat(table[:1], 64, 0), spec))
+            await asyncio.to_thread(wait_until, server.busy, seconds=30, what="the worker has the job")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(cancelled())
+
+    wait_until(lambda: not server.busy(), seconds=30, what="the worker is idle")
 
 
 def test_a_request_too_large_is_told_from_a_server_that_is_busy(client: Client) -> None:

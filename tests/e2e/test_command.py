@@ -72,6 +72,30 @@ def test_the_command_shows_the_catalogue(server: Server, arguments: list[str], w
     assert [word for word in words if word not in done.stdout] == []
 
 
+def test_the_command_fails_where_an_explanation_beside_the_prediction_does(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "row.json").write_text(json.dumps(DIABETES_ROW))
+
+    done = pellucid(
+        server, "predict", TREES_MODEL, "--json-row", str(tmp_path / "row.json"), "--explain", "saliency", "--json"
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: saliency: ")
+    assert json.loads(done.stdout)["outputs"]
+
+
+def test_the_command_names_a_class(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "row.json").write_text(json.dumps(DIABETES_ROW))
+    row = ("--json-row", str(tmp_path / "row.json"))
+
+    known = pellucid(server, "predict", TREES_MODEL, *row, "--priority", "bulk", "--caller", "reports")
+    unknown = pellucid(server, "predict", TREES_MODEL, *row, "--priority", "urgent")
+
+    assert known.returncode == 0, known.stderr
+    assert unknown.returncode == 2
+    assert "no class 'urgent'" in unknown.stderr
+
+
 def test_the_command_says_what_is_wrong_and_exits_with_two(server: Server, cat_file: Path) -> None:
     done = pellucid(server, "attribute", PICTURE_MODEL, str(cat_file), "--method", "salience")
 
