@@ -4,9 +4,9 @@ Jobs side by side fill device batches together, which is what they are side by s
 jobs do not get more done: each takes longer, until all of them outlive their deadlines and the device has worked for
 nobody. So the limit follows what completed jobs tell. A job's stretch is how much longer it stayed in its place than
 the quickest of its kind, row for row; jobs side by side divided by their stretch are those that the device really did
-at once, and twice as many are allowed, to see whether it could do more. Where stays are short the limit is what keeps
-them so, as nobody is hurt by that. A job whose deadline passes in its place is a loss: the limit falls by a fifth, and
-comes back as jobs are done.
+at once, and half as many more are allowed, to see whether it could do more. Where stays are short the limit is what
+keeps them so, as nobody is hurt by that. A job whose deadline passes in its place is a loss: the limit falls by a
+fifth, and comes back as jobs are done.
 
 Source: after Brakmo and Peterson, "TCP Vegas: End to End Congestion Avoidance on a Global Internet", IEEE Journal on
 Selected Areas in Communications 13(8), 1995, which compares round-trip times with the least one alike.
@@ -24,9 +24,9 @@ _LEAST = 2
 """Fewer would leave the device without work between two jobs."""
 
 _LOSS = 0.8
-_RECOVERY = 1.05
+_RECOVERY = 1.01
 
-_GROWTH = 2.0
+_GROWTH = 1.5
 
 _SHORT_SECONDS = 0.5
 """Stay up to which more jobs are welcome, whatever they gain."""
@@ -52,6 +52,7 @@ class Crowding:
         self._restraint = 1.0
         self._placed = 0
         self._quickest: dict[str, float] = {}
+        self._alone_seconds: dict[str, float] = {}
         # Sums over completed jobs, each weighed by the time that it should have taken alone.
         self._alone = self._stays = self._beside = self._gain = 0.0
 
@@ -74,7 +75,7 @@ class Crowding:
         """Note that the deadline of a job passed in its place; it leaves it separately."""
         self._restraint = max(_LOSS * self._restraint, 1 / self._places)
 
-    def leave(self, kind: str, rows: int, seconds: float, *, beside: int, counted: bool) -> None:
+    def leave(self, kind: str, rows: int, seconds: float, *, weight: int, beside: int, counted: bool) -> None:
         """Note a job that left its place.
 
         Parameters
@@ -82,7 +83,9 @@ class Crowding:
         kind
             What it has in common with jobs whose rows take as long: its model and methods.
         rows, seconds
-            Its evaluation rows, and how long it stayed.
+            Rows evaluated for it, and how long it stayed.
+        weight
+            The rows that it was taken to need beforehand.
         beside
             Jobs in places when it got its own, itself included.
         counted
@@ -97,8 +100,11 @@ class Crowding:
         if seconds / rows < quickest:
             if len(self._quickest) >= _MOST_KINDS:
                 self._quickest.clear()
+                self._alone_seconds.clear()
             self._quickest[kind] = quickest = seconds / rows
         alone = quickest * rows
+        before = self._alone_seconds.get(kind, alone / weight)
+        self._alone_seconds[kind] = _MEMORY * before + (1 - _MEMORY) * alone / weight
         self._alone = _MEMORY * self._alone + alone
         self._stays = _MEMORY * self._stays + alone * seconds
         self._beside = _MEMORY * self._beside + alone * around
@@ -107,9 +113,9 @@ class Crowding:
         harmless = self._beside / self._stays * _SHORT_SECONDS
         self._limit = min(self._places, max(_LEAST, math.ceil(max(useful, harmless))))
 
-    def stay_seconds(self, kind: str, rows: int) -> float:
+    def stay_seconds(self, kind: str, weight: int) -> float:
         """Return how long a job should stay in its place at the present crowd; 0 if there is no telling."""
-        if not self._gain or kind not in self._quickest:
+        if not self._gain or kind not in self._alone_seconds:
             return 0.0
         # Jobs side by side over those really done at once is the stretch of late.
-        return self._quickest[kind] * rows * max(1.0, self._beside / self._gain)
+        return self._alone_seconds[kind] * weight * max(1.0, self._beside / self._gain)

@@ -145,6 +145,11 @@ class Dispatcher:
             queue.remove(ticket)
             ticket.fail(fatal_error())
             return
+        late = queue.too_late(ticket, time.monotonic())
+        if late is not None:
+            queue.remove(ticket)
+            ticket.fail(late)
+            return
         queue.place(ticket)
         ticket.sent = time.monotonic()
         try:

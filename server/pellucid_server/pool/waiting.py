@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from pellucid_server.config import ClassConfig
-from pellucid_server.errors import OverloadedError
+from pellucid_server.errors import OverloadedError, TimedOutError
 from pellucid_server.pool.crowding import Crowding
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pace import Pace
@@ -97,6 +97,19 @@ class ClassQueue:
         if expected is not None and ticket.deadline is not None:
             self._check_deadline(ticket, expected, ticket.deadline - now)
 
+    def too_late(self, ticket: Ticket, now: float) -> TimedOutError | None:
+        """Return why a job that waited is not begun any more, or None: its deadline leaves less time than it takes."""
+        if ticket.deadline is None or ticket.line is None:
+            return None
+        needed, left = self._crowding.stay_seconds(ticket.kind, ticket.rows), ticket.deadline - now
+        if needed <= left:
+            return None
+        text = (
+            f"When the request's turn came, its deadline left {max(left, 0.0):.3g} s, and it takes about "
+            f"{needed:.3g} s; allow more time, or send it again when less is asked of the server."
+        )
+        return TimedOutError(text, stage="refused", needed_seconds=f"{needed:.3f}")
+
     def add(self, ticket: Ticket) -> None:
         """Let a job wait behind its caller's others."""
         caller = self._caller(ticket.caller)
@@ -165,7 +178,9 @@ class ClassQueue:
         if not answered and ticket.deadline is not None and now >= ticket.deadline:
             self._crowding.lose()
         self._pace.leave(ticket.rows, seconds, counted=answered or rows > 0)
-        self._crowding.leave(ticket.kind, max(rows, 1), seconds, beside=ticket.beside, counted=answered)
+        self._crowding.leave(
+            ticket.kind, max(rows, 1), seconds, weight=ticket.rows, beside=ticket.beside, counted=answered
+        )
         caller = self._callers[ticket.caller]
         caller.running -= 1
         if caller.line and not caller.running:

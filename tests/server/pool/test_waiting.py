@@ -409,3 +409,15 @@ class Waiting(RuleBasedStateMachine):
 
 TestWaiting = Waiting.TestCase
 TestWaiting.settings = settings(max_examples=60, stateful_step_count=60, deadline=None, derandomize=True)
+
+
+def test_a_job_that_waited_too_long_to_be_done_in_time_is_not_begun(make_queue, ticket):
+    # Jobs of this kind take 2 s.
+    queue, done = make_queue(), ticket(10)
+    place(queue, done)
+    queue.release(done, now=2.0, rows=10, answered=True)
+    late, early = ticket(10, deadline=101.9), ticket(10, deadline=102.1)
+    wait(queue, late, early)
+
+    assert "takes about 2 s" in queue.too_late(late, 100.0).message
+    assert queue.too_late(early, 100.0) is None
