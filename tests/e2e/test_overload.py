@@ -47,7 +47,9 @@ def narrow_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def wide_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
-    with serve_with_points(models, tmp_path_factory.mktemp("wide")) as held:
+    # Chunks far shorter than a request, so that requests end in an order.
+    settings = {"PELLUCID_WORKER__CHUNK_SECONDS": "0.002"}
+    with serve_with_points(models, tmp_path_factory.mktemp("wide"), settings) as held:
         yield held
 
 
@@ -94,6 +96,15 @@ def wait_for_waiting(server: Server, count: int) -> None:
 def wait_for_placed(server: Server, count: int) -> None:
     wait_until(
         lambda: counters(server).total("pellucid_jobs_pending") == count, seconds=LONG_SECONDS, what=f"{count} run"
+    )
+
+
+def wait_for_taken(server: Server, count: int) -> None:
+    names = ("pellucid_jobs_pending", "pellucid_queue_jobs")
+    wait_until(
+        lambda: sum(counters(server).total(name) for name in names) == count,
+        seconds=LONG_SECONDS,
+        what=f"{count} run or wait",
     )
 
 
@@ -189,9 +200,9 @@ def test_a_caller_of_many_long_requests_does_not_hold_up_the_one_of_another(wide
     many = 32
     points.arm("chunk", HOLD)
     calls = [ask(server, work(2048), f"many-{number}", caller="ada") for number in range(many)]
-    wait_for_placed(server, many)
+    wait_for_taken(server, many)
     calls.append(ask(server, work(2048), "single", caller="grace"))
-    wait_for_placed(server, many + 1)
+    wait_for_taken(server, many + 1)
 
     points.release()
 
