@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -32,6 +33,21 @@ class Handler:
         self.arrived.set()
         self.cancelled.wait(SECONDS)
         return attribute_message(table_attribution())
+
+
+class Stillness:
+    """Whether nothing has woken a process's main thread while it was looked at for 20 times."""
+
+    def __init__(self, pid):
+        self._status = Path(f"/proc/{pid}/status")
+        self._seen, self._times = "", 0
+
+    def __call__(self):
+        lines = self._status.read_text().splitlines()
+        seen = " ".join(line for line in lines if line.startswith(("State", "voluntary", "nonvoluntary")))
+        self._times = self._times + 1 if seen == self._seen else 0
+        self._seen = seen
+        return self._times >= 20 and "sleeping" in seen
 
 
 @pytest.fixture
@@ -150,6 +166,8 @@ def test_a_closed_client_says_that_it_is(client, ask):
 def test_ctrl_c_ends_a_call_and_its_work_on_the_server(server, handler):
     with _calling(server.address) as process:
         assert handler.arrived.wait(SECONDS)
+        # In its first moment, before gRPC has returned it to anybody, a call cannot be cancelled.
+        _wait_for(Stillness(process.pid))
 
         process.send_signal(signal.SIGINT)
 
