@@ -172,10 +172,11 @@ class Pool:
         priority = self._class(job, priority)
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
-        self._check_open()
         dispatcher = self._dispatcher
+        # Before all else: whoever is told to come back later does.
         if dispatcher.fatal.knows(job):
             raise fatal_error()
+        self._check_open()
         ticket = self._ticket(job, priority, caller, deadline_seconds, on_progress)
         timer = None
         if deadline_seconds is not None:
