@@ -90,8 +90,7 @@ class AsyncClient:
             top_k=top_k,
             explanations=explanations,
         )
-        default = calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS
-        return await self._run(flow, timeout, default, priority)
+        return await self._run(flow, timeout, calls.predict_seconds(explanations), priority)
 
     async def attribute(
         self,

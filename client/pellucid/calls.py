@@ -46,6 +46,8 @@ MOST_MESSAGE_BYTES = 64 * 1024 * 1024
 _MOST_TOP = (1 << 31) - 1
 _MOST_WHOLE = (1 << 63) - 1
 
+_EXPLANATION_WORDS = "methods' names and specifications"
+
 _EXPLANATIONS = "/pellucid.v1.ExplanationService/"
 _MODELS = "/pellucid.v1.ModelService/"
 
@@ -147,6 +149,17 @@ def methods() -> Flow[tuple[catalogue.Method, ...]]:
         return catalogue.read_methods(found)
 
 
+def predict_seconds(explanations: Sequence[str | ExplanationSpec]) -> float:
+    """Return the deadline of a prediction, unless the caller sets another: longer where it is explained.
+
+    Raises
+    ------
+    InvalidRequestError
+        The explanations are no list.
+    """
+    return ATTRIBUTE_SECONDS if checked_list(explanations, "explanations", _EXPLANATION_WORDS) else PREDICT_SECONDS
+
+
 def predict(
     signatures: Signatures,
     name: str,
@@ -159,7 +172,7 @@ def predict(
 ) -> Flow[Prediction]:
     """Predict, and explain beside it."""
     named = checked_list(outputs, "outputs", "outputs' names")
-    asked = checked_list(explanations, "explanations", "methods' names and specifications")
+    asked = checked_list(explanations, "explanations", _EXPLANATION_WORDS)
     specs = [_spec(each, f"explanations[{number}]") for number, each in enumerate(asked)]
     described = yield from signatures.get(name, version)
     sent = read_inputs(described, inputs)

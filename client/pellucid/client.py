@@ -148,8 +148,7 @@ class Client:
             top_k=top_k,
             explanations=explanations,
         )
-        default = calls.ATTRIBUTE_SECONDS if explanations else calls.PREDICT_SECONDS
-        return self._run(flow, timeout, default, priority)
+        return self._run(flow, timeout, calls.predict_seconds(explanations), priority)
 
     def attribute(
         self,

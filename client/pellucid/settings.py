@@ -7,7 +7,15 @@ from typing import Any
 
 import grpc
 
-from pellucid.checks import checked_flag, checked_mapping, checked_number, checked_printable, checked_whole, shortened
+from pellucid.checks import (
+    checked_flag,
+    checked_mapping,
+    checked_number,
+    checked_printable,
+    checked_text,
+    checked_whole,
+    shortened,
+)
 from pellucid.errors import invalid
 from pellucid.retries import MOST_RETRIES, RetryPolicy
 
@@ -120,9 +128,11 @@ def check_channel(credentials: Any, options: Any) -> None:
         raise invalid("credentials", what)
     given = {} if options is None else options
     for name, value in checked_mapping(given, "options", "values by option").items():
-        fits = -_INT_OPTION <= value < _INT_OPTION if isinstance(value, int) else isinstance(value, str | bytes)
-        if not fits:
-            raise invalid(f"options[{name!r}]", f"is {shortened(value)}; it must be a text or an integer of 32 bits")
+        where = f"options[{name!r}]"
+        if isinstance(value, str):
+            checked_text(value, where)
+        elif not (isinstance(value, bytes) or (isinstance(value, int) and -_INT_OPTION <= value < _INT_OPTION)):
+            raise invalid(where, f"is {shortened(value)}; it must be a text or an integer of 32 bits")
 
 
 def _metadata(given: Any) -> dict[str, str | bytes]:

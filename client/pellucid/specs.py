@@ -159,8 +159,10 @@ def _outcome(element: Any, where: str) -> explanation_pb2.Outcome:
     if not all(isinstance(part, int | np.integer) and not isinstance(part, bool) for part in index):
         what = "it must be an index, a label or a tuple with an index for each axis"
         raise invalid(where, f"is {_elements(index)}; {what}")
-    if not all(0 <= part < 1 << 63 for part in index):
+    if any(part < 0 for part in index):
         raise invalid(where, f"is {_elements(index)}; an index is counted from 0 and is never negative")
+    if any(part >= 1 << 63 for part in index):
+        raise invalid(where, f"is {_elements(index)}; an index must fit 64 bits")
     return explanation_pb2.Outcome(index=[int(part) for part in index])
 
 

@@ -79,6 +79,10 @@ WRONG = {
     "credentials of another type": ({"credentials": "secret"}, "credentials is of type str; grpc.ssl_channel"),
     "options as a list": ({"options": [("a", 1)]}, "options is of type list; it must be a dict of values by option"),
     "option of another type": ({"options": {"grpc.a": 1.5}}, r"options\['grpc.a'\] is 1.5; it must be a text or an"),
+    "option of half a character": (
+        {"options": {"grpc.a": HALF}},
+        r"options\['grpc.a'\] is .*; half of a surrogate pair",
+    ),
     "large option": ({"options": {"grpc.a": 1 << 31}}, r"options\['grpc.a'\] is 2147483648; it must be"),
 }
 
@@ -127,9 +131,18 @@ ASKED = {
         lambda client: client.predict("table", ROW, explanations="saliency"),
         "explanations is 'saliency'; it must be a list of methods' names",
     ),
+    "explanations in an array": (
+        lambda client: client.predict("table", ROW, explanations=np.array(["saliency", "occlusion"])),
+        "explanations is of type ndarray; it must be a list of methods' names",
+    ),
     "an explanation": (
         lambda client: client.predict("table", ROW, explanations=["a", 7]),
         r"explanations\[1\] is 7; it must be a method's name or an ExplanationSpec",
+    ),
+    "index below 0": (lambda client: client.attribute("table", ROW, target=-1), "target is -1; an index is counted"),
+    "large index": (
+        lambda client: client.attribute("table", ROW, target=1 << 63),
+        "target is 9223.*; an index must fit",
     ),
     "specification": (lambda client: client.attribute_rows("table", ROW, 7), "spec is 7; it must be a method's name"),
     "method": (lambda client: client.attribute("table", ROW, 7), "method is of type int; it must be a text"),

@@ -123,7 +123,7 @@ def test_seed_tolerance_and_format_are_typed():
         ({"target": "\ud800"}, "target is .*; half of a surrogate pair is no character"),
         ({"target": [0, "cat"]}, r"target is \(0, 'cat'\); it must be an index, a label or a tuple"),
         ({"target": {}}, "target is of type dict; it must be an index"),
-        ({"target": 10**5000}, "target is a whole number of 16610 bits; an index is counted from 0"),
+        ({"target": 10**5000}, "target is a whole number of 16610 bits; an index must fit 64 bits"),
         ({"output": 3}, "output is of type int; it must be a text"),
         ({"space": ["logits"]}, "space is of type list; it must be one of 'logits'"),
         ({"dtype": np.float16}, "dtype is of type type; it must be one of 'float32'"),
