@@ -1,5 +1,6 @@
 """The `pellucid` command, against a server with written replies."""
 
+import io
 import json
 
 import grpc
@@ -334,6 +335,55 @@ def test_a_json_row_that_is_none_is_told_by_its_place(pellucid, tmp_path):
 
     assert result.exit_code == 2
     assert "is no JSON from line 1, column 9 on" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (b'{"colour": "ros\xe9"}', "is no text in UTF-8; it must be JSON, in UTF-8"),
+        (b"[" * 100_000, "is nested too deep, or has a number of too many digits"),
+        (b'{"age": ' + b"9" * 5000 + b"}", "is nested too deep, or has a number of too many digits"),
+    ],
+    ids=["latin", "deep", "long"],
+)
+def test_json_that_cannot_be_read_is_the_callers_mistake_in_a_file_and_from_stdin(pellucid, tmp_path, text, right):
+    (tmp_path / "row.json").write_bytes(text)
+
+    results = [
+        pellucid("predict", "table", "--json-row", tmp_path / "row.json"),
+        pellucid("predict", "table", "--json-row", "-", input=text),
+    ]
+
+    assert [result.exit_code for result in results] == [2, 2]
+    assert all(right in result.stderr and result.stderr.count("\n") == 1 for result in results)
+
+
+def _array_of(shape):
+    """Write the head of an array's file, and no element."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b"PK\x03\x04", _array_of((1, 2, 3)), _array_of((1 << 45,)), _array_of((1 << 70,))],
+    ids=["empty", "text", "archive", "cut", "beyond memory", "beyond counting"],
+)
+def test_a_file_that_holds_no_array_is_the_callers_mistake(pellucid, server, tmp_path, data):
+    (tmp_path / "x.npy").write_bytes(data)
+
+    result = pellucid("predict", "numbers", tmp_path / "x.npy")
+
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: FILE {tmp_path / 'x.npy'} is no array that numpy.save has written.\n"
+    assert not server.requests["Predict"]
+
+
+def test_more_digits_than_an_index_has_are_a_label(pellucid, server):
+    pellucid("attribute", "table", *ROW, "--target", "9" * 5000)
+
+    assert server.requests["Attribute"][0].explanation.target.outcome.label == "9" * 5000
 
 
 def test_no_server_is_a_line_and_exit_code_1(pellucid, free_address):

@@ -275,20 +275,26 @@ def _inputs(model: Model, files: list[Path] | None, row: list[str] | None, json_
 
 
 def _json(path: Path) -> Any:
-    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     try:
-        return json.loads(text)
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise invalid("--json-row", f"{path} is no text in UTF-8; it must be JSON, in UTF-8") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise invalid(
             "--json-row", f"{path} is no JSON from {place} on; it must be an object or a list of such"
         ) from error
+    except (ValueError, RecursionError) as error:
+        what = "is nested too deep, or has a number of too many digits; it must be an object or a list of such"
+        raise invalid("--json-row", f"{path} {what}") from error
 
 
 def _array(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except ValueError as error:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, OverflowError, MemoryError) as error:
+        # Its head may tell of more elements than there are, or than fit the memory.
         raise invalid("FILE", f"{path} is no array that numpy.save has written") from error
 
 

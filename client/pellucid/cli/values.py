@@ -13,7 +13,8 @@ from pellucid.results import Attribution, Prediction
 from pellucid.specs import Element
 from pellucid.tensors import Array
 
-_INDICES = re.compile(r"\s*-?[0-9]+\s*(,\s*-?[0-9]+\s*)*")
+# More digits than the largest index has are a label's.
+_INDICES = re.compile(r"\s*-?[0-9]{1,19}\s*(,\s*-?[0-9]{1,19}\s*)*")
 
 T = TypeVar("T")
 
