@@ -213,7 +213,8 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None)
     """
     call: Any = error
     code, text = call.code(), call.details() or ""
-    trailing = dict(call.trailing_metadata() or ())
+    # Pair by pair: by their `keys`, from which dict() would go, the metadata of older grpc.aio cannot be looked up.
+    trailing = dict(tuple(call.trailing_metadata() or ()))
     found: dict[str, Any] = {"request_id": _text(trailing.get(_ID_KEY))} | _pushback(trailing.get(_PUSHBACK_KEY))
     try:
         status = rpc_status.from_call(call)

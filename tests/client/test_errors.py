@@ -161,6 +161,33 @@ def test_unreadable_details_leave_the_status(client, server):
         client.predict("table", ROW)
 
 
+class OldMetadata(grpc.aio.Metadata):
+    """As that of grpc.aio 1.71, whose keys are pairs."""
+
+    def keys(self):
+        return list(self)
+
+
+class OldError(grpc.RpcError):
+    """A refusal as grpc.aio 1.71 raises it."""
+
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "no worker"
+
+    def trailing_metadata(self):
+        return OldMetadata(("x-request-id", "r-1"), ("grpc-retry-pushback-ms", "250"))
+
+
+def test_the_metadata_of_older_grpc_is_read_too():
+    error = errors.from_rpc_error(OldError(), address="localhost:1", timeout=1)
+
+    assert type(error) is errors.UnavailableError
+    assert (error.request_id, error.retry_after_seconds, error.retriable) == ("r-1", 0.25, True)
+
+
 def test_a_bugs_message_has_the_request_id_to_report():
     error = errors.PellucidError("internal error", request_id="r-1")
 
