@@ -33,6 +33,9 @@ _SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 
 _ENDLESS_SECONDS = 1e9
 
+_NOTICE_SECONDS = 0.25
+"""Time in which a stopping server still takes calls, to refuse them: those on their way would be CANCELLED by gRPC."""
+
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
 
@@ -131,12 +134,16 @@ class App:
         self._hurried.set()
 
     async def _drain(self, server: grpc.aio.Server, grace_seconds: float) -> None:
-        """Refuse new connections at once; end when the last request is answered, at the latest after the grace."""
+        """Refuse new work, then new connections; end with the last request, at the latest after the grace."""
+        hurried = asyncio.create_task(self._hurried.wait())
+        notice_seconds = min(_NOTICE_SECONDS, grace_seconds)
+        await asyncio.wait({hurried}, timeout=notice_seconds)
         # gRPC's own grace would always be used up, by health watchers, whose streams stay open for ever. And its end
         # must not meet the second stop: one of the two would then touch the server that the other has freed.
         stopping = asyncio.create_task(server.stop(_ENDLESS_SECONDS))
-        ends = {asyncio.create_task(self._boundary.idle()), asyncio.create_task(self._hurried.wait())}
-        await asyncio.wait({stopping, *ends}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        ends = {asyncio.create_task(self._boundary.idle()), hurried}
+        left_seconds = grace_seconds - notice_seconds
+        await asyncio.wait({stopping, *ends}, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
         await self._tell_the_last()
         for end in ends:
             end.cancel()

@@ -196,6 +196,19 @@ async def test_a_running_request_ends_within_the_grace(make_app, tmp_path):
     assert states == [STATES.SERVING, STATES.NOT_SERVING]
 
 
+async def test_requests_on_their_way_at_a_stop_are_answered_or_refused_and_not_cancelled(make_app):
+    app = make_app()
+    await app.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        await predict(channel, "echo", timeout=60)
+        calls = [predict(channel, "echo", timeout=60) for _ in range(50)]
+
+        await app.stop(grace_seconds=60)
+
+        codes = {await call.code() for call in calls}
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+
+
 async def test_a_request_that_outlasts_the_grace_is_given_up(make_app, tmp_path):
     app = make_app()
     await app.start()
