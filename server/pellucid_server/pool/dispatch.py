@@ -154,7 +154,7 @@ class Dispatcher:
         ticket.sent = time.monotonic()
         try:
             worker.send(ticket)
-        except TypeError as error:
+        except Exception as error:  # noqa: BLE001 - a job that has no frame, for want of memory too, must keep no place
             queue.release(ticket, now=ticket.sent)
             if not ticket.answer.done():
                 ticket.answer.set_exception(error)

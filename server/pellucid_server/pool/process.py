@@ -1,6 +1,7 @@
 """One life of a worker process: from its launch to its end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -110,7 +111,8 @@ class WorkerProcess:
             raise WorkerStartError(f"A worker for {settings.device} cannot be started: {error.strerror}.") from error
         except asyncio.CancelledError:
             # The thread goes on and would leave a process that nobody owns.
-            (await spawning).discard()
+            with contextlib.suppress(OSError):
+                (await spawning).discard()
             raise
         try:
             worker = cls(spawned, on_message)

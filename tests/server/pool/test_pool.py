@@ -94,6 +94,21 @@ async def test_a_job_that_cannot_be_sent_is_a_bug_and_leaves_no_place_taken(pool
     assert (await answer(pool, "echo")).tolist() == [0.0]
 
 
+async def test_a_waiting_job_that_has_no_frame_fails_alone(make_pool, diary):
+    pool = make_pool(places=1)
+    await pool.start()
+    ahead = await sent(pool, 2)
+    waiting = asyncio.create_task(pool.run(replace(job("echo"), outputs=("\ud800",))))
+    await asyncio.sleep(0)
+
+    await end(ahead)
+
+    with pytest.raises(UnicodeEncodeError):
+        await waiting
+    assert (await answer(pool, "echo")).tolist() == [0.0]
+    assert (pool.pending, diary.losses) == (0, [])
+
+
 async def test_progress_is_passed_on(pool):
     shares = []
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pellucid_server.config import PoolConfig
 from pellucid_server.errors import UnavailableError
-from pellucid_server.pool.process import WorkerStartError
+from pellucid_server.jobs import WorkerSettings
+from pellucid_server.pool.process import Launcher, WorkerProcess, WorkerStartError
 from server.pool.conftest import COMMAND, Health, answer, job, sent
 
 
@@ -175,6 +176,17 @@ async def test_a_start_that_is_cancelled_leaves_no_process(make_pool):
 
     assert isinstance((await asyncio.gather(start, return_exceptions=True))[0], asyncio.CancelledError)
     assert children() <= before
+
+
+async def test_a_launch_that_is_cancelled_ends_so_though_it_fails():
+    settings = WorkerSettings("cpu", "", 1, 0.05, 1 << 28)
+    launch = asyncio.create_task(WorkerProcess.launch(Launcher({}, ("/no/such/command",)), settings, print))
+    await asyncio.sleep(0)
+
+    launch.cancel()
+
+    # A keeper that met the failure in its place would go on, and whoever closes the worker wait for it for ever.
+    assert isinstance((await asyncio.gather(launch, return_exceptions=True))[0], asyncio.CancelledError)
 
 
 async def test_a_process_that_cannot_be_told_its_settings_is_not_left_behind(make_pool):
