@@ -117,5 +117,7 @@ class Crowding:
         """Return how long a job should stay in its place at the present crowd; 0 if there is no telling."""
         if not self._gain or kind not in self._alone_seconds:
             return 0.0
-        # Jobs side by side over those really done at once is the stretch of late.
-        return self._alone_seconds[kind] * weight * max(1.0, self._beside / self._gain)
+        # Jobs side by side over those really done at once is the stretch of late; but no job takes longer than one
+        # after the other with those in places, whatever kinds of jobs were about before.
+        stretch = min(self._beside / self._gain, self._placed / self._workers + 1)
+        return self._alone_seconds[kind] * weight * max(1.0, stretch)

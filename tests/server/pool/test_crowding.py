@@ -120,3 +120,14 @@ def test_places_come_back_as_jobs_are_done():
         crowding.lose()
 
     assert steady(crowding, lambda jobs: 0.001 * jobs, rounds=600) == 64
+
+
+def test_a_stay_is_never_foretold_longer_than_one_after_the_other_with_those_in_places():
+    crowding = Crowding(64, 1)
+    crowding.leave("m/ig", 50, 3.0, weight=50, beside=crowding.enter(), counted=True)
+    # The same rows, but of texts thirty times as long.
+    for _ in range(50):
+        crowding.leave("m/ig", 50, 90.0, weight=50, beside=crowding.enter(), counted=True)
+    crowding.enter()
+
+    assert crowding.stay_seconds("m/ig", 50) == pytest.approx(6.0)
