@@ -3,16 +3,17 @@
 Jobs side by side fill device batches together, which is what they are side by side for. Once batches are full, more
 jobs do not get more done: each takes longer, until all of them outlive their deadlines and the device has worked for
 nobody. So the limit follows what completed jobs tell. A job's stretch is how much longer it stayed in its place than
-the quickest of its kind, row for row; jobs side by side divided by their stretch are those that the device really did
-at once, and half as many more are allowed, to see whether it could do more. Where stays are short the limit is what
-keeps them so, as nobody is hurt by that. A job whose deadline passes in its place is a loss: the limit falls by a
-fifth, and comes back as jobs are done.
+its kind does on a quiet worker, row for row; jobs side by side divided by their stretch are those that the device
+really did at once, and half as many more are allowed, to see whether it could do more. Where stays are short the
+limit is what keeps them so, as nobody is hurt by that. A job whose deadline passes in its place is a loss: the limit
+falls by a fifth, and comes back as jobs are done.
 
 Source: after Brakmo and Peterson, "TCP Vegas: End to End Congestion Avoidance on a Global Internet", IEEE Journal on
-Selected Areas in Communications 13(8), 1995, which compares round-trip times with the least one alike.
+Selected Areas in Communications 13(8), 1995, which compares round-trip times with that of a quiet network alike.
 """
 
 import math
+from dataclasses import dataclass
 
 _MEMORY = 0.9
 """Weight of the past in the running means, at each job."""
@@ -31,7 +32,24 @@ _GROWTH = 1.5
 _SHORT_SECONDS = 0.5
 """Stay up to which more jobs are welcome, whatever they gain."""
 
+_FORGETTING = 0.01
+"""What a job tells of a quiet worker where none is quieter, as callers without a place are there beyond the least
+limit: else a class with many callers would stay at it for ever if one of them was quick by chance."""
+
 _MOST_KINDS = 4096
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Seconds that an evaluated row of one kind of job takes."""
+
+    quiet: float
+    """On a quiet worker: the mean of jobs that had one beside them at most. Until there is such a job, and where those
+    were slow by chance, the least that `lately` has been."""
+    lately: float
+    """In the mean of the last jobs, at whatever crowd."""
+    share: float
+    """Rows that are evaluated for each that a job was taken to need, in the mean of the last jobs."""
 
 
 class Crowding:
@@ -50,9 +68,9 @@ class Crowding:
         self._workers = workers
         self._limit = min(_FIRST, places)
         self._restraint = 1.0
+        self._restrained = -math.inf
         self._placed = 0
-        self._quickest: dict[str, float] = {}
-        self._alone_seconds: dict[str, float] = {}
+        self._paces: dict[str, _Pace] = {}
         # Sums over completed jobs, each weighed by the time that it should have taken alone.
         self._alone = self._stays = self._beside = self._gain = 0.0
 
@@ -71,9 +89,12 @@ class Crowding:
         self._placed += 1
         return self._placed
 
-    def lose(self) -> None:
-        """Note that the deadline of a job passed in its place; it leaves it separately."""
-        self._restraint = max(_LOSS * self._restraint, 1 / self._places)
+    def lose(self, entered: float, now: float) -> None:
+        """Note that the deadline of a job passed in its place, which it got at `entered`; it leaves it separately."""
+        # Jobs that were there before the limit last fell, and so could not heed it, tell nothing new.
+        if entered >= self._restrained:
+            self._restraint = max(_LOSS * self._restraint, 1 / self._places)
+            self._restrained = now
 
     def leave(self, kind: str, rows: int, seconds: float, *, weight: int, beside: int, counted: bool) -> None:
         """Note a job that left its place.
@@ -96,28 +117,35 @@ class Crowding:
         if not counted or seconds <= 0:
             return
         self._restraint = min(1.0, _RECOVERY * self._restraint)
-        quickest = self._quickest.get(kind, math.inf)
-        if seconds / rows < quickest:
-            if len(self._quickest) >= _MOST_KINDS:
-                self._quickest.clear()
-                self._alone_seconds.clear()
-            self._quickest[kind] = quickest = seconds / rows
-        alone = quickest * rows
-        before = self._alone_seconds.get(kind, alone / weight)
-        self._alone_seconds[kind] = _MEMORY * before + (1 - _MEMORY) * alone / weight
+        alone = rows * self._learn(kind, seconds / rows, rows / weight, around)
         self._alone = _MEMORY * self._alone + alone
         self._stays = _MEMORY * self._stays + alone * seconds
         self._beside = _MEMORY * self._beside + alone * around
-        self._gain = _MEMORY * self._gain + alone * around * alone / seconds
+        self._gain = _MEMORY * self._gain + alone * around * min(1.0, alone / seconds)
         useful = _GROWTH * self._gain / self._alone
         harmless = self._beside / self._stays * _SHORT_SECONDS
         self._limit = min(self._places, max(_LEAST, math.ceil(max(useful, harmless))))
 
     def stay_seconds(self, kind: str, weight: int) -> float:
         """Return how long a job should stay in its place at the present crowd; 0 if there is no telling."""
-        if not self._gain or kind not in self._alone_seconds:
+        pace = self._paces.get(kind)
+        if pace is None:
             return 0.0
-        # Jobs side by side over those really done at once is the stretch of late; but no job takes longer than one
-        # after the other with those in places, whatever kinds of jobs were about before.
-        stretch = min(self._beside / self._gain, self._placed / self._workers + 1)
-        return self._alone_seconds[kind] * weight * max(1.0, stretch)
+        # No job takes longer than one after the other with those in places.
+        return weight * pace.share * min(pace.lately, pace.quiet * (self._placed / self._workers + 1))
+
+    def _learn(self, kind: str, row_seconds: float, share: float, around: float) -> float:
+        """Return what a row takes on a quiet worker, by a job that is done and those before it."""
+        pace = self._paces.get(kind)
+        if pace is None:
+            if len(self._paces) >= _MOST_KINDS:
+                self._paces.clear()
+            pace = self._paces[kind] = _Pace(row_seconds, row_seconds, share)
+        pace.lately += (1 - _MEMORY) * (row_seconds - pace.lately)
+        pace.share += (1 - _MEMORY) * (share - pace.share)
+        if around <= _LEAST:
+            pace.quiet += (1 - _MEMORY) * (row_seconds - pace.quiet)
+        elif self._limit <= _LEAST:
+            pace.quiet += _FORGETTING * (row_seconds - pace.quiet)
+        pace.quiet = min(pace.quiet, pace.lately)
+        return pace.quiet

@@ -63,6 +63,8 @@ class Dispatcher:
     def worker_for(self, ticket: Ticket) -> SupervisedWorker | None:
         """Return the worker that has a place for a new job now, if one has."""
         queue = self.queues[ticket.priority]
+        if not queue.holds(ticket):
+            return None
         return self._routing.worker(ticket, running=queue.running(ticket.caller), places=queue.places)
 
     def take(self, ticket: Ticket, worker: SupervisedWorker | None) -> None:
@@ -108,7 +110,7 @@ class Dispatcher:
         """Take the answer to a job (called by a worker)."""
         queue = self.queues[ticket.priority]
         rows = done.timing.rows_forward + done.timing.rows_backward
-        queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None)
+        queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None, ended=True)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
         else:

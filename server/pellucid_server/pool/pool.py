@@ -22,7 +22,7 @@ from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher
 from pellucid_server.pool.supervised import SupervisedWorker
 from pellucid_server.pool.ticket import OnProgress, Ticket
-from pellucid_server.pool.weights import Weights, kind
+from pellucid_server.pool.weights import Weights, kind, size_bytes
 
 _NAME_LENGTH = 40
 
@@ -236,6 +236,7 @@ class Pool:
             on_progress,
             asyncio.get_running_loop().create_future(),
             kind(job),
+            size_bytes=size_bytes(job),
         )
 
     async def _hold(self, ticket: Ticket) -> None:

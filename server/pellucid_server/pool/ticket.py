@@ -33,7 +33,7 @@ class Ticket:
     beside: int = 0
     """Jobs of its class in places when it got its own, itself included."""
     size_bytes: int = 0
-    """Bytes that it brought; known once it waits."""
+    """Bytes that it brought."""
     line: "OrderedDict[Ticket, None] | None" = None
     """Where it waits."""
     worker_job_id: int = 0

@@ -15,7 +15,6 @@ from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pace import Pace
 from pellucid_server.pool.ticket import Ticket
 from pellucid_server.pool.turns import Caller, Turns
-from pellucid_server.pool.weights import size_bytes
 
 _SOONEST_SECONDS = 0.05
 _UNKNOWN_SECONDS = 1.0
@@ -63,6 +62,7 @@ class ClassQueue:
         self._spread = spread
         self._pace = Pace()
         self._crowding = Crowding(places, workers)
+        self._placed_bytes = 0
         self._virtual = 0.0
         self._callers: dict[str, Caller] = {}
         self._lines = 0
@@ -73,6 +73,10 @@ class ClassQueue:
     def places(self) -> int:
         """Jobs that each worker has at once, as long as more would not get more done."""
         return self._crowding.limit
+
+    def holds(self, ticket: Ticket) -> bool:
+        """Tell whether the workers have room for a job's bytes; for one of any size if they have no other."""
+        return not self._placed_bytes or self._placed_bytes + ticket.size_bytes <= self._most_bytes
 
     def running(self, caller: str) -> int:
         """Return how many places a caller has."""
@@ -89,7 +93,6 @@ class ClassQueue:
         """
         expected = self._pace.seconds(self._rows_ahead(ticket))
         if self.jobs:
-            ticket.size_bytes = size_bytes(ticket.job)
             self._check_rows(ticket)
             self._check_bytes(ticket)
             if expected is not None:
@@ -116,7 +119,6 @@ class ClassQueue:
         if not caller.line:
             self._lines += 1
             caller.start = max(caller.start, self._virtual)
-        ticket.size_bytes = ticket.size_bytes or size_bytes(ticket.job)
         caller.waiting_rows += ticket.rows
         self._wait(ticket, caller.line)
         self._by_turn.add(caller)
@@ -125,7 +127,6 @@ class ClassQueue:
 
     def put_back(self, ticket: Ticket) -> None:
         """Let a job of a lost worker wait before all others."""
-        ticket.size_bytes = ticket.size_bytes or size_bytes(ticket.job)
         self._wait(ticket, self.suspects if ticket.suspect else self.returned)
 
     def remove(self, ticket: Ticket) -> None:
@@ -159,6 +160,7 @@ class ClassQueue:
         caller.running += 1
         start = caller.start if ticket.line is not None else max(caller.start, self._virtual)
         self.remove(ticket)
+        self._placed_bytes += ticket.size_bytes
         self._pace.enter(ticket.rows)
         ticket.beside = self._crowding.enter()
         if not ticket.losses:
@@ -166,21 +168,26 @@ class ClassQueue:
             self._virtual = max(self._virtual, start) + ticket.rows / len(self._callers)
             caller.start = start + ticket.rows
 
-    def release(self, ticket: Ticket, *, now: float, rows: int = 0, answered: bool = False) -> None:
+    def release(
+        self, ticket: Ticket, *, now: float, rows: int = 0, answered: bool = False, ended: bool = False
+    ) -> None:
         """Take a job's place back.
 
         Parameters
         ----------
         rows, answered
             Rows that were evaluated for it, and whether it ended with a result: what its time there tells of the pace.
+        ended
+            Whether the worker ended it, so that a deadline that has passed was missed there.
         """
         seconds = now - ticket.sent
-        if not answered and ticket.deadline is not None and now >= ticket.deadline:
-            self._crowding.lose()
+        if ended and not answered and ticket.deadline is not None and now >= ticket.deadline:
+            self._crowding.lose(ticket.sent, now)
         self._pace.leave(ticket.rows, seconds, counted=answered or rows > 0)
         self._crowding.leave(
             ticket.kind, max(rows, 1), seconds, weight=ticket.rows, beside=ticket.beside, counted=answered
         )
+        self._placed_bytes -= ticket.size_bytes
         caller = self._callers[ticket.caller]
         caller.running -= 1
         if caller.line and not caller.running:

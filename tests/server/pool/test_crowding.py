@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from pellucid_server.pool.crowding import Crowding
 
@@ -16,11 +17,11 @@ def steady(crowding, stay, *, rounds=200):
     return crowding.limit
 
 
-def test_a_device_that_one_job_fills_has_two_at_once():
+def test_a_device_that_one_job_fills_has_two_at_once_or_a_third_to_try():
     quiet = Crowding(64, 1)
     quiet.leave("m/ig", 50, 3.0, weight=50, beside=quiet.enter(), counted=True)
 
-    assert steady(quiet, lambda jobs: 3.0 * jobs) == 2
+    assert steady(quiet, lambda jobs: 3.0 * jobs) <= 3
 
 
 def test_a_device_that_sixteen_jobs_fill_has_no_fewer_at_once_and_at_most_half_as_many_more():
@@ -68,7 +69,7 @@ def test_several_workers_share_the_jobs():
             line.append(crowding.enter())
         crowding.leave("m/ig", 50, 3.0 * max(1.0, len(line) / 2), weight=50, beside=line.pop(0), counted=True)
 
-    assert crowding.limit == 2
+    assert crowding.limit <= 3
 
 
 def test_a_job_that_was_not_done_tells_nothing():
@@ -95,10 +96,10 @@ def test_a_stay_is_foretold_by_the_weight_beforehand_though_other_rows_were_eval
 def test_a_stay_is_foretold_by_rows_and_crowd():
     crowding = Crowding(64, 1)
     crowding.leave("m/ig", 50, 3.0, weight=50, beside=crowding.enter(), counted=True)
-    steady(crowding, lambda jobs: 3.0 * jobs)
+    limit = steady(crowding, lambda jobs: 3.0 * jobs)
 
-    # Alone 60 ms a row; two side by side take twice as long.
-    assert crowding.stay_seconds("m/ig", 100) == pytest.approx(12.0, rel=0.05)
+    # Alone 60 ms a row; two side by side take twice as long, and three thrice.
+    assert crowding.stay_seconds("m/ig", 100) == pytest.approx(6.0 * limit, rel=0.05)
     assert crowding.stay_seconds("m/unknown", 100) == 0.0
 
 
@@ -106,18 +107,80 @@ def test_a_device_that_was_never_quiet_has_at_most_half_as_many_more_jobs_as_wer
     assert steady(Crowding(64, 1), lambda jobs: 3.0 * jobs) <= 12
 
 
+def test_one_job_that_was_quick_by_chance_leaves_a_wide_device_its_places():
+    crowding = Crowding(64, 1)
+    crowding.leave("m/ig", 50, 3.0, weight=50, beside=crowding.enter(), counted=True)
+    steady(crowding, lambda jobs: 3.0)
+    crowding.leave("m/ig", 50, 0.05, weight=50, beside=crowding.enter(), counted=True)
+
+    assert steady(crowding, lambda jobs: 3.0) == 64
+
+
+@pytest.mark.parametrize("callers", [1, 2])
+def test_a_wide_device_whose_first_job_was_quick_by_chance_gets_its_places_back(callers):
+    # A class of many callers has up to twice its limit in places, so that no job is ever alone.
+    crowding = Crowding(64, 1)
+    crowding.leave("m/ig", 50, 0.05, weight=50, beside=crowding.enter(), counted=True)
+    line = []
+    for _ in range(600):
+        while len(line) < callers * crowding.limit:
+            line.append(crowding.enter())
+        crowding.leave("m/ig", 50, 3.0, weight=50, beside=line.pop(0), counted=True)
+
+    assert crowding.limit == 64
+
+
+def test_jobs_of_unequal_length_do_not_narrow_a_wide_device():
+    seed = 3
+    print("seed", seed)
+    lengths = np.random.default_rng(seed).uniform(0.5, 5.5, 2000)
+    stays = iter(lengths.tolist())
+
+    assert steady(Crowding(64, 1), lambda jobs: next(stays), rounds=2000) == 64
+
+
+def test_a_job_that_answered_early_under_a_crowd_does_not_pass_for_a_quick_one():
+    # The device does two jobs of 50 rows at once; each answers after 6 s with the rows that it has by then.
+    crowding = Crowding(64, 1)
+    crowding.leave("m/shap", 50, 3.0, weight=50, beside=crowding.enter(), counted=True)
+    line = []
+    for _ in range(200):
+        while len(line) < crowding.limit:
+            line.append(crowding.enter())
+        rows = max(1, round(100 * 2 / len(line)))
+        crowding.leave("m/shap", rows, 6.0, weight=100, beside=line.pop(0), counted=True)
+
+    assert crowding.limit <= 4
+
+
 def test_jobs_that_outlive_their_deadlines_leave_places_for_two():
     crowding = Crowding(64, 1)
-    for _ in range(20):
-        crowding.lose()
+    for moment in range(20):
+        crowding.lose(entered=moment, now=moment + 0.5)
 
     assert crowding.limit == 2
 
 
+def test_jobs_that_were_in_places_when_a_loss_was_noted_count_as_no_other():
+    crowding = Crowding(64, 1)
+    places = [crowding.enter() for _ in range(40)]
+    for beside in places:
+        crowding.leave("m/ig", 50, 0.001, weight=50, beside=beside, counted=True)
+    before = crowding.limit
+
+    # A hiccup of the machine: all that were there are late together.
+    for _ in range(40):
+        crowding.lose(entered=1.0, now=2.0)
+
+    assert (before, crowding.limit) == (64, 52)
+    crowding.lose(entered=2.5, now=3.0)
+    assert crowding.limit == 41
+
+
 def test_places_come_back_as_jobs_are_done():
     crowding = Crowding(64, 1)
-    for _ in range(100):
-        crowding.lose()
+    for moment in range(100):
+        crowding.lose(entered=moment, now=moment + 0.5)
 
     assert steady(crowding, lambda jobs: 0.001 * jobs, rounds=600) == 64
 
@@ -125,9 +188,28 @@ def test_places_come_back_as_jobs_are_done():
 def test_a_stay_is_never_foretold_longer_than_one_after_the_other_with_those_in_places():
     crowding = Crowding(64, 1)
     crowding.leave("m/ig", 50, 3.0, weight=50, beside=crowding.enter(), counted=True)
-    # The same rows, but of texts thirty times as long.
-    for _ in range(50):
-        crowding.leave("m/ig", 50, 90.0, weight=50, beside=crowding.enter(), counted=True)
+    line = [crowding.enter() for _ in range(30)]
+    for _ in range(20):
+        crowding.leave("m/ig", 50, 90.0, weight=50, beside=line.pop(), counted=True)
+        line.append(crowding.enter())
+    for beside in line:
+        crowding.leave("m/ig", 50, 90.0, weight=50, beside=beside, counted=False)
     crowding.enter()
 
-    assert crowding.stay_seconds("m/ig", 50) == pytest.approx(6.0)
+    # Of late 30 were side by side; now there is one.
+    assert crowding.stay_seconds("m/ig", 50) < 12.0
+
+
+def test_the_crowd_of_one_kind_does_not_lengthen_the_stay_of_another():
+    crowding = Crowding(64, 1)
+    places = [crowding.enter() for _ in range(8)]
+    crowding.leave("m/slow", 50, 3.0, weight=50, beside=1, counted=True)
+    for _ in places[1:]:
+        crowding.leave("m/slow", 50, 24.0, weight=50, beside=8, counted=True)
+        crowding.enter()
+    # Another model's jobs are evaluated between, and take no longer for it.
+    for _ in range(20):
+        crowding.leave("m/quick", 1, 0.01, weight=1, beside=crowding.enter(), counted=True)
+
+    assert crowding.stay_seconds("m/quick", 1) == pytest.approx(0.01)
+    assert crowding.stay_seconds("m/slow", 50) > 10

@@ -204,6 +204,22 @@ async def test_one_job_beyond_the_bound_is_refused_with_a_time_to_retry(make_poo
     await end(taken)
 
 
+async def test_jobs_with_more_bytes_than_a_worker_should_have_wait_for_each_other(make_pool):
+    array = np.zeros(1000)
+    pool = make_pool(classes={"predictions": ClassConfig(queue_bytes=array.nbytes * 3 // 2)})
+    await pool.start()
+
+    async def ask(name):
+        return asyncio.create_task(pool.run(job(name, array)))
+
+    ahead, behind = await ask("hang"), await ask("echo")
+    await asyncio.sleep(0)
+
+    assert (pool.pending, pool.waiting["predictions"]) == (1, (1, 1000, array.nbytes))
+    await end([ahead])
+    await behind
+
+
 async def test_the_bounds_hold_for_each_worker(make_pool):
     pool = make_pool(workers=2, classes=NARROW)
     await pool.start()

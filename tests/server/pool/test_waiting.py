@@ -14,7 +14,7 @@ from pellucid_server.pool.ticket import Ticket
 from pellucid_server.pool.waiting import ClassQueue
 
 BYTES = 8
-"""Of the job that a ticket has here."""
+"""Of a job here."""
 JOB = PredictJob(ModelKey("m"), {"x": TensorInput(np.zeros(1))})
 
 
@@ -36,7 +36,7 @@ def loop():
 @pytest.fixture
 def ticket(loop):
     def ticket(rows=1, caller="ada", deadline=None):
-        return Ticket(JOB, "m", "bulk", caller, rows, 0.0, deadline, None, loop.create_future())
+        return Ticket(JOB, "m", "bulk", caller, rows, 0.0, deadline, None, loop.create_future(), size_bytes=BYTES)
 
     return ticket
 
@@ -332,7 +332,9 @@ class Waiting(RuleBasedStateMachine):
 
     @rule(rows=integers(1, 20), caller=sampled_from("abc"))
     def come(self, rows, caller):
-        ticket = Ticket(JOB, "m", "bulk", caller, rows, self.now, None, None, self.loop.create_future())
+        ticket = Ticket(
+            JOB, "m", "bulk", caller, rows, self.now, None, None, self.loop.create_future(), size_bytes=BYTES
+        )
         try:
             self.queue.check(ticket, self.now)
         except OverloadedError:
@@ -421,3 +423,36 @@ def test_a_job_that_waited_too_long_to_be_done_in_time_is_not_begun(make_queue, 
 
     assert "takes about 2 s" in queue.too_late(late, 100.0).message
     assert queue.too_late(early, 100.0) is None
+
+
+@pytest.mark.parametrize(("ended", "places"), [(True, 7), (False, 8)])
+def test_a_deadline_that_passed_in_a_place_costs_places_if_the_worker_lived(make_queue, ticket, ended, places):
+    queue, lost = make_queue(), ticket(10, deadline=1.0)
+    place(queue, lost)
+
+    queue.release(lost, now=1.5, ended=ended)
+
+    assert queue.places == places
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_jobs_in_places_bring_no_more_bytes_than_may_wait(make_queue, ticket, workers):
+    queue = make_queue(workers=workers, queue_bytes=4 * BYTES)
+    placed = [ticket() for _ in range(4 * workers)]
+    room = []
+    for each in placed:
+        room.append(queue.holds(each))
+        place(queue, each)
+
+    assert all(room)
+    assert not queue.holds(ticket())
+    queue.release(placed[0], now=0.0)
+    assert queue.holds(ticket())
+
+
+def test_a_job_of_any_size_gets_a_place_if_no_other_has_one(make_queue, ticket):
+    queue, big = make_queue(queue_bytes=BYTES // 2), ticket()
+
+    assert queue.holds(big)
+    place(queue, big)
+    assert not queue.holds(ticket())
