@@ -20,7 +20,7 @@ _SOONEST_SECONDS = 0.05
 _UNKNOWN_SECONDS = 1.0
 _SPREAD = 0.25
 _CAUTION = 1.25
-"""How many times the stay that is expected of a job is asked for: what is begun should end in time."""
+"""How many times the time that a job is expected to take is asked for: what is let in should end in time."""
 
 
 class ClassQueue:
@@ -260,13 +260,14 @@ class ClassQueue:
         """Refuse a job that would be given up half done: the device would have worked for nobody."""
         next_place = self._pace.next_place_seconds
         stay = self._crowding.stay_seconds(ticket.kind, ticket.rows)
-        needed = expected + next_place + _CAUTION * stay
+        needed = _CAUTION * (expected + next_place + stay)
         if needed > left:
+            # Its deadline draws near as fast as the queue goes on, so nothing is gained before the queue is empty.
             self._refuse(
                 "deadline",
-                f"A request of class {self.name!r} would be done after {needed:.2f} s, {expected + next_place:.2f} s "
-                f"of them in the queue, and its deadline leaves {max(left, 0.0):.2f} s",
-                max(min(needed - left, expected), next_place),
+                f"A request of class {self.name!r} may take {needed:.2f} s now, {expected + next_place:.2f} s of them "
+                f"in the queue, and its deadline leaves {max(left, 0.0):.2f} s",
+                max(expected, next_place),
             )
 
     def _refuse(self, cause: str, what: str, seconds: float | None) -> None:
