@@ -481,11 +481,13 @@ class Progress:
 class Heartbeat:
     """Worker to front, at equal intervals: it lives, and for how long it has been at what it does just now.
 
-    Each is in seconds, 0 if idle: the device batch in progress, and the turn of Python in progress.
+    Each is in seconds, 0 if idle: the device batch in progress, the turn of Python in progress, and of the pictures
+    that are being decoded the one that has taken longest.
     """
 
     device_seconds: float
     python_seconds: float
+    offload_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

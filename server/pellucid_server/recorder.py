@@ -32,6 +32,12 @@ class Recorder:
             self._memory = mmap.mmap(file.fileno(), _BYTES)
         self._notes = np.frombuffer(self._memory, np.int64)
 
+    def close(self) -> None:
+        """Let go of the memory, as if nothing had been noted; harmless if that was done."""
+        # The memory cannot be closed while an array shows it.
+        self._notes = np.zeros(_LENGTH, np.int64)
+        self._memory.close()
+
     def python(self, job_id: int) -> None:
         """Note whose Python runs now; 0 for nobody's."""
         self._notes[_PYTHON] = job_id

@@ -151,9 +151,9 @@ class Worker:
                 _log.warning("the front sent an unexpected %s", type(message).__name__)
 
     def beat(self) -> None:
-        """Tell the front how long the device and the hub have been at what they do."""
-        machinery = self._machinery
-        self._connection.send_now(Heartbeat(machinery.engine.busy_seconds(), machinery.hub.busy_seconds()))
+        """Tell the front how long the device, the hub and the threads beside it have been at what they do."""
+        engine, hub = self._machinery.engine, self._machinery.hub
+        self._connection.send_now(Heartbeat(engine.busy_seconds(), hub.busy_seconds(), hub.offloaded_seconds()))
 
     def _start(self, start: Start) -> None:
         job, model = start.job, start.job.model.name

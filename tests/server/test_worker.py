@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -161,7 +162,7 @@ def test_a_worker_greets_before_anything_else_with_its_models_and_methods(shared
 
 
 def test_an_idle_workers_heart_beats_and_says_that_it_is_idle(shared):
-    assert [shared.next(Heartbeat) for _ in range(3)] == [Heartbeat(0.0, 0.0)] * 3
+    assert [shared.next(Heartbeat) for _ in range(3)] == [Heartbeat(0.0, 0.0, 0.0)] * 3
 
 
 def test_a_worker_answers_and_leaves_no_suspects(shared):
@@ -299,6 +300,8 @@ class Outgoing:
     def send(self, message):
         self.sent.append(message)
 
+    send_now = send
+
 
 @pytest.mark.parametrize(
     ("error", "reason", "word"),
@@ -330,3 +333,24 @@ def wait_for(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_the_heart_says_how_long_a_picture_has_been_decoded():
+    engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
+    connection, hub, go = Outgoing(), Hub(), threading.Event()
+    subject = Worker(connection, Exhausted(MemoryError()), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    began = time.monotonic()
+    hub.submit(lambda: hub.offload(lambda: go.wait(20)), job_id=1)
+
+    def beat():
+        subject.beat()
+        return connection.sent[-1]
+
+    wait_for(lambda: beat().offload_seconds > 0)
+    last = beat()
+    go.set()
+    wait_for(lambda: beat() == Heartbeat(0.0, 0.0, 0.0))
+    engine.close()
+
+    assert last.python_seconds == last.device_seconds == 0.0
+    assert last.offload_seconds < time.monotonic() - began

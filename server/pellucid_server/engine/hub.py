@@ -95,6 +95,10 @@ class Hub:
         began = self._turn_began
         return time.monotonic() - began if began else 0.0
 
+    def offloaded_seconds(self) -> float:
+        """Return how long the call that was offloaded and has run longest has run; callable from any thread."""
+        return self._offload.busy_seconds()
+
     def signal(self) -> Signal:
         """Return a new signal."""
         return Signal(self)

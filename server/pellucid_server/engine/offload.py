@@ -6,6 +6,7 @@ no job waits behind the whole of another's.
 
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import PriorityQueue
@@ -23,8 +24,14 @@ class Offload:
         self._recorder = recorder
         self._arrivals = itertools.count()
         self._waiting: PriorityQueue[_Work] = PriorityQueue()
+        self._since = [0.0] * threads
         for number in range(threads):
             threading.Thread(target=self._run, args=(number,), name=f"offload-{number}", daemon=True).start()
+
+    def busy_seconds(self) -> float:
+        """Return how long the call that has run longest has run, 0 if there is none; callable from any thread."""
+        since = min((began for began in self._since if began), default=0.0)
+        return time.monotonic() - since if since else 0.0
 
     def submit(self, function: Callable[[], Any], *, job_id: int = 0, prediction: bool = False) -> "Future[Any]":
         """Call `function` soon, on one of the threads; callable from any thread."""
@@ -39,16 +46,17 @@ class Offload:
 
     def _do(self, number: int, work: _Work) -> None:
         _, _, job_id, function, future = work
-        self._note(number, job_id)
+        self._note(number, job_id, time.monotonic())
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001 - raised again where the result is taken
-            self._note(number, 0)
+            self._note(number, 0, 0.0)
             future.set_exception(error)
         else:
-            self._note(number, 0)
+            self._note(number, 0, 0.0)
             future.set_result(result)
 
-    def _note(self, number: int, job_id: int) -> None:
+    def _note(self, number: int, job_id: int, began: float) -> None:
+        self._since[number] = began
         if self._recorder is not None:
             self._recorder.offloaded(number, job_id)

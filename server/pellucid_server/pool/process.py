@@ -38,6 +38,7 @@ class Spawned:
     def discard(self) -> None:
         """End the process, which nobody needs. Blocks until it has ended."""
         self.socket.close()
+        self.recorder.close()
         self.process.kill()
         self.process.wait()
 
@@ -129,7 +130,10 @@ class WorkerProcess:
         return self._process.pid
 
     def suspects(self) -> frozenset[int]:
-        """Return the ids of the jobs that the process was last busy with; they stand still once it is dead."""
+        """Return the ids of the jobs that the process was last busy with; they stand still once it is dead.
+
+        Once `end` has returned, none are known any more.
+        """
         return self._recorder.suspects()
 
     async def hello(self, device: str) -> Hello:
@@ -163,7 +167,9 @@ class WorkerProcess:
             Its exit status; None if not even killing has ended it.
         """
         self.connection.close()
-        return await asyncio.get_running_loop().run_in_executor(None, self._reap, patience_seconds)
+        status = await asyncio.get_running_loop().run_in_executor(None, self._reap, patience_seconds)
+        self._recorder.close()
+        return status
 
     def _reap(self, patience_seconds: float) -> int | None:
         try:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pellucid_server.config import PoolConfig
 from pellucid_server.jobs import Cancel, Done, Heartbeat, Hello, Message, Progress, Start, WorkerSettings
+from pellucid_server.pool.backoff import Backoff
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher, WorkerProcess, WorkerStartError
 from pellucid_server.pool.ticket import Ticket
@@ -55,9 +56,9 @@ class SupervisedWorker:
         self._process: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready_since = 0.0
-        self._down_since = 0.0
+        self._next_start = 0.0
         self._start_seconds = 0.0
-        self._backoff_seconds = config.restart_initial_seconds
+        self._backoff = Backoff(config.restart_initial_seconds, config.restart_max_seconds)
         self._watchdog = Watchdog(config.hang_seconds, self._hang)
         self._hung = False
         self._closing = False
@@ -79,7 +80,7 @@ class SupervisedWorker:
     @property
     def recovery_seconds(self) -> float:
         """How long it should take until a lost worker is ready again, by its last start."""
-        return max(self._down_since + self._backoff_seconds + self._start_seconds - time.monotonic(), 0.0)
+        return max(self._next_start + self._start_seconds - time.monotonic(), 0.0)
 
     def places(self, priority: str) -> int:
         """Return how many jobs of a class the worker has."""
@@ -173,9 +174,9 @@ class SupervisedWorker:
             return
         self.ready = False
         self._watchdog.stop()
-        now = self._down_since = time.monotonic()
-        if now - self._ready_since >= self._config.restart_max_seconds:
-            self._backoff_seconds = self._config.restart_initial_seconds
+        now = time.monotonic()
+        self._backoff.lived(now - self._ready_since)
+        self._next_start = now + self._backoff.seconds
         self.hopeful = not self._closing
         busy = process.suspects()
         held = {job_id: self._forget(job_id) for job_id in list(self._tickets)}
@@ -236,9 +237,11 @@ class SupervisedWorker:
     async def _restart(self, cause: str) -> None:
         """Start the worker again and again until it is ready, each time after a longer wait."""
         while True:
-            _log.error("%s; it is started again in %.1f s", cause, self._backoff_seconds)
-            await asyncio.sleep(self._backoff_seconds)
-            self._backoff_seconds = min(2 * self._backoff_seconds, self._config.restart_max_seconds)
+            wait_seconds = self._backoff.seconds
+            _log.error("%s; it is started again in %.1f s", cause, wait_seconds)
+            self._next_start = time.monotonic() + wait_seconds
+            await asyncio.sleep(wait_seconds)
+            self._backoff.started()
             try:
                 await self._start_again()
             except WorkerStartError as error:
@@ -255,7 +258,7 @@ class SupervisedWorker:
             await self._bring_up()
         except Exception:
             self.hopeful = False
-            self._down_since = time.monotonic()
+            self._next_start = time.monotonic() + self._backoff.seconds
             self._observer.lost(self.device, "start")
             self._owner.changed()
             raise

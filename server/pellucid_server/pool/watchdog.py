@@ -18,7 +18,7 @@ class Watchdog:
     Parameters
     ----------
     hang_seconds
-        How long a worker may be silent, or at one batch or one turn of Python.
+        How long a worker may be silent, or at one batch, one turn of Python or one picture.
     on_hang
         Called once with what was seen, for the log.
     """
@@ -49,7 +49,12 @@ class Watchdog:
         """Look at what the worker says it is at."""
         if self._timer is None:
             return
-        for what, seconds in (("one device batch", beat.device_seconds), ("one turn of Python", beat.python_seconds)):
+        spans = (
+            ("one device batch", beat.device_seconds),
+            ("one turn of Python", beat.python_seconds),
+            ("decoding one picture", beat.offload_seconds),
+        )
+        for what, seconds in spans:
             if seconds > self._hang_seconds:
                 self._hang(f"was at {what} for {seconds:.1f} s")
                 return

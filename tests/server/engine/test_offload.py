@@ -1,6 +1,7 @@
 """What blocks runs beside the hub, predictions' work first."""
 
 import threading
+import time
 
 import pytest
 from pellucid_server.engine.offload import Offload
@@ -44,3 +45,18 @@ def test_the_job_is_noted_while_its_work_is_done_and_not_when_its_result_is_ther
 
     assert offload.submit(recorder.suspects, job_id=5).result(10) == {5}
     assert recorder.suspects() == frozenset()
+
+
+def test_the_call_that_has_run_longest_is_told_of_until_it_ends():
+    offload, go, met = Offload(2), threading.Event(), threading.Barrier(3)
+    assert offload.busy_seconds() == 0.0
+    before = time.monotonic()
+    futures = [offload.submit(lambda: (met.wait(10), go.wait(10))) for _ in range(2)]
+    met.wait(10)
+
+    first, second = offload.busy_seconds(), offload.busy_seconds()
+
+    assert 0 < first < second < time.monotonic() - before
+    go.set()
+    [future.result(10) for future in futures]
+    assert offload.busy_seconds() == 0.0

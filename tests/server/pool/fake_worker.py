@@ -65,7 +65,7 @@ class FakeWorker:
     def beat(self, seconds):
         while True:
             time.sleep(seconds)
-            self.send(Heartbeat(0.0, 0.0))
+            self.send(Heartbeat(0.0, 0.0, 0.0))
 
     def receive(self):
         head = self.stream.read(4)
@@ -130,9 +130,9 @@ class FakeWorker:
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "device":
-                self.send(Heartbeat(1e6, 0.0))
+                self.send(Heartbeat(1e6, 0.0, 0.0))
             case "python":
-                self.send(Heartbeat(0.0, 1e6))
+                self.send(Heartbeat(0.0, 1e6, 0.0))
 
     def cancel(self, job_id):
         self.cancelled.append(job_id)

@@ -1,8 +1,10 @@
 """A worker's starts, restarts and ends."""
 
 import asyncio
+import gc
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from pellucid_server.errors import UnavailableError
 from pellucid_server.jobs import WorkerSettings
 from pellucid_server.pool.process import Launcher, WorkerProcess, WorkerStartError
 from server.pool.conftest import COMMAND, Health, answer, job, sent
+
+NEVER_SECONDS = 600.0
 
 
 def children():
@@ -220,3 +224,53 @@ async def test_a_worker_that_stays_is_killed(make_pool):
     await pool.close()
 
     assert not alive(pid)
+
+
+def mapped():
+    """Return how many deleted files this process has open, and how many it has mapped: records are such."""
+    links = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return sum(link.endswith("(deleted)") for link in links), sum(line.endswith("(deleted)") for line in maps)
+
+
+async def test_the_record_of_a_lost_worker_is_let_go_of(make_pool):
+    gc.collect()
+    gc.disable()
+    try:
+        pool = make_pool()
+        health = Health(pool)
+        await pool.start()
+        before = mapped()
+        for _ in range(3):
+            kill(pool)
+            await health.becomes(False)
+            await health.becomes(True)
+
+        assert mapped() == before
+        assert before[1] > 0
+    finally:
+        gc.enable()
+
+
+async def test_the_wait_for_a_worker_is_told_as_long_as_it_is(make_pool):
+    pool = make_pool(restart_initial_seconds=NEVER_SECONDS, restart_max_seconds=10 * NEVER_SECONDS)
+    health = Health(pool)
+    await pool.start()
+    kill(pool)
+    await health.becomes(False)
+
+    # It is not twice that, for the time after the next.
+    assert NEVER_SECONDS - 60 < pool.workers[0].recovery_seconds < NEVER_SECONDS + 60
+
+
+async def test_while_a_worker_starts_only_its_start_is_waited_for(make_pool, diary):
+    pool = make_pool(restart_initial_seconds=0.5, restart_max_seconds=NEVER_SECONDS)
+    began = time.monotonic()
+    await pool.start()
+    start_seconds = time.monotonic() - began
+    found = asyncio.get_running_loop().create_future()
+    diary.before_restart = lambda count: found.set_result(pool.workers[0].recovery_seconds)
+    kill(pool)
+
+    # The wait is over; the one before the next start, should this fail, is a second.
+    assert 0 < await asyncio.wait_for(found, 20) <= start_seconds

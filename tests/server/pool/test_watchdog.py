@@ -45,8 +45,9 @@ async def test_whatever_a_worker_says_it_has_the_whole_time_again(watchdog, seen
 @pytest.mark.parametrize(
     ("beat", "what"),
     [
-        (Heartbeat(HANG_SECONDS + 1, 0.0), "was at one device batch for 3601.0 s"),
-        (Heartbeat(0.0, HANG_SECONDS + 1), "was at one turn of Python for 3601.0 s"),
+        (Heartbeat(HANG_SECONDS + 1, 0.0, 0.0), "was at one device batch for 3601.0 s"),
+        (Heartbeat(0.0, HANG_SECONDS + 1, 0.0), "was at one turn of Python for 3601.0 s"),
+        (Heartbeat(0.0, 0.0, HANG_SECONDS + 1), "was at decoding one picture for 3601.0 s"),
     ],
 )
 async def test_a_worker_that_is_at_one_thing_for_too_long_hangs(watchdog, seen, beat, what):
@@ -56,14 +57,14 @@ async def test_a_worker_that_is_at_one_thing_for_too_long_hangs(watchdog, seen, 
 
 
 async def test_a_worker_may_be_at_one_thing_for_as_long_as_it_has(watchdog, seen):
-    watchdog.beat(Heartbeat(HANG_SECONDS, HANG_SECONDS))
+    watchdog.beat(Heartbeat(HANG_SECONDS, HANG_SECONDS, HANG_SECONDS))
 
     assert seen == []
 
 
 async def test_a_hang_is_told_once(watchdog, seen):
-    watchdog.beat(Heartbeat(HANG_SECONDS + 1, 0.0))
-    watchdog.beat(Heartbeat(HANG_SECONDS + 2, 0.0))
+    watchdog.beat(Heartbeat(HANG_SECONDS + 1, 0.0, 0.0))
+    watchdog.beat(Heartbeat(HANG_SECONDS + 2, 0.0, 0.0))
 
     assert len(seen) == 1
 
@@ -71,7 +72,7 @@ async def test_a_hang_is_told_once(watchdog, seen):
 async def test_who_is_not_watched_does_not_hang(watchdog, seen):
     watchdog.stop()
 
-    watchdog.beat(Heartbeat(HANG_SECONDS + 1, 0.0))
+    watchdog.beat(Heartbeat(HANG_SECONDS + 1, 0.0, 0.0))
 
     assert seen == []
 
