@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pellucid_server.config import ClassConfig
 from pellucid_server.errors import UnavailableError
 from pellucid_server.jobs import Done, JobTiming
-from pellucid_server.pool.fatal import FatalJobs, digest, fatal_error
+from pellucid_server.pool.fatal import FatalJobs, equal_jobs, fatal_error
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.routing import Routing
 from pellucid_server.pool.supervised import SupervisedWorker
@@ -121,10 +121,11 @@ class Dispatcher:
         """Take the jobs of a worker that died over one of the suspects, if there are any (called by a worker)."""
         now = time.monotonic()
         self._look()
-        suspected = suspects | _equal(tickets, suspects)
-        for ticket in tickets:
+        # A job that is equal to a suspect would end a worker of its own.
+        suspected = equal_jobs([ticket.job for ticket in tickets], [ticket.job for ticket in suspects])
+        for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
-            self._take_back(ticket, suspected=ticket in suspected)
+            self._take_back(ticket, suspected=like_a_suspect)
         self._go_on()
         self._on_change()
 
@@ -239,15 +240,6 @@ class Dispatcher:
 
     def _all_waiting(self) -> Iterable[tuple[ClassQueue, Ticket]]:
         return [(queue, ticket) for queue in self.queues.values() for ticket in queue.tickets()]
-
-
-def _equal(tickets: Iterable[Ticket], suspects: Iterable[Ticket]) -> frozenset[Ticket]:
-    """Return the jobs that are equal to a suspect: each would end a worker of its own."""
-    models = {ticket.model for ticket in suspects}
-    if not models:
-        return frozenset()
-    keys = {digest(ticket.job) for ticket in suspects}
-    return frozenset(ticket for ticket in tickets if ticket.model in models and digest(ticket.job) in keys)
 
 
 def timing_with_wait(ticket: Ticket, done: Done) -> JobTiming:

@@ -3,14 +3,15 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 
 from pellucid_server import wire
 from pellucid_server.errors import FatalRequestError
-from pellucid_server.jobs import Job
+from pellucid_server.jobs import Input, Job, PicturesInput, TableInput, TensorInput, TextsInput
 
 _MOST_JOBS = 64
 _MEMORY_SECONDS = 600.0
+_GLANCE = 64
 
 
 class FatalJobs:
@@ -25,24 +26,38 @@ class FatalJobs:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._glances: dict[bytes, Hashable] = {}
 
     def add(self, job: Job) -> str:
         """Remember a job, and return its digest for the log."""
-        key = digest(job)
+        key = _digest(job)
         self._until.pop(key, None)
         self._until[key] = self._clock() + _MEMORY_SECONDS
+        self._glances[key] = _glance(job)
         if len(self._until) > _MOST_JOBS:
-            self._until.popitem(last=False)
+            self._forget_first()
         return key.hex()
 
     def knows(self, job: Job) -> bool:
-        """Tell whether an equal job is remembered; free while none is."""
+        """Tell whether an equal job is remembered; free while none is, and quick unless one begins alike."""
         if not self._until:
             return False
         now = self._clock()
         while self._until and next(iter(self._until.values())) <= now:
-            self._until.popitem(last=False)
-        return bool(self._until) and digest(job) in self._until
+            self._forget_first()
+        return _glance(job) in self._glances.values() and _digest(job) in self._until
+
+    def _forget_first(self) -> None:
+        key, _ = self._until.popitem(last=False)
+        del self._glances[key]
+
+
+def equal_jobs(jobs: Iterable[Job], others: Iterable[Job]) -> list[bool]:
+    """Tell of each job whether it is equal to one of the others."""
+    digests: dict[Hashable, set[bytes]] = {}
+    for other in others:
+        digests.setdefault(_glance(other), set()).add(_digest(other))
+    return [_digest(job) in found if (found := digests.get(_glance(job))) else False for job in jobs]
 
 
 def fatal_error() -> FatalRequestError:
@@ -52,6 +67,23 @@ def fatal_error() -> FatalRequestError:
     )
 
 
-def digest(job: Job) -> bytes:
-    """Return what only equal jobs have in common."""
+def _digest(job: Job) -> bytes:
+    """Return what only equal jobs have in common. Takes 5 ms for each MiB."""
     return hashlib.sha256(wire.encode(job)).digest()
+
+
+def _glance(job: Job) -> Hashable:
+    """Return what equal jobs have in common, and few others, in microseconds."""
+    return (type(job), job.model, *((name, *_head(given)) for name, given in sorted(job.inputs.items())))
+
+
+def _head(given: Input) -> tuple[Hashable, ...]:
+    match given:
+        case TensorInput(array=array):
+            return (array.shape, array.flat[:_GLANCE].tobytes())
+        case PicturesInput(encoded=found):
+            return (len(found), *(each[:_GLANCE] for each in found[:1]))
+        case TextsInput(texts=found):
+            return (len(found), *(each[:_GLANCE] for each in found[:1]))
+        case TableInput(rows=found):
+            return (len(found), *(repr(sorted(row.items())) for row in found[:1]))

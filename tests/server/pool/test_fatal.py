@@ -1,8 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pellucid_server.errors import FatalRequestError
-from pellucid_server.jobs import ModelKey, PredictJob, TensorInput
-from pellucid_server.pool.fatal import FatalJobs, fatal_error
+from pellucid_server.jobs import (
+    AttributeJob,
+    ExplanationSpec,
+    ModelKey,
+    PicturesInput,
+    PredictJob,
+    TableInput,
+    TensorInput,
+    TextsInput,
+)
+from pellucid_server.pool import fatal as module
+from pellucid_server.pool.fatal import FatalJobs, equal_jobs, fatal_error
 
 
 def job(number):
@@ -66,3 +78,42 @@ def test_the_last_sixty_four_are_remembered(clock):
 def test_the_caller_is_told_not_to_send_it_again():
     assert isinstance(fatal_error(), FatalRequestError)
     assert "do not send it again" in fatal_error().message
+
+
+ROW = np.arange(200.0)
+JOBS = {
+    "tensor": PredictJob(ModelKey("m"), {"x": TensorInput(ROW)}),
+    "another at its end": PredictJob(ModelKey("m"), {"x": TensorInput(np.where(ROW == 199, 0, ROW))}),
+    "another shape": PredictJob(ModelKey("m"), {"x": TensorInput(ROW.reshape(2, 100))}),
+    "another name": PredictJob(ModelKey("m"), {"y": TensorInput(ROW)}),
+    "another model": PredictJob(ModelKey("n"), {"x": TensorInput(ROW)}),
+    "another version": PredictJob(ModelKey("m", 2), {"x": TensorInput(ROW)}),
+    "more inputs": PredictJob(ModelKey("m"), {"x": TensorInput(ROW), "y": TensorInput(ROW)}),
+    "explained": AttributeJob(ModelKey("m"), {"x": TensorInput(ROW)}, ExplanationSpec("saliency")),
+    "scalar": PredictJob(ModelKey("m"), {"x": TensorInput(np.array(3.0))}),
+    "pictures": PredictJob(ModelKey("m"), {"x": PicturesInput((b"a" * 100, b"b"))}),
+    "other pictures": PredictJob(ModelKey("m"), {"x": PicturesInput((b"a" * 99 + b"c", b"b"))}),
+    "texts": PredictJob(ModelKey("m"), {"x": TextsInput(("a", "b"))}),
+    "no texts": PredictJob(ModelKey("m"), {"x": TextsInput(())}),
+    "table": PredictJob(ModelKey("m"), {"x": TableInput(({"a": 1.0, "b": "c"}, {"a": 2.0}))}),
+    "other table": PredictJob(ModelKey("m"), {"x": TableInput(({"a": 1.0, "b": "c"}, {"a": 3.0}))}),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_only_equal_jobs_are_equal_whatever_they_hold(clock, name):
+    fatal = FatalJobs(clock)
+    fatal.add(JOBS[name])
+    copy = replace(JOBS[name], inputs=dict(JOBS[name].inputs))
+
+    assert [other for other, found in JOBS.items() if fatal.knows(found)] == [name]
+    assert equal_jobs(JOBS.values(), [copy]) == [other == name for other in JOBS]
+
+
+def test_a_job_that_begins_otherwise_is_not_read_whole(clock, monkeypatch):
+    fatal = FatalJobs(clock)
+    fatal.add(JOBS["tensor"])
+    monkeypatch.setattr(module, "_digest", None)
+
+    assert not fatal.knows(PredictJob(ModelKey("m"), {"x": TensorInput(ROW + 1)}))
+    assert equal_jobs([JOBS["tensor"], JOBS["texts"]], []) == [False, False]
