@@ -8,7 +8,6 @@ It exits at end of file, whatever it is doing, and when one of its threads fails
 
 import argparse
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 import torch
 
 from pellucid_server import wire
+from pellucid_server.collection import drop_frames, settle
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine import registry
 from pellucid_server.engine.engine import Engine
@@ -191,7 +191,9 @@ class Worker:
             session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
             return self._operate(session, job), None
         except Exception as error:  # noqa: BLE001 - a bug costs its own job and no other
-            return None, failure(state, error)
+            failed = failure(state, error)
+            drop_frames(error)
+            return None, failed
 
     def _operate(self, session: Session, job: Job) -> Result:
         match job:
@@ -309,9 +311,7 @@ def _ready_worker(
     )
     helper = Helper(load=_HELPER_MODULES)
     machinery = Machinery(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
-    # Models and libraries stay: no collection need look at them again.
-    gc.collect()
-    gc.freeze()
+    settle()
     methods = registry.methods()
     worker = Worker(connection, Models.of(loaded), machinery, faults)
     ready.set_result(worker)

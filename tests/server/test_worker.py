@@ -1,5 +1,6 @@
 """The worker process, from the other end of its socket."""
 
+import gc
 import os
 import select
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from pellucid_server.engine.engine import Engine
 from pellucid_server.engine.helper import Helper
 from pellucid_server.engine.hub import Hub
 from pellucid_server.engine.model_handle import Machinery
-from pellucid_server.errors import error_from_wire
+from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, Faults
 from pellucid_server.jobs import (
     AttributeJob,
@@ -354,3 +356,30 @@ def test_the_heart_says_how_long_a_picture_has_been_decoded():
 
     assert last.python_seconds == last.device_seconds == 0.0
     assert last.offload_seconds < time.monotonic() - began
+
+
+def test_nothing_of_a_job_that_fails_is_left_without_a_collection():
+    engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
+    connection, hub = Outgoing(), Hub()
+
+    def refuse():
+        raise UnsupportedError("No.", subject="m")
+
+    class Offloading:
+        def find(self, key):
+            return hub.offload(refuse)
+
+    subject = Worker(connection, Offloading(), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    array = ROW.copy()
+    found = weakref.ref(array)
+    gc.collect()
+    gc.disable()
+    try:
+        subject.take(Start(1, PredictJob(ModelKey("m"), {"input": TensorInput(array)}), None))
+        del array
+        wait_for(lambda: connection.sent)
+
+        wait_for(lambda: found() is None)
+    finally:
+        gc.enable()
+        engine.close()

@@ -1,0 +1,23 @@
+"""How the processes' cyclic garbage is collected."""
+
+import gc
+
+
+def settle() -> None:
+    """Keep all that is there by now from being looked at by any later collection: models and libraries stay."""
+    gc.collect()
+    gc.freeze()
+    # A full collection waits until there is a quarter as much that is new as the last one found. That was all that
+    # is frozen now: what requests leave behind, and the arrays that it holds, would wait for hours.
+    gc.collect()
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Take the tracebacks off an error that is dealt with, and off those that it came from.
+
+    A frame that has the error in a variable, as one that waited for a future does, is a cycle with it, which
+    would keep the arrays of every frame above until the next full collection.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,70 @@
+"""What requests leave behind in cycles is collected, though much stays."""
+
+import gc
+import subprocess
+import sys
+import weakref
+
+from pellucid_server.collection import drop_frames
+
+SETTLED = """
+import gc, weakref
+from pellucid_server.collection import settle
+
+class Node: pass
+
+stays = [[] for _ in range(1_000_000)]
+settle()
+first = Node()
+first.itself = first
+found = weakref.ref(first)
+del first
+# Far fewer than a quarter of what stays.
+for _ in range(100_000):
+    node = Node()
+    node.itself = node
+print(found() is None, gc.get_freeze_count() > 1_000_000)
+"""
+
+
+def test_what_stays_does_not_put_off_the_collection_of_what_does_not():
+    ended = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True)
+
+    assert ended.stdout.split() == ["True", "True"]
+
+
+class Held(Exception):
+    pass
+
+
+def fail(array):
+    error = Held()
+    raise error
+
+
+def wrap(array):
+    try:
+        fail(array)
+    except Held as error:
+        again = RuntimeError()
+        raise again from error
+
+
+def test_an_error_without_frames_keeps_nothing_of_those_it_came_through():
+    class Array:
+        pass
+
+    gc.collect()
+    gc.disable()
+    try:
+        array = Array()
+        found = weakref.ref(array)
+        try:
+            wrap(array)
+        except RuntimeError as error:
+            drop_frames(error)
+        del array
+
+        assert found() is None
+    finally:
+        gc.enable()
