@@ -16,10 +16,10 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from pellucid_server.collection import settle
 from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
+from pellucid_server.housekeeping import settle
 from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.process import WORKER_COMMAND, Launcher

@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 import torch
 
 from pellucid_server import wire
-from pellucid_server.collection import drop_frames, settle
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine import registry
 from pellucid_server.engine.engine import Engine
@@ -36,6 +35,7 @@ from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import BUG, Models, Session, failure
 from pellucid_server.faults import Faults
+from pellucid_server.housekeeping import drop_frames, settle, trim
 from pellucid_server.jobs import (
     AttributeJob,
     Cancel,
@@ -61,6 +61,7 @@ _HELPER_MODULES = ("pellucid_server.engine.groups",)
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
+_TRIM_SECONDS = 30.0
 
 
 class Connection:
@@ -242,9 +243,13 @@ def main() -> NoReturn:
     worker = _ready_worker(connection, settings, recorder, ready)
     if worker is None:
         os._exit(0)
+    trimmed = time.monotonic()
     while True:
         time.sleep(settings.heartbeat_seconds)
         worker.beat()
+        if time.monotonic() - trimmed > _TRIM_SECONDS:
+            trim()
+            trimmed = time.monotonic()
 
 
 def _read(connection: Connection, ready: "Future[Worker]") -> NoReturn:

@@ -1,6 +1,9 @@
-"""How the processes' cyclic garbage is collected."""
+"""What the processes do so that memory which nobody needs is given back."""
 
+import ctypes
 import gc
+
+_libc = ctypes.CDLL(None)
 
 
 def settle() -> None:
@@ -21,3 +24,13 @@ def drop_frames(error: BaseException | None) -> None:
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def trim() -> None:
+    """Give freed memory back to the system; takes some 15 ms for a GB. Does nothing where the C library is not glibc.
+
+    Batches of ever other sizes leave holes between what is still used, which glibc keeps: hundreds of MB, and more
+    by the minute.
+    """
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
