@@ -5,14 +5,13 @@ Model Predictions", NeurIPS 2017 (the weighted regression); Covert and Lee, "Imp
 Shapley Value Estimation via Linear Regression", AISTATS 2021 (pairs, the constraint).
 
 A design depends on the number of players, the samples and the seed, and never on the values, so that the
-same one serves every request of a kind: what remains for each is two products of a matrix and a vector.
-Designs are kept up to a number of bytes; one that takes long to draw is drawn in the helper process.
+same one serves every request of a kind. Designs are kept up to a number of bytes; one that takes long to draw is
+drawn in the helper process, and its values are read off there.
 
 A sampled design can be cut short: its pairs are evaluated in an order in which any beginning, if it is not too
-short, is a design too, with fewer pairs drawn.
+short, is a design too, with fewer pairs drawn. So nothing is solved before it is known how many there was time for.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -34,10 +33,10 @@ _KEPT_BYTES = 64 << 20
 """Most memory for designs; the seed is the caller's, so that any number of them can be asked for."""
 
 _LARGE = 400_000
-"""Players times samples above which a design is drawn in the helper process: at 330 thousand it took 17 ms."""
+"""Players times samples above which designs are drawn and solved in the helper process: 380 thousand took 15 ms."""
 
-_SOLVING_SECONDS = 2e-7
-"""Time for each player and sample to solve a design, twice what 512 players with 16384 samples took."""
+_SOLVING_SECONDS = 1.5e-7
+"""Time for each player and pair to solve a design, twice what 512 players with 8192 pairs took."""
 
 _STRATUM_PAIRS = 8
 """Least number of pairs that a standard error's stratum is judged by."""
@@ -51,10 +50,10 @@ class Design(Protocol):
         """Which players each coalition has, (coalitions, players); the first has none, the last all."""
         ...
 
-    def shapley_values(self, values: Floats) -> tuple[Floats, Floats]:
+    def shapley_values(self, values: Floats, *, compute: Callable[..., Any]) -> tuple[Floats, Floats]:
         """Return from the coalitions' values, (coalitions,), each player's Shapley value and its standard error.
 
-        The values sum to the last coalition's value minus the first's.
+        The values sum to the last coalition's value minus the first's. For `compute` see `design`.
         """
         ...
 
@@ -76,18 +75,10 @@ def design(players: int, samples: int, seed: int, *, compute: Callable[..., Any]
 # The helper answers one call after the other: of the same large design asked for several times at once, all but
 # the first find it here.
 @functools.lru_cache(maxsize=1)
-def drawn(players: int, samples: int, seed: int) -> tuple[Any, ...]:
-    """Draw a sampled design; return the arrays of `Sampled` in order, which can cross to another process."""
-    return _arrays(Sampled.draw(players, samples // 2, np.random.Generator(np.random.PCG64(seed))))
-
-
-def solved(first: Flags, known: int) -> tuple[Any, ...]:
-    """Solve a design for its pairs; return the arrays of `Sampled` in order, which can cross to another process."""
-    return _arrays(Sampled.of(first, known))
-
-
-def _arrays(made: "Complete | Sampled") -> tuple[Any, ...]:
-    return tuple(getattr(made, entry.name) for entry in dataclasses.fields(made))
+def drawn(players: int, samples: int, seed: int) -> tuple[Flags, int]:
+    """Draw a sampled design; return the fields of `Sampled` in order, which can cross to another process."""
+    made = Sampled.draw(players, samples // 2, np.random.Generator(np.random.PCG64(seed)))
+    return made.first, made.known
 
 
 def coalition_count(players: int, samples: int) -> int:
@@ -136,7 +127,7 @@ class Kept:
 
 def byte_count(made: "Complete | Sampled") -> int:
     """Return the size of a design's arrays."""
-    return sum(array.nbytes for array in _arrays(made))
+    return made.first.nbytes if isinstance(made, Sampled) else made.present.nbytes + made.operator.nbytes
 
 
 def _made(players: int, samples: int, seed: int, compute: Callable[..., Any]) -> "Complete | Sampled":
@@ -167,7 +158,7 @@ class Complete:
         joined, missed = 1 / orders[sizes - 1], -1 / orders[np.minimum(sizes, players - 1)]
         return cls(present, np.where(present.T, joined, missed))
 
-    def shapley_values(self, values: Floats) -> tuple[Floats, Floats]:
+    def shapley_values(self, values: Floats, *, compute: Callable[..., Any]) -> tuple[Floats, Floats]:
         """Return the exact values, and standard errors of 0; see `Design.shapley_values`."""
         return self.operator @ values, np.zeros(len(self.operator))
 
@@ -176,30 +167,19 @@ class Complete:
 class Sampled:
     """Some coalitions, each with its complement: Shapley values by weighted least squares.
 
-    In a pair the regression sees only the difference of the two values, v(S) - v(not S), which for the values
-    phi is the sum over players of phi, with its sign turned for those not in S. Small sizes have all their
-    pairs; of the others, numbers in proportion to the Shapley kernel's mass, distinct, uniform within a size.
+    Small sizes have all their pairs; of the others, numbers in proportion to the Shapley kernel's mass, distinct,
+    uniform within a size.
 
     Attributes
     ----------
-    signs
-        1 where the pair's first coalition has the player, else -1, (pairs, players).
-    operator, offset
-        Values are operator @ differences + offset * (v(all) - v(none)): (players, pairs) and (players,).
-    error_operator
-        The operator's columns of the pairs that were drawn, which are the last, (players, drawn), each divided by 1
-        minus its leverage, as a jackknife would.
-    strata, factors
-        First drawn pair of each stratum of sizes, and the factor of its sum of squares, (strata,).
+    first
+        The first coalition of each pair, (pairs, players), in order of size.
+    known
+        How many pairs are of complete sizes; they come first.
     """
 
-    present: Flags
-    signs: Floats
-    operator: Floats
-    offset: Floats
-    error_operator: Floats
-    strata: npt.NDArray[np.intp]
-    factors: Floats
+    first: Flags
+    known: int
 
     @classmethod
     def draw(cls, players: int, pairs: int, source: np.random.Generator) -> "Sampled":
@@ -216,50 +196,33 @@ class Sampled:
         for step, count in enumerate(np.bincount(chosen).tolist()):
             if count:
                 blocks.append(_draw_pairs(players, complete + 1 + step, count, source))
-        return cls.of(np.concatenate(blocks), known)
-
-    @classmethod
-    def of(cls, first: Flags, known: int) -> "Sampled":
-        """Make the design of pairs, (pairs, players), in order of size, whose first `known` are of complete sizes."""
-        players, sizes = first.shape[1], first.sum(axis=1)
-        masses, complete = _masses(players), int(sizes[known - 1])
-        counts = np.bincount(sizes[known:] - complete - 1, minlength=len(masses) - complete)
-        per_pair = np.array([mass / _pair_count(players, size) for size, mass in enumerate(masses[:complete], 1)])
-        drawn = len(first) - known
-        weights = np.append(per_pair[sizes[:known] - 1], np.full(drawn, masses[complete:].sum() / drawn))
-        none, every = np.zeros((1, players), np.bool_), np.ones((1, players), np.bool_)
-        present = np.concatenate([none, first, ~first, every])
-        return cls._solved(present, first, weights, known, _strata(players, complete, counts))
-
-    @classmethod
-    def _solved(
-        cls, present: Flags, first: Flags, weights: Floats, known: int, strata: tuple[npt.NDArray[np.intp], Floats]
-    ) -> "Sampled":
-        signs = np.where(first, 1.0, -1.0)
-        weighted = signs.T * weights
-        # Minimise the weighted squares under sum(phi) = v(all) - v(none), by Lagrange's multiplier.
-        both = np.linalg.solve(weighted @ signs, np.column_stack([weighted, np.ones(signs.shape[1])]))
-        free, ones = both[:, :-1].astype(np.float64, copy=False), both[:, -1]
-        offset: Floats = ones / ones.sum()
-        operator = free - np.outer(offset, free.sum(axis=0))
-        leverage = np.einsum("jp,pj->j", signs[known:], operator[:, known:])
-        error_operator: Floats = operator[:, known:] / np.maximum(1 - leverage, 0.1)
-        return cls(present, signs, operator, offset, error_operator, *strata)
+        return cls(np.concatenate(blocks), known)
 
     @property
-    def known(self) -> int:
-        """How many pairs are of complete sizes; they are the first."""
-        return int(len(self.signs) - self.error_operator.shape[1])
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self.first)
+
+    @property
+    def players(self) -> int:
+        """How many players there are."""
+        return int(self.first.shape[1])
+
+    @property
+    def present(self) -> Flags:
+        """Which players each coalition has: none, the pairs' first ones, their complements, all."""
+        none, every = np.zeros((1, self.players), np.bool_), np.ones((1, self.players), np.bool_)
+        return np.concatenate([none, self.first, ~self.first, every])
 
     @property
     def least_pairs(self) -> int:
         """How many pairs must have been evaluated before the design can be cut short."""
-        return _least_pairs(self.signs.shape[1], self.known, len(self.signs))
+        return _least_pairs(self.players, self.known, self.pairs)
 
     @property
     def solving_seconds(self) -> float:
-        """About how long it takes to solve a part of the design, on the high side."""
-        return _SOLVING_SECONDS * 2 * self.signs.size
+        """About how long a pair adds to reading values off, on the high side."""
+        return _SOLVING_SECONDS * self.players
 
     def sequence(self, seed: int) -> npt.NDArray[np.intp]:
         """Return the pairs in the order of evaluation, (pairs,): complete sizes, then the drawn sizes evenly mixed.
@@ -267,35 +230,79 @@ class Sampled:
         Within a size pairs were drawn one by one, so that any beginning is a draw too; all sizes have about the same
         share of their pairs in it.
         """
-        sizes = (self.signs[self.known :] > 0).sum(axis=1)
+        sizes = self.first[self.known :].sum(axis=1)
         starts = np.searchsorted(sizes, sizes)
         counts = np.searchsorted(sizes, sizes, side="right") - starts
-        offsets = generator(seed, "order").random(self.signs.shape[1] + 1)[sizes]
+        offsets = generator(seed, "order").random(self.players + 1)[sizes]
         order = np.argsort((np.arange(len(sizes)) - starts + offsets) / counts, kind="stable")
         return np.append(np.arange(self.known), self.known + order)
 
-    def part(self, pairs: npt.NDArray[np.intp], *, compute: Callable[..., Any]) -> "Sampled":
-        """Return the design of some of the pairs, ascending, with all of complete sizes; see `design` for `compute`."""
-        first = self.signs[pairs] > 0
-        found = solved(first, self.known) if 2 * first.size <= _LARGE else compute(solved, first, self.known)
-        return Sampled(*found)
+    def part(self, pairs: npt.NDArray[np.intp]) -> "Sampled":
+        """Return the design of some of the pairs, ascending, with all of complete sizes."""
+        return Sampled(self.first[pairs], self.known)
 
-    def shapley_values(self, values: Floats) -> tuple[Floats, Floats]:
+    def shapley_values(self, values: Floats, *, compute: Callable[..., Any]) -> tuple[Floats, Floats]:
         """Return estimates whose sum is exact, and their standard errors; see `Design.shapley_values`.
 
         Errors are those of drawing coalitions, from the scatter of the drawn pairs' residuals within strata.
         """
-        pairs = len(self.signs)
-        differences = values[1 : 1 + pairs] - values[1 + pairs : -1]
-        found = self.operator @ differences + self.offset * (values[-1] - values[0])
-        drawn = self.error_operator.shape[1]
-        residuals = differences[-drawn:] - self.signs[-drawn:] @ found
-        effects = self.error_operator * residuals
-        squares = np.add.reduceat(effects * effects, self.strata, axis=1)
-        sums = np.add.reduceat(effects, self.strata, axis=1)
-        counts = np.diff(np.append(self.strata, drawn))
-        scatter = np.maximum(squares - sums * sums / counts, 0.0)
-        return found, np.sqrt(scatter @ self.factors)
+        differences = values[1 : 1 + self.pairs] - values[1 + self.pairs : -1]
+        question = self.first, self.known, differences, float(values[-1] - values[0])
+        found: tuple[Floats, Floats] = (
+            estimates(*question) if 2 * self.first.size <= _LARGE else compute(estimates, *question)
+        )
+        return found
+
+
+def estimates(first: Flags, known: int, differences: Floats, change: float) -> tuple[Floats, Floats]:
+    """Solve a design's regression; return each player's Shapley value and its standard error.
+
+    Of a pair it sees only the difference of the two values, v(S) - v(not S), which for the values phi is the sum
+    over players of phi, with its sign turned for those not in S.
+
+    Parameters
+    ----------
+    first, known
+        The fields of `Sampled`.
+    differences
+        The first coalition's value minus its complement's, of each pair, (pairs,).
+    change
+        What the values sum to: v(all) - v(none).
+    """
+    signs = np.where(first, 1.0, -1.0)
+    weights, strata, factors = _weighting(first, known)
+    # Minimise the weighted squares under sum(phi) = change, by Lagrange's multiplier.
+    inverse = np.linalg.inv(signs.T @ (signs * weights[:, np.newaxis]))
+    ones = inverse.sum(axis=1)
+    offset = ones / ones.sum()
+    # Symmetric; its rows sum to 0, so that differences have no say in the sum of the values.
+    bound = inverse - np.outer(ones, offset)
+    found = bound @ (signs.T @ (weights * differences)) + offset * change
+    drawn, weight = signs[known:], weights[known:]
+    residuals = differences[known:] - drawn @ found
+    effects = drawn @ bound
+    # Each is divided by 1 minus the pair's leverage, as a jackknife would.
+    leverage = weight * np.einsum("jp,jp->j", effects, drawn)
+    effects *= (weight * residuals / np.maximum(1 - leverage, 0.1))[:, np.newaxis]
+    sums = np.add.reduceat(effects, strata)
+    squares = np.add.reduceat(np.square(effects, out=effects), strata)
+    counts = np.diff(np.append(strata, len(drawn)))[:, np.newaxis]
+    scatter = np.maximum(squares - sums * sums / counts, 0.0)
+    return found, np.sqrt(factors @ scatter)
+
+
+def _weighting(first: Flags, known: int) -> tuple[Floats, npt.NDArray[np.intp], Floats]:
+    """Return each pair's weight, and the strata of the drawn ones; see `_strata`.
+
+    Pairs of complete sizes weigh what the kernel says, the others what is left of its mass in equal parts.
+    """
+    players, sizes = first.shape[1], first.sum(axis=1)
+    masses, complete = _masses(players), int(sizes[known - 1])
+    counts = np.bincount(sizes[known:] - complete - 1, minlength=len(masses) - complete)
+    per_pair = np.array([mass / _pair_count(players, size) for size, mass in enumerate(masses[:complete], 1)])
+    drawn = len(first) - known
+    weights = np.append(per_pair[sizes[:known] - 1], np.full(drawn, masses[complete:].sum() / drawn))
+    return weights, *_strata(players, complete, counts)
 
 
 def _masses(players: int) -> Floats:
@@ -352,8 +359,11 @@ def _draw_pairs(players: int, size: int, count: int, source: np.random.Generator
         if 2 * size == players:
             more ^= ~more[:, :1]
         found = np.concatenate([found, more])
-        _, firsts = np.unique(np.packbits(found, axis=1), axis=0, return_index=True)
-        found = found[np.sort(firsts)]
+        packed = np.packbits(found, axis=1)
+        first_places: dict[bytes, int] = {}
+        for place, row in enumerate(packed.view(f"V{packed.shape[1]}").ravel().tolist()):
+            first_places.setdefault(row, place)
+        found = found[list(first_places.values())]
     return found[:count]
 
 

@@ -30,19 +30,20 @@ class Pace:
         Whose deadline it is.
     time_share
         Share of the time until then that may be taken; see `Question`.
-    after_seconds
-        Time that the method itself needs once the last unit has come.
+    after_unit_seconds
+        Time that the method itself needs for each unit once the last one has come.
     """
 
-    def __init__(self, model: Handle, *, time_share: float = 1.0, after_seconds: float = 0.0) -> None:
+    def __init__(self, model: Handle, *, time_share: float = 1.0, after_unit_seconds: float = 0.0) -> None:
         self._model = model
+        self._after_unit_seconds = after_unit_seconds
         self._kept_seconds = 0.0
         self._left = model.seconds_left()
         if math.isfinite(self._left):
             share = min(_RESERVE_SHARE * self._left, _MOST_RESERVE_SECONDS)
             own = time_share * self._left
             reserve = min(max(_RESERVE_SECONDS, share), _MOST_SHARE * own)
-            self._kept_seconds = self._left - own + reserve + after_seconds
+            self._kept_seconds = self._left - own + reserve
         self._seconds_each = 0.0
 
     def first(self, *, least: int, most: int, seconds: float = math.inf) -> int:
@@ -51,7 +52,8 @@ class Pace:
         With a deadline, too, it is all of them if there is far more time than the `seconds` that they are likely to
         take, so that a small model's rows are evaluated together.
         """
-        if math.isinf(self._left) or _SURE_FACTOR * seconds <= self._left - self._kept_seconds:
+        spare = self._left - self._kept_seconds - most * self._after_unit_seconds
+        if math.isinf(self._left) or _SURE_FACTOR * seconds <= spare:
             return most
         return min(least, most)
 
@@ -59,7 +61,8 @@ class Pace:
         """Note that `units` have come since the last note, or since the start."""
         before, self._left = self._left, self._model.seconds_left()
         if math.isfinite(self._left):
-            self._seconds_each = (before - self._left) / units
+            self._seconds_each = (before - self._left) / units + self._after_unit_seconds
+            self._kept_seconds += units * self._after_unit_seconds
 
     def more(self, most: int) -> int:
         """Return how many units to take on in the next round, at most `most`; 0 if there is no time for one.

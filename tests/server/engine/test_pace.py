@@ -75,10 +75,21 @@ def test_a_tenth_of_the_time_is_kept_within_bounds(seconds, reserve):
     assert short.more(1) == 0
 
 
-def test_time_for_what_comes_after_the_units_is_kept_too():
-    # Of 10 s, 1 s is the reserve.
-    assert after(10.0, ran=1_000_000, taking=5.9, after_seconds=3.0).more(1) == 1
-    assert after(10.0, ran=1_000_000, taking=6.1, after_seconds=3.0).more(1) == 0
+@pytest.mark.parametrize(("taking", "units"), [(5.9, 1), (6.1, 0)])
+def test_time_for_what_comes_after_the_units_so_far_is_kept_too(taking, units):
+    # Of 10 s, 1 s is the reserve, and 3 s are for the units that have come.
+    assert after(10.0, ran=1_000_000, taking=taking, after_unit_seconds=3e-6).more(1) == units
+
+
+def test_units_take_what_comes_after_them_too():
+    # 10 s less 1 s for the first unit, 1 s kept and 1 s for what comes after it leave 7 s, for 3 units of 2 s each.
+    assert after(10.0, ran=1, taking=1.0, after_unit_seconds=1.0).more(100) == 2
+
+
+def test_it_begins_with_everything_only_if_there_is_time_for_what_comes_after():
+    # Of 10 s, 1 s is kept, and 5 s for what comes after 50 units.
+    assert Pace(Clock(10.0), after_unit_seconds=0.1).first(least=2, most=50, seconds=0.04) == 50
+    assert Pace(Clock(10.0), after_unit_seconds=0.1).first(least=2, most=50, seconds=0.05) == 2
 
 
 def test_a_share_of_the_time_leaves_the_rest_to_others():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.coalitions import Design, Sampled, coalition_count, design, least_coalition_count
+from pellucid_server.engine.coalitions import Sampled, coalition_count, design, least_coalition_count
 from pellucid_server.engine.groups import LIMIT, Groups, coalition_values, group, varying_counts
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.pace import Pace
@@ -102,7 +102,7 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     if isinstance(plan, Sampled):
         wanted = _wanted_pairs(plan, params.evaluated)
         plan, values, partial = game.sampled(plan, wanted)
-        evaluated = len(plan.present) - 2
+        evaluated = 2 * plan.pairs
         if evaluated < samples // 2 * 2:
             resolved["evaluated"] = evaluated
         if partial:
@@ -115,7 +115,7 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
         require(params.evaluated is None, "evaluated", params.evaluated, all_here)
         values = game.values(plan.present)
     scores, errors = np.zeros(groups.count), np.zeros(groups.count)
-    scores[players], errors[players] = plan.shapley_values(values)
+    scores[players], errors[players] = plan.shapley_values(values, compute=model.compute)
     gap = float(scores.sum() - (values[-1] - values[0]))
     return Attribution(
         as_scores(groups.spread(scores, question.inputs), question.inputs),
@@ -147,26 +147,26 @@ class _Game:
         everywhere[:, self._players] = present
         return coalition_values(self._model, self._question, self._groups, everywhere, progress=progress)
 
-    def sampled(self, plan: Sampled, wanted: int) -> tuple[Design, Scores, bool]:
+    def sampled(self, plan: Sampled, wanted: int) -> tuple[Sampled, Scores, bool]:
         """Evaluate the first `wanted` pairs of a design, or as many as there is time for.
 
         Returns
         -------
         The design of the pairs that were evaluated, their coalitions' values, and whether time was short.
         """
-        count = len(plan.signs)
-        pace = Pace(self._model, time_share=self._question.time_share, after_seconds=plan.solving_seconds)
+        count, present = plan.pairs, plan.present
+        pace = Pace(self._model, time_share=self._question.time_share, after_unit_seconds=plan.solving_seconds)
         seconds = self._model.likely_seconds(forward=_rows(self._question, 2 * wanted + 2), backward=0)
         more, done = pace.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
         if more == count:
-            return plan, self.values(plan.present), False
+            return plan, self.values(present), False
         sequence = plan.sequence(self._question.seed)
-        found = np.empty(len(plan.present))
+        found = np.empty(len(present))
         while more:
             pairs = np.sort(sequence[done : done + more])
             ends = (0, len(found) - 1) if done == 0 else ()
             chosen = np.sort(np.concatenate([ends, 1 + pairs, 1 + count + pairs]).astype(np.intp))
-            found[chosen] = self.values(plan.present[chosen], progress=(done / wanted, (done + more) / wanted))
+            found[chosen] = self.values(present[chosen], progress=(done / wanted, (done + more) / wanted))
             done += more
             pace.ran(more)
             more = pace.more(wanted - done)
@@ -174,7 +174,7 @@ class _Game:
             return plan, found, False
         pairs = np.sort(sequence[:done])
         evaluated = np.concatenate([[0], 1 + pairs, 1 + count + pairs, [len(found) - 1]])
-        return plan.part(pairs, compute=self._model.compute), found[evaluated], done < wanted
+        return plan.part(pairs), found[evaluated], done < wanted
 
 
 def _rows(question: Question, coalitions: int) -> int:
@@ -195,8 +195,8 @@ def _require_samples(samples: int, players: int) -> None:
 def _wanted_pairs(plan: Sampled, evaluated: int | None) -> int:
     """Return how many of a design's pairs the request wants evaluated."""
     if evaluated is None:
-        return len(plan.signs)
-    least, most = 2 * plan.least_pairs, 2 * len(plan.signs)
-    right = f"must be an even number in [{least}, {most}] for these samples and {plan.signs.shape[1]} varying groups"
+        return plan.pairs
+    least, most = 2 * plan.least_pairs, 2 * plan.pairs
+    right = f"must be an even number in [{least}, {most}] for these samples and {plan.players} varying groups"
     require(evaluated % 2 == 0 and least <= evaluated <= most, "evaluated", evaluated, right)
     return evaluated // 2
