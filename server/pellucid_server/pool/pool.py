@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pellucid_server.config import DEFAULT_CLASSES, INTERACTIVE, PREDICTIONS, ClassConfig, PoolConfig
+from pellucid_server.config import DEFAULT_CLASSES, PREDICTIONS, ClassConfig, PoolConfig
 from pellucid_server.errors import (
     InvalidRequestError,
     PellucidError,
@@ -138,7 +138,7 @@ class Pool:
         deadline_seconds: float | None = None,
         *,
         caller: str = "",
-        priority: str = "",
+        priority: str = PREDICTIONS,
         on_progress: OnProgress | None = None,
     ) -> tuple[Result, JobTiming]:
         """Do one job; cancelling the call cancels the job.
@@ -150,7 +150,7 @@ class Pool:
         caller
             On whose behalf: the callers of a class take turns.
         priority
-            Name of its class; empty for "predictions" where nothing is to be explained, else for "interactive".
+            Name of its class.
         on_progress
             Called with the share of the job that is done, in [0, 1]; it starts again if the worker is lost.
 
@@ -169,7 +169,7 @@ class Pool:
         PellucidError
             What the worker answered.
         """
-        priority = self._class(job, priority)
+        self._check_class(job, priority)
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
         dispatcher = self._dispatcher
@@ -198,10 +198,9 @@ class Pool:
                 timer.cancel()
         return self._outcome(ticket, done)
 
-    def _class(self, job: Job, priority: str) -> str:
-        """Return the name of a job's class, or refuse the one that is asked for."""
+    def _check_class(self, job: Job, name: str) -> None:
+        """Refuse a class that there is not, or that is not for such a job."""
         explained = not isinstance(job, PredictJob) or bool(job.explanations)
-        name = priority or (INTERACTIVE if explained else PREDICTIONS)
         config = self._classes.get(name)
         if config is None:
             known = ", ".join(self._classes)
@@ -211,7 +210,6 @@ class Pool:
         if explained and not config.explanations:
             known = ", ".join(other for other, entry in self._classes.items() if entry.explanations) or "none"
             raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")
-        return name
 
     def _check_open(self) -> None:
         """Refuse a new job if none is taken now."""

@@ -145,7 +145,9 @@ class AnyOrder(RuleBasedStateMachine):
         [worker.read() for worker in self.stage.alive]
         self.stage.alive.sort(key=lambda worker: worker.device)
 
-    @rule(caller=sampled_from("abc"), priority=sampled_from(["", "bulk"]), rows=integers(1, 4), soon=booleans())
+    @rule(
+        caller=sampled_from("abc"), priority=sampled_from(["predictions", "bulk"]), rows=integers(1, 4), soon=booleans()
+    )
     def ask(self, caller, priority, rows, soon):
         self.number += 1
         # Its number is the job's content, by which a worker's request is known as this one.

@@ -297,21 +297,21 @@ async def test_a_class_that_cannot_be_is_refused(pool, asked, priority, message)
 
 
 @pytest.mark.parametrize(
-    ("asked", "priority", "found"),
+    ("asked", "priority"),
     [
-        (job("hang"), "", "predictions"),
-        (replace(EXPLAINED, model=job("hang").model), "", "interactive"),
-        (replace(job("hang"), explanations=(ExplanationSpec("saliency"),)), "", "interactive"),
-        (job("hang"), "bulk", "bulk"),
+        (job("hang"), "predictions"),
+        (replace(EXPLAINED, model=job("hang").model), "interactive"),
+        (replace(job("hang"), explanations=(ExplanationSpec("saliency"),)), "interactive"),
+        (job("hang"), "bulk"),
     ],
 )
-async def test_the_kind_of_a_job_decides_its_class_unless_it_names_one(pool, asked, priority, found):
-    ahead = await sent(pool, 2, priority=found)
+async def test_a_job_waits_in_the_class_that_it_names(pool, asked, priority):
+    ahead = await sent(pool, 2, priority=priority)
 
     waiting = asyncio.create_task(pool.run(asked, priority=priority))
     await asyncio.sleep(0)
 
-    assert {name for name, (jobs, _, _) in pool.waiting.items() if jobs} == {found}
+    assert {name for name, (jobs, _, _) in pool.waiting.items() if jobs} == {priority}
     await end([waiting, *ahead])
 
 
