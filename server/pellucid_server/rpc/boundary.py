@@ -168,7 +168,11 @@ class Boundary:
             failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
         answer = status.to_status(failure, call.request_id)
         self._finish(call, answer.code, failure)
-        await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
+        try:
+            await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
+        except grpc.aio.InternalError as gone:
+            # The caller left while the status was being sent: gRPC would log it as a bug, with a traceback.
+            raise asyncio.CancelledError from gone
         raise AssertionError("abort always raises")
 
     def _finish(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None = None) -> None:

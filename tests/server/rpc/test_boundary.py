@@ -398,3 +398,38 @@ async def test_the_keys_of_caller_and_class_can_be_chosen(pool):
         )
 
     assert pool.askers == [("acme", "bulk")]
+
+
+class GoneCaller:
+    """The context of a call whose caller leaves while the status is being sent."""
+
+    def time_remaining(self):
+        return 5.0
+
+    def invocation_metadata(self):
+        return ()
+
+    def peer(self):
+        return "ipv4:127.0.0.1:1"
+
+    def set_trailing_metadata(self, metadata):
+        pass
+
+    async def abort(self, code, details, metadata):
+        raise grpc.aio.InternalError("Failed to send the status.")
+
+
+async def test_a_caller_who_leaves_while_a_status_is_sent_is_no_bug(boundary, registry):
+    async def fail(request, call):
+        raise NotFoundError("No.", resource_type="model", resource_name="iris")
+
+    async def serve():
+        boundary.enter("Predict")
+        await boundary.guard("Predict", service_pb.PredictRequest, fail)(request().SerializeToString(), GoneCaller())
+
+    # gRPC takes a cancelled handler for one whose caller has left, and logs what else it raises.
+    serving = asyncio.create_task(serve())
+    await asyncio.wait([serving], timeout=20)
+
+    assert serving.cancelled()
+    assert requests_counted(registry) == {"NOT_FOUND": 1}
