@@ -13,7 +13,7 @@ import grpc
 from pellucid import calls, channels
 from pellucid.catalogue import Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
-from pellucid.errors import PellucidError, TimedOutError, UnavailableError, closed, from_rpc_error
+from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.settings import Metadata, check_channel, read_settings
@@ -164,9 +164,10 @@ class AsyncClient:
                             return
             except TimedOutError as error:
                 raise TimedOutError(f"{self.address} was not ready within {seconds:g} s.") from error
-            except UnavailableError:
-                # The connection was lost; it is made again, until the deadline.
-                pass
+            except PellucidError as error:
+                # A connection that was lost is made again, until the deadline.
+                if not error.retriable:
+                    raise
             finally:
                 stream.cancel()
             pause = self._settings.retries.backoff_seconds(retries)

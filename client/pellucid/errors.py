@@ -144,7 +144,7 @@ class TimedOutError(PellucidError, TimeoutError):
 
 
 class CancelledError(PellucidError):
-    """The call was cancelled, or its client is closed."""
+    """The call was cancelled at the server or on the way there (then `retriable` is set), or its client is closed."""
 
     default_code = grpc.StatusCode.CANCELLED
     default_reason = "CANCELLED"
@@ -223,6 +223,9 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None)
         status = None
     if status is not None and status.details:
         return _typed(code.value[0], status.message, status.details, found)
+    if code is grpc.StatusCode.CANCELLED:
+        # Not this client: a server that stops cancels calls that are still on their way to it.
+        found = {"retriable": True} | found
     asked_to_wait = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry_after_seconds" in found
     kind = OverloadedError if asked_to_wait else _BY_CODE.get(code, PellucidError)
     words = "The server is overloaded." if asked_to_wait else _own_words(code, text, address, timeout)
@@ -299,5 +302,5 @@ def _own_words(code: grpc.StatusCode, text: str, address: str, timeout: float | 
         case grpc.StatusCode.UNIMPLEMENTED:
             return f"The server at {address} does not have this call."
         case grpc.StatusCode.CANCELLED:
-            return "The call was cancelled."
+            return f"The call was cancelled at {address}, or on the way there; is the server stopping?"
     return text or f"The call failed with {code.name}."

@@ -27,6 +27,20 @@ class Failure:
     trailing: tuple[tuple[str, Any], ...] = ()
 
 
+class FakeHealth(HealthServicer):
+    """The health service, whose first watches end with the statuses queued in `failures`."""
+
+    def __init__(self):
+        super().__init__()
+        self.failures = deque()
+
+    def Watch(self, request, context, send_response_callback=None):
+        if self.failures:
+            failure = self.failures.popleft()
+            context.abort(failure.code, failure.text)
+        return super().Watch(request, context, send_response_callback)
+
+
 @dataclass
 class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_service_pb2_grpc.ModelServiceServicer):
     """Answers with `replies` by RPC, after the `failures` queued for it; keeps what it was asked."""
@@ -36,7 +50,7 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
     requests: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     remaining: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     metadata: list[dict[str, str]] = field(default_factory=list)
-    health: HealthServicer = field(default_factory=HealthServicer)
+    health: FakeHealth = field(default_factory=FakeHealth)
     address: str = ""
 
     def Predict(self, request, context):

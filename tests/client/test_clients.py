@@ -306,6 +306,21 @@ def test_waiting_for_a_server_that_stays_unwell_times_out(client, server):
         client.wait_until_ready(timeout=0.2)
 
 
+def test_waiting_goes_on_when_a_server_that_stops_cancels_the_watch(client, server):
+    server.health.failures.append(Failure(grpc.StatusCode.CANCELLED))
+
+    client.wait_until_ready(timeout=30)
+
+    assert not server.health.failures
+
+
+def test_waiting_for_a_server_that_does_not_tell_its_health_ends_at_once(client, server):
+    server.health.failures.append(Failure(grpc.StatusCode.PERMISSION_DENIED, "not for you"))
+
+    with pytest.raises(errors.PellucidError, match=r"^not for you$"):
+        client.wait_until_ready(timeout=30)
+
+
 def test_waiting_for_no_server_at_all_times_out(connect, free_address):
     with pytest.raises(errors.TimedOutError, match="was not ready within"):
         connect(free_address).wait_until_ready(timeout=0.3)

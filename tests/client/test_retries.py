@@ -17,6 +17,7 @@ from pellucid.v1 import explanation_service_pb2
 
 ROW = {"age": 40, "colour": "red"}
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+CANCELLED = grpc.StatusCode.CANCELLED
 
 
 def longest(low, high):
@@ -137,8 +138,9 @@ def test_a_deadline_that_passes_after_a_refusal_tells_both():
         failure(UNAVAILABLE, "UNAVAILABLE", pushback="0"),
         failure(EXHAUSTED, "OVERLOADED", retry_info(0), pushback="0"),
         failure(EXHAUSTED, "OVERLOADED", retry_info(0), pushback=None),
+        Failure(CANCELLED),
     ],
-    ids=["lost", "pushed back", "proxy", "no worker", "full", "full without trailer"],
+    ids=["lost", "pushed back", "proxy", "no worker", "full", "full without trailer", "stopping"],
 )
 def test_a_refused_call_is_made_again_until_it_succeeds(hurried, server, refusal):
     server.failures["Predict"].extend([refusal] * 7)
@@ -157,6 +159,8 @@ def test_a_refused_call_is_made_again_until_it_succeeds(hurried, server, refusal
         Failure(EXHAUSTED),
         Failure(EXHAUSTED, trailing=pushback(-1)),
         Failure(grpc.StatusCode.INVALID_ARGUMENT, trailing=pushback(0)),
+        Failure(CANCELLED, trailing=pushback(-1)),
+        failure(CANCELLED, "CANCELLED", pushback=None, stage="running"),
         failure(EXHAUSTED, "OVERLOADED", pushback="-1"),
         failure(grpc.StatusCode.INTERNAL, "FATAL_REQUEST", pushback=None),
         failure(grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", pushback=None, stage="refused"),
@@ -168,6 +172,8 @@ def test_a_refused_call_is_made_again_until_it_succeeds(hurried, server, refusal
         "too large",
         "no room",
         "wrong",
+        "stopping for good",
+        "left",
         "no room at all",
         "fatal",
         "refused",
