@@ -33,7 +33,11 @@ _CAUTION = 0.8
 """Part of the least time that is taken for certain: the pace is a measurement."""
 _NOTHING = Cost()
 _ANY_TARGET = Target("", ())
+_INPUTS = "inputs"
 _HALF_LIMIT = float(np.finfo(np.float16).max)
+
+_Baselines = tuple[str, Arrays]
+"""A baseline's kind and its rows, (baselines, *features) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Order:
     given: Arrays | None
     """The caller's own baseline, (1, *features) each, preprocessed."""
     field: str
+    made: dict[int, _Baselines] = dataclasses.field(default_factory=dict)
+    """Baselines that were made to know what a row costs, by its number; they leave when it is explained."""
 
 
 def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Order:
@@ -63,10 +69,8 @@ def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, f
     if reason:
         text = f"{model.key.name} does not allow {method.name}: {reason}"
         raise UnsupportedError(text, subject=f"models/{model.key.name}/{model.key.version}")
-    try:
+    with _naming_fields(field):
         params = method.resolve(spec.parameters)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(error.message, field=f"{field}.{error.metadata['field']}") from error
     if spec.tolerance is not None and not method.takes_tolerance:
         where = f"{field}.tolerance"
         raise InvalidRequestError(f"{method.name} takes no tolerance; leave {where} out.", field=where)
@@ -89,7 +93,7 @@ def require_time(session: Session, model: LoadedModel, order: Order, rows: Rows,
     left = handle.seconds_left()
     if math.isinf(left) or model.open_lengths or not handle.least_seconds(forward=1, backward=1):
         return
-    costs = [_least_cost(model, order, rows.row(number)) for number in range(rows.count)]
+    costs = [_least_cost(model, order, rows, number) for number in range(rows.count)]
     forward = others.forward + sum(cost.forward for cost in costs)
     backward = others.backward + sum(cost.backward for cost in costs)
     needed = _CAUTION * handle.least_seconds(forward=forward, backward=backward)
@@ -128,7 +132,7 @@ def explain_row(
     resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
     require_finite(resolved.value, number)
     row = rows.row(number)
-    kind, baselines = _baselines(model, order, row)
+    kind, baselines = order.made.pop(number) if number in order.made else _baselines(model, order, row)
     question = Question(
         inputs=row,
         baselines=baselines,
@@ -139,7 +143,7 @@ def explain_row(
         time_share=time_share,
     )
     handle = session.handle(model)
-    with _naming_fields(order):
+    with _naming_fields(order.field, compared=bool(baselines)):
         answer = order.method.function(handle, question, order.params)
     receipt = Receipt(
         model=model.key,
@@ -165,22 +169,36 @@ def time_share(position: int, count: int) -> float:
     return 1 / (math.ceil(count / MOST_HANDS) - position // MOST_HANDS)
 
 
-def _least_cost(model: LoadedModel, order: Order, row: Arrays) -> Cost:
-    """Return the rows without which there is no explanation of a row, (*features) each."""
-    _, baselines = _baselines(model, order, row)
-    question = Question(row, baselines, _ANY_TARGET, model.features, order.spec.seed, order.spec.tolerance)
-    with _naming_fields(order):
+def _least_cost(model: LoadedModel, order: Order, rows: Rows, number: int) -> Cost:
+    """Return the evaluation rows without which there is no explanation of row `number`; keep its baseline."""
+    row = rows.row(number)
+    order.made[number] = made = _baselines(model, order, row)
+    question = Question(row, made[1], _ANY_TARGET, model.features, order.spec.seed, order.spec.tolerance)
+    with _naming_fields(order.field):
         return order.method.cost(order.params, question).lowest
 
 
 @contextlib.contextmanager
-def _naming_fields(order: Order) -> Iterator[None]:
-    """Put the path of the explanation before the fields that a method's errors name: only here is it known."""
+def _naming_fields(field: str, *, compared: bool = False) -> Iterator[None]:
+    """Put the path of the explanation, `field`, before the fields that a method's errors name: only here is it known.
+
+    An error that names the inputs is the model's, of rows that it did not take. If the method has `compared` the row
+    with a baseline, it is that: the model has predicted the row itself.
+    """
     try:
         yield
     except InvalidRequestError as error:
-        where = f"{order.field}.{error.metadata.get('field', 'parameters')}"
-        raise InvalidRequestError(error.message, field=where) from error
+        named = error.metadata.get("field", "parameters")
+        if named == _INPUTS and not compared:
+            raise
+        if named == _INPUTS:
+            text = (
+                f"A whole number in {field}.baseline, or on the way from it to the inputs, is beyond a table of the "
+                "model; choose a baseline of numbers that the model knows."
+            )
+            raise InvalidRequestError(text, field=f"{field}.baseline") from error
+        text = f"{field}.{error.message}" if error.message.startswith(named) else error.message
+        raise InvalidRequestError(text, field=f"{field}.{named}") from error
 
 
 def _given(session: Session, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
@@ -189,6 +207,7 @@ def _given(session: Session, model: LoadedModel, method: Method, spec: Explanati
     if method.baselines is Background.NONE and kind:
         raise InvalidRequestError(f"{method.name} compares with no baseline; leave {where} out.", field=where)
     if kind == "background" and method.baselines is not Background.MANY:
+        where = f"{where}.kind"
         text = f"{method.name} compares with one baseline, not with a background; for its mean, set {where} to MEAN."
         raise InvalidRequestError(text, field=where)
     if kind != "given":
@@ -200,8 +219,8 @@ def _given(session: Session, model: LoadedModel, method: Method, spec: Explanati
     return prepared.arrays
 
 
-def _baselines(model: LoadedModel, order: Order, row: Arrays) -> tuple[str, Arrays]:
-    """Return the baseline's kind and its rows, (baselines, *features) each."""
+def _baselines(model: LoadedModel, order: Order, row: Arrays) -> _Baselines:
+    """Make the baseline of a row."""
     if order.method.baselines is Background.NONE:
         return "", {}
     if order.given is not None:

@@ -1,16 +1,17 @@
 """What an explanation costs is known before it begins, and what cannot be in time is refused."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.operations.explain import Order, require_finite, require_time, time_share
+from pellucid_server.engine.job_state import Tally
+from pellucid_server.engine.operations.explain import Order, explain_row, require_finite, require_time, time_share
 from pellucid_server.engine.operations.rows import Rows
 from pellucid_server.engine.question import Attribution, Feature
 from pellucid_server.engine.registry import Background, Cost, Method
 from pellucid_server.errors import InvalidRequestError, TimedOutError
-from pellucid_server.jobs import ExplanationSpec
+from pellucid_server.jobs import ExplanationSpec, ModelKey, OutputInfo, Runtime
 
 ROWS = Rows({"x": np.arange(12, dtype=np.float32).reshape(4, 3)}, {"x": (None,) * 4}, 4)
 NOTHING = Cost()
@@ -22,6 +23,8 @@ class Handle:
 
     left: float
     measured: bool = True
+
+    tally: Tally = field(default_factory=Tally)
 
     def seconds_left(self):
         return self.left
@@ -37,9 +40,19 @@ class Session:
     def handle(self, model):
         return self.handle_there_is
 
+    def runtime(self, model, tally):
+        return Runtime("graph", "", "cpu", "float32", {})
+
+
+@dataclass
+class NoParams:
+    """Parameters of a method that has none."""
+
 
 @dataclass
 class Model:
+    key = ModelKey("careful", 1)
+    outputs = (OutputInfo("y", "values", "float32", (2,)),)
     open_lengths: bool = False
     features: dict[str, Feature] = field(default_factory=lambda: {"x": Feature("tensor", True)})
 
@@ -136,6 +149,47 @@ def test_a_parameter_that_the_cost_refuses_is_named_by_its_place_in_the_request(
         check(refusing, left=5.0)
 
     assert caught.value.metadata == {"field": 'explanation.parameters["window"]'}
+
+
+def test_a_parameter_that_a_message_begins_with_is_written_with_its_whole_path():
+    def refusing(params, question):
+        raise InvalidRequestError('parameters["window"] is 9; it must be 8.', field='parameters["window"]')
+
+    with pytest.raises(InvalidRequestError) as caught:
+        check(refusing, left=5.0)
+
+    assert caught.value.message == 'explanation.parameters["window"] is 9; it must be 8.'
+
+
+@pytest.mark.parametrize(("left", "asked"), [(60.0, 1), (math.inf, 0)], ids=["deadline", "no deadline"])
+def test_a_baseline_is_made_once_whether_or_not_the_cost_was_asked_for(left, asked):
+    made, costed, seen = [], [], []
+
+    class Counting(Model):
+        def baseline(self, kind, row, *, sigma, field):
+            made.append(row["x"])
+            return super().baseline(kind, row, sigma=sigma, field=field)
+
+    def answer(handle, question, params):
+        seen.append(question.baselines["x"])
+        return Attribution({"x": np.zeros(3)})
+
+    def cost(params, question):
+        costed.append(question.baselines["x"])
+        return Cost(forward=1)
+
+    chosen = replace(method(cost), function=answer)
+    order = Order(ExplanationSpec("careful"), chosen, NoParams(), None, "explanation")
+    session, model = Session(Handle(left)), Counting()
+
+    require_time(session, model, order, ROWS)
+    for number in range(ROWS.count):
+        explain_row(session, model, order, ROWS, number, {"y": np.zeros((4, 2), np.float32)}, time_share=1.0)
+
+    np.testing.assert_array_equal(made, ROWS.arrays["x"])
+    assert len(costed) == 4 * asked
+    assert all(one is other for one, other in zip(costed, seen, strict=False))
+    assert not order.made
 
 
 def test_a_row_without_successors_may_use_all_the_time():
