@@ -15,7 +15,6 @@ from pellucid_server.engine.models.index_ranges import (
     find_index_ranges,
     index_error,
     names_an_index,
-    whole_numbers,
 )
 from pellucid_server.engine.models.names import Layer, find_layers
 from pellucid_server.engine.models.program import GraphValue, Program, UnfitModelError, assemble, read_program
@@ -62,7 +61,6 @@ class Graph:
         self.outputs = program.outputs
         self.largest_batch = program.largest_batch
         self.index_ranges: Mapping[str, IndexRange] = find_index_ranges(program.graph, program.inputs)
-        self._takes_whole_numbers = any(whole_numbers(value.dtype) for value in program.inputs)
         layers, self._values = find_layers(program.graph, program.batch)
         self.layers: Mapping[str, Layer] = MappingProxyType(layers)
         self._program = program
@@ -94,7 +92,7 @@ class Graph:
         try:
             values = self._run(*[rows[name] for name in self._input_names])
         except (IndexError, RuntimeError) as error:
-            if self._takes_whole_numbers and names_an_index(error):
+            if names_an_index(error):
                 raise index_error(self._input_names) from error
             raise
         return dict(zip(self._output_names, values, strict=True))

@@ -99,7 +99,7 @@ class Session:
         try:
             return self._run(rows)
         except _REFUSALS as error:
-            if names_an_index(error) and any(entry.dtype.kind in "iu" for entry in self.inputs):
+            if names_an_index(error):
                 raise index_error([entry.name for entry in self.inputs]) from error
             raise
 

@@ -85,7 +85,7 @@ def _output(name: str, infos: tuple[OutputInfo, ...], field: str) -> OutputInfo:
     explainable = [info for info in infos if info.data_type.startswith(("float", "bfloat"))]
     chosen = next((info for info in explainable if name in ("", info.name)), None)
     if chosen is None:
-        names = ", ".join(info.name for info in explainable)
+        names = ", ".join(info.name for info in explainable) or "none, as their values are not floating-point"
         where = f"{field}.output"
         raise InvalidRequestError(f"{where} is {name!r}; outputs that can be explained: {names}.", field=where)
     return chosen

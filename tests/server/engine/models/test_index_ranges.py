@@ -74,6 +74,18 @@ class Clamped(Sequence):
         return self.words(tokens.clamp(0, 10)).sum((1, 2))
 
 
+class Measured(nn.Module):
+    """Numbers of any length, each with its place in the sequence and a table's row for its whole part."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.words = nn.Embedding(64, 1), nn.Embedding(11, 1)
+
+    def forward(self, numbers):
+        places = torch.arange(numbers.shape[1]).expand(numbers.shape[0], -1)
+        return (self.places(places) + self.words(numbers.long())).sum((1, 2)) + numbers.sum(1)
+
+
 def graph(module, *rows, open_lengths=False):
     axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} if open_lengths else {0: Dim.DYNAMIC}
     program = torch.export.export(module.eval(), rows, dynamic_shapes=[axes] * len(rows))
@@ -128,6 +140,16 @@ def test_what_cannot_be_told_is_not_told(module):
 def test_a_sequence_longer_than_its_table_is_the_callers_mistake():
     with pytest.raises(InvalidRequestError, match="or the length of an axis"):
         tokens(Sequence())({"tokens": torch.zeros(2, 65, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(2, 65), torch.full((2, 5), 11.5)], ids=["longer", "larger"])
+def test_so_is_what_a_model_of_other_numbers_looks_up(rows):
+    model = graph(Measured(), torch.zeros(2, 4), open_lengths=True)
+
+    model({"numbers": torch.zeros(2, 64)})
+
+    with pytest.raises(InvalidRequestError, match="beyond a table of the model"):
+        model({"numbers": rows})
 
 
 def test_other_failures_of_a_model_stay_what_they_are():
