@@ -110,10 +110,27 @@ def test_only_equal_jobs_are_equal_whatever_they_hold(clock, name):
     assert equal_jobs(JOBS.values(), [copy]) == [other == name for other in JOBS]
 
 
-def test_a_job_that_begins_otherwise_is_not_read_whole(clock, monkeypatch):
+HEADER = b"\xff\xd8" + 200 * b"q"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (TensorInput(ROW), TensorInput(np.where(ROW < 100, ROW, 0))),
+        (PicturesInput((HEADER + b"a",)), PicturesInput((HEADER + b"bc",))),
+        (PicturesInput((b"a", HEADER)), PicturesInput((b"a", HEADER + b"b"))),
+        (TextsInput(("a", 100 * "b")), TextsInput(("a", 101 * "b"))),
+    ],
+)
+def test_a_job_that_looks_otherwise_is_not_read_whole(clock, monkeypatch, one, other):
     fatal = FatalJobs(clock)
-    fatal.add(JOBS["tensor"])
+    fatal.add(PredictJob(ModelKey("m"), {"x": one}))
     monkeypatch.setattr(module, "_digest", None)
 
-    assert not fatal.knows(PredictJob(ModelKey("m"), {"x": TensorInput(ROW + 1)}))
+    assert not fatal.knows(PredictJob(ModelKey("m"), {"x": other}))
+
+
+def test_no_job_is_read_whole_for_want_of_others(monkeypatch):
+    monkeypatch.setattr(module, "_digest", None)
+
     assert equal_jobs([JOBS["tensor"], JOBS["texts"]], []) == [False, False]
