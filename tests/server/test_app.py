@@ -209,6 +209,39 @@ async def test_requests_on_their_way_at_a_stop_are_answered_or_refused_and_not_c
     assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
+RETRY_ONCE = {
+    "maxAttempts": 2,
+    "initialBackoff": "0.001s",
+    "maxBackoff": "0.001s",
+    "backoffMultiplier": 1,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+
+
+async def test_whom_a_stopping_server_refuses_another_answers_at_the_next_try(make_app):
+    stopped, other = make_app(), make_app()
+    await stopped.start()
+    await other.start()
+    both = f"ipv4:127.0.0.1:{stopped.port},127.0.0.1:{other.port}"
+    policy = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": RETRY_ONCE}]})
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{stopped.port}") as one,
+        grpc.aio.insecure_channel(both, options=[("grpc.service_config", policy)]) as retrying,
+    ):
+        await predict(retrying, "echo", timeout=60)
+        watch = health_pb2_grpc.HealthStub(one).Watch(health_pb2.HealthCheckRequest())
+        await watch.read()
+        stopping = asyncio.create_task(stopped.stop(grace_seconds=60))
+        await watch.read()
+
+        calls = [predict(one, "echo", timeout=60), *(predict(retrying, "echo", timeout=60) for _ in range(20))]
+        codes = [await call.code() for call in calls]
+
+        await stopping
+    await other.stop(grace_seconds=0)
+    assert codes == [grpc.StatusCode.UNAVAILABLE] + 20 * [grpc.StatusCode.OK]
+
+
 async def test_a_request_that_outlasts_the_grace_is_given_up(make_app, tmp_path):
     app = make_app()
     await app.start()

@@ -18,6 +18,10 @@ _log = logging.getLogger(__name__)
 
 _SOON_SECONDS = 0.05
 _LATE_SECONDS = 5.0
+# A stopping server takes calls for another quarter of a second, to refuse them, and then ends its connections: who
+# comes back after that comes to another server. With 0.05, gRPC's own five tries all ended at this one; with much
+# more, callers with short deadlines would have no time left.
+_ELSEWHERE_SECONDS = 0.3
 
 
 class Dispatcher:
@@ -252,4 +256,4 @@ def shutting_down() -> UnavailableError:
     """Return what callers read whose jobs are not done any more."""
     # Soon: balancers have been told already, and where one has not heard yet, trying again costs little.
     text = "The server is shutting down; send the request again, to another one."
-    return UnavailableError(text, retry_after_seconds=f"{_SOON_SECONDS:.3f}")
+    return UnavailableError(text, retry_after_seconds=f"{_ELSEWHERE_SECONDS:.3f}")
