@@ -118,13 +118,13 @@ class PoolConfig(_Section):
     """Wait before a lost worker is started again; doubles with each loss on end."""
 
     restart_max_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """Longest such wait; a worker that was ready for as long starts again at the initial one."""
+    """Longest such wait; after a worker that was ready for ten times its own wait, the next wait is the initial one."""
 
     exit_seconds: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     """Time for a worker to end by itself once its connection is closed; then it is killed."""
 
     hang_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """A worker that is silent, or at one device batch or one turn of Python, for longer is killed as hung."""
+    """A worker that is silent, or at one device batch, turn of Python or picture, for longer is killed as hung."""
 
     @field_validator("devices", mode="before")
     @classmethod
