@@ -11,6 +11,13 @@ LONG_FACTOR = 4
 _FIRST_CHUNK = 4
 _GROWTH = 4
 
+_UNBOUNDED = 1 << 30
+_FITTING_CHUNKS = 64
+"""Chunks as large as allowed after which twice as many rows are tried again: memory may have been short for a while.
+
+Where it is not to be had, one chunk in so many is evaluated in vain.
+"""
+
 
 @dataclass(slots=True)
 class Lane:
@@ -26,8 +33,12 @@ class Lane:
     """Rows of a long chunk."""
     room: int = _FIRST_CHUNK
     """Rows that the chunk in progress might have had."""
-    row_limit: int = 1 << 30
-    """Most rows that the model takes at once; smaller when the device's memory could not take as many."""
+    row_limit: int = _UNBOUNDED
+    """Most rows that the model takes at once."""
+    fitting_rows: int = _UNBOUNDED
+    """Most rows that are tried after more of them did not fit into the device's memory."""
+    fitted: int = 0
+    """Chunks as large as allowed since `fitting_rows` was set."""
     model: Hashable = None
     """The model, for the record of row times."""
     growth: float = 1.0
@@ -35,7 +46,7 @@ class Lane:
 
     def most_rows(self, chunk_bytes: int) -> int:
         """Return how many rows `chunk_bytes` of memory allow, at least one."""
-        return max(1, min(chunk_bytes // max(self.row_bytes, 1), self.row_limit))
+        return max(1, min(chunk_bytes // max(self.row_bytes, 1), self.row_limit, self.fitting_rows))
 
     def open(self, *, long: bool) -> int:
         """Set the room of the next chunk and return it."""
@@ -48,10 +59,12 @@ class Lane:
         They do not if this one was as large as is allowed, by time or by memory: one that was smaller has more of
         the costs that do not depend on its rows.
         """
+        filled = 2 * rows >= self.room
+        if filled:
+            self._count_fitted()
         most_seconds = LONG_FACTOR * chunk_seconds
         most_rows = self.most_rows(chunk_bytes)
         fitting = int(rows * most_seconds / max(seconds, 1e-6))
-        filled = 2 * rows >= self.room
         if seconds > most_seconds:
             self.chunk_rows = max(1, fitting)
         elif filled:
@@ -60,5 +73,13 @@ class Lane:
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.single)
 
     def shrink(self, rows: int) -> None:
-        """Let no later chunk be as large as one of `rows` rows, which did not fit into memory."""
-        self.row_limit = self.chunk_rows = max(1, rows // 2)
+        """Let no chunk soon be as large as one of `rows` rows, which did not fit into memory."""
+        self.fitting_rows = self.chunk_rows = max(1, rows // 2)
+        self.fitted = 0
+
+    def _count_fitted(self) -> None:
+        """Count a chunk that was as large as allowed, and allow more once there were enough of them."""
+        self.fitted += 1
+        if self.fitted >= _FITTING_CHUNKS:
+            self.fitting_rows = min(2 * self.fitting_rows, _UNBOUNDED)
+            self.fitted = 0

@@ -50,13 +50,54 @@ def test_no_chunk_grows_beyond_the_memory_for_it():
     assert made.chunk_rows == BYTES >> 10
 
 
-def test_rows_that_did_not_fit_into_memory_are_not_tried_again():
+def full_chunks(made, count):
+    """Run chunks that fill the lane and take no time to speak of; return how large each was."""
+    sizes = []
+    for _ in range(count):
+        sizes.append(made.open(long=True))
+        adapted(made, sizes[-1], 0.001)
+    return sizes
+
+
+def test_rows_that_did_not_fit_into_memory_are_tried_again_after_64_chunks_and_up_to_the_former_bound():
     made = lane(chunk_rows=64, room=64)
+    made.shrink(1024)
+
+    sizes = full_chunks(made, 3 * 64)
+
+    # The 64th chunk allows more to the next. The bytes allow 1024 rows.
+    assert sizes == [512] * 64 + [1024] * 128
+
+
+def test_another_failure_starts_the_count_anew():
+    made = lane()
+    made.shrink(128)
+    full_chunks(made, 63)
+
     made.shrink(64)
 
-    adapted(made, 32, 0.001)
+    assert full_chunks(made, 65) == [32] * 64 + [64]
 
-    assert made.chunk_rows == 32
+
+def test_chunks_smaller_than_allowed_do_not_show_that_more_would_fit():
+    made = lane()
+    made.shrink(128)
+
+    for _ in range(200):
+        made.open(long=True)
+        adapted(made, 31, 0.001)
+
+    assert made.most_rows(BYTES) == 64
+
+
+def test_a_lane_recovers_while_its_chunks_are_short():
+    made = lane()
+    made.shrink(128)
+
+    for _ in range(64):
+        adapted(made, made.open(long=False), 0.001)
+
+    assert made.open(long=False) == 32
 
 
 @pytest.mark.parametrize(
