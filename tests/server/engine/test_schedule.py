@@ -250,6 +250,39 @@ def test_stopped_jobs_leave_with_their_errors_and_others_stay():
     assert not schedule
 
 
+def cancelled_after(steps, device, job):
+    """Serve some chunks, then cancel a job whose caller has another at once."""
+    for _ in range(steps):
+        device.step()
+    job.cancelled = True
+    device.schedule.drop_stopped(device.clock)
+    device.schedule.add(evaluation(priority=job.priority, caller=job.caller), device.clock)
+
+
+@pytest.mark.parametrize("steps", [0, 20])
+def test_a_caller_is_charged_for_no_row_of_a_cancelled_job_that_was_not_done(steps):
+    job = JobState(1, None, priority="interactive", caller="ann")
+    device = Device(schedule_of(evaluation(1000, job=job), evaluation(caller="bob")), room=1)
+    cancelled_after(steps, device, job)
+
+    for _ in range(100):
+        device.step()
+
+    assert device.by_caller == {"ann": (steps + 100) / 2, "bob": (steps + 100) / 2}
+
+
+@pytest.mark.parametrize("steps", [0, 22])
+def test_a_class_is_charged_for_no_row_of_a_cancelled_job_that_was_not_done(steps):
+    job = JobState(1, None, priority="bulk", caller="ann")
+    device = Device(schedule_of(evaluation(1000, job=job), evaluation()), room=1)
+    cancelled_after(steps, device, job)
+
+    for _ in range(110):
+        device.step()
+
+    assert device.by_class["bulk"] == pytest.approx((steps + 110) / 11, abs=1)
+
+
 def test_it_is_known_when_work_of_a_heavier_class_came():
     schedule = Schedule(WEIGHTS)
     schedule.add(evaluation(priority="interactive"), 5.0)
