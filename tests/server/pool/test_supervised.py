@@ -274,3 +274,18 @@ async def test_while_a_worker_starts_only_its_start_is_waited_for(make_pool, dia
 
     # The wait is over; the one before the next start, should this fail, is a second.
     assert 0 < await asyncio.wait_for(found, 20) <= start_seconds
+
+
+@pytest.mark.parametrize(("first_seconds", "times"), [(0.3, [1, 2]), (1e-6, [1, 1])])
+async def test_the_wait_doubles_unless_the_worker_lived_long_beside_its_own(make_pool, caplog, first_seconds, times):
+    pool = make_pool(restart_initial_seconds=first_seconds)
+    health = Health(pool)
+    await pool.start()
+
+    for _ in times:
+        kill(pool)
+        await health.becomes(False)
+        await health.becomes(True)
+
+    waits = [record.args[1] for record in caplog.records if "started again in" in record.msg]
+    assert waits == [first_seconds * each for each in times]
