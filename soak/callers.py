@@ -4,15 +4,13 @@ Each asks for something of the catalogue at random, under a random name and clas
 short deadlines. Ends when standard input has and the last call has; may be killed at any time.
 """
 
-import argparse
 import asyncio
 import random
-import sys
 from pathlib import Path
 
 import grpc
 
-from soak import answers, calling, catalogue, records
+from soak import answers, calling, catalogue, command, records
 
 CALLERS = 6
 """Callers in a process, each with one call at a time."""
@@ -39,22 +37,16 @@ class Callers:
         self._made = 0
         self._kept: set[tuple[str, bytes]] = set()
         self._lateness = 0.0
-        self._stopped = asyncio.Event()
 
-    async def run(self) -> None:
-        """Call until standard input ends, as it does with the conductor."""
-        asyncio.get_running_loop().add_reader(sys.stdin, self._stop)
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Call until `stopped` is set."""
         watching = asyncio.create_task(self._watch())
         async with grpc.aio.insecure_channel(self._address, options=calling.OPTIONS) as channel:
-            await asyncio.gather(*(self._caller(channel) for _ in range(CALLERS)))
+            await asyncio.gather(*(self._caller(channel, stopped) for _ in range(CALLERS)))
         watching.cancel()
 
-    def _stop(self) -> None:
-        asyncio.get_running_loop().remove_reader(sys.stdin)
-        self._stopped.set()
-
-    async def _caller(self, channel: grpc.aio.Channel) -> None:
-        while not self._stopped.is_set():
+    async def _caller(self, channel: grpc.aio.Channel, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
             ended = await self._call(channel)
             pause = self._random.expovariate(1 / _PAUSE_SECONDS)
             await asyncio.sleep(pause if ended.code == "OK" else pause + _REFUSED_PAUSE_SECONDS)
@@ -132,20 +124,5 @@ class Callers:
             self._lateness = max(late, 0.9 * self._lateness)
 
 
-def main() -> None:
-    """Call until told to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("name")
-    parser.add_argument("seed")
-    given = parser.parse_args()
-    asyncio.run(_run(given.address, given.folder, given.name, given.seed))
-
-
-async def _run(address: str, folder: Path, name: str, seed: str) -> None:
-    await Callers(address, folder, name, seed).run()
-
-
 if __name__ == "__main__":
-    main()
+    command.main(__doc__, Callers)

@@ -4,10 +4,8 @@ They ask patiently and cancel nothing, so whatever they see fail is a fault of t
 Ends when standard input has and the last call has.
 """
 
-import argparse
 import asyncio
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pellucid.aio import AsyncClient
 from pellucid.tensors import from_tensor
 from pellucid.v1 import explanation_service_pb2, input_pb2
 
-from soak import answers, calling, catalogue, records
+from soak import answers, calling, catalogue, command, records
 
 CALLERS = 3
 """Callers in a process, each with a client of its own."""
@@ -35,22 +33,16 @@ class Shipped:
         self._asked = [(number, *each) for number, each in enumerate(catalogue.read(folder)) if _can_be_asked(each[0])]
         self._weights = [entry.weight for _, entry, _, _ in self._asked]
         self._notes = records.Notebook(folder / f"{name}.calls")
-        self._stopped = asyncio.Event()
 
-    async def run(self) -> None:
-        """Call until standard input ends, as it does with the conductor."""
-        asyncio.get_running_loop().add_reader(sys.stdin, self._stop)
-        await asyncio.gather(*(self._caller(f"{self._name}-{number}") for number in range(CALLERS)))
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Call until `stopped` is set."""
+        await asyncio.gather(*(self._caller(f"{self._name}-{number}", stopped) for number in range(CALLERS)))
 
-    def _stop(self) -> None:
-        asyncio.get_running_loop().remove_reader(sys.stdin)
-        self._stopped.set()
-
-    async def _caller(self, identity: str) -> None:
+    async def _caller(self, identity: str, stopped: asyncio.Event) -> None:
         # The client has one id for all its calls: the log's lines are counted against them in sum.
         async with AsyncClient(self._address, metadata={"x-request-id": identity}) as client:
             made = 0
-            while not self._stopped.is_set():
+            while not stopped.is_set():
                 made += 1
                 await self._call(client, f"{identity}#{made}")
                 await asyncio.sleep(self._random.expovariate(1 / _PAUSE_SECONDS))
@@ -131,20 +123,5 @@ def _spec(message: Any) -> ExplanationSpec:
     return ExplanationSpec(message.method, parameters, seed=message.seed)
 
 
-def main() -> None:
-    """Call until told to end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("address")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("name")
-    parser.add_argument("seed")
-    given = parser.parse_args()
-    asyncio.run(_run(given.address, given.folder, given.name, given.seed))
-
-
-async def _run(address: str, folder: Path, name: str, seed: str) -> None:
-    await Shipped(address, folder, name, seed).run()
-
-
 if __name__ == "__main__":
-    main()
+    command.main(__doc__, Shipped)
