@@ -8,8 +8,6 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-_CALLER_LEFT = "ExecuteBatchError raised in core"
-
 
 @dataclass(frozen=True)
 class Line:
@@ -27,8 +25,6 @@ class Log:
     lines: tuple[Line, ...]
     tracebacks: tuple[str, ...]
     """The last line of each."""
-    callers_left: int = 0
-    """Tracebacks that gRPC itself logs because a caller left while the end of its call was being sent."""
 
     def without(self, identity: str) -> "Log":
         """Return the log without the lines of one request id."""
@@ -48,7 +44,7 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read the server's log, in JSON; workers' own lines are text."""
-    lines, tracebacks, callers_left = [], [], 0
+    lines, tracebacks = [], []
     texts = path.read_text("utf-8", "replace").splitlines()
     for number, text in enumerate(texts):
         try:
@@ -57,15 +53,13 @@ def read_log(path: Path) -> Log:
             entry = {}
         if not isinstance(entry, dict):
             continue
-        if entry.get("logger", "").startswith("grpc.") and _CALLER_LEFT in entry.get("message", ""):
-            callers_left += 1
-        elif "traceback" in entry:
+        if "traceback" in entry:
             tracebacks.append(entry["traceback"].strip().splitlines()[-1])
         elif text.startswith("Traceback ("):
             tracebacks.append(next((line for line in texts[number + 1 :] if not line.startswith(" ")), text))
         if entry.get("message") == "request":
             lines.append(Line(entry["id"], entry["rpc"], entry["code"]))
-    return Log(tuple(lines), tuple(tracebacks), callers_left)
+    return Log(tuple(lines), tuple(tracebacks))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ from typing import Any
 
 from pellucid_server.config import LoggingConfig
 
+_log = logging.getLogger(__name__)
+
+_GRPC = "grpc._cython.cygrpc"
+
 
 class TextFormatter(logging.Formatter):
     """Time, level, module and message, then the record's fields as `name=value`."""
@@ -43,6 +47,21 @@ def set_up(config: LoggingConfig) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+    logging.getLogger(_GRPC).addFilter(noteworthy)
+
+
+def noteworthy(record: logging.LogRecord) -> bool:
+    """Tell whether a record of gRPC's tells of more than an answer that came a moment after its deadline.
+
+    gRPC logs that as an error, with a traceback, unless it has already heard that the caller is gone. The request
+    has its own line.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    # By its name, as the class is private. Without these words it is a batch that gRPC would not even begin.
+    if type(error).__name__ != "ExecuteBatchError" or not str(error).startswith('Failed "execute_batch"'):
+        return True
+    _log.debug("a caller was gone when its answer was sent: %s", record.getMessage())
+    return False
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
