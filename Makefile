@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # Processes that the tests run in.
 TEST_PROCESSES ?= 2
-# Length of a soak, which has a quarter of that more without killings.
+# Length of a soak, which has half of that more without killings.
 SOAK_SECONDS ?= 600
 SOAK_WORKERS ?= 1
 # More arguments for pytest, for example ARGS='-k wire -x'.

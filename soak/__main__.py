@@ -44,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("models"), help="the demo model repository")
     parser.add_argument("--seconds", type=float, default=600.0, help="load with killings (default: %(default)g)")
     parser.add_argument(
-        "--calm-seconds", type=float, help="load without killed workers after it (default: a quarter of that)"
+        "--calm-seconds", type=float, help="load without killed workers after it (default: half of that)"
     )
     parser.add_argument("--workers", type=int, default=1, help="worker processes (default: %(default)s)")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="of everything random (default: a new one)")
@@ -55,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where log, requests and calls are kept (default: nowhere)")
     given = parser.parse_args()
     if given.calm_seconds is None:
-        given.calm_seconds = given.seconds / 4
+        given.calm_seconds = given.seconds / 2
     return given
 
 

@@ -9,13 +9,17 @@ from soak.processes import FRONT, HELPER, WORKER, Sample, of_kind
 from soak.verdicts import Verdict
 
 MOST_MIB_PER_MINUTE = 1.0
-"""A process that grows by more is not flat."""
+"""A process that grows by more is not flat, unless its memory goes up and down so much that there is no telling."""
 
 MOST_MORE = 8
 """File descriptors and threads that an idle front may have more after the run than before it: pools fill up."""
 
-LEAST_SECONDS = 60.0
+BLOCK_SECONDS = 10.0
+LEAST_BLOCKS = 8
 """Memory is judged over no less: within seconds, allocators' steps are all there is."""
+
+DOUBT = 3.0
+"""Standard errors by which a slope may be above what is flat."""
 
 _MIB = 1 << 20
 
@@ -50,21 +54,43 @@ def handles(before: Iterable[Sample], after: Iterable[Sample]) -> Verdict:
     return Verdict("front's handles are flat", not wrong, figures, tuple(wrong))
 
 
-def mib_per_minute(samples: Sequence[Sample]) -> float:
-    """Return the slope of the line of least squares through the samples' resident memory."""
-    times = np.array([each.at for each in samples])
-    sizes = np.array([each.resident_bytes / _MIB for each in samples])
-    times = times - times.mean()
-    return float(times @ sizes / (times @ times)) * 60
+def mib_per_minute(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Return the slope of the line of least squares through the resident memory, and its standard error.
+
+    The line goes through means of ten seconds, as what a batch takes for a moment is in several samples on end.
+    """
+    blocks = _blocks(samples)
+    times = np.array([each[0] for each in blocks])
+    sizes = np.array([each[1] for each in blocks])
+    times, sizes = times - times.mean(), sizes - sizes.mean()
+    spread = times @ times
+    slope = times @ sizes / spread
+    rest = sizes - slope * times
+    error = np.sqrt(rest @ rest / (len(blocks) - 2) / spread)
+    return 60 * float(slope), 60 * float(error)
+
+
+def _blocks(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """Return the mean time and memory, in MiB, of the samples of each ten seconds."""
+    found: dict[int, list[Sample]] = defaultdict(list)
+    for each in samples:
+        found[int((each.at - samples[0].at) // BLOCK_SECONDS)].append(each)
+    return [
+        (float(np.mean([each.at for each in block])), float(np.mean([each.resident_bytes for each in block])) / _MIB)
+        for block in found.values()
+    ]
 
 
 def _slope(name: str, samples: Sequence[Sample]) -> Verdict:
     half = [each for each in samples if each.at >= (samples[0].at + samples[-1].at) / 2] if samples else []
-    if not half or half[-1].at - half[0].at < LEAST_SECONDS:
-        return Verdict(name, True, f"not judged: fewer than {LEAST_SECONDS:g} s in the second half")
-    slope = mib_per_minute(half)
-    figures = f"{slope:+.2f} MiB/min at {half[-1].resident_bytes / _MIB:.0f} MiB, over {half[-1].at - half[0].at:.0f} s"
-    return Verdict(name, slope <= MOST_MIB_PER_MINUTE, figures)
+    if not half or len(_blocks(half)) < LEAST_BLOCKS:
+        return Verdict(name, True, f"not judged: fewer than {BLOCK_SECONDS * LEAST_BLOCKS:g} s in the second half")
+    slope, error = mib_per_minute(half)
+    figures = (
+        f"{slope:+.2f} MiB/min, give or take {error:.2f}, at {half[-1].resident_bytes / _MIB:.0f} MiB, over "
+        f"{half[-1].at - half[0].at:.0f} s"
+    )
+    return Verdict(name, slope - DOUBT * error <= MOST_MIB_PER_MINUTE, figures)
 
 
 def _longest_life(samples: Iterable[Sample], since: float) -> list[Sample]:

@@ -10,11 +10,18 @@ MIB = 1 << 20
 
 
 def samples(
-    kind: str, pid: int, *, begin: float, seconds: int, growth: float = 0.0, at_first: float = 100.0
+    kind: str,
+    pid: int,
+    *,
+    begin: float,
+    seconds: int,
+    growth: float = 0.0,
+    at_first: float = 100.0,
+    noise_mib: float = 1.0,
 ) -> list[Sample]:
-    """Return a sample a second of a process that grows by so many MiB a minute, with the noise of 1 MiB."""
+    """Return a sample a second of a process that grows by so many MiB a minute, with some noise."""
     print("seed 0")
-    noise = np.random.default_rng(0).normal(size=seconds)
+    noise = noise_mib * np.random.default_rng(0).normal(size=seconds)
     return [
         Sample(begin + second, pid, kind, int((at_first + growth * second / 60 + noise[second]) * MIB), 20, 10)
         for second in range(seconds)
@@ -23,9 +30,11 @@ def samples(
 
 @pytest.mark.parametrize("growth", [-3.0, 0.0, 5.0])
 def test_the_slope_is_found_through_noise(growth: float) -> None:
-    found = memory.mib_per_minute(samples(FRONT, 1, begin=1000.0, seconds=600, growth=growth))
+    found, error = memory.mib_per_minute(samples(FRONT, 1, begin=1000.0, seconds=600, growth=growth))
 
     assert found == pytest.approx(growth, abs=0.1)
+    # Of independent noise of 1 MiB: its deviation over that of the times.
+    assert error == pytest.approx(60 / (np.sqrt(600) * 600 / np.sqrt(12)), rel=0.4)
 
 
 @pytest.mark.parametrize(("growth", "held"), [(0.0, True), (5.0, False)])
@@ -52,6 +61,14 @@ def test_a_worker_is_judged_by_its_last_and_longest_life(growth: float, held: bo
     verdict = memory.memory([each for life in [*lives, last] for each in life], warm_at=0.0, calm_from=200.0)[1]
 
     assert verdict.held is held
+
+
+@pytest.mark.parametrize(("growth", "held"), [(0.0, True), (20.0, True), (100.0, False)])
+def test_what_a_worker_takes_for_a_batch_hides_a_slope_only_as_far_as_it_must(growth: float, held: bool) -> None:
+    # Batches take and leave some 200 MiB: over two minutes 20 MiB a minute may be chance, 100 cannot.
+    life = samples(WORKER, 1, begin=0.0, seconds=240, growth=growth, noise_mib=100.0)
+
+    assert memory.memory(life, warm_at=0.0, calm_from=0.0)[1].held is held
 
 
 def test_workers_that_hold_more_in_every_life_are_seen() -> None:

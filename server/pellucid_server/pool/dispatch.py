@@ -157,8 +157,8 @@ class Dispatcher:
             queue.remove(ticket)
             ticket.fail(late)
             return
-        queue.place(ticket)
         ticket.sent = time.monotonic()
+        queue.place(ticket)
         try:
             worker.send(ticket)
         except Exception as error:  # noqa: BLE001 - a job that has no frame, for want of memory too, must keep no place

@@ -5,9 +5,11 @@ _MEMORY = 0.9
 
 
 class Pace:
-    """Rows in places, and the mean time that a row stays in one.
+    """Rows in places, the mean time that a row stays in one, and how many have left while there were any.
 
-    By Little's law the rows that leave in a second are the rows in places, divided by that time.
+    By Little's law the rows that leave in a second are the rows in places, divided by that time. Those in places just
+    now may be unlike the rest, one row where there are mostly hundreds; then those that have left tell more. But those
+    tell too little when few jobs came until now: so it is the faster of both that counts.
     """
 
     def __init__(self) -> None:
@@ -15,19 +17,27 @@ class Pace:
         self._placed_rows = 0
         self._rows = 0.0
         self._row_seconds = 0.0
+        self._busy_seconds = 0.0
+        # Since a job last left that counted: the time in which there were jobs in places.
+        self._passed_seconds = 0.0
+        self._now = 0.0
 
-    def enter(self, rows: int) -> None:
+    def enter(self, rows: int, now: float) -> None:
         """Note a job that got a place."""
+        self._pass(now)
         self._placed += 1
         self._placed_rows += rows
 
-    def leave(self, rows: int, seconds: float, *, counted: bool) -> None:
+    def leave(self, rows: int, seconds: float, now: float, *, counted: bool) -> None:
         """Note a job that left its place after `seconds`; `counted` is whether that tells of others."""
+        self._pass(now)
         self._placed -= 1
         self._placed_rows -= rows
         if counted:
             self._rows = _MEMORY * self._rows + rows
             self._row_seconds = _MEMORY * self._row_seconds + rows * seconds
+            self._busy_seconds = _MEMORY * self._busy_seconds + self._passed_seconds
+            self._passed_seconds = 0.0
 
     @property
     def next_place_seconds(self) -> float:
@@ -38,4 +48,9 @@ class Pace:
         """Return how long it takes until so many rows have got a place; None if there is no telling."""
         if not self._rows or not self._placed_rows:
             return None
-        return rows * self._row_seconds / self._rows / self._placed_rows
+        return rows / self._rows * min(self._row_seconds / self._placed_rows, self._busy_seconds)
+
+    def _pass(self, now: float) -> None:
+        if self._placed:
+            self._passed_seconds += now - self._now
+        self._now = now

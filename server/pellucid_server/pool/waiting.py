@@ -154,14 +154,14 @@ class ClassQueue:
         return self._head(self._without_place.first())
 
     def place(self, ticket: Ticket) -> None:
-        """Give a job a place, whether it waited or not."""
+        """Give a job a place at the time when it was `sent`, whether it waited or not."""
         # The caller first: the removal would forget one without other jobs.
         caller = self._caller(ticket.caller)
         caller.running += 1
         start = caller.start if ticket.line is not None else max(caller.start, self._virtual)
         self.remove(ticket)
         self._placed_bytes += ticket.size_bytes
-        self._pace.enter(ticket.rows)
+        self._pace.enter(ticket.rows, ticket.sent)
         ticket.beside = self._crowding.enter()
         if not ticket.losses:
             # Everybody's time goes on by as much as if all were served alike.
@@ -183,7 +183,7 @@ class ClassQueue:
         seconds = now - ticket.sent
         if ended and not answered and ticket.deadline is not None and now >= ticket.deadline:
             self._crowding.lose(ticket.sent, now)
-        self._pace.leave(ticket.rows, seconds, counted=answered or rows > 0)
+        self._pace.leave(ticket.rows, seconds, now, counted=answered or rows > 0)
         self._crowding.leave(
             ticket.kind, max(rows, 1), seconds, weight=ticket.rows, beside=ticket.beside, counted=answered
         )
@@ -262,12 +262,12 @@ class ClassQueue:
         stay = self._crowding.stay_seconds(ticket.kind, ticket.rows)
         needed = _CAUTION * (expected + next_place + stay)
         if needed > left:
-            # Its deadline draws near as fast as the queue goes on, so nothing is gained before the queue is empty.
+            # As its deadline draws near as fast as the queue goes on, all that it gains is on the caution.
             self._refuse(
                 "deadline",
                 f"A request of class {self.name!r} may take {needed:.2f} s now, {expected + next_place:.2f} s of them "
                 f"in the queue, and its deadline leaves {max(left, 0.0):.2f} s",
-                max(expected, next_place),
+                max(min((needed - left) / (_CAUTION - 1), expected), next_place),
             )
 
     def _refuse(self, cause: str, what: str, seconds: float | None) -> None:

@@ -4,25 +4,25 @@ from pellucid_server.pool.pace import Pace
 
 def test_before_a_job_has_left_there_is_no_telling():
     pace = Pace()
-    pace.enter(10)
+    pace.enter(10, 0.0)
 
     assert pace.seconds(5) is None
 
 
 def test_without_a_job_in_a_place_there_is_no_telling():
     pace = Pace()
-    pace.enter(10)
-    pace.leave(10, 2.0, counted=True)
+    pace.enter(10, 0.0)
+    pace.leave(10, 2.0, 2.0, counted=True)
 
     assert pace.seconds(5) is None
 
 
 def test_rows_take_as_long_as_littles_law_says():
     pace = Pace()
-    pace.enter(10)
-    pace.leave(10, 2.0, counted=True)
-    pace.enter(10)
-    pace.enter(30)
+    pace.enter(10, 0.0)
+    pace.leave(10, 2.0, 2.0, counted=True)
+    pace.enter(10, 2.0)
+    pace.enter(30, 2.0)
 
     # 40 rows in places, each for 2 s: 20 leave in a second.
     assert pace.seconds(60) == pytest.approx(3.0)
@@ -30,32 +30,57 @@ def test_rows_take_as_long_as_littles_law_says():
 
 def test_a_job_that_does_not_count_changes_the_places_alone():
     pace = Pace()
-    pace.enter(10)
-    pace.leave(10, 2.0, counted=True)
-    pace.enter(10)
-    pace.enter(30)
+    pace.enter(10, 0.0)
+    pace.leave(10, 2.0, 2.0, counted=True)
+    pace.enter(10, 2.0)
+    pace.enter(30, 2.0)
 
-    pace.leave(30, 1000.0, counted=False)
+    pace.leave(30, 1000.0, 1002.0, counted=False)
 
     assert pace.seconds(10) == pytest.approx(2.0)
 
 
 def test_the_mean_is_of_rows_and_forgets():
     pace = Pace()
-    pace.enter(1)
-    pace.enter(3)
-    pace.leave(1, 4.0, counted=True)
-    pace.leave(3, 2.0, counted=True)
-    pace.enter(1)
+    # So long before one another that no more leave than by Little's law.
+    pace.enter(1, 0.0)
+    pace.leave(1, 4.0, 4.0, counted=True)
+    pace.enter(3, 100.0)
+    pace.leave(3, 200.0, 300.0, counted=True)
+    [pace.enter(1, 300.0) for _ in range(100)]
 
     # The first weighs 0.9 x 1 row, the second 3 rows.
-    assert pace.seconds(1) == pytest.approx((0.9 * 4 + 3 * 2) / (0.9 + 3))
+    assert pace.seconds(100) == pytest.approx((0.9 * 4 + 3 * 200) / (0.9 + 3))
 
 
 def test_a_change_of_pace_is_noticed():
     pace = Pace()
-    pace.enter(1)
-    [(pace.enter(1), pace.leave(1, 1.0, counted=True)) for _ in range(100)]
-    [(pace.enter(1), pace.leave(1, 5.0, counted=True)) for _ in range(60)]
+    now = 0.0
+    for seconds in [1.0] * 100 + [5.0] * 60:
+        pace.enter(1, now)
+        now += seconds
+        pace.leave(1, seconds, now, counted=True)
+    pace.enter(1, now)
 
     assert pace.seconds(1) == pytest.approx(5.0, rel=0.01)
+
+
+def test_one_small_job_in_a_place_does_not_make_the_rows_behind_it_wait_longer():
+    # A device that does 100 rows a second, a job of 100 rows after the other.
+    pace = Pace()
+    for number in range(50):
+        pace.enter(100, float(number))
+        pace.leave(100, 1.0, number + 1.0, counted=True)
+    pace.enter(1, 50.0)
+
+    assert pace.seconds(500) == pytest.approx(5.0)
+
+
+def test_time_without_a_job_in_a_place_does_not_count():
+    pace = Pace()
+    for number in range(50):
+        pace.enter(100, 10.0 * number)
+        pace.leave(100, 1.0, 10.0 * number + 1, counted=True)
+    pace.enter(1, 1000.0)
+
+    assert pace.seconds(500) == pytest.approx(5.0)

@@ -148,11 +148,36 @@ def test_a_job_that_would_not_start_before_its_deadline_is_refused(make_queue, t
     wait(queue, ticket(40))
     queue.check(ticket(1, deadline=112.6), 100.0)
 
-    message = r"may take 12\.50 s now, 10\.00 s .* leaves 12\.40 s; .* longer deadline or in 8\.00 s"
+    message = r"may take 12\.50 s now, 10\.00 s .* leaves 11\.50 s; .* longer deadline or in 4\.00 s"
     with pytest.raises(OverloadedError, match=message):
-        queue.check(ticket(1, deadline=112.4), 100.0)
+        queue.check(ticket(1, deadline=111.5), 100.0)
 
     assert refusals.causes == ["deadline"]
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [
+        # As many seconds later as are named, the quarter to spare is less by the seconds that are missing.
+        (11.5, "4.000"),
+        (11.75, "3.000"),
+        # Nothing is free before the next place is.
+        (12.4, "2.000"),
+        # By then all who wait are done.
+        (6.0, "8.000"),
+    ],
+)
+def test_a_job_whose_deadline_is_too_near_is_told_when_it_is_not_if_nobody_else_comes(
+    make_queue, ticket, left, seconds
+):
+    queue = make_queue()
+    paced(queue, ticket)
+    wait(queue, ticket(40))
+
+    with pytest.raises(OverloadedError) as caught:
+        queue.check(ticket(1, deadline=left), 0.0)
+
+    assert caught.value.metadata == {"retry_after_seconds": seconds}
 
 
 def test_a_caller_waits_for_no_more_than_its_turns(make_queue, ticket):
