@@ -28,7 +28,7 @@ class Workers(Protocol):
         ...
 
     async def run(
-        self, job: Job, deadline_seconds: float | None = None, *, caller: str = "", priority: str = ""
+        self, job: Job, deadline_seconds: float | None = None, *, caller: str, priority: str
     ) -> tuple[Result, JobTiming]:
         """Do one job for a caller, in a class of requests."""
         ...
