@@ -14,7 +14,7 @@ MOST_MIB_PER_MINUTE = 1.0
 MOST_MORE = 8
 """File descriptors and threads that an idle front may have more after the run than before it: pools fill up."""
 
-BLOCK_SECONDS = 10.0
+BLOCK_SECONDS = 15.0
 LEAST_BLOCKS = 8
 """Memory is judged over no less: within seconds, allocators' steps are all there is."""
 
@@ -57,7 +57,7 @@ def handles(before: Iterable[Sample], after: Iterable[Sample]) -> Verdict:
 def mib_per_minute(samples: Sequence[Sample]) -> tuple[float, float]:
     """Return the slope of the line of least squares through the resident memory, and its standard error.
 
-    The line goes through means of ten seconds, as what a batch takes for a moment is in several samples on end.
+    The line goes through means of 15 seconds, as what a batch takes for a moment is in several samples on end.
     """
     blocks = _blocks(samples)
     times = np.array([each[0] for each in blocks])
@@ -71,7 +71,7 @@ def mib_per_minute(samples: Sequence[Sample]) -> tuple[float, float]:
 
 
 def _blocks(samples: Sequence[Sample]) -> list[tuple[float, float]]:
-    """Return the mean time and memory, in MiB, of the samples of each ten seconds."""
+    """Return the mean time and memory, in MiB, of the samples of each 15 seconds."""
     found: dict[int, list[Sample]] = defaultdict(list)
     for each in samples:
         found[int((each.at - samples[0].at) // BLOCK_SECONDS)].append(each)

@@ -61,7 +61,7 @@ _HELPER_MODULES = ("pellucid_server.engine.groups",)
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
-_TRIM_SECONDS = 30.0
+_TRIM_SECONDS = 10.0
 
 
 class Connection:

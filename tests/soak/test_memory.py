@@ -56,7 +56,7 @@ def test_what_a_front_takes_to_get_warm_is_not_growth() -> None:
 @pytest.mark.parametrize(("growth", "held"), [(0.0, True), (5.0, False)])
 def test_a_worker_is_judged_by_its_last_and_longest_life(growth: float, held: bool) -> None:
     lives = [samples(WORKER, pid, begin=20.0 * pid, seconds=20, growth=300.0) for pid in range(10)]
-    last = samples(WORKER, 99, begin=200.0, seconds=200, growth=growth)
+    last = samples(WORKER, 99, begin=200.0, seconds=300, growth=growth)
 
     verdict = memory.memory([each for life in [*lives, last] for each in life], warm_at=0.0, calm_from=200.0)[1]
 
@@ -66,7 +66,7 @@ def test_a_worker_is_judged_by_its_last_and_longest_life(growth: float, held: bo
 @pytest.mark.parametrize(("growth", "held"), [(0.0, True), (20.0, True), (100.0, False)])
 def test_what_a_worker_takes_for_a_batch_hides_a_slope_only_as_far_as_it_must(growth: float, held: bool) -> None:
     # Batches take and leave some 200 MiB: over two minutes 20 MiB a minute may be chance, 100 cannot.
-    life = samples(WORKER, 1, begin=0.0, seconds=240, growth=growth, noise_mib=100.0)
+    life = samples(WORKER, 1, begin=0.0, seconds=260, growth=growth, noise_mib=100.0)
 
     assert memory.memory(life, warm_at=0.0, calm_from=0.0)[1].held is held
 
