@@ -41,15 +41,36 @@ _MOST_KINDS = 4096
 
 @dataclass(slots=True)
 class _Pace:
-    """Seconds that an evaluated row of one kind of job takes."""
+    """What jobs of one kind took: means over jobs, whose quotients are means over rows."""
 
-    quiet: float
-    """On a quiet worker: the mean of jobs that had one beside them at most. Until there is such a job, and where those
-    were slow by chance, the least that `lately` has been."""
-    lately: float
-    """In the mean of the last jobs, at whatever crowd."""
-    share: float
-    """Rows that are evaluated for each that a job was taken to need, in the mean of the last jobs."""
+    seconds: float
+    rows: float
+    weight: float
+    """Of the last jobs, at whatever crowd: how long they stayed, the rows evaluated, and those they should have taken."""
+    quiet_seconds: float
+    quiet_rows: float
+    """Of jobs on a quiet worker, which had one beside them at most. Until there is such a job, and where it was slow
+    by chance, of the last jobs when those were quickest."""
+
+    @property
+    def lately(self) -> float:
+        """Seconds that a row took of late."""
+        return self.seconds / self.rows
+
+    @property
+    def quiet(self) -> float:
+        """Seconds that a row takes on a quiet worker."""
+        return self.quiet_seconds / self.quiet_rows
+
+    def learn(self, seconds: float, rows: float, weight: float, part: float) -> None:
+        """Note a job; `part` is what it tells of a quiet worker."""
+        self.seconds += (1 - _MEMORY) * (seconds - self.seconds)
+        self.rows += (1 - _MEMORY) * (rows - self.rows)
+        self.weight += (1 - _MEMORY) * (weight - self.weight)
+        self.quiet_seconds += part * (seconds - self.quiet_seconds)
+        self.quiet_rows += part * (rows - self.quiet_rows)
+        if self.lately < self.quiet:
+            self.quiet_seconds, self.quiet_rows = self.seconds, self.rows
 
 
 class Crowding:
@@ -117,7 +138,7 @@ class Crowding:
         if not counted or seconds <= 0:
             return
         self._restraint = min(1.0, _RECOVERY * self._restraint)
-        alone = rows * self._learn(kind, seconds / rows, rows / weight, around)
+        alone = rows * self._learn(kind, seconds, rows, weight, around).quiet
         self._alone = _MEMORY * self._alone + alone
         self._stays = _MEMORY * self._stays + alone * seconds
         self._beside = _MEMORY * self._beside + alone * around
@@ -132,20 +153,16 @@ class Crowding:
         if pace is None:
             return 0.0
         # No job takes longer than one after the other with those in places.
-        return weight * pace.share * min(pace.lately, pace.quiet * (self._placed / self._workers + 1))
+        row_seconds = min(pace.lately, pace.quiet * (self._placed / self._workers + 1))
+        return weight * pace.rows / pace.weight * row_seconds
 
-    def _learn(self, kind: str, row_seconds: float, share: float, around: float) -> float:
-        """Return what a row takes on a quiet worker, by a job that is done and those before it."""
+    def _learn(self, kind: str, seconds: float, rows: int, weight: int, around: float) -> _Pace:
+        """Note a job that is done, and return what those of its kind take."""
         pace = self._paces.get(kind)
         if pace is None:
             if len(self._paces) >= _MOST_KINDS:
                 self._paces.clear()
-            pace = self._paces[kind] = _Pace(row_seconds, row_seconds, share)
-        pace.lately += (1 - _MEMORY) * (row_seconds - pace.lately)
-        pace.share += (1 - _MEMORY) * (share - pace.share)
-        if around <= _LEAST:
-            pace.quiet += (1 - _MEMORY) * (row_seconds - pace.quiet)
-        elif self._limit <= _LEAST:
-            pace.quiet += _FORGETTING * (row_seconds - pace.quiet)
-        pace.quiet = min(pace.quiet, pace.lately)
-        return pace.quiet
+            pace = self._paces[kind] = _Pace(seconds, rows, weight, seconds, rows)
+        crowded = _FORGETTING if self._limit <= _LEAST else 0.0
+        pace.learn(seconds, rows, weight, 1 - _MEMORY if around <= _LEAST else crowded)
+        return pace

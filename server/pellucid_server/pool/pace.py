@@ -1,7 +1,12 @@
 """How fast the places of a class go round, and how long rows ahead of a job will therefore take."""
 
+import math
+
 _MEMORY = 0.9
 """Weight of the past in the running means, at each job."""
+
+_STAYS = 4.0
+"""Mean stays after which what has left is forgotten, but for 1 / e of it: jobs that share batches leave in bursts."""
 
 
 class Pace:
@@ -17,9 +22,9 @@ class Pace:
         self._placed_rows = 0
         self._rows = 0.0
         self._row_seconds = 0.0
+        # What has left, and in how much time in which there were jobs in places.
+        self._left_rows = 0.0
         self._busy_seconds = 0.0
-        # Since a job last left that counted: the time in which there were jobs in places.
-        self._passed_seconds = 0.0
         self._now = 0.0
 
     def enter(self, rows: int, now: float) -> None:
@@ -36,8 +41,7 @@ class Pace:
         if counted:
             self._rows = _MEMORY * self._rows + rows
             self._row_seconds = _MEMORY * self._row_seconds + rows * seconds
-            self._busy_seconds = _MEMORY * self._busy_seconds + self._passed_seconds
-            self._passed_seconds = 0.0
+            self._left_rows += rows
 
     @property
     def next_place_seconds(self) -> float:
@@ -48,9 +52,14 @@ class Pace:
         """Return how long it takes until so many rows have got a place; None if there is no telling."""
         if not self._rows or not self._placed_rows:
             return None
-        return rows / self._rows * min(self._row_seconds / self._placed_rows, self._busy_seconds)
+        return rows * min(self._row_seconds / self._rows / self._placed_rows, self._busy_seconds / self._left_rows)
 
     def _pass(self, now: float) -> None:
+        if self._placed and self._rows:
+            # By time and not by jobs, as of those that leave together only the first has any time before it.
+            kept = math.exp((self._now - now) / (_STAYS * self._row_seconds / self._rows))
+            self._left_rows *= kept
+            self._busy_seconds *= kept
         if self._placed:
-            self._passed_seconds += now - self._now
+            self._busy_seconds += now - self._now
         self._now = now

@@ -63,6 +63,7 @@ class ClassQueue:
         self._pace = Pace()
         self._crowding = Crowding(places, workers)
         self._placed_bytes = 0
+        self._first_to_fit: Ticket | None = None
         self._virtual = 0.0
         self._callers: dict[str, Caller] = {}
         self._lines = 0
@@ -75,8 +76,16 @@ class ClassQueue:
         return self._crowding.limit
 
     def holds(self, ticket: Ticket) -> bool:
-        """Tell whether the workers have room for a job's bytes; for one of any size if they have no other."""
-        return not self._placed_bytes or self._placed_bytes + ticket.size_bytes <= self._most_bytes
+        """Tell whether the workers have room for a job's bytes; for one of any size if they have no other.
+
+        Where there is none for a job that waits and whose turn it is, there is none for others until it has its place.
+        """
+        first = self._first_to_fit
+        if first is not None and first is not ticket and first.line is not None:
+            return False
+        fits = not self._placed_bytes or self._placed_bytes + ticket.size_bytes <= self._most_bytes
+        self._first_to_fit = None if fits or ticket.line is None else ticket
+        return fits
 
     def running(self, caller: str) -> int:
         """Return how many places a caller has."""

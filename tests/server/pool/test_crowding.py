@@ -213,3 +213,21 @@ def test_the_crowd_of_one_kind_does_not_lengthen_the_stay_of_another():
 
     assert crowding.stay_seconds("m/quick", 1) == pytest.approx(0.01)
     assert crowding.stay_seconds("m/slow", 50) > 10
+
+
+def test_what_a_job_costs_once_is_not_taken_for_what_its_row_costs():
+    # 5 ms for a job, and 0.4 ms for each of its rows.
+    crowding = Crowding(64, 1)
+    for number in range(200):
+        rows = (1, 256)[number % 2]
+        crowding.leave("m", rows, 0.005 + 0.0004 * rows, weight=rows, beside=crowding.enter(), counted=True)
+
+    assert crowding.stay_seconds("m", 256) == pytest.approx(0.107, rel=0.1)
+
+
+def test_an_answer_of_few_rows_does_not_change_how_many_others_take():
+    crowding = Crowding(64, 1)
+    for rows, seconds in [(2, 0.2)] * 50 + [(1000, 10.0)] * 5 + [(2, 1.0)]:
+        crowding.leave("m/shap", rows, seconds, weight=rows, beside=crowding.enter(), counted=True)
+
+    assert crowding.stay_seconds("m/shap", 1000) == pytest.approx(10.0, rel=0.1)

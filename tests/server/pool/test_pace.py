@@ -84,3 +84,19 @@ def test_time_without_a_job_in_a_place_does_not_count():
     pace.enter(1, 1000.0)
 
     assert pace.seconds(500) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("rows", "stay", "apart"), [(50, 10.0, 0.0), (1, 0.05, 1e-4)])
+def test_jobs_that_leave_in_bursts_are_no_faster_for_it(rows, stay, apart):
+    # 64 jobs share every batch and end with it, one shortly after the other.
+    pace, now = Pace(), 0.0
+    for _ in range(20):
+        began = now
+        [pace.enter(rows, now) for _ in range(64)]
+        now += stay
+        for number in range(64):
+            pace.leave(rows, now + number * apart - began, now + number * apart, counted=True)
+        now += 64 * apart
+    [pace.enter(rows, now) for _ in range(64)]
+
+    assert pace.seconds(6400 * rows) == pytest.approx(100 * (stay + 64 * apart), rel=0.2)

@@ -482,3 +482,34 @@ def test_a_job_of_any_size_gets_a_place_if_no_other_has_one(make_queue, ticket):
     assert queue.holds(big)
     place(queue, big)
     assert not queue.holds(ticket())
+
+
+def test_nobody_overtakes_a_job_whose_turn_it_is_and_that_waits_for_room(make_queue, ticket):
+    queue = make_queue(queue_bytes=4 * BYTES)
+    placed, large, small = ticket(), ticket(), ticket(caller="grace")
+    large.size_bytes = 4 * BYTES
+    place(queue, placed)
+    wait(queue, large)
+
+    assert queue.holds(small)
+    assert not queue.holds(queue.first())
+    assert not queue.holds(small)
+    queue.release(placed, now=0.0)
+    assert queue.holds(large)
+    place(queue, large)
+    assert not queue.holds(small)
+    queue.release(large, now=0.0)
+    assert queue.holds(small)
+
+
+def test_a_job_that_left_before_there_was_room_keeps_nobody_out(make_queue, ticket):
+    queue = make_queue(queue_bytes=4 * BYTES)
+    large = ticket()
+    large.size_bytes = 4 * BYTES
+    place(queue, ticket())
+    wait(queue, large)
+    assert not queue.holds(large)
+
+    queue.remove(large)
+
+    assert queue.holds(ticket(caller="grace"))
