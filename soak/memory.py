@@ -88,7 +88,7 @@ def _slope(name: str, samples: Sequence[Sample]) -> Verdict:
     slope, error = mib_per_minute(half)
     figures = (
         f"{slope:+.2f} MiB/min, give or take {error:.2f}, at {half[-1].resident_bytes / _MIB:.0f} MiB, over "
-        f"{half[-1].at - half[0].at:.0f} s"
+        f"{half[-1].at - half[0].at:.0f} s; growth below {MOST_MIB_PER_MINUTE + DOUBT * error:.0f} is not seen"
     )
     return Verdict(name, slope - DOUBT * error <= MOST_MIB_PER_MINUTE, figures)
 

@@ -39,8 +39,8 @@ _NOTICE_SECONDS = 0.25
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
 
-_ELSEWHERE_SECONDS = 0.05
-"""How soon they may send their requests again, to another server."""
+_AT_ONCE_SECONDS = 0.05
+"""How soon they may send their requests again: their connections are being ended, so it is to another server."""
 
 _MOST_STREAMS = 1024
 """Calls of one connection at a time; a client holds further ones back by itself."""
@@ -153,7 +153,7 @@ class App:
     async def _tell_the_last(self) -> None:
         """Answer those whose time is up: gRPC alone would cancel their calls without a word."""
         text = "The server is shutting down; send the request again, to another one."
-        self._boundary.give_up(UnavailableError(text, retry_after_seconds=f"{_ELSEWHERE_SECONDS:.3f}"))
+        self._boundary.give_up(UnavailableError(text, retry_after_seconds=f"{_AT_ONCE_SECONDS:.3f}"))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._boundary.idle(), _TELLING_SECONDS)
 

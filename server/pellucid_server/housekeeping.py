@@ -21,9 +21,12 @@ def drop_frames(error: BaseException | None) -> None:
     A frame that has the error in a variable, as one that waited for a future does, is a cycle with it, which
     would keep the arrays of every frame above until the next full collection.
     """
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
+    left = [error]
+    while left:
+        found = left.pop()
+        if found is not None and found.__traceback__ is not None:
+            found.__traceback__ = None
+            left += [found.__cause__, found.__context__]
 
 
 def trim() -> None:

@@ -413,6 +413,8 @@ class MethodInfo:
     takes_tolerance: bool
     rows_parameter: str = ""
     """The parameter that the number of evaluation rows is in proportion to; empty if there is none."""
+    answers_early: bool = False
+    """Whether it answers before its deadline with what it has; with `takes_tolerance`, it does if it is given one."""
 
 
 @dataclass(frozen=True, slots=True)

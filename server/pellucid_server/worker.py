@@ -35,7 +35,7 @@ from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import BUG, Models, Session, failure
 from pellucid_server.faults import Faults
-from pellucid_server.housekeeping import drop_frames, settle, trim
+from pellucid_server.housekeeping import settle, trim
 from pellucid_server.jobs import (
     AttributeJob,
     Cancel,
@@ -192,9 +192,7 @@ class Worker:
             session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
             return self._operate(session, job), None
         except Exception as error:  # noqa: BLE001 - a bug costs its own job and no other
-            failed = failure(state, error)
-            drop_frames(error)
-            return None, failed
+            return None, failure(state, error)
 
     def _operate(self, session: Session, job: Job) -> Result:
         match job:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 
+import pytest
 from pellucid_server.housekeeping import drop_frames
 
 SETTLED = """
@@ -50,7 +51,16 @@ def wrap(array):
         raise again from error
 
 
-def test_an_error_without_frames_keeps_nothing_of_those_it_came_through():
+def wrap_for_another_cause(array):
+    try:
+        fail(array)
+    except Held:
+        again = RuntimeError()
+        raise again from OSError()
+
+
+@pytest.mark.parametrize("wrap", [wrap, wrap_for_another_cause])
+def test_an_error_without_frames_keeps_nothing_of_those_it_came_through(wrap):
     class Array:
         pass
 

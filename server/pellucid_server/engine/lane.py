@@ -38,7 +38,7 @@ class Lane:
     fitting_rows: int = _UNBOUNDED
     """Most rows that are tried after more of them did not fit into the device's memory."""
     fitted: int = 0
-    """Chunks as large as allowed since `fitting_rows` was set."""
+    """Chunks of half of `fitting_rows` or more since it was set."""
     model: Hashable = None
     """The model, for the record of row times."""
     growth: float = 1.0
@@ -60,7 +60,7 @@ class Lane:
         the costs that do not depend on its rows.
         """
         filled = 2 * rows >= self.room
-        if filled:
+        if 2 * rows >= self.fitting_rows:
             self._count_fitted()
         most_seconds = LONG_FACTOR * chunk_seconds
         most_rows = self.most_rows(chunk_bytes)
@@ -78,7 +78,7 @@ class Lane:
         self.fitted = 0
 
     def _count_fitted(self) -> None:
-        """Count a chunk that was as large as allowed, and allow more once there were enough of them."""
+        """Count a chunk that was about as large as is tried, and try more once there were enough of them."""
         self.fitted += 1
         if self.fitted >= _FITTING_CHUNKS:
             self.fitting_rows = min(2 * self.fitting_rows, _UNBOUNDED)

@@ -120,6 +120,8 @@ class Method:
     cost: CostFunction
     rows_parameter: str
     """The parameter that the number of rows is in proportion to; empty if there is none."""
+    answers_early: bool
+    """Whether it answers before its deadline with what it has; with `takes_tolerance`, it does if it is given one."""
 
     def resolve(self, parameters: Mapping[str, ParamValue]) -> Any:
         """Check `parameters` and return the method's `Params`, defaults filled in.
@@ -151,6 +153,7 @@ class Method:
             baselines=kinds[self.baselines],
             takes_tolerance=self.takes_tolerance,
             rows_parameter=self.rows_parameter,
+            answers_early=self.answers_early,
         )
 
 
@@ -169,6 +172,7 @@ def method(
     axioms: tuple[Axiom, ...] = (),
     baselines: Background = Background.ONE,
     takes_tolerance: bool = False,
+    answers_early: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under `name`; its docstring's first line is the summary.
 
@@ -202,6 +206,7 @@ def method(
             takes_tolerance=takes_tolerance,
             cost=cost,
             rows_parameter=rows_parameter,
+            answers_early=answers_early,
         )
         return function
 

@@ -46,7 +46,7 @@ class _Pace:
     seconds: float
     rows: float
     weight: float
-    """Of the last jobs, at whatever crowd: how long they stayed, the rows evaluated, and those they should have taken."""
+    """Of the last jobs, at whatever crowd: how long they stayed, rows evaluated, and rows expected beforehand."""
     quiet_seconds: float
     quiet_rows: float
     """Of jobs on a quiet worker, which had one beside them at most. Until there is such a job, and where it was slow

@@ -254,6 +254,5 @@ def timing_with_wait(ticket: Ticket, done: Done) -> JobTiming:
 
 def shutting_down() -> UnavailableError:
     """Return what callers read whose jobs are not done any more."""
-    # Soon: balancers have been told already, and where one has not heard yet, trying again costs little.
     text = "The server is shutting down; send the request again, to another one."
     return UnavailableError(text, retry_after_seconds=f"{_ELSEWHERE_SECONDS:.3f}")

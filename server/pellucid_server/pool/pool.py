@@ -222,18 +222,19 @@ class Pool:
     def _ticket(
         self, job: Job, priority: str, caller: str, deadline_seconds: float | None, on_progress: OnProgress | None
     ) -> Ticket:
-        now = time.monotonic()
+        now, weights = time.monotonic(), self._weights
         return Ticket(
             job,
             job.model.name,
             priority,
             caller,
-            self._weights.rows(job) if self._weights is not None else 1,
+            weights.rows(job) if weights is not None else 1,
             now,
             None if deadline_seconds is None else now + deadline_seconds,
             on_progress,
             asyncio.get_running_loop().create_future(),
             kind(job),
+            can_be_cut=weights is not None and weights.can_be_cut(job),
             size_bytes=size_bytes(job),
         )
 

@@ -30,6 +30,8 @@ class Ticket:
     """Done once there is an answer, or nobody waits for one."""
     kind: str = ""
     """What it has in common with jobs whose rows take as long: its model and its methods."""
+    can_be_cut: bool = False
+    """Whether it answers before its deadline with what it has, so that there is no knowing how long it takes."""
     beside: int = 0
     """Jobs of its class in places when it got its own, itself included."""
     size_bytes: int = 0

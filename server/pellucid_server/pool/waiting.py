@@ -113,7 +113,7 @@ class ClassQueue:
         """Return why a job that waited is not begun any more, or None: its deadline leaves less time than it takes."""
         if ticket.deadline is None or ticket.line is None:
             return None
-        needed, left = self._crowding.stay_seconds(ticket.kind, ticket.rows), ticket.deadline - now
+        needed, left = self._stay_seconds(ticket), ticket.deadline - now
         if needed <= left:
             return None
         text = (
@@ -235,6 +235,10 @@ class ClassQueue:
         others = self._lines - (own > 0)
         return min(self.rows, own + others * (own + ticket.rows))
 
+    def _stay_seconds(self, ticket: Ticket) -> float:
+        """Return how long a job needs in its place: that of one which can be cut short is its worker's to say."""
+        return 0.0 if ticket.can_be_cut else self._crowding.stay_seconds(ticket.kind, ticket.rows)
+
     def _check_rows(self, ticket: Ticket) -> None:
         beyond = self.rows + ticket.rows - self._most_rows
         if beyond > 0:
@@ -268,8 +272,7 @@ class ClassQueue:
     def _check_deadline(self, ticket: Ticket, expected: float, left: float) -> None:
         """Refuse a job that would be given up half done: the device would have worked for nobody."""
         next_place = self._pace.next_place_seconds
-        stay = self._crowding.stay_seconds(ticket.kind, ticket.rows)
-        needed = _CAUTION * (expected + next_place + stay)
+        needed = _CAUTION * (expected + next_place + self._stay_seconds(ticket))
         if needed > left:
             # As its deadline draws near as fast as the queue goes on, all that it gains is on the caution.
             self._refuse(

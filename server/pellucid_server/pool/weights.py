@@ -27,6 +27,8 @@ class Weights:
 
     def __init__(self, hello: Hello) -> None:
         self._parameters = {method.name: method.rows_parameter for method in hello.methods}
+        self._early = {method.name for method in hello.methods if method.answers_early}
+        self._tolerant = {method.name for method in hello.methods if method.takes_tolerance}
         self._rows: dict[tuple[str, int], Mapping[str, int]] = {}
         for model in sorted(hello.models, key=lambda each: each.key.version):
             rows = {entry.method: entry.rows for entry in model.capabilities}
@@ -41,6 +43,14 @@ class Weights:
         if not job.explanations:
             return count
         return count * (1 + sum(self._explanation_rows(job.model, each) for each in job.explanations))
+
+    def can_be_cut(self, job: Job) -> bool:
+        """Tell whether a job answers before its deadline with what it has, however much that is."""
+        explanations = job.explanations if isinstance(job, PredictJob) else (job.explanation,)
+        return bool(explanations) and all(
+            each.method in self._early or (each.tolerance is not None and each.method in self._tolerant)
+            for each in explanations
+        )
 
     def _explanation_rows(self, model: ModelKey, explanation: ExplanationSpec) -> int:
         asked = explanation.parameters.get(self._parameters.get(explanation.method, ""))

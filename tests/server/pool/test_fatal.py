@@ -134,3 +134,28 @@ def test_no_job_is_read_whole_for_want_of_others(monkeypatch):
     monkeypatch.setattr(module, "_digest", None)
 
     assert equal_jobs([JOBS["tensor"], JOBS["texts"]], []) == [False, False]
+
+
+CELLS = {"a": 1.0, "b": "c"}
+SPEC = ExplanationSpec("saliency", {"p": 1, "q": 2})
+
+
+@pytest.mark.parametrize(
+    ("asked", "again"),
+    [
+        (
+            PredictJob(ModelKey("m"), {"x": TensorInput(ROW), "y": TableInput((CELLS,))}),
+            PredictJob(ModelKey("m"), {"y": TableInput((dict(reversed(CELLS.items())),)), "x": TensorInput(ROW)}),
+        ),
+        (
+            AttributeJob(ModelKey("m"), {"x": TensorInput(ROW)}, SPEC),
+            AttributeJob(ModelKey("m"), {"x": TensorInput(ROW)}, replace(SPEC, parameters={"q": 2, "p": 1})),
+        ),
+    ],
+)
+def test_the_order_of_names_makes_no_other_job(clock, asked, again):
+    fatal = FatalJobs(clock)
+    fatal.add(asked)
+
+    assert fatal.knows(again)
+    assert equal_jobs([again], [asked]) == [True]

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections import Counter
 
 import numpy as np
@@ -513,3 +514,23 @@ def test_a_job_that_left_before_there_was_room_keeps_nobody_out(make_queue, tick
     queue.remove(large)
 
     assert queue.holds(ticket(caller="grace"))
+
+
+@pytest.mark.parametrize(("can_be_cut", "cause"), [(False, "deadline"), (True, None)])
+def test_a_job_that_answers_with_what_it_has_is_not_refused_for_what_others_took(
+    make_queue, ticket, refusals, can_be_cut, cause
+):
+    # Others took 20 s; a place is free after 2 s in the mean.
+    queue, long = make_queue(), ticket(10)
+    place(queue, long)
+    queue.release(long, now=20.0, rows=10, answered=True)
+    [place(queue, ticket(10)) for _ in range(10)]
+    asked = ticket(10, deadline=5.0)
+    asked.can_be_cut = can_be_cut
+
+    with contextlib.suppress(OverloadedError):
+        wait(queue, asked)
+    late = queue.too_late(asked, 1.0)
+
+    assert refusals.causes == ([cause] if cause else [])
+    assert late is None

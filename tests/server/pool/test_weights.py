@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pellucid_server.jobs import (
@@ -108,3 +110,26 @@ def test_a_baseline_and_parameters_count_too():
     explanation = ExplanationSpec("fixed", {"mask": np.zeros(5, np.int8), "steps": 3, "mode": "abc"}, baseline=baseline)
 
     assert size_bytes(AttributeJob(ModelKey("m"), {}, explanation)) == 8 + 5 + 8 + 3
+
+
+@pytest.mark.parametrize(
+    ("specs", "found"),
+    [
+        ((), False),
+        ((ExplanationSpec("early"),), True),
+        ((ExplanationSpec("tolerant"),), False),
+        ((ExplanationSpec("tolerant", tolerance=0.1), ExplanationSpec("early")), True),
+        ((ExplanationSpec("early"), ExplanationSpec("whole", tolerance=0.1)), False),
+    ],
+)
+def test_only_jobs_whose_every_explanation_answers_early_can_be_cut(specs, found):
+    methods = (
+        replace(method("early", ""), answers_early=True),
+        replace(method("tolerant", ""), takes_tolerance=True),
+        method("whole", ""),
+    )
+    weights = Weights(Hello((), methods, "cpu"))
+
+    assert weights.can_be_cut(PredictJob(ModelKey("m"), THREE_ROWS, explanations=specs)) is found
+    attributed = [weights.can_be_cut(AttributeJob(ModelKey("m"), THREE_ROWS, spec)) for spec in specs]
+    assert (bool(attributed) and all(attributed)) is found

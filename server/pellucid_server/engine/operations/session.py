@@ -9,6 +9,7 @@ from pellucid_server.engine.job_state import JobState, Tally
 from pellucid_server.engine.model_handle import Machinery, ModelHandle
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnsupportedError
+from pellucid_server.housekeeping import drop_frames
 from pellucid_server.jobs import Failure, ModelKey, Runtime
 
 _log = logging.getLogger(__name__)
@@ -26,14 +27,20 @@ _NO_MEMORY = Failure(
 
 
 def failure(job: JobState, error: Exception) -> Failure:
-    """Return what the caller of a job reads of an error; of one that is not meant for callers, the log has the rest."""
-    if isinstance(error, PellucidError):
-        return Failure(error.reason, error.message, error.metadata)
-    if isinstance(error, MemoryError):
-        _log.warning("job %d took more memory than there is", job.job_id, exc_info=error)
-        return _NO_MEMORY
-    _log.error("job %d failed", job.job_id, exc_info=error)
-    return BUG
+    """Return what the caller of a job reads of an error; of one that is not meant for callers, the log has the rest.
+
+    The error has no traceback afterwards.
+    """
+    try:
+        if isinstance(error, PellucidError):
+            return Failure(error.reason, error.message, error.metadata)
+        if isinstance(error, MemoryError):
+            _log.warning("job %d took more memory than there is", job.job_id, exc_info=error)
+            return _NO_MEMORY
+        _log.error("job %d failed", job.job_id, exc_info=error)
+        return BUG
+    finally:
+        drop_frames(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def _cost(params: Params, question: Question) -> Cost:
     source="Lundberg and Lee, NeurIPS 2017, https://arxiv.org/abs/1705.07874",
     cost=_cost,
     rows_parameter="samples",
+    answers_early=True,
     needs=(Need.FORWARD,),
     axioms=(Axiom.COMPLETE, Axiom.EXACT_ON_LINEAR),
     baselines=Background.MANY,

@@ -43,6 +43,7 @@ class Params:
     source="Smilkov, Thorat, Kim, Viégas and Wattenberg, 2017, https://arxiv.org/abs/1706.03825",
     cost=lambda params, question: Cost(backward=params.samples, least=Cost(backward=_LEAST_SAMPLES)),
     rows_parameter="samples",
+    answers_early=True,
     needs=(Need.GRADIENTS,),
     axioms=(Axiom.DUMMY,),
     baselines=Background.NONE,
