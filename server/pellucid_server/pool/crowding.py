@@ -5,8 +5,8 @@ jobs do not get more done: each takes longer, until all of them outlive their de
 nobody. So the limit follows what completed jobs tell. A job's stretch is how much longer it stayed in its place than
 its kind does on a quiet worker, row for row; jobs side by side divided by their stretch are those that the device
 really did at once, and half as many more are allowed, to see whether it could do more. Where stays are short the
-limit is what keeps them so, as nobody is hurt by that. A job whose deadline passes in its place is a loss: the limit
-falls by a fifth, and comes back as jobs are done.
+limit is what keeps them so, as nobody is hurt by that. A job whose deadline passes in its place, and not soon
+after it got it, is a loss: the limit falls by a fifth, and comes back as jobs are done.
 
 Source: after Brakmo and Peterson, "TCP Vegas: End to End Congestion Avoidance on a Global Internet", IEEE Journal on
 Selected Areas in Communications 13(8), 1995, which compares round-trip times with that of a quiet network alike.
@@ -112,8 +112,9 @@ class Crowding:
 
     def lose(self, entered: float, now: float) -> None:
         """Note that the deadline of a job passed in its place, which it got at `entered`; it leaves it separately."""
-        # Jobs that were there before the limit last fell, and so could not heed it, tell nothing new.
-        if entered >= self._restrained:
+        # Jobs that were there before the limit last fell, and so could not heed it, tell nothing new; nor does one that
+        # got its place shortly before its deadline.
+        if entered >= self._restrained and now - entered >= _SHORT_SECONDS:
             self._restraint = max(_LOSS * self._restraint, 1 / self._places)
             self._restrained = now
 

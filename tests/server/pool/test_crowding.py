@@ -161,6 +161,16 @@ def test_jobs_that_outlive_their_deadlines_leave_places_for_two():
     assert crowding.limit == 2
 
 
+def test_jobs_that_got_their_places_shortly_before_their_deadlines_cost_none():
+    crowding = Crowding(64, 1)
+    before = crowding.limit
+
+    for moment in range(20):
+        crowding.lose(entered=moment, now=moment + 0.4)
+
+    assert crowding.limit == before
+
+
 def test_jobs_that_were_in_places_when_a_loss_was_noted_count_as_no_other():
     crowding = Crowding(64, 1)
     places = [crowding.enter() for _ in range(40)]
