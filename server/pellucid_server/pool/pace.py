@@ -38,7 +38,8 @@ class Pace:
         self._pass(now)
         self._placed -= 1
         self._placed_rows -= rows
-        if counted:
+        # What took no time by the clock would have the places go round infinitely fast.
+        if counted and seconds > 0:
             self._rows = _MEMORY * self._rows + rows
             self._row_seconds = _MEMORY * self._row_seconds + rows * seconds
             self._left_rows += rows
@@ -52,7 +53,8 @@ class Pace:
         """Return how long it takes until so many rows have got a place; None if there is no telling."""
         if not self._rows or not self._placed_rows:
             return None
-        return rows * min(self._row_seconds / self._rows / self._placed_rows, self._busy_seconds / self._left_rows)
+        # In rows per second, as nothing at all has left lately when a job stays very much longer than others do.
+        return rows / max(self._placed_rows * self._rows / self._row_seconds, self._left_rows / self._busy_seconds)
 
     def _pass(self, now: float) -> None:
         if self._placed and self._rows:

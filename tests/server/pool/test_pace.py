@@ -100,3 +100,26 @@ def test_jobs_that_leave_in_bursts_are_no_faster_for_it(rows, stay, apart):
     [pace.enter(rows, now) for _ in range(64)]
 
     assert pace.seconds(6400 * rows) == pytest.approx(100 * (stay + 64 * apart), rel=0.2)
+
+
+def test_one_job_that_stays_very_much_longer_than_others_leaves_their_pace():
+    pace = Pace()
+    pace.enter(10, 0.0)
+    pace.leave(10, 0.001, 0.001, counted=True)
+    pace.enter(10, 1.0)
+    pace.enter(10, 3601.0)
+
+    # Of what left an hour of millisecond stays ago nothing is remembered, not even that it is a little.
+    assert pace.seconds(20) == pytest.approx(0.001)
+
+
+def test_what_took_no_time_tells_nothing():
+    pace = Pace()
+    pace.enter(1, 0.0)
+    pace.leave(1, 0.0, 0.0, counted=True)
+    pace.enter(1, 0.0)
+    assert pace.seconds(1) is None
+
+    pace.leave(1, 2.0, 2.0, counted=True)
+    pace.enter(1, 2.0)
+    assert pace.seconds(1) == pytest.approx(2.0)

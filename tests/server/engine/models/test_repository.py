@@ -121,6 +121,7 @@ def method(*needs):
         axioms=frozenset[Axiom](),
         baselines=Background.NONE,
         takes_tolerance=False,
+        answers_early=False,
         parameters={},
         cost=lambda params, question: Cost(forward=1),
         rows_parameter="",

@@ -74,6 +74,7 @@ def method(cost, *, rows_parameter=""):
         axioms=frozenset(),
         baselines=Background.ONE,
         takes_tolerance=False,
+        answers_early=False,
         cost=cost,
         rows_parameter=rows_parameter,
     )
