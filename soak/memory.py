@@ -25,7 +25,7 @@ _MIB = 1 << 20
 
 
 def memory(samples: Sequence[Sample], *, warm_at: float, calm_from: float) -> list[Verdict]:
-    """Judge the resident memory of front and workers.
+    """Judge the resident memory of front and workers, from samples under one and the same load.
 
     Parameters
     ----------

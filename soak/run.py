@@ -115,6 +115,7 @@ def run(server: Server, folder: Path, plan: Plan) -> Findings:
     before, loaded_at = sampler.now(), time.monotonic()
     crowd = Crowd(server.address, folder, plan.seed)
     killed = _load(server, crowd, plan)
+    load_ended_at = time.monotonic()
     exits = crowd.end()
     replays = asyncio.run(quiet.replays(server.address, folder, crowd.calls("callers")))
     _wait_until_idle(server)
@@ -131,7 +132,11 @@ def run(server: Server, folder: Path, plan: Plan) -> Findings:
         verdicts.shipped(shipped),
         verdicts.log_agrees(bare, shipped, entries, log.without(quiet.ID)),
         verdicts.counters_agree(counters, log),
-        *memory.memory(sampler.samples, warm_at=loaded_at, calm_from=loaded_at + plan.seconds),
+        *memory.memory(
+            [each for each in sampler.samples if each.at <= load_ended_at],
+            warm_at=loaded_at,
+            calm_from=loaded_at + plan.seconds,
+        ),
         memory.handles(before, after),
         verdicts.no_bugs(ledger.read_log(server.log), exits),
         verdicts.ended(ending),

@@ -3,6 +3,9 @@
 import ctypes
 import gc
 
+TRIM_SECONDS = 10.0
+"""How often memory is given back."""
+
 _libc = ctypes.CDLL(None)
 
 

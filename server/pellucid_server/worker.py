@@ -35,7 +35,7 @@ from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import BUG, Models, Session, failure
 from pellucid_server.faults import Faults
-from pellucid_server.housekeeping import settle, trim
+from pellucid_server.housekeeping import TRIM_SECONDS, settle, trim
 from pellucid_server.jobs import (
     AttributeJob,
     Cancel,
@@ -61,7 +61,6 @@ _HELPER_MODULES = ("pellucid_server.engine.groups",)
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
-_TRIM_SECONDS = 10.0
 
 
 class Connection:
@@ -245,7 +244,7 @@ def main() -> NoReturn:
     while True:
         time.sleep(settings.heartbeat_seconds)
         worker.beat()
-        if time.monotonic() - trimmed > _TRIM_SECONDS:
+        if time.monotonic() - trimmed > TRIM_SECONDS:
             trim()
             trimmed = time.monotonic()
 

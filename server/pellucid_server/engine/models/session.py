@@ -1,6 +1,7 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
 from pellucid_server.engine.question import Arrays
+from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
@@ -71,6 +73,9 @@ class Session:
         Threads of ONNX Runtime; they do not spin while they wait, as they share their cores.
     device
         "cpu" or "cuda:N".
+    trim_seconds
+        How often a run gives back the working memory that ONNX Runtime keeps. It grows by powers of two up to
+        several times what the largest batch needs, and without that would stay for good.
 
     Raises
     ------
@@ -79,7 +84,7 @@ class Session:
         tensors, or the device cannot be had.
     """
 
-    def __init__(self, path: Path, *, threads: int, device: str) -> None:
+    def __init__(self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS) -> None:
         model = _checked(path)
         self.largest_value_bytes = _largest_value_bytes(model)
         """Bytes of the largest value in the file, for a row."""
@@ -87,6 +92,10 @@ class Session:
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
         self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
         self._names = [entry.name for entry in self.outputs]
+        self._trim_seconds = trim_seconds
+        self._trimmed_at = time.monotonic()
+        self._trimming = onnxruntime.RunOptions()
+        self._trimming.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, rows: Arrays) -> dict[str, Array]:
         """Return every output by name, (rows, *shape), of rows of every input, (rows, *features).
@@ -117,7 +126,12 @@ class Session:
             raise SessionError(f"ONNX Runtime cannot run it: {_line(error)}") from error
 
     def _run(self, rows: Arrays) -> dict[str, Array]:
-        return dict(zip(self._names, self._session.run(self._names, rows), strict=True))
+        now = time.monotonic()
+        trims = now - self._trimmed_at >= self._trim_seconds
+        if trims:
+            self._trimmed_at = now
+        values = self._session.run(self._names, rows, self._trimming if trims else None)
+        return dict(zip(self._names, values, strict=True))
 
 
 def _checked(path: Path) -> onnx.ModelProto:

@@ -1,6 +1,8 @@
 """ONNX files: which are refused before anything of them is run, and what the rest answer."""
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -39,11 +41,11 @@ def model(nodes=None, *, inputs=None, outputs=None, tensors=(), domains=(), func
 
 @pytest.fixture
 def load(tmp_path):
-    def load(content, device="cpu"):
+    def load(content, device="cpu", **options):
         path = tmp_path / "folder" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-        return Session(path, threads=1, device=device)
+        return Session(path, threads=1, device=device, **options)
 
     return load
 
@@ -72,6 +74,29 @@ def test_any_number_of_rows_is_run(load, rows):
     x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
 
     np.testing.assert_array_equal(load(model()).run({"x": x})["y"], x + WEIGHT)
+
+
+def kept_bytes(session):
+    """How much more a session holds after 256 rows, of which each takes 1 MiB on the way."""
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    session.run({"x": np.zeros((1, 3), np.float32)})
+    before = resident()
+    session.run({"x": np.zeros((256, 3), np.float32)})
+    return resident() - before
+
+
+@pytest.mark.parametrize(("trim_seconds", "kept"), [(0.0, False), (3600.0, True)])
+def test_memory_that_a_large_batch_took_is_given_back_when_it_is_time(load, trim_seconds, kept):
+    wide = np.ones((3, 1 << 18), np.float32)
+    there = helper.make_tensor("there", FLOAT, wide.shape, wide.tobytes(), raw=True)
+    back = helper.make_tensor("back", FLOAT, wide.T.shape, wide.tobytes(), raw=True)
+    nodes = [helper.make_node("MatMul", ["x", "there"], ["m"]), helper.make_node("MatMul", ["m", "back"], ["y"])]
+    session = load(model(nodes, tensors=[there, back]), trim_seconds=trim_seconds)
+
+    assert (kept_bytes(session) > 200 << 20) is kept
 
 
 def test_data_beside_the_file_is_read(load, tmp_path):
