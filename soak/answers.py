@@ -1,5 +1,6 @@
 """Whether an answer is the quiet one: to rounding, or, where the deadline decides the work, to its own stated error."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ ERRORS_ALLOWED = 8.0
 """Standard errors by which an answer that was cut short may differ; the estimates of few samples scatter themselves."""
 
 GAPS_ALLOWED = 3.0
-"""Gaps by which an element may differ: a gap is of the scores' sum, in which errors of elements may cancel."""
+"""Gaps by which an element may differ where a tolerance was met: rounding may settle steps otherwise."""
 
 LATE = 4
 """The gRPC code DEADLINE_EXCEEDED, as an explanation's status has it."""
@@ -44,16 +45,6 @@ def partial(entry: Entry, answer: bytes) -> bool:
     if entry.rpc != "Attribute":
         return False
     return any(each.accuracy.partial for each in _attributions(answer))
-
-
-def settled(answer: bytes) -> bytes:
-    """Return what an attribution's receipts say was settled, equal for answers that were cut alike."""
-    parameters = (
-        (name, value.SerializeToString(deterministic=True))
-        for each in _attributions(answer)
-        for name, value in sorted(each.receipt.parameters.items())
-    )
-    return b"".join(name.encode() + value for name, value in parameters)
 
 
 def attribution_faults(mine: explanation_pb2.Attribution, again: explanation_pb2.Attribution) -> list[str]:
@@ -145,13 +136,13 @@ def _attribution(mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attri
     # A score near 0 is a sum of terms that cancel: its rounding is that of the terms, which attributions are like.
     terms = max((_margin(from_tensor(each.scores)) for each in quiet.inputs.values()), default=0.0)
     yield from alike("the score", score, expected_score, more=terms)
-    allowed = _stated_error(mine) + _stated_error(quiet)
+    allowed = _stated_error(mine) + _stated_error(quiet) if cut else 0.0
     for name, each in quiet.inputs.items():
         if name not in mine.inputs:
             yield f"input {name} is missing"
             continue
         scores, expected = from_tensor(mine.inputs[name].scores), from_tensor(each.scores)
-        yield from alike(f"scores of {name}", scores, expected, more=allowed if cut else 0.0)
+        yield from alike(f"scores of {name}", scores, expected, more=allowed)
     if mine.accuracy.HasField("signed_gap"):
         yield from _completeness(mine)
 
@@ -167,13 +158,15 @@ def _completeness(mine: explanation_pb2.Attribution) -> Iterator[str]:
 
 
 def _stated_error(mine: explanation_pb2.Attribution) -> float:
-    """Return by how much an element may be wrong, by the answer's own account, in units of the output."""
-    accuracy, found = mine.accuracy, [0.0]
-    if accuracy.HasField("absolute_gap"):
-        found.append(GAPS_ALLOWED * accuracy.absolute_gap)
+    """Return by how much an element may be wrong, by the answer's own account, in units of the output.
+
+    Infinite for a path that was cut short: its gap is of the scores' sum, in which errors of elements cancel, and
+    bounds none of them. Such an answer is judged by its sum, and by the same made again from its receipt.
+    """
+    accuracy = mine.accuracy
     if accuracy.HasField("standard_error"):
-        found.append(ERRORS_ALLOWED * accuracy.standard_error)
-    return max(found)
+        return max(ERRORS_ALLOWED * accuracy.standard_error, GAPS_ALLOWED * accuracy.absolute_gap)
+    return math.inf if accuracy.partial else GAPS_ALLOWED * accuracy.absolute_gap
 
 
 def alike(what: str, mine: npt.NDArray[Any], quiet: npt.NDArray[Any], *, more: float = 0.0) -> Iterator[str]:
@@ -182,7 +175,7 @@ def alike(what: str, mine: npt.NDArray[Any], quiet: npt.NDArray[Any], *, more: f
         yield f"{what}: the shape is {mine.shape}, not {quiet.shape}"
         return
     difference = np.abs(mine.astype(np.float64) - quiet.astype(np.float64)).max(initial=0.0)
-    if not difference <= _margin(quiet) + more:
+    if not (difference <= _margin(quiet) + more and np.isfinite(difference)):
         yield f"{what}: differs by {difference:.3g}, allowed are {_margin(quiet) + more:.3g}"
 
 

@@ -19,8 +19,6 @@ _NAMES = ("", "ada", "ben", "cleo")
 _LEAVING, _HURRIED = 0.12, 0.15
 _PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 0.25
-_KEPT = 10
-"""Answers that a process keeps of those that were cut short, no two of them cut alike."""
 
 
 class Callers:
@@ -35,7 +33,6 @@ class Callers:
         self._weights = [entry.weight for entry, _, _ in self._catalogue]
         self._notes = records.Notebook(folder / f"{name}.calls")
         self._made = 0
-        self._kept: set[tuple[str, bytes]] = set()
         self._lateness = 0.0
 
     async def run(self, stopped: asyncio.Event) -> None:
@@ -102,15 +99,11 @@ class Callers:
             message=outcome.message[:300],
             faults=tuple(answers.faults(entry, outcome.reply, quiet, hurried=plan == "hurried")) if right else (),
             partial=partial,
-            kept=self._keep(identity, entry, outcome.reply) if partial else "",
+            kept=self._keep(identity, outcome.reply) if partial else "",
         )
 
-    def _keep(self, identity: str, entry: catalogue.Entry, answer: bytes) -> str:
-        """Keep an answer that was cut short, if none that was cut alike is kept; return its file's name."""
-        cut = (entry.name, answers.settled(answer))
-        if cut in self._kept or len(self._kept) >= _KEPT:
-            return ""
-        self._kept.add(cut)
+    def _keep(self, identity: str, answer: bytes) -> str:
+        """Keep an answer that was cut short, to be made again; return its file's name."""
         name = f"{identity}.partial"
         (self._folder / name).write_bytes(answer)
         return name

@@ -117,7 +117,10 @@ def read(folder: Path) -> list[tuple[Entry, bytes, bytes]]:
 
 
 def replay(request: bytes, answer: explanation_pb2.Attribution, *, row: int) -> bytes:
-    """Return the request for the same attribution of one row by its receipt: what was settled is asked for."""
+    """Return the request for the same attribution of one row by its receipt: what was settled is asked for.
+
+    The same bytes each time: what was cut alike is known by them.
+    """
     asked = explanation_service_pb2.AttributeRequest.FromString(request)
     for given in asked.inputs.values():
         _keep_row(given, row)
@@ -125,7 +128,7 @@ def replay(request: bytes, answer: explanation_pb2.Attribution, *, row: int) -> 
     asked.explanation.ClearField("tolerance")
     for name, value in answer.receipt.parameters.items():
         asked.explanation.parameters[name].CopyFrom(value)
-    return bytes(asked.SerializeToString())
+    return bytes(asked.SerializeToString(deterministic=True))
 
 
 def _keep_row(given: input_pb2.Input, row: int) -> None:

@@ -1,8 +1,7 @@
 """What the conductor itself asks: the quiet answers before the load, and cut-short answers made again after it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, model_service_pb2
@@ -43,23 +42,36 @@ async def replays(address: str, folder: Path, calls: Iterable[records.Call]) -> 
     known = catalogue.read(folder)
     found = {}
     async with grpc.aio.insecure_channel(address, options=calling.OPTIONS) as channel:
+        again = _Again(channel)
         for call in calls:
             if call.ended is None or not call.ended.kept:
                 continue
             entry, request, _ = known[call.begun.entry]
             answer = (folder / call.ended.kept).read_bytes()
             name = f"{entry.name} ({call.begun.id})"
-            found[name] = [fault async for fault in _replayed(channel, request, answer)]
+            found[name] = [fault async for fault in again.faults(request, answer)]
     return found
 
 
-async def _replayed(channel: grpc.aio.Channel, request: bytes, answer: bytes) -> Any:
-    reply = explanation_service_pb2.AttributeResponse.FromString(answer)
-    for row, each in enumerate(reply.explanation.attributions):
-        again = await _ask(channel, catalogue.EXPLANATIONS + "Attribute", catalogue.replay(request, each, row=row))
-        (other,) = explanation_service_pb2.AttributeResponse.FromString(again).explanation.attributions
-        for fault in answers.attribution_faults(each, other):
-            yield f"row {row}: {fault}"
+class _Again:
+    """Answers made again; what was cut alike is asked for once."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._replies: dict[bytes, bytes] = {}
+
+    async def faults(self, request: bytes, answer: bytes) -> AsyncIterator[str]:
+        reply = explanation_service_pb2.AttributeResponse.FromString(answer)
+        for row, each in enumerate(reply.explanation.attributions):
+            again = await self._made(catalogue.replay(request, each, row=row))
+            (other,) = explanation_service_pb2.AttributeResponse.FromString(again).explanation.attributions
+            for fault in answers.attribution_faults(each, other):
+                yield f"row {row}: {fault}"
+
+    async def _made(self, request: bytes) -> bytes:
+        if request not in self._replies:
+            self._replies[request] = await _ask(self._channel, catalogue.EXPLANATIONS + "Attribute", request)
+        return self._replies[request]
 
 
 async def _answer(channel: grpc.aio.Channel, entry: catalogue.Entry, request: bytes) -> bytes:

@@ -62,7 +62,9 @@ def answers(calls: Iterable[Call], entries: Sequence[Entry], replays: Mapping[st
     if not right:
         wrong.append("nothing was answered")
     partial = sum(end.partial for _, end in ended)
-    figures = f"{right} answers, {partial} of them cut short by their deadline; {len(replays)} of those made again"
+    if len(replays) != partial:
+        wrong.append(f"{partial} answers were cut short, {len(replays)} were made again")
+    figures = f"{right} answers, {partial} of them cut short by their deadline and made again"
     return _verdict("no wrong answer", wrong, figures)
 
 

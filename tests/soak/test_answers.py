@@ -101,6 +101,24 @@ def test_an_answer_that_was_cut_short_may_differ_by_its_standard_errors() -> Non
     assert not answers.partial(ATTRIBUTE, quiet.SerializeToString())
 
 
+def test_a_path_that_was_cut_short_must_be_as_complete_as_it_says() -> None:
+    quiet = attribution(1, 2, 3)
+
+    assert faults(ADAPTIVE, attribution(2, 0.98, 3, gap=-0.02, partial=True), quiet) == []
+    (fault,) = faults(ADAPTIVE, attribution(2, 0.9, 3, gap=-0.02, partial=True), quiet)
+    assert "scores sum to 5.9" in fault
+    (fault, *_) = faults(ADAPTIVE, attribution(1, 2, float("inf"), gap=0.1, partial=True), quiet)
+    assert fault.startswith("row 0: scores of x: differs by inf")
+
+
+def test_an_answer_made_again_may_differ_by_rounding_only() -> None:
+    (cut,) = attribution(1.01, 2, 3, gap=0.01, partial=True).explanation.attributions
+    (again,) = attribution(1, 2, 3).explanation.attributions
+
+    assert len(answers.attribution_faults(cut, again)) == 1
+    assert answers.attribution_faults(cut, cut) == []
+
+
 def test_an_attribution_of_another_input_is_wrong() -> None:
     other = attribution(1, 2, 3)
     other.explanation.attributions[0].receipt.input_digest = "another"

@@ -32,13 +32,15 @@ def call(
         (call(faults=("output output: differs by 1",)), {}),
         (call(entry=1), {}),
         (call("CANCELLED"), {}),
-        (call(), {"an answer": ["row 0: the scores differ"]}),
+        (call(partial=True), {"an answer": ["row 0: the scores differ"]}),
+        (call(partial=True), {}),
     ],
     ids=[
         "a differing answer",
         "an answer where a refusal was due",
         "no answer at all",
         "another answer by the receipt",
+        "an answer cut short that was not made again",
     ],
 )
 def test_a_wrong_answer_is_seen(wrong: Call, replays: Mapping[str, list[str]]) -> None:
@@ -49,7 +51,7 @@ def test_right_answers_hold_and_those_cut_short_are_counted() -> None:
     found = verdicts.answers([call(), call(partial=True)], ENTRIES, {"an answer": []})
 
     assert found.held
-    assert found.figures == "2 answers, 1 of them cut short by their deadline; 1 of those made again"
+    assert found.figures == "2 answers, 1 of them cut short by their deadline and made again"
 
 
 @pytest.mark.parametrize("wrong", [call(None), call("HANG")], ids=["no end", "an end that never came"])
