@@ -262,7 +262,7 @@ def test_the_recorder_knows_whose_python_runs_also_after_a_wait_and_in_the_hands
 
 def test_the_recorder_knows_whose_work_is_done_beside_the_hub():
     recorder = Recorder(new_record())
-    hub, both = Hub(recorder=recorder), threading.Barrier(3)
+    hub, both, ended = Hub(recorder=recorder), threading.Barrier(3), threading.Semaphore(0)
     found = []
 
     def beside():
@@ -270,10 +270,16 @@ def test_the_recorder_knows_whose_work_is_done_beside_the_hub():
         found.append(recorder.suspects())
         both.wait(10)
 
+    def job():
+        hub.offload(beside)
+        ended.release()
+
     for job_id in (7, 8):
-        hub.submit(lambda: hub.offload(beside), job_id=job_id)
+        hub.submit(job, job_id=job_id)
     both.wait(10)
     both.wait(10)
+    assert ended.acquire(timeout=10)
+    assert ended.acquire(timeout=10)
 
     assert {7, 8} <= found[0]
     assert run(hub, lambda: hub.offload(recorder.suspects), job_id=9) == {9}
