@@ -16,12 +16,19 @@ from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, ten
 from pellucid_server.engine import methods, registry
 from pellucid_server.jobs import ParameterInfo
 
-MODELS = (small_models.SCORES, small_models.PICTURES, small_models.TOKENS, small_models.SEVERAL, small_models.OUTPUTS)
+MODELS = (
+    small_models.SCORES,
+    small_models.PICTURES,
+    small_models.TOKENS,
+    small_models.SERIES,
+    small_models.SEVERAL,
+    small_models.OUTPUTS,
+)
 
 registry.discover(methods)
 METHODS = {method.name: method for method in registry.methods() if method.rpc == "attribute"}
 PARAMETERS = sorted({name for method in METHODS.values() for name in method.parameters})
-INPUTS = ("features", "image", "ids", "mask", "table", "offset")
+INPUTS = ("features", "image", "ids", "mask", "series", "table", "offset")
 WORDS = (*MODELS, *METHODS, *PARAMETERS, *INPUTS, *small_models.COLUMNS, *small_models.COLOURS)
 WORDS += ("output", "output_0", "output_1", "small", "large", "grid", "superpixels", "cat", "", "0" * 64)
 
@@ -127,6 +134,7 @@ GOOD_INPUTS = {
     small_models.SCORES: {"features": table_rows([{"width": 12.0, "height": 3.0, "colour": "green"}] * 2)},
     small_models.PICTURES: {"image": rows(_random(2, 3, 12, 12))},
     small_models.TOKENS: {"ids": rows(np.arange(10).reshape(2, 5)), "mask": rows(np.ones((2, 5), np.bool_))},
+    small_models.SERIES: {"series": rows(_random(2, 5)), "mask": rows(np.ones((2, 5), np.bool_))},
     small_models.SEVERAL: {
         "image": rows(_random(2, 1, 6, 6)),
         "table": rows(_random(2, 5)),
@@ -222,6 +230,30 @@ def changed_requests(draw: st.DrawFn) -> Any:
         else:
             put(draw, part, draw(st.sampled_from(list(part.DESCRIPTOR.fields))))
     return request
+
+
+@st.composite
+def requests_of_any_lengths(draw: st.DrawFn) -> Any:
+    """Return requests of models that take sequences, each input and baseline of a length of its own."""
+    model = draw(st.sampled_from([small_models.TOKENS, small_models.SERIES]))
+    usual = draw(_LENGTHS)
+    inputs = {name: draw(_sequences(name, usual)) for name in GOOD_INPUTS[model]}
+    if draw(st.booleans()):
+        return predict(model, inputs)
+    wanted = draw(explanations(model))
+    for name in wanted.baseline.inputs:
+        wanted.baseline.inputs[name].CopyFrom(draw(_sequences(name, usual)))
+    return attribute(model, inputs, wanted)
+
+
+_LENGTHS = st.sampled_from([1, 2, 5, small_models.LONGEST, small_models.LONGEST + 1, 70]) | st.integers(0, 20)
+
+
+@st.composite
+def _sequences(draw: st.DrawFn, name: str, usual: int) -> Any:
+    length = draw(_LENGTHS) if not draw(st.integers(0, 3)) else usual
+    kind = {"ids": np.int64, "mask": np.bool_, "series": np.float32}[name]
+    return rows(np.ones((2, length), kind))
 
 
 def put_input(draw: st.DrawFn, part: input_pb2.Input) -> None:

@@ -10,6 +10,9 @@ from server.engine.models.networks import ZOO, zoo_module
 from torch import nn
 
 SCORES, PICTURES, TOKENS, SEVERAL, OUTPUTS = "scores", "pictures", "tokens", "several-inputs", "several-outputs"
+SERIES = "series"
+LONGEST = 16
+"""Longest row of the model of series."""
 
 COLUMNS = ("width", "height", "colour")
 COLOURS = ("red", "green", "blue")
@@ -79,6 +82,17 @@ class Convolution(nn.Module):
         return self.head(torch.relu(self.conv(image)).mean((2, 3)))
 
 
+class Places(nn.Module):
+    """Weighs each number of a series by its place, of those that the mask has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.linspace(-1.0, 1.0, LONGEST))
+
+    def forward(self, series: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return ((series * self.weights[: series.shape[1]]) * mask).sum(1, keepdim=True)
+
+
 def linear_scores(width: float, height: float, colour: str) -> npt.NDArray[np.float32]:
     """Return the scores of a row of the model of scores, (2,), as worked out by hand."""
     row = np.array([(width - 10) / 2, height, *(colour == known for known in COLOURS)], np.float32)
@@ -105,10 +119,22 @@ def write_pictures(repository: Path) -> Path:
     return folder
 
 
+def write_series(repository: Path) -> Path:
+    """Write the model of series, and return its folder."""
+    folder = repository / SERIES
+    (folder / "1").mkdir(parents=True)
+    (folder / "model.toml").write_text("")
+    example = {"series": torch.zeros(2, 4), "mask": torch.ones(2, 4, dtype=torch.bool)}
+    axes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in example}
+    torch.export.save(torch.export.export(Places(), (), example, dynamic_shapes=axes), folder / "1" / "model.pt2")
+    return folder
+
+
 def write_repository(repository: Path) -> Path:
     """Write every small model, and return the repository."""
     write_scores(repository)
     write_pictures(repository)
+    write_series(repository)
     for name in (TOKENS, SEVERAL, OUTPUTS):
         dynamic = {1: "length"} if name == TOKENS else {}
         example = ZOO[name].rows(2, 4)

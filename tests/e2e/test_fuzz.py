@@ -13,8 +13,16 @@ import grpc
 import numpy as np
 import pytest
 from e2e import small_models
-from e2e.fuzzing import changed_bytes, changed_requests, messages, parts, texts, valid_requests
-from e2e.messages import details, predict, table_rows, violated_fields
+from e2e.fuzzing import (
+    changed_bytes,
+    changed_requests,
+    messages,
+    parts,
+    requests_of_any_lengths,
+    texts,
+    valid_requests,
+)
+from e2e.messages import details, predict, rows, table_rows, violated_fields
 from e2e.serving import Server, serve, wait_until
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -183,6 +191,27 @@ def test_a_valid_request_with_something_changed_ends_honestly(target: Server) ->
         assert_honest(unary(target, PATHS[type(request)], request.SerializeToString()))
 
     hold()
+
+
+def test_rows_of_any_lengths_end_honestly(target: Server) -> None:
+    @seed(SEED)
+    @fuzzed
+    @given(requests_of_any_lengths())
+    def hold(request: Any) -> None:
+        assert_honest(unary(target, PATHS[type(request)], request.SerializeToString()))
+
+    hold()
+
+
+def test_a_row_that_is_too_long_is_refused_with_what_would_be_right(target: Server) -> None:
+    length = small_models.LONGEST + 1
+    sent = {"series": rows(np.ones((1, length), np.float32)), "mask": rows(np.ones((1, length), np.bool_))}
+
+    with pytest.raises(grpc.RpcError) as caught:
+        target.explanations.Predict(predict(small_models.SERIES, sent), timeout=10 * SECONDS)
+
+    assert violated_fields(caught.value) == ['inputs["series"]']
+    assert caught.value.details() == 'inputs["series"] has the length 17 on axis 1; the model takes 1 to 16 there.'
 
 
 def test_changed_bytes_end_honestly(target: Server) -> None:

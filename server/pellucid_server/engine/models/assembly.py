@@ -11,6 +11,7 @@ import torch
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.engine.models.independence import rows_independent
 from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
+from pellucid_server.engine.models.lengths import FIXED, Lengths
 from pellucid_server.engine.models.loaded import LoadedModel, wire_shape
 from pellucid_server.engine.models.manifest import InputManifest, Manifest, OutputManifest
 from pellucid_server.engine.models.pictures import PicturePreprocessor
@@ -27,6 +28,7 @@ from pellucid_server.engine.models.trial import (
     graph_run,
     largest_difference,
     measure_row_bytes,
+    narrowed_lengths,
     rows_agree,
     run_batches,
     trial_rows,
@@ -83,16 +85,20 @@ def assemble(
     signature = _signature(graph, session)
     inputs = _preprocessors(manifest, signature, {} if graph is None else graph.index_ranges)
     background = _background(folder / manifest.background, signature) if manifest.background else {}
-    rows = trial_rows(signature.inputs, background)
+    lengths = _lengths(graph, session)
+    rows = trial_rows(signature.inputs, background, lengths)
     findings = _try_out(graph, session, signature, rows)
     if findings.parity is not None and not findings.parity.holds:
         _refuse_disagreeing(manifest, findings.parity)
         session = None
+    runs = [graph_run(graph)] if graph is not None else []
+    runs += [session.run_checked] if session is not None else []
     return LoadedModel(
         key=key,
         manifest=manifest,
         inputs=inputs,
         outputs=_outputs(manifest, signature, findings.outputs),
+        lengths=narrowed_lengths(runs, rows, lengths),
         features={name: preprocessor.feature for name, preprocessor in inputs.items()},
         background=background,
         runtime="graph" if session is None else "onnxruntime",
@@ -117,6 +123,13 @@ def _signature(graph: Graph | None, session: Session | None) -> _Signature:
         _require_alike("inputs", signature.inputs, session.inputs)
         _require_alike("outputs", signature.outputs, session.outputs)
     return signature
+
+
+def _lengths(graph: Graph | None, session: Session | None) -> Lengths:
+    """Return what the graph knows of open axes, as an export promises more than names; else what the session does."""
+    if graph is not None:
+        return graph.lengths
+    return session.lengths if session is not None else FIXED
 
 
 def _values(values: Sequence[GraphValue], role: str) -> tuple[Value, ...]:

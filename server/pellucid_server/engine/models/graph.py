@@ -16,6 +16,7 @@ from pellucid_server.engine.models.index_ranges import (
     index_error,
     names_an_index,
 )
+from pellucid_server.engine.models.lengths import length_error, names_a_length
 from pellucid_server.engine.models.names import Layer, find_layers
 from pellucid_server.engine.models.program import GraphValue, Program, UnfitModelError, assemble, read_program
 from pellucid_server.engine.models.suffix import Context, Rows, Suffix, cut
@@ -49,6 +50,8 @@ class Graph:
         Layers by name, in the order in which the first pass enters them.
     largest_batch
         The largest batch that the export promises, or None for any.
+    lengths
+        What the export promises of axes that are open.
     index_ranges
         The whole numbers that an input may hold, by its name, where a table that they index shows it.
     device
@@ -60,12 +63,14 @@ class Graph:
         self.inputs = program.inputs
         self.outputs = program.outputs
         self.largest_batch = program.largest_batch
+        self.lengths = program.lengths
         self.index_ranges: Mapping[str, IndexRange] = find_index_ranges(program.graph, program.inputs)
         layers, self._values = find_layers(program.graph, program.batch)
         self.layers: Mapping[str, Layer] = MappingProxyType(layers)
         self._program = program
         self._input_names = tuple(value.name for value in self.inputs)
         self._output_names = tuple(value.name for value in self.outputs)
+        self._open = any(None in value.shape for value in self.inputs)
         self._run = assemble(program.graph, program.tensors)
         self._derived: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -87,13 +92,16 @@ class Graph:
         Raises
         ------
         InvalidRequestError
-            A whole number in the rows is beyond a table that it indexes.
+            A whole number in the rows is beyond a table that it indexes, or open axes are of lengths that do not
+            go together.
         """
         try:
             values = self._run(*[rows[name] for name in self._input_names])
         except (IndexError, RuntimeError) as error:
             if names_an_index(error):
                 raise index_error(self._input_names) from error
+            if self._open and names_a_length(error):
+                raise length_error({name: tuple(rows[name].shape) for name in self._input_names}) from error
             raise
         return dict(zip(self._output_names, values, strict=True))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from pellucid_server.engine.models.baselines import baseline_rows
 from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.lengths import Lengths
 from pellucid_server.engine.models.manifest import Manifest
 from pellucid_server.engine.models.preprocessing import Preprocessor
 from pellucid_server.engine.models.session import Session
@@ -32,6 +33,8 @@ class LoadedModel:
         What prepares each input, by name, in the model's order.
     outputs
         The outputs: those in the manifest first, in its order.
+    lengths
+        How long axes may be that are open.
     features
         What methods are told of each input.
     background
@@ -52,6 +55,7 @@ class LoadedModel:
     manifest: Manifest
     inputs: Mapping[str, Preprocessor]
     outputs: tuple[OutputInfo, ...]
+    lengths: Lengths
     features: Mapping[str, Feature]
     background: Arrays
     runtime: str

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from pellucid_server.engine.models.lengths import Lengths, read_lengths
 from pellucid_server.engine.models.sizes import Holding, expression, holding, row_shape
 
 aten = torch.ops.aten
@@ -85,6 +86,8 @@ class Program:
         The symbol of the batch.
     largest_batch
         Largest batch the export promises, or None for any.
+    lengths
+        What the export promises of axes that are open.
     """
 
     graph: fx.Graph
@@ -93,6 +96,7 @@ class Program:
     outputs: tuple[GraphValue, ...]
     batch: Any
     largest_batch: int | None
+    lengths: Lengths
 
 
 def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
@@ -116,7 +120,8 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
     graph, tensors = _plain_graph(functional, placeholders, list(results.values()), torch.device(device))
     inputs = tuple(_value(name, node) for name, node in placeholders.items())
     outputs = tuple(_value(name, node) for name, node in results.items())
-    return Program(graph, tensors, inputs, outputs, batch, largest)
+    lengths = read_lengths(functional, {name: node.meta["val"] for name, node in placeholders.items()}, batch)
+    return Program(graph, tensors, inputs, outputs, batch, largest, lengths)
 
 
 def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[..., tuple[Any, ...]]:

@@ -13,6 +13,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
+from pellucid_server.engine.models.lengths import Lengths, Size, length_error, names_a_length
 from pellucid_server.engine.question import Arrays
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
@@ -91,6 +92,9 @@ class Session:
         self._session = _open(path, threads, device)
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
         self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
+        self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
+        """Which open axes have one name, and so one length."""
+        self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
         self._trim_seconds = trim_seconds
         self._trimmed_at = time.monotonic()
@@ -103,13 +107,16 @@ class Session:
         Raises
         ------
         InvalidRequestError
-            A whole number in the rows is beyond a table that it indexes.
+            A whole number in the rows is beyond a table that it indexes, or open axes are of lengths that do not
+            go together.
         """
         try:
             return self._run(rows)
         except _REFUSALS as error:
             if names_an_index(error):
                 raise index_error([entry.name for entry in self.inputs]) from error
+            if self._open and names_a_length(error):
+                raise length_error({name: array.shape for name, array in rows.items()}) from error
             raise
 
     def run_checked(self, rows: Arrays) -> dict[str, Array]:
@@ -254,6 +261,12 @@ def _value(entry: Any, path: Path, role: str) -> Value:
         )
     shape = tuple(length if isinstance(length, int) else None for length in entry.shape[1:])
     return Value(entry.name, np.dtype(_DTYPES[entry.type]), shape)
+
+
+def _sizes(shape: Sequence[int | str | None]) -> tuple[Size | None, ...]:
+    """Read the names of a row's open axes; one called as the rows are has to do with the batch, and is left alone."""
+    rows, *lengths = shape
+    return tuple(Size(length) if isinstance(length, str) and length != rows else None for length in lengths)
 
 
 def _line(error: BaseException) -> str:

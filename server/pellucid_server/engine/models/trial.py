@@ -1,6 +1,6 @@
 """What is found out about a model by running it when it is loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.lengths import Lengths
 from pellucid_server.engine.models.preprocessing import shape_text
 from pellucid_server.engine.models.session import Session, SessionError, Value
 from pellucid_server.engine.question import Arrays
 from pellucid_server.errors import InvalidRequestError
 
 _ROWS = 3
-_LENGTH = 5
-"""Length of an axis that is open, in random rows."""
 PARITY_TOLERANCE = 1e-4
 
 Run = Callable[[Arrays], Arrays]
@@ -35,7 +34,7 @@ class RowBytes:
     backward: int
 
 
-def trial_rows(inputs: tuple[Value, ...], background: Arrays) -> dict[str, Any]:
+def trial_rows(inputs: tuple[Value, ...], background: Arrays, lengths: Lengths) -> dict[str, Any]:
     """Return three rows of each input: of the background, repeated if it has fewer, or else at random.
 
     Random numbers are standard normal, as preprocessed inputs are; whole numbers are 0 and 1, which are
@@ -46,7 +45,7 @@ def trial_rows(inputs: tuple[Value, ...], background: Arrays) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     rows = {}
     for value in inputs:
-        shape = (_ROWS, *(_LENGTH if length is None else length for length in value.shape))
+        shape = (_ROWS, *lengths.usual(value.name, value.shape))
         drawn = generator.standard_normal(shape) if value.dtype.kind == "f" else generator.integers(0, 2, shape)
         rows[value.name] = drawn.astype(value.dtype)
     return rows
@@ -67,6 +66,16 @@ def run_batches(run: Run, rows: Arrays, outputs: tuple[Value, ...]) -> tuple[Arr
         for value in outputs:
             _check_output(result[value.name], value, count)
     return results
+
+
+def narrowed_lengths(runs: Sequence[Run], rows: Arrays, lengths: Lengths) -> Lengths:
+    """Let those lengths be 1 with which the model runs: an export says that each is at least 2, needed or not."""
+    for symbol in lengths.unsure:
+        shapes = lengths.shortened({name: array.shape[1:] for name, array in rows.items()}, symbol)
+        short = {name: array[_corner(shapes[name])] for name, array in rows.items()}
+        if all(_runs(run, short) for run in runs):
+            lengths = lengths.from_one(symbol)
+    return lengths
 
 
 def rows_agree(run: Run, rows: Arrays, together: Arrays) -> bool:
@@ -164,6 +173,18 @@ def _run(run: Run, rows: Arrays) -> Arrays:
             f"cannot be run on rows of {shapes} ({' '.join(str(error).split())[:300]}); if these are no rows that it "
             "could ever take, put some that are into a background"
         ) from error
+
+
+def _corner(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return (slice(None), *map(slice, shape))
+
+
+def _runs(run: Run, rows: Arrays) -> bool:
+    try:
+        _run(run, rows)
+    except TrialError:
+        return False
+    return True
 
 
 def _check_output(array: Any, value: Value, count: int) -> None:

@@ -35,7 +35,8 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
     Raises
     ------
     InvalidRequestError
-        An input is missing, unknown or malformed, or the numbers of rows differ.
+        An input is missing, unknown or malformed, the numbers of rows differ, or rows are of lengths that the
+        model does not take.
     """
     known = ", ".join(model.inputs)
     for name in inputs:
@@ -61,6 +62,7 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
     count = next(iter(counts.values()))
     _require_rows(model, count, field)
     arrays = {name: entry.rows for name, entry in prepared.items()}
+    model.lengths.require({name: array.shape[1:] for name, array in arrays.items()}, field)
     return Rows(arrays, {name: entry.boxes for name, entry in prepared.items()}, count)
 
 

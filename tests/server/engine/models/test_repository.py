@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from pellucid_server.engine.models.lengths import Range
 from pellucid_server.engine.models.repository import ModelError, load_repository
 from pellucid_server.engine.question import Feature
 from pellucid_server.engine.registry import Axiom, Background, Cost, Method, Need
@@ -328,6 +329,35 @@ def test_outputs_in_the_manifest_come_first(model):
     put_onnx(model / "1", nodes, outputs=[value("first", [ROWS, 3]), value("second", [ROWS, 3])])
 
     assert [output.name for output in load_one(model).outputs] == ["second", "first"]
+
+
+def test_lengths_are_known_of_the_graph_and_one_is_tried(model):
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(6))
+
+        def forward(self, x):
+            return (x * self.table[: x.shape[1]]).sum(1)
+
+    put_graph(model / "1", Places(), torch.zeros(2, 4), shapes={"x": {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}})
+
+    assert list(load_one(model).lengths.ranges.values()) == [Range(1, 6)]
+
+
+def test_lengths_of_one_name_in_an_onnx_file_are_one_length(model):
+    put_onnx(
+        model / "1",
+        [helper.make_node("Add", ["x", "y"], ["output"])],
+        inputs=[value("x", [ROWS, "length"]), value("y", [ROWS, "length"])],
+        outputs=[value("output", [ROWS, "length"])],
+    )
+
+    lengths = load_one(model).lengths
+
+    lengths.require({"x": (70,), "y": (70,)}, "inputs")
+    with pytest.raises(InvalidRequestError, match="it must be 70 there"):
+        lengths.require({"x": (70,), "y": (1,)}, "inputs")
 
 
 def test_open_lengths_are_minus_one(model):

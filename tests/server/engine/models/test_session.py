@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import skl2onnx
 from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 from pellucid_server.engine.models.session import Session, SessionError
 from pellucid_server.errors import InvalidRequestError
 from sklearn.linear_model import LogisticRegression
@@ -74,6 +75,33 @@ def test_any_number_of_rows_is_run(load, rows):
     x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
 
     np.testing.assert_array_equal(load(model()).run({"x": x})["y"], x + WEIGHT)
+
+
+def test_lengths_that_do_not_go_together_are_the_callers_mistake(load):
+    session = load(
+        model(
+            [helper.make_node("Add", ["x", "z"], ["y"])],
+            inputs=[value("x", ("rows", "first")), value("z", ("rows", "second"))],
+            outputs=[value("y", ("rows", "third"))],
+        )
+    )
+    rows = {"x": np.zeros((2, 4), np.float32), "z": np.zeros((2, 5), np.float32)}
+
+    with pytest.raises(InvalidRequestError, match=r"rows of these shapes: x \(4\), z \(5\)"):
+        session.run(rows)
+
+
+def test_rows_of_fixed_lengths_that_do_not_go_together_are_no_mistake_of_the_callers(load):
+    session = load(
+        model(
+            [helper.make_node("Reshape", ["x", "four"], ["y"])],
+            outputs=[value("y", ("rows", 4))],
+            tensors=[helper.make_tensor("four", TensorProto.INT64, [2], [-1, 4])],
+        )
+    )
+
+    with pytest.raises(states.Fail, match="cannot be reshaped"):
+        session.run({"x": np.zeros((2, 3), np.float32)})
 
 
 def kept_bytes(session):
