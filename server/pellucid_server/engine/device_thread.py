@@ -131,11 +131,18 @@ class DeviceThread:
         """Run one chunk and hand its results out. Evaluations with rows left go back into the schedule."""
         self._since = time.monotonic()
         self._before(chunk)
+        backward = lane.program.backward
+        for evaluation, count in chunk:
+            # Beforehand: a part of a job may end while its batch is in progress.
+            evaluation.job.count(count, backward=backward)
         started = time.monotonic()
         results, error = _attempt(lane, chunk)
         seconds = time.monotonic() - started
         self._before([])
         self._since = None
+        if results is None:
+            for evaluation, count in chunk:
+                evaluation.job.count(-count, backward=backward)
         if results is not None:
             self._hand_out(lane, chunk, results, seconds)
         elif error is not None and out_of_memory(error):
@@ -158,7 +165,6 @@ class DeviceThread:
                 # Room for the results of all its rows is made with the first of them.
                 failed[evaluation] = error.with_traceback(None)
             evaluation.tally.add(program.evaluation, rows=count, batch_rows=rows, backward=program.backward)
-            evaluation.job.count(count, backward=program.backward)
             start += count
         kept = [evaluation for evaluation, _ in chunk if evaluation not in failed]
         self._settle(chunk, seconds, [evaluation for evaluation in kept if evaluation.done < evaluation.count])

@@ -8,6 +8,8 @@ into the helper process (`Handle.compute`).
 """
 
 import functools
+import heapq
+import itertools
 import logging
 import threading
 import time
@@ -30,6 +32,8 @@ Task = Callable[[], None]
 MOST_HANDS = 8
 """Items of one job that are worked on at once, so that one job of many rows leaves room for others."""
 _OFFLOAD_THREADS = 4
+_FEW_ALARMS = 64
+"""Alarms up to which those of signals that were set are left to lie."""
 _MOST_IN_A_ROW = 16
 """Turns of predictions after which another task has one: theirs are short, and others must not starve."""
 
@@ -49,11 +53,17 @@ class Signal:
         self.done = True
         self._hub.wake(self)
 
-    def wait(self) -> None:
-        """Let other tasks run until the signal is set; called by a task."""
+    def wait(self, until: float | None = None) -> bool:
+        """Let other tasks run until the signal is set; called by a task.
+
+        With `until`, a time of `time.monotonic()`, no longer than until then. Return whether it was set.
+        """
         if not self.done:
             self.waiter = getcurrent()
+            if until is not None:
+                self._hub.wake_at(until, self)
             self._hub.pause()
+        return self.done
 
 
 class _Runner(greenlet):  # type: ignore[misc]  # greenlet has no types
@@ -84,6 +94,9 @@ class Hub:
         self._turn_began = 0.0
         self._offload = Offload(_OFFLOAD_THREADS, recorder)
         self._loop: Any = None
+        self._alarms: list[tuple[float, int, Signal]] = []
+        self._alarm_numbers = itertools.count()
+        self._most_alarms = _FEW_ALARMS
         threading.Thread(target=self._run, name="jobs", daemon=True).start()
 
     def submit(self, task: Task, *, job_id: int = 0, prediction: bool = False) -> None:
@@ -107,8 +120,17 @@ class Hub:
         """Take note that `signal` was set; callable from any thread."""
         self._inbox.put(signal)
 
+    def wake_at(self, when: float, signal: Signal) -> None:
+        """Let the task that waits for `signal` go on at a time, set or not; called by that task."""
+        if len(self._alarms) >= self._most_alarms:
+            # Most signals are set long before their time.
+            self._alarms = [alarm for alarm in self._alarms if alarm[2].waiter is not None]
+            heapq.heapify(self._alarms)
+            self._most_alarms = max(_FEW_ALARMS, 2 * len(self._alarms))
+        heapq.heappush(self._alarms, (when, next(self._alarm_numbers), signal))
+
     def pause(self) -> None:
-        """Run other tasks until the calling one's signal is set."""
+        """Run other tasks until the calling one's signal is set, or its time has come."""
         self._loop.switch()
 
     def offload(self, function: Callable[[], Found]) -> Found:
@@ -163,20 +185,38 @@ class Hub:
 
     def _take_in(self) -> None:
         """Sort what has arrived; block if there is nothing to run."""
+        seconds = self._ring()
         idle = not (self._predictions or self._others)
         if idle and self._inbox.empty():
             self._on_turn(True)
         try:
             while True:
-                arrived = self._inbox.get(block=idle)
+                arrived = self._inbox.get(block=idle, timeout=seconds)
                 idle = False
                 if not isinstance(arrived, Signal):
                     task, job_id, prediction = arrived
                     self._make_ready(_Runner(functools.partial(_guarded, task), self._loop, job_id, prediction))
-                elif arrived.waiter is not None:
-                    self._make_ready(arrived.waiter)
+                else:
+                    self._release(arrived)
         except Empty:
             return
+
+    def _ring(self) -> float | None:
+        """Let those go on whose time has come; return the seconds until the next has, None if there is none."""
+        while self._alarms:
+            when, _, signal = self._alarms[0]
+            seconds = when - time.monotonic()
+            if seconds > 0 and signal.waiter is not None:
+                return seconds
+            heapq.heappop(self._alarms)
+            self._release(signal)
+        return None
+
+    def _release(self, signal: Signal) -> None:
+        """Let the task go on that waits for a signal, if one does still."""
+        waiter, signal.waiter = signal.waiter, None
+        if waiter is not None:
+            self._make_ready(waiter)
 
 
 def _unnoted(job_id: int) -> None:

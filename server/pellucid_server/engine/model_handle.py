@@ -151,7 +151,9 @@ class ModelHandle:
         if evaluation.count == 0:
             raise ValueError("an evaluation needs at least one row")
         self._machinery.engine.submit(evaluation, lambda: self._lane(make(), rows))
-        finished.wait()
+        # The end of a part does not wait for the batch in progress, or the whole would be late with it.
+        if not finished.wait(until=self._job.deadline if self._job.whole is not None else None):
+            self._job.check()
         return evaluation.answer()
 
     def _lane(self, program: Program, rows: Arrays) -> Lane:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 _KEPT = 32
+_ENOUGH = 3
+"""Measurements below which there is no knowing: the first batch of a size takes several times as long as the next."""
 _KEPT_SECONDS = 60.0
 """Age at which a measurement is forgotten: what is refused is not measured, and a slow time would refuse for ever."""
 
@@ -32,14 +34,17 @@ class RowTimes:
         self._note(self._small, (model, backward), row_seconds)
 
     def least(self, model: Hashable, *, backward: bool) -> float:
-        """Return the seconds a row of the fastest of the last 32 full chunks, a minute old at most; 0 if none."""
-        found = self._fastest(self._full, (model, backward))
-        return 0.0 if math.isinf(found) else found
+        """Return the seconds a row of the fastest of the last 32 full chunks, a minute old at most.
+
+        It is 0 if there were fewer than three: by what is returned work is refused, and is not measured then.
+        """
+        found = self._late(self._full, (model, backward))
+        return min(found) if len(found) >= _ENOUGH else 0.0
 
     def likely(self, model: Hashable, *, backward: bool) -> float:
         """Return the seconds a row of the fastest chunks of late, full or small; infinity if there was none."""
         key = (model, backward)
-        return min(self._fastest(self._full, key), self._fastest(self._small, key))
+        return min([*self._late(self._full, key), *self._late(self._small, key)], default=math.inf)
 
     def _note(self, measured: _Measured, key: tuple[Hashable, bool], row_seconds: float) -> None:
         with self._lock:
@@ -48,7 +53,7 @@ class RowTimes:
                 latest = measured[key] = deque(maxlen=_KEPT)
             latest.append((self._clock(), row_seconds))
 
-    def _fastest(self, measured: _Measured, key: tuple[Hashable, bool]) -> float:
+    def _late(self, measured: _Measured, key: tuple[Hashable, bool]) -> list[float]:
         with self._lock:
             oldest = self._clock() - _KEPT_SECONDS
-            return min((seconds for noted, seconds in measured.get(key, ()) if noted >= oldest), default=math.inf)
+            return [seconds for noted, seconds in measured.get(key, ()) if noted >= oldest]

@@ -451,6 +451,23 @@ def test_a_part_of_a_job_ends_before_the_job_and_counts_for_it(engine):
         part.check()
 
 
+def test_rows_count_from_the_moment_they_are_on_the_device_and_those_that_fail_do_not(engine):
+    held_back, failing = Doubling(), Doubling()
+    held_back.gate.clear()
+    entry, bad = evaluation(range(3)), evaluation([math.nan], key="other")
+
+    engine.submit(entry, lane(held_back))
+    assert held_back.entered.acquire(timeout=10)
+    at_once = entry.job.rows_forward
+    held_back.gate.set()
+    entry.wait()
+    engine.submit(bad, lane(failing))
+    with pytest.raises(ArithmeticError):
+        bad.wait()
+
+    assert (at_once, entry.job.rows_forward, bad.job.rows_forward) == (3, 3, 0)
+
+
 @pytest.mark.parametrize(
     ("before", "priority", "prediction", "express", "largest"),
     [

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 from pellucid_server.engine.hub import Hub
@@ -40,7 +41,76 @@ def test_a_signal_that_was_set_before_is_not_waited_for():
     signal = hub.signal()
     signal.set()
 
-    assert run(hub, signal.wait) is None
+    assert run(hub, signal.wait) is True
+
+
+def test_a_task_waits_for_a_signal_no_longer_than_it_wants_to():
+    hub = Hub()
+    signal, until = hub.signal(), time.monotonic() + 0.05
+
+    assert run(hub, lambda: (signal.wait(until), time.monotonic() >= until)) == (False, True)
+
+
+def test_a_signal_that_comes_in_time_is_not_waited_for_until_the_end():
+    hub = Hub()
+    signals, until = [hub.signal() for _ in range(3)], time.monotonic() + 1000
+    ended = threading.Semaphore(0)
+
+    for signal in signals:
+        hub.submit(lambda signal=signal: (signal.wait(until), ended.release()))
+    for signal in reversed(signals):
+        threading.Thread(target=signal.set).start()
+
+    assert all(ended.acquire(timeout=10) for _ in signals)
+
+
+def test_a_signal_that_comes_too_late_does_not_disturb_what_the_task_waits_for_next():
+    hub, order = Hub(), []
+    late, following = hub.signal(), hub.signal()
+    reached = threading.Event()
+
+    def waits():
+        order.append(late.wait(time.monotonic() + 0.01))
+        reached.set()
+        order.append(following.wait())
+
+    hub.submit(waits)
+    assert reached.wait(10)
+    late.set()
+    run(hub, lambda: order.append("another"))
+    following.set()
+    run(hub, lambda: None)
+
+    assert order == [False, "another", True]
+
+
+def test_each_of_many_goes_on_at_its_own_time_and_not_before():
+    hub, found = Hub(), []
+    ended = threading.Semaphore(0)
+    now = time.monotonic()
+
+    def waits(until):
+        found.append((hub.signal().wait(until), time.monotonic() >= until))
+        ended.release()
+
+    for number in reversed(range(50)):
+        hub.submit(lambda until=now + 0.002 * number: waits(until))
+
+    assert all(ended.acquire(timeout=10) for _ in range(50))
+    assert found == [(False, True)] * 50
+
+
+def test_the_times_of_signals_that_were_set_do_not_pile_up():
+    hub = Hub()
+    until = time.monotonic() + 1000
+
+    def waits():
+        signal = hub.signal()
+        hub.submit(signal.set)
+        return signal.wait(until)
+
+    assert all(run(hub, waits) for _ in range(500))
+    assert len(hub._alarms) <= 65
 
 
 def test_a_signal_set_by_another_thread_wakes_its_task_only():

@@ -1,4 +1,5 @@
 import math
+import threading
 import time
 
 import numpy as np
@@ -11,7 +12,8 @@ from pellucid_server.engine.helper import HelperError
 from pellucid_server.engine.job_state import JobState
 from pellucid_server.engine.model_handle import Machinery
 from pellucid_server.engine.question import Target
-from pellucid_server.errors import CancelledError
+from pellucid_server.errors import CancelledError, TimedOutError
+from pellucid_server.faults import Faults
 from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
 
 NETWORKS = sorted(ZOO)
@@ -184,6 +186,27 @@ def test_a_part_of_a_job_has_the_time_up_to_its_own_deadline(bench):
     job = JobState(1, time.monotonic() + 1000)
 
     assert 850 < bench.handle("convolutional", job=job.part(reserve_seconds=50)).seconds_left() <= 950
+
+
+def test_a_part_of_a_job_ends_in_time_though_its_batch_is_in_progress(bench):
+    class Held(Faults):
+        def reach(self, point, *, model=""):
+            assert gate.wait(10)
+
+    gate = threading.Event()
+    engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1, faults=Held())
+    whole = JobState(1, time.monotonic() + 1000)
+    part = whole.part(reserve_seconds=0)
+    part.deadline = time.monotonic() + 0.05
+    handle = bench.handle("convolutional", job=part, machinery=Machinery(engine, bench.hub, bench.helper, "cpu"))
+
+    with pytest.raises(TimedOutError):
+        bench.run(lambda: handle.forward(arrays("convolutional", 2)))
+
+    assert not gate.is_set()
+    gate.set()
+    engine.close()
+    assert whole.rows_forward == 2
 
 
 def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no_more_than_they_took(bench):

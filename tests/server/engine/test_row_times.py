@@ -20,16 +20,29 @@ def test_the_fastest_of_the_last_32_chunks_counts():
 def test_models_and_directions_are_told_apart_and_what_was_not_measured_is_zero(model, backward):
     times = RowTimes()
 
-    times.add("iris", 2.0, backward=True)
+    for _ in range(3):
+        times.add("iris", 2.0, backward=True)
 
     assert times.least("iris", backward=True) == 2.0
     assert times.least(model, backward=backward) == 0.0
 
 
+def test_two_chunks_are_too_few_to_know_as_the_first_takes_several_times_as_long():
+    times = RowTimes()
+    times.add("iris", 9.0, backward=True)
+    times.add("iris", 2.0, backward=True)
+    before = times.least("iris", backward=True)
+
+    times.add("iris", 3.0, backward=True)
+
+    assert (before, times.least("iris", backward=True)) == (0.0, 2.0)
+
+
 def test_what_was_measured_more_than_a_minute_ago_is_forgotten():
     seconds = 0.0
     times = RowTimes(clock=lambda: seconds)
-    times.add("iris", 2.0, backward=False)
+    for _ in range(3):
+        times.add("iris", 2.0, backward=False)
     seconds = 60.0
     before = times.least("iris", backward=False)
 
@@ -44,7 +57,8 @@ def test_small_chunks_tell_what_rows_are_likely_to_take_and_not_the_least():
 
     times.add_small("iris", 3.0, backward=False)
     small = times.likely("iris", backward=False)
-    times.add("iris", 2.0, backward=False)
+    for _ in range(3):
+        times.add("iris", 2.0, backward=False)
 
     assert (unknown, small, times.likely("iris", backward=False)) == (math.inf, 3.0, 2.0)
     assert times.least("iris", backward=False) == 2.0

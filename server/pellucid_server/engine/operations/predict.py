@@ -29,7 +29,7 @@ from pellucid_server.jobs import (
 
 Made = TypeVar("Made")
 
-_RESERVE_SECONDS = 0.1
+_RESERVE_SECONDS = 0.2
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
 
 

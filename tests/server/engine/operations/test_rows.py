@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.models.lengths import FIXED
 from pellucid_server.engine.models.manifest import ImageManifest, InputManifest
 from pellucid_server.engine.models.pictures import PicturePreprocessor
 from pellucid_server.engine.operations.rows import prepare
@@ -39,7 +40,9 @@ def png(value):
 
 
 def prepared(bench, preprocessor, values, job=None, max_rows=8):
-    model = SimpleNamespace(key=ModelKey("pictures", 1), inputs={"image": preprocessor}, max_rows=max_rows)
+    model = SimpleNamespace(
+        key=ModelKey("pictures", 1), inputs={"image": preprocessor}, max_rows=max_rows, lengths=FIXED
+    )
     session = Session(Models({}), bench.machinery, job or JobState(1, None))
     given = {"image": PicturesInput(tuple(png(value) for value in values))}
     return bench.run(lambda: prepare(session, model, given))[0]
