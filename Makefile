@@ -39,7 +39,7 @@ demo-models: models/.written ## Write the demo model repository to models/.
 
 test: $(VENV)/.test-installed check models/.written ## Install, check and test everything.
 	@echo "== Tests, in $(TEST_PROCESSES) processes"
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 $(ARGS)
 
 check: lint types contracts schema stubs-check ## Check all but the tests: lint, types, imports, schema, stubs.
 

@@ -36,6 +36,8 @@ _FEW_ALARMS = 64
 """Alarms up to which those of signals that were set are left to lie."""
 _MOST_IN_A_ROW = 16
 """Turns of predictions after which another task has one: theirs are short, and others must not starve."""
+_LONGEST_BLOCK = 3600.0
+"""Seconds after which the clock is looked at again: a lock cannot wait for as long as a deadline may be off."""
 
 
 class Signal:
@@ -202,12 +204,12 @@ class Hub:
             return
 
     def _ring(self) -> float | None:
-        """Let those go on whose time has come; return the seconds until the next has, None if there is none."""
+        """Let those go on whose time has come; return for how long none has at most, None if none waits for a time."""
         while self._alarms:
             when, _, signal = self._alarms[0]
             seconds = when - time.monotonic()
             if seconds > 0 and signal.waiter is not None:
-                return seconds
+                return min(seconds, _LONGEST_BLOCK)
             heapq.heappop(self._alarms)
             self._release(signal)
         return None

@@ -23,6 +23,8 @@ _CALLER_LENGTH = 128
 _RESERVE_SECONDS = 0.05
 _RESERVE_SHARE = 0.012
 _MOST_RESERVE_SHARE = 0.1
+# A deadline that is further off is none: gRPC's own limit, 99999999 hours, is more than a lock can wait for.
+_LONGEST_SECONDS = 365 * 86400.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -92,6 +94,8 @@ class CallerKeys:
 def arrival(rpc: str, context: Context) -> Call:
     """Return a call that arrives now."""
     remaining = context.time_remaining()
+    if remaining is not None and remaining > _LONGEST_SECONDS:
+        remaining = None
     if remaining is not None:
         remaining -= min(_RESERVE_SECONDS + _RESERVE_SHARE * remaining, _MOST_RESERVE_SHARE * remaining)
     return Call(rpc, _request_id(context), time.monotonic(), remaining)

@@ -51,6 +51,18 @@ def test_a_task_waits_for_a_signal_no_longer_than_it_wants_to():
     assert run(hub, lambda: (signal.wait(until), time.monotonic() >= until)) == (False, True)
 
 
+def test_a_time_further_off_than_a_lock_can_wait_for_is_waited_for():
+    hub, go = Hub(), threading.Event()
+    signal, until = hub.signal(), time.monotonic() + 2 * threading.TIMEOUT_MAX
+    hub.submit(lambda: signal.wait(until) and go.set())
+
+    # The hub blocks for good by now, or is gone.
+    assert run(hub, lambda: "next") == "next"
+    hub.submit(signal.set)
+
+    assert go.wait(10)
+
+
 def test_a_signal_that_comes_in_time_is_not_waited_for_until_the_end():
     hub = Hub()
     signals, until = [hub.signal() for _ in range(3)], time.monotonic() + 1000

@@ -89,5 +89,14 @@ def test_time_that_is_left_runs_out():
     assert call.remaining_seconds == pytest.approx(1.0 - call.elapsed_seconds, abs=1.0)
 
 
+@pytest.mark.parametrize(
+    ("remaining", "seconds"), [(None, None), (20.0, 19.71), (9e7 * 3600, None)], ids=["none", "soon", "gRPC's furthest"]
+)
+def test_a_deadline_that_is_years_off_is_none(remaining, seconds):
+    call = arrival("Predict", Context(remaining=remaining))
+
+    assert call.deadline_seconds == (seconds and pytest.approx(seconds))
+
+
 def test_without_a_deadline_no_time_is_left_or_wanting():
     assert arrival("Predict", Context()).remaining_seconds is None
