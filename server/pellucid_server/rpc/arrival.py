@@ -93,7 +93,7 @@ class CallerKeys:
 
 def arrival(rpc: str, context: Context) -> Call:
     """Return a call that arrives now."""
-    remaining = context.time_remaining()
+    remaining: float | None = context.time_remaining()
     if remaining is not None and remaining > _LONGEST_SECONDS:
         remaining = None
     if remaining is not None:

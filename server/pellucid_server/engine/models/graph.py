@@ -97,7 +97,7 @@ class Graph:
         """
         try:
             values = self._run(*[rows[name] for name in self._input_names])
-        except (IndexError, RuntimeError) as error:
+        except (ArithmeticError, IndexError, RuntimeError) as error:
             if names_an_index(error):
                 raise index_error(self._input_names) from error
             if self._open and names_a_length(error):

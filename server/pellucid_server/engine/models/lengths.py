@@ -88,15 +88,16 @@ class Lengths:
         """Return the same with a size that may be 1."""
         return Lengths(self.axes, {**self.ranges, symbol: Range(1, self._range(symbol).highest)})
 
-    def shortened(self, shapes: Mapping[str, Shape], symbol: str) -> dict[str, Shape]:
-        """Return rows' shapes with a size at 1."""
-        return {
+    def shortened(self, shapes: Mapping[str, Shape], symbol: str) -> dict[str, Shape] | None:
+        """Return rows' shapes with a size at 1; None if an axis has no length then."""
+        short = {
             name: tuple(
                 size.length(1) if size is not None and size.symbol == symbol else length
                 for length, size in zip(shape, self.axes.get(name) or (None,) * len(shape), strict=True)
             )
             for name, shape in shapes.items()
         }
+        return short if all(length > 0 for shape in short.values() for length in shape) else None
 
     def require(self, shapes: Mapping[str, Shape], field: str) -> None:
         """Check the lengths of a request's rows, given by the shape of a row of each input, in the map at `field`.
@@ -167,14 +168,20 @@ def _described(size: Size, known: Range) -> str:
 
 
 def names_a_length(error: Exception) -> bool:
-    """Whether an error of torch or of ONNX Runtime is of shapes that do not go together."""
+    """Whether an error of torch or of ONNX Runtime is of shapes that do not go together, or of numbers made of them."""
+    if isinstance(error, ArithmeticError):
+        return True
     return _OF_SHAPES.search(str(error)) is not None and not out_of_memory(error)
 
 
-def length_error(shapes: Mapping[str, Shape]) -> InvalidRequestError:
+class UnfitLengthsError(InvalidRequestError):
+    """The model failed on rows of their lengths."""
+
+
+def length_error(shapes: Mapping[str, Shape]) -> UnfitLengthsError:
     """Make the error for rows, (rows, *features) each, that failed where it was not known how long they may be."""
     listed = ", ".join(f"{name} ({', '.join(map(str, shape[1:]))})" for name, shape in shapes.items())
-    return InvalidRequestError(
+    return UnfitLengthsError(
         f"The model cannot be run on rows of these shapes: {listed}; send rows of lengths that it takes.",
         field="inputs",
     )

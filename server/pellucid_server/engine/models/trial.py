@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.lengths import Lengths
+from pellucid_server.engine.models.lengths import Lengths, UnfitLengthsError
 from pellucid_server.engine.models.preprocessing import shape_text
 from pellucid_server.engine.models.session import Session, SessionError, Value
 from pellucid_server.engine.question import Arrays
@@ -72,6 +72,8 @@ def narrowed_lengths(runs: Sequence[Run], rows: Arrays, lengths: Lengths) -> Len
     """Let those lengths be 1 with which the model runs: an export says that each is at least 2, needed or not."""
     for symbol in lengths.unsure:
         shapes = lengths.shortened({name: array.shape[1:] for name, array in rows.items()}, symbol)
+        if shapes is None:
+            continue
         short = {name: array[_corner(shapes[name])] for name, array in rows.items()}
         if all(_runs(run, short) for run in runs):
             lengths = lengths.from_one(symbol)
@@ -167,10 +169,12 @@ def _first(rows: Arrays, count: int) -> Arrays:
 def _run(run: Run, rows: Arrays) -> Arrays:
     try:
         return run(rows)
-    except (InvalidRequestError, SessionError, RuntimeError, IndexError, ValueError) as error:
+    except (InvalidRequestError, SessionError, ArithmeticError, RuntimeError, IndexError, ValueError) as error:
         shapes = ", ".join(f"{name} {shape_text(array.shape)}" for name, array in rows.items())
+        # A caller is told which lengths they sent; these are the loader's own, and why they do not go, torch said.
+        told = error.__cause__ if isinstance(error, UnfitLengthsError) else error
         raise TrialError(
-            f"cannot be run on rows of {shapes} ({' '.join(str(error).split())[:300]}); if these are no rows that it "
+            f"cannot be run on rows of {shapes} ({' '.join(str(told).split())[:300]}); if these are no rows that it "
             "could ever take, put some that are into a background"
         ) from error
 
@@ -181,8 +185,8 @@ def _corner(shape: tuple[int, ...]) -> tuple[slice, ...]:
 
 def _runs(run: Run, rows: Arrays) -> bool:
     try:
-        _run(run, rows)
-    except TrialError:
+        run(rows)
+    except Exception:  # noqa: BLE001 - whatever a model's own operators raise, it does not take such rows
         return False
     return True
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine import registry
 from pellucid_server.engine.hub import MOST_HANDS
+from pellucid_server.engine.models.lengths import UnfitLengthsError
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.session import Session
@@ -183,10 +184,12 @@ def _naming_fields(field: str, *, compared: bool = False) -> Iterator[None]:
     """Put the path of the explanation, `field`, before the fields that a method's errors name: only here is it known.
 
     An error that names the inputs is the model's, of rows that it did not take. If the method has `compared` the row
-    with a baseline, it is that: the model has predicted the row itself.
+    with a baseline, it is that, which has the row's lengths: the model has predicted the row itself.
     """
     try:
         yield
+    except UnfitLengthsError:
+        raise
     except InvalidRequestError as error:
         named = error.metadata.get("field", "parameters")
         if named == _INPUTS and not compared:

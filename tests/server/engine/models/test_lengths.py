@@ -8,7 +8,7 @@ import torch
 from pellucid_server.engine.models.graph import Graph
 from pellucid_server.engine.models.lengths import FIXED, Lengths, Range, Size, names_a_length
 from pellucid_server.engine.models.session import Value
-from pellucid_server.engine.models.trial import graph_run, narrowed_lengths, trial_rows
+from pellucid_server.engine.models.trial import TrialError, graph_run, narrowed_lengths, run_batches, trial_rows
 from pellucid_server.errors import InvalidRequestError
 from torch import nn
 from torch.export import Dim
@@ -55,6 +55,17 @@ class Windows(nn.Module):
 
     def forward(self, series):
         return series.reshape(series.shape[0], -1, 4).amax(2).sum(1)
+
+
+class Spaced(nn.Module):
+    """Computes with its length, which `least` is too short for: an export knows nothing of that."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.least = least
+
+    def forward(self, series):
+        return (series * (1.0 / (series.shape[1] - self.least))).sum(1)
 
 
 def graph(module, *lengths, shapes=None):
@@ -135,17 +146,28 @@ def test_lengths_that_do_not_run_are_refused_with_what_would_be_right(make, leng
         run(model, *lengths)
 
 
-def test_a_length_of_which_the_export_knows_nothing_is_the_callers_mistake_when_it_runs():
-    model = graph(Windows(), 8)
-    model.lengths.require({"series": (6,)}, "inputs")
+@pytest.mark.parametrize(
+    ("module", "length"), [(Windows(), 6), (Spaced(least=6), 6)], ids=["shapes", "numbers made of them"]
+)
+def test_a_length_of_which_the_export_knows_nothing_is_the_callers_mistake_when_it_runs(module, length):
+    model = graph(module, 8)
+    model.lengths.require({"series": (length,)}, "inputs")
     run(model, 12)
 
     with pytest.raises(
-        InvalidRequestError, match=re.escape("series (6); send rows of lengths that it takes")
+        InvalidRequestError, match=re.escape(f"series ({length}); send rows of lengths that it takes")
     ) as caught:
-        run(model, 6)
+        run(model, length)
 
     assert caught.value.metadata == {"field": "inputs"}
+
+
+def test_why_the_rows_that_a_model_is_tried_with_do_not_go_is_told():
+    model = graph(Windows(), 8)
+    rows = trial_rows(values(model), {}, model.lengths)
+
+    with pytest.raises(TrialError, match=re.escape("'[1, -1, 4]' is invalid for input of size 5); if these are")):
+        run_batches(graph_run(model), rows, ())
 
 
 def test_a_model_without_open_lengths_fails_as_it_fails():
@@ -206,13 +228,22 @@ def test_a_length_of_one_is_taken_where_the_model_runs_with_it(make, lowest):
     ]
 
 
-def test_a_length_of_one_is_refused_where_the_model_does_not_run_with_it():
-    model = graph(Convolved(kernel=2), 8)
+@pytest.mark.parametrize("module", [Convolved(kernel=2), Spaced(least=1)], ids=["shapes", "numbers made of them"])
+def test_a_length_of_one_is_refused_where_the_model_does_not_run_with_it(module):
+    model = graph(module, 8)
     rows = trial_rows(values(model), {}, model.lengths)
 
     found = narrowed_lengths([graph_run(model)], rows, model.lengths)
 
     assert [known.lowest for known in found.ranges.values()] == [2]
+
+
+def test_a_size_at_which_an_axis_has_no_length_is_not_tried():
+    known, tried = Lengths({"x": (Size("length", more=-1),)}, {"length": Range(2)}), []
+
+    found = narrowed_lengths([tried.append], {"x": np.zeros((3, 4))}, known)
+
+    assert (found, tried) == (known, [])
 
 
 def test_axes_of_one_name_are_one_length_without_a_range():
