@@ -60,6 +60,11 @@ class Recorder:
         noted = (self._notes[_PYTHON : _PYTHON + 1], self._notes[_THREADS], device)
         return frozenset(int(job_id) for part in noted for job_id in part if job_id)
 
+    def still_at(self, job_id: int) -> bool:
+        """Tell whether the device, or a thread beside the hub, is at work for a job, ended or not."""
+        device = self._notes[_DEVICE : _DEVICE + int(self._notes[_COUNT])]
+        return bool((device == job_id).any() or (self._notes[_THREADS] == job_id).any())
+
 
 def new_record() -> int:
     """Return the descriptor of an empty record, which the caller closes."""

@@ -56,6 +56,18 @@ def test_what_has_ended_is_no_longer_suspect(recorder):
     assert recorder.suspects() == frozenset()
 
 
+def test_it_is_known_for_whom_work_goes_on_beside_the_python(recorder):
+    recorder.python(1)
+    recorder.device([2, 3])
+    recorder.offloaded(0, 4)
+    assert [recorder.still_at(job_id) for job_id in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
+
+    recorder.device([3])
+    recorder.offloaded(0, 0)
+
+    assert [recorder.still_at(job_id) for job_id in (2, 3, 4)] == [False, True, False]
+
+
 def test_a_batch_of_fewer_jobs_forgets_those_of_the_one_before(recorder):
     recorder.device(range(1, 10))
 

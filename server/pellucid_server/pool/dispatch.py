@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pellucid_server.config import ClassConfig
 from pellucid_server.errors import UnavailableError
-from pellucid_server.jobs import Done, JobTiming
+from pellucid_server.jobs import Done, Job, JobTiming
 from pellucid_server.pool.fatal import FatalJobs, equal_jobs, fatal_error
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.routing import Routing
@@ -115,21 +115,24 @@ class Dispatcher:
         queue = self.queues[ticket.priority]
         rows = done.timing.rows_forward + done.timing.rows_backward
         queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None, ended=True)
+        if done.result is not None:
+            self.fatal.acquit(ticket.job)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
         else:
             ticket.answer.set_result(done)
         self._fill(queue)
 
-    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket]) -> None:
+    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket], *, hung: bool) -> None:
         """Take the jobs of a worker that died over one of the suspects, if there are any (called by a worker)."""
         now = time.monotonic()
         self._look()
         # A job that is equal to a suspect would end a worker of its own.
         suspected = equal_jobs([ticket.job for ticket in tickets], [ticket.job for ticket in suspects])
+        condemned = hung and self._hung_before(suspects)
         for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
-            self._take_back(ticket, suspected=like_a_suspect)
+            self._take_back(ticket, suspected=like_a_suspect, condemned=condemned)
         self._go_on()
         self._on_change()
 
@@ -203,16 +206,33 @@ class Dispatcher:
                     return
                 self._send(ticket, queue, worker)
 
-    def _take_back(self, ticket: Ticket, *, suspected: bool) -> None:
-        """Let a job of a lost worker wait to be done once more, or fail it."""
+    def _hung_before(self, suspects: frozenset[Ticket]) -> bool:
+        """Give up a job over which, and nothing else, two workers have hung by now; tell whether it is one.
+
+        Its caller may have been answered each time, as the deadline was before the watchdog's: then it is never done
+        again, and would go on to hang a worker whenever it is sent.
+        """
+        jobs = [ticket.job for ticket in suspects]
+        if not jobs or not all(equal_jobs(jobs, jobs[:1])) or not self.fatal.blame(jobs[0]):
+            return False
+        self._condemn(jobs[0])
+        return True
+
+    def _condemn(self, job: Job) -> None:
+        key = self.fatal.add(job)
+        _log.error("two workers were lost over a request to model %r (job digest %s)", job.model.name, key)
+
+    def _take_back(self, ticket: Ticket, *, suspected: bool, condemned: bool) -> None:
+        """Let a job of a lost worker wait to be done once more, or fail it; `condemned` is whether suspects are."""
         ticket.losses += 1
         if ticket.answer.done():
             return
         if self._closed:
             ticket.fail(shutting_down())
-        elif ticket.suspect and suspected:
-            key = self.fatal.add(ticket.job)
-            _log.error("two workers died over a request to model %r (job digest %s)", ticket.model, key)
+        elif suspected and condemned:
+            ticket.fail(fatal_error())
+        elif suspected and ticket.suspect:
+            self._condemn(ticket.job)
             ticket.fail(fatal_error())
         elif ticket.losses > 1:
             text = "Two workers, one after the other, were lost while they had this request; send it again."

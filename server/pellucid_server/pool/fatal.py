@@ -25,7 +25,7 @@ _GLANCE = 64
 
 
 class FatalJobs:
-    """Remembers the digests of the last 64 such jobs, each for 10 minutes.
+    """Remembers the digests of the last 64 such jobs, and of those that one worker hung over, each for 10 minutes.
 
     Parameters
     ----------
@@ -37,6 +37,21 @@ class FatalJobs:
         self._clock = clock
         self._until: OrderedDict[bytes, float] = OrderedDict()
         self._glances: dict[bytes, Hashable] = {}
+        self._blamed: OrderedDict[bytes, tuple[float, Hashable]] = OrderedDict()
+
+    def blame(self, job: Job) -> bool:
+        """Hold it against a job that a worker hung over it alone; tell whether one did so before."""
+        key, now = _digest(job), self._clock()
+        until, _ = self._blamed.pop(key, (now, None))
+        self._blamed[key] = (now + _MEMORY_SECONDS, _glance(job))
+        if len(self._blamed) > _MOST_JOBS:
+            self._blamed.popitem(last=False)
+        return until > now
+
+    def acquit(self, job: Job) -> None:
+        """Hold nothing against a job that a worker has done: it was not what the other hung over."""
+        if self._blamed and any(glance == _glance(job) for _, glance in self._blamed.values()):
+            self._blamed.pop(_digest(job), None)
 
     def add(self, job: Job) -> str:
         """Remember a job, and return its digest for the log."""

@@ -136,6 +136,10 @@ class WorkerProcess:
         """
         return self._recorder.suspects()
 
+    def still_at(self, job_id: int) -> bool:
+        """Tell whether the process is at work for a job beside its Python, though it may have ended the job."""
+        return self._recorder.still_at(job_id)
+
     async def hello(self, device: str) -> Hello:
         """Wait until the worker is ready.
 

@@ -24,8 +24,11 @@ class Owner(Protocol):
     def ended(self, ticket: Ticket, done: Done) -> None:
         """Take the answer to a job, which the worker has no longer."""
 
-    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket]) -> None:
-        """Take the jobs of a worker that died; it was busy with the suspects."""
+    def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket], *, hung: bool) -> None:
+        """Take the jobs of a worker that died, or was killed as it hung; it was busy with the suspects.
+
+        Suspects may have been answered before: who asks does not wait for as long as a watchdog does.
+        """
 
     def changed(self) -> None:
         """Hear that the worker is ready, or could not be started again."""
@@ -64,6 +67,7 @@ class SupervisedWorker:
         self._closing = False
         self._job_ids = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
+        self._left_behind: dict[int, Ticket] = {}
         self._by_class: Counter[str] = Counter()
         self._by_model: Counter[str] = Counter()
 
@@ -139,8 +143,12 @@ class SupervisedWorker:
         self._watchdog.heard()
         match message:
             case Done(job_id=job_id) if job_id in self._tickets:
-                self._owner.ended(self._forget(job_id), message)
+                ticket = self._forget(job_id)
+                if self._still_at(job_id):
+                    self._left_behind[job_id] = ticket
+                self._owner.ended(ticket, message)
             case Heartbeat():
+                self._left_behind = {number: job for number, job in self._left_behind.items() if self._still_at(number)}
                 self._watchdog.beat(message)
             case Progress(job_id=job_id, share=share) if job_id in self._tickets:
                 ticket = self._tickets[job_id]
@@ -148,6 +156,10 @@ class SupervisedWorker:
                     ticket.on_progress(share)
             case _:
                 _log.warning("the worker for %s sent an unexpected %s", self.device, type(message).__name__)
+
+    def _still_at(self, job_id: int) -> bool:
+        """Whether the worker is at work for a job that it has ended: its caller left, or its time was up."""
+        return self._process is not None and self._process.still_at(job_id)
 
     def _forget(self, job_id: int) -> Ticket:
         ticket = self._tickets.pop(job_id)
@@ -180,9 +192,12 @@ class SupervisedWorker:
         self.hopeful = not self._closing
         busy = process.suspects()
         held = {job_id: self._forget(job_id) for job_id in list(self._tickets)}
+        known = held | self._left_behind
+        self._left_behind = {}
         if not self._closing:
             self._observer.lost(self.device, "hang" if self._hung else "exit")
-        self._owner.lost(list(held.values()), frozenset(ticket for job_id, ticket in held.items() if job_id in busy))
+        suspects = frozenset(ticket for job_id, ticket in known.items() if job_id in busy)
+        self._owner.lost(list(held.values()), suspects, hung=self._hung)
 
     async def _bring_up(self) -> None:
         began = time.monotonic()

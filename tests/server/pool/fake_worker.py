@@ -90,6 +90,8 @@ class FakeWorker:
                 # Rows of a job that is alone share no batch.
                 self.recorder.device([start.job_id] if start.alone or not batch else list(self.held))
                 os._exit(3)
+            case ["stuck", how, *path]:
+                self.stuck(start, how, Path("/".join(path)))
             case ["first", deed, *path]:
                 self.first(start, deed, Path("/".join(path)))
             case ["fail", reason]:
@@ -134,6 +136,22 @@ class FakeWorker:
             case "python":
                 self.send(Heartbeat(0.0, 1e6, 0.0))
 
+    def stuck(self, start, how, path):
+        """Have the device at a job, until its caller leaves; "in turns" has it answered every other time."""
+        if how == "in turns":
+            path.mkdir(exist_ok=True)
+            (path / str(start.job_id)).touch()
+            if len(list(path.iterdir())) % 2 == 0:
+                self.answer(start.job_id, 1.0)
+                return
+        self.recorder.device(list(self.held) if how == "in a batch" else [start.job_id])
+
+    def give_up(self, job_id, how):
+        """End a job, or not, that the device goes on with; say how long that takes."""
+        if how != "silently":
+            self.fail(job_id, "CANCELLED", stage="running")
+        self.send(Heartbeat(0.0 if how == "not for long" else 1e6, 0.0, 0.0))
+
     def cancel(self, job_id):
         self.cancelled.append(job_id)
         self.fail(job_id, "CANCELLED", stage="running")
@@ -144,6 +162,8 @@ class FakeWorker:
                 case Start():
                     self.held[message.job_id] = message.job.model.name
                     self.start(message)
+                case Cancel(job_id=job_id) if self.held.get(job_id, "").startswith("stuck"):
+                    self.give_up(job_id, self.held[job_id].split("/")[1])
                 case Cancel(job_id=job_id) if self.held.get(job_id, "").startswith("hang"):
                     self.cancel(job_id)
 

@@ -55,6 +55,37 @@ def test_a_job_is_forgotten_after_ten_minutes(clock):
     assert fatal.knows(job(2))
 
 
+def test_a_job_is_to_blame_when_a_second_worker_hangs_over_it_within_ten_minutes(clock):
+    fatal = FatalJobs(clock)
+    assert [fatal.blame(job(1)), fatal.blame(job(2))] == [False, False]
+
+    clock.seconds = 600.0
+    assert fatal.blame(job(1)) is False
+    clock.seconds = 1199.0
+    assert fatal.blame(job(1)) is True
+    assert not fatal.knows(job(1))
+
+
+def test_a_job_that_was_done_since_is_not_to_blame(clock):
+    fatal = FatalJobs(clock)
+    fatal.blame(job(1))
+    fatal.blame(job(2))
+
+    fatal.acquit(job(1))
+    fatal.acquit(job(3))
+
+    assert [fatal.blame(job(1)), fatal.blame(job(2))] == [False, True]
+
+
+def test_only_the_last_64_jobs_are_blamed(clock):
+    fatal = FatalJobs(clock)
+
+    for number in range(65):
+        fatal.blame(job(number))
+
+    assert [fatal.blame(job(1)), fatal.blame(job(0))] == [True, False]
+
+
 def test_a_job_that_ends_workers_again_is_remembered_from_then_on(clock):
     fatal = FatalJobs(clock)
     fatal.add(job(1))

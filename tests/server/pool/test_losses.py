@@ -295,6 +295,62 @@ async def test_a_worker_that_says_that_it_is_stuck_is_killed_and_its_jobs_are_do
     assert pool.workers[0].pid != first
 
 
+async def hang_over(pool, diary, *names):
+    """Have a worker hang over jobs that nobody waits for any more; check that this is all their callers were told."""
+    count = len(diary.losses)
+    tasks = [task for name in names for task in await sent(pool, 1, name)]
+    assert {type(found) for found in await end(tasks)} == {asyncio.CancelledError}
+    await until(lambda: len(diary.losses) > count and pool.healthy)
+
+
+@pytest.mark.parametrize("how", ["ended", "silently"])
+async def test_a_job_that_two_workers_hang_over_after_its_caller_left_is_refused(make_pool, diary, how):
+    pool = make_pool()
+    await pool.start()
+    await hang_over(pool, diary, f"stuck/{how}")
+    await hang_over(pool, diary, f"stuck/{how}")
+
+    with pytest.raises(FatalRequestError, match="Two worker processes ended"):
+        await pool.run(job(f"stuck/{how}"), 20)
+
+    assert diary.losses == [("cpu", "hang")] * 2
+    assert (await answer(pool, "echo")).tolist() == [0.0]
+
+
+async def test_a_job_that_a_worker_has_done_since_is_not_held_to_be_what_the_other_hung_over(
+    make_pool, diary, tmp_path
+):
+    pool, name = make_pool(), f"stuck/in turns/{tmp_path}/visits"
+    await pool.start()
+
+    for _ in range(2):
+        await hang_over(pool, diary, name)
+        assert await answer(pool, name) == 1.0
+
+
+async def test_a_job_is_not_to_blame_when_others_were_in_its_batch(make_pool, diary):
+    pool = make_pool(places=8)
+    await pool.start()
+
+    # Were one of the three blamed each time, one would be a second time by the fourth, and refused at the fifth.
+    for _ in range(5):
+        await hang_over(pool, diary, "hang/1", "hang/2", "stuck/in a batch")
+    assert diary.losses == [("cpu", "hang")] * 5
+
+
+async def test_a_job_is_not_to_blame_for_workers_that_were_killed_while_they_were_at_it(make_pool, diary):
+    pool = make_pool()
+    await pool.start()
+
+    for number in range(1, 4):
+        (found,) = await end(await sent(pool, 1, "stuck/not for long"))
+        assert isinstance(found, asyncio.CancelledError)
+        await answer(pool, "echo")
+        kill(pool)
+        await until(lambda number=number: len(diary.losses) == number and pool.healthy)
+    assert diary.losses == [("cpu", "exit")] * 3
+
+
 async def test_a_worker_that_falls_silent_is_killed_and_its_jobs_are_done_again(make_pool, diary, tmp_path):
     pool = make_pool(hang_seconds=1.0, beats=0.1)
     await pool.start()
