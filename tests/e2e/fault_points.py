@@ -8,12 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.serving import Server, serve, wait_until
+from e2e.serving import LONG_SECONDS, Server, serve, wait_until
 from pellucid_server import faults
 from prometheus_client.parser import text_string_to_metric_families
-
-LONG_SECONDS = 60.0
-"""How long something may take on a crowded machine."""
 
 IN_WORKER = ("sent", "running", "chunk", "answered")
 """Points at which the worker has the job."""
@@ -99,9 +96,9 @@ def wait_until_idle(server: Server) -> Counters:
     return counters(server)
 
 
-def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+        os.kill(pid, signal.SIGKILL)
 
 
 def worker_pids(server: Server) -> set[int]:

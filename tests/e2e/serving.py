@@ -15,7 +15,8 @@ from pathlib import Path
 import grpc
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
 
-START_SECONDS = 120.0
+LONG_SECONDS = 120.0
+"""How long something may take on a crowded machine."""
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -38,7 +39,7 @@ class Server:
         return model_service_pb2_grpc.ModelServiceStub(self.channel)
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=LONG_SECONDS) as page:
             text: str = page.read().decode()
         return text
 
@@ -60,7 +61,7 @@ class Server:
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(2 * LONG_SECONDS)
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
@@ -89,7 +90,7 @@ def serve(models: Path, folder: Path, settings: Mapping[str, str] | None = None)
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_until(
-            lambda: ready.exists() or process.poll() is not None, seconds=START_SECONDS, what="the server is ready"
+            lambda: ready.exists() or process.poll() is not None, seconds=2 * LONG_SECONDS, what="the server is ready"
         )
         if not ready.exists():
             raise RuntimeError(f"the server ended with exit code {process.returncode}:\n{log.read_text()}")

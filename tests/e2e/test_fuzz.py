@@ -23,7 +23,7 @@ from e2e.fuzzing import (
     valid_requests,
 )
 from e2e.messages import details, predict, rows, table_rows, violated_fields
-from e2e.serving import Server, serve, wait_until
+from e2e.serving import LONG_SECONDS, Server, serve, wait_until
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, seed, settings
@@ -274,9 +274,11 @@ def test_after_all_of_it_the_same_worker_answers_as_anyone_can_work_out(target: 
 
 
 def test_after_all_of_it_nothing_is_left_over(target: Server) -> None:
-    wait_until(lambda: not target.busy(), seconds=10, what="no job is left")
+    wait_until(lambda: not target.busy(), seconds=LONG_SECONDS, what="no job is left")
     wait_until(
-        lambda: "pellucid_requests_in_flight 0.0" in target.metrics(), seconds=10, what="no request is in flight"
+        lambda: "pellucid_requests_in_flight 0.0" in target.metrics(),
+        seconds=LONG_SECONDS,
+        what="no request is in flight",
     )
 
     # gRPC itself logs an error where a caller left while its status was on the way.

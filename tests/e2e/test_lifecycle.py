@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from e2e.messages import TABLE_MODEL, details, failure, long_request, predict, rows
-from e2e.serving import Server, serve, wait_until
+from e2e.serving import LONG_SECONDS, Server, serve, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid.tensors import from_tensor
 
@@ -22,14 +22,18 @@ STATES = health_pb2.HealthCheckResponse
 @pytest.fixture
 def own_server(table_models: Path, tmp_path: Path) -> Iterator[Server]:
     """A server to be hurt: it runs one request of a class at a time, and one at the most may wait."""
-    settings = {"PELLUCID_WORKER__CONCURRENT_JOBS": "1", "PELLUCID_CLASSES__INTERACTIVE__QUEUE_ROWS": "0"}
+    settings = {
+        "PELLUCID_WORKER__CONCURRENT_JOBS": "1",
+        "PELLUCID_CLASSES__INTERACTIVE__QUEUE_ROWS": "0",
+        "PELLUCID_SERVER__GRACE_SECONDS": str(LONG_SECONDS),
+    }
     with serve(table_models, tmp_path, settings) as running:
         yield running
 
 
 def test_a_killed_worker_is_replaced_and_answers_as_before(own_server: Server) -> None:
     before = own_server.explanations.Predict(predict(TABLE_MODEL, GOOD))
-    watch = health_pb2_grpc.HealthStub(own_server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    watch = health_pb2_grpc.HealthStub(own_server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG_SECONDS)
     states = [next(watch).status]
     killed = own_server.worker_pid()
 
@@ -46,18 +50,18 @@ def test_a_killed_worker_is_replaced_and_answers_as_before(own_server: Server) -
 
 def test_a_request_that_a_killed_worker_had_is_answered_by_the_next(own_server: Server) -> None:
     running = own_server.explanations.Attribute.future(LONG)
-    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+    wait_until(own_server.busy, seconds=LONG_SECONDS, what="the worker has the request")
 
     os.kill(own_server.worker_pid(), signal.SIGKILL)
 
-    assert len(running.result(60).explanation.attributions) == 8
+    assert len(running.result(LONG_SECONDS).explanation.attributions) == 8
     assert "pellucid_jobs_retried_total 1.0" in own_server.metrics()
 
 
 def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Server) -> None:
     taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
     waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
-    wait_until(lambda: waiting in own_server.metrics(), seconds=10, what="one runs and one waits")
+    wait_until(lambda: waiting in own_server.metrics(), seconds=LONG_SECONDS, what="one runs and one waits")
 
     error: Any = failure(lambda: own_server.explanations.Attribute(LONG))
     prediction = own_server.explanations.Predict(predict(TABLE_MODEL, GOOD))
@@ -66,7 +70,7 @@ def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Se
     assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
     assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
     assert len(prediction.outputs) == 1
-    assert [len(each.result(60).explanation.attributions) for each in taken] == [8, 8]
+    assert [len(each.result(LONG_SECONDS).explanation.attributions) for each in taken] == [8, 8]
     assert 'pellucid_requests_refused_total{cause="rows",class="interactive"} 1.0' in own_server.metrics()
 
 
@@ -74,7 +78,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own
     watch = health_pb2_grpc.HealthStub(own_server.channel).Watch(health_pb2.HealthCheckRequest())
     healthy = next(watch).status
     running = own_server.explanations.Attribute.future(LONG)
-    wait_until(own_server.busy, seconds=10, what="the worker has the request")
+    wait_until(own_server.busy, seconds=LONG_SECONDS, what="the worker has the request")
     worker = own_server.worker_pid()
 
     exit_code = own_server.terminate()
@@ -82,13 +86,13 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own
     assert (healthy, next(watch).status) == (STATES.SERVING, STATES.NOT_SERVING)
     assert len(running.result().explanation.attributions) == 8
     assert exit_code == 0
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), seconds=10, what="the worker is gone")
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), seconds=LONG_SECONDS, what="the worker is gone")
 
 
 def test_what_waits_when_the_server_is_told_to_stop_is_answered_too(own_server: Server) -> None:
     taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
     waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
-    wait_until(lambda: waiting in own_server.metrics(), seconds=10, what="one runs and one waits")
+    wait_until(lambda: waiting in own_server.metrics(), seconds=LONG_SECONDS, what="one runs and one waits")
 
     exit_code = own_server.terminate()
 
@@ -99,7 +103,7 @@ def test_what_waits_when_the_server_is_told_to_stop_is_answered_too(own_server: 
 def test_a_request_that_outlasts_the_grace_is_told_to_come_back(table_models: Path, tmp_path: Path) -> None:
     with serve(table_models, tmp_path, {"PELLUCID_SERVER__GRACE_SECONDS": "0.1"}) as server:
         running = server.explanations.Attribute.future(long_request(rows=64))
-        wait_until(server.busy, seconds=10, what="the worker has the request")
+        wait_until(server.busy, seconds=LONG_SECONDS, what="the worker has the request")
 
         exit_code = server.terminate()
 

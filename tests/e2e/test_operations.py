@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 from e2e.messages import TABLE_MODEL, attribute, details, failure, long_request, predict, rows, spec
-from e2e.serving import Server, wait_until
+from e2e.serving import LONG_SECONDS, Server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pellucid.v1 import model_service_pb2
@@ -27,7 +27,7 @@ def test_every_service_is_healthy(server: Server, service: str) -> None:
 
 
 def test_a_watcher_is_told_of_the_health_at_once(server: Server) -> None:
-    watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+    watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG_SECONDS)
 
     assert next(watch).status == SERVING
     watch.cancel()
@@ -40,7 +40,7 @@ def test_reflection_lists_the_services_and_describes_the_schema(server: Server) 
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="pellucid.v1.ExplanationService"),
     ]
 
-    listed, described = stub.ServerReflectionInfo(iter(asked), timeout=10)
+    listed, described = stub.ServerReflectionInfo(iter(asked), timeout=LONG_SECONDS)
 
     assert {service.name for service in listed.list_services_response.service} == {
         "grpc.health.v1.Health",
@@ -117,7 +117,7 @@ def test_a_request_without_an_id_gets_one_and_a_refusal_names_it(server: Server)
 
 def test_a_caller_who_leaves_is_logged_as_such(server: Server) -> None:
     call = server.explanations.Attribute.future(long_request(rows=64), metadata=[("x-request-id", "leaver")])
-    wait_until(server.busy, seconds=10, what="the worker has the request")
+    wait_until(server.busy, seconds=LONG_SECONDS, what="the worker has the request")
 
     call.cancel()
 

@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 from e2e import small_models
-from e2e.fault_points import LONG_SECONDS, Points, counters, serve_with_points, wait_until_idle
+from e2e.fault_points import Points, counters, serve_with_points, wait_until_idle
 from e2e.messages import attribute, details, failure, predict, rows, spec, table_rows
-from e2e.serving import Server, wait_until
+from e2e.serving import LONG_SECONDS, Server, wait_until
 from pellucid.tensors import from_tensor
 from pellucid.v1 import explanation_pb2
 

@@ -1,7 +1,6 @@
 """Workers that die, hang, cannot start or are killed by a request, while callers go on asking."""
 
 import contextlib
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,12 @@ import numpy as np
 import pellucid
 import pytest
 from e2e import small_models
-from e2e.fault_points import LONG_SECONDS, Points, counters, kill, serve_with_points, wait_until_idle, worker_pids
+from e2e.fault_points import Points, counters, kill, serve_with_points, wait_until_idle, worker_pids
 from e2e.messages import attribute, details, failure, predict, spec, table_rows
-from e2e.serving import Server, wait_until
+from e2e.serving import LONG_SECONDS, Server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid.tensors import from_tensor
+from standstill import stop
 
 ROW = {"width": 12.0, "height": 3.0, "colour": "green"}
 EXPECTED = small_models.linear_scores(**ROW)
@@ -53,7 +53,7 @@ def shared(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 def held(shared: Held) -> Iterator[Held]:
     """A server with one worker, at rest, with no point armed before or after."""
     server, points = shared
-    wait_until(lambda: outcome(server, KNOWN)[0] is None, seconds=LONG_SECONDS, what="the server is ready")
+    wait_until_ready(server)
     wait_until_idle(server)
     yield shared
     points.release()
@@ -72,6 +72,10 @@ def outcome(server: Server, request: Any) -> tuple[grpc.RpcError | None, Any]:
     except grpc.RpcError as error:
         return error, None
     return None, from_tensor(reply.outputs["output"].values)
+
+
+def wait_until_ready(server: Server) -> None:
+    wait_until(lambda: outcome(server, KNOWN)[0] is None, seconds=LONG_SECONDS, what="the server is ready")
 
 
 class Load:
@@ -178,7 +182,7 @@ def test_a_worker_that_is_silent_is_replaced_and_its_request_answered(held: Held
     before = losses(server, "hang")
     stopped = server.worker_pid()
 
-    kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     error, values = outcome(server, KNOWN)
 
     assert error is None, error
@@ -230,6 +234,27 @@ def test_a_request_that_kills_its_worker_is_given_up_after_two_and_others_are_an
     assert (deaths, losses(server, "exit") - before) == (2, 2)
     found = load.results()
     np.testing.assert_array_equal(np.concatenate(found), np.tile(EXPECTED, (len(found), 1)))
+
+
+def test_a_request_that_hangs_two_workers_is_refused_though_its_callers_did_not_wait_for_that(held: Held) -> None:
+    server, points = held
+    stuck = predict(POISON, {"features": table_rows([{**ROW, "width": 13.0}])})
+
+    for _ in range(2):
+        before = losses(server, "hang")
+        points.arm("chunk", f"hold {POISON}")
+        asked = server.explanations.Predict.future(stuck, timeout=LONG_SECONDS)
+        points.wait("chunk")
+        asked.cancel()
+        wait_until(lambda before=before: losses(server, "hang") > before, seconds=LONG_SECONDS, what="a worker hung")
+        points.release()
+        wait_until_ready(server)
+    hung = losses(server, "hang")
+    fatal = failure(lambda: server.explanations.Predict(stuck, timeout=LONG_SECONDS))
+
+    assert fatal.code() is grpc.StatusCode.INTERNAL
+    assert details(fatal)["ErrorInfo"].reason == "FATAL_REQUEST"
+    assert losses(server, "hang") == hung
 
 
 def test_a_worker_that_cannot_start_again_makes_the_server_unhealthy_until_it_can(models: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pellucid_server.engine.coalitions import drawn
 from pellucid_server.engine.groups import grid, superpixels
 from pellucid_server.engine.helper import Helper, HelperError
 from pellucid_server.errors import CancelledError
+from standstill import stop
 
 GRID = (2, 4, 2)
 
@@ -71,7 +72,7 @@ class Held:
     def __init__(self, helper, check=None):
         helper.call(grid, GRID, nothing)
         self._pid = helper._process.pid
-        os.kill(self._pid, signal.SIGSTOP)
+        stop(self._pid)
         check = check or Check()
         self.found = []
         self._thread = threading.Thread(target=self._call, args=(helper, check))
@@ -134,7 +135,7 @@ def test_the_process_is_killed_for_a_caller_who_leaves_and_the_next_one_is_answe
 
 def test_arguments_that_a_stopped_process_does_not_read_hold_nobody_up(helper):
     helper.call(grid, GRID, nothing)
-    os.kill(helper._process.pid, signal.SIGSTOP)
+    stop(helper._process.pid)
 
     # Far more than a socket holds.
     with pytest.raises(CancelledError):

@@ -15,6 +15,7 @@ from pellucid_server.engine.question import Target
 from pellucid_server.errors import CancelledError, TimedOutError
 from pellucid_server.faults import Faults
 from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
+from standstill import stop
 
 NETWORKS = sorted(ZOO)
 FLOATING = [name for name in NETWORKS if all(rows.is_floating_point() for rows in zoo_rows(name, 2, 5).values())]
@@ -289,12 +290,10 @@ def test_cancelling_kills_a_helper_process_that_does_not_answer(bench):
     handle = bench.handle("convolutional", job=job)
     call = lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1)  # noqa: E731
     bench.run(call)
-    import os
-    import signal
     import threading
 
     stopped = bench.helper._process
-    os.kill(stopped.pid, signal.SIGSTOP)
+    stop(stopped.pid)
     threading.Timer(0.1, lambda: setattr(job, "cancelled", True)).start()
 
     with pytest.raises(CancelledError):

@@ -18,6 +18,7 @@ from pellucid_server.errors import (
 from pellucid_server.jobs import AttributeJob, ExplanationSpec
 from pellucid_server.pool.process import WorkerStartError
 from server.pool.conftest import answer, end, job, sent, until
+from standstill import stop
 
 NARROW = {"predictions": ClassConfig(queue_rows=2)}
 """Room for two one-row jobs to wait."""
@@ -61,7 +62,7 @@ async def test_many_large_jobs_cross_at_once(pool):
 
 
 async def test_the_loop_runs_on_while_the_worker_does_not_read(pool):
-    os.kill(pool.workers[0].pid, signal.SIGSTOP)
+    stop(pool.workers[0].pid)
 
     started = time.monotonic()
     task = asyncio.create_task(pool.run(job("echo", np.zeros(4_000_000, np.float32)), 60))
