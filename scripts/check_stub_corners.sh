@@ -17,7 +17,7 @@ corner() { # NAME REQUIREMENT...
   "$work/$name/bin/pip" list --disable-pip-version-check 2>/dev/null | grep -iE '^(grpcio|protobuf|numpy|googleapis)'
   "$work/$name/bin/python" scripts/stub_corner.py
   "$work/$name/bin/pip" install --quiet --disable-pip-version-check ".[cli]" \
-    pytest pytest-asyncio hypothesis grpcio-health-checking "$@"
+    pytest pytest-asyncio pytest-timeout hypothesis grpcio-health-checking "$@"
   "$work/$name/bin/pytest" -p no:cacheprovider tests/contract tests/client
 }
 
