@@ -110,12 +110,12 @@ class Dispatcher:
         seconds = min(worker.recovery_seconds for worker in self.workers)
         return f"{min(max(seconds, _SOON_SECONDS), _LATE_SECONDS):.3f}"
 
-    def ended(self, ticket: Ticket, done: Done) -> None:
+    def ended(self, ticket: Ticket, done: Done, *, whole: bool) -> None:
         """Take the answer to a job (called by a worker)."""
         queue = self.queues[ticket.priority]
         rows = done.timing.rows_forward + done.timing.rows_backward
         queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None, ended=True)
-        if done.result is not None:
+        if whole and done.result is not None:
             self.fatal.acquit(ticket.job)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)

@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 class Owner(Protocol):
     """Whoever gives a worker its jobs."""
 
-    def ended(self, ticket: Ticket, done: Done) -> None:
-        """Take the answer to a job, which the worker has no longer."""
+    def ended(self, ticket: Ticket, done: Done, *, whole: bool) -> None:
+        """Take the answer to a job, which the worker has no longer; if it is `whole`, nor is it at work for it."""
 
     def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket], *, hung: bool) -> None:
         """Take the jobs of a worker that died, or was killed as it hung; it was busy with the suspects.
@@ -143,10 +143,10 @@ class SupervisedWorker:
         self._watchdog.heard()
         match message:
             case Done(job_id=job_id) if job_id in self._tickets:
-                ticket = self._forget(job_id)
-                if self._still_at(job_id):
+                ticket, left_behind = self._forget(job_id), self._still_at(job_id)
+                if left_behind:
                     self._left_behind[job_id] = ticket
-                self._owner.ended(ticket, message)
+                self._owner.ended(ticket, message, whole=not left_behind)
             case Heartbeat():
                 self._left_behind = {number: job for number, job in self._left_behind.items() if self._still_at(number)}
                 self._watchdog.beat(message)

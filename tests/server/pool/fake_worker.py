@@ -145,6 +145,9 @@ class FakeWorker:
                 self.answer(start.job_id, 1.0)
                 return
         self.recorder.device(list(self.held) if how == "in a batch" else [start.job_id])
+        if how == "and answered":
+            self.answer(start.job_id, 1.0)
+            self.send(Heartbeat(1e6, 0.0, 0.0))
 
     def give_up(self, job_id, how):
         """End a job, or not, that the device goes on with; say how long that takes."""

@@ -317,6 +317,19 @@ async def test_a_job_that_two_workers_hang_over_after_its_caller_left_is_refused
     assert (await answer(pool, "echo")).tolist() == [0.0]
 
 
+async def test_a_job_that_two_workers_hang_over_after_they_answered_it_in_part_is_refused(make_pool, diary):
+    pool = make_pool()
+    await pool.start()
+    for number in (1, 2):
+        assert await answer(pool, "stuck/and answered") == 1.0
+        await until(lambda number=number: len(diary.losses) == number and pool.healthy)
+
+    with pytest.raises(FatalRequestError, match="Two worker processes ended"):
+        await pool.run(job("stuck/and answered"), 20)
+
+    assert diary.losses == [("cpu", "hang")] * 2
+
+
 async def test_a_job_that_a_worker_has_done_since_is_not_held_to_be_what_the_other_hung_over(
     make_pool, diary, tmp_path
 ):
