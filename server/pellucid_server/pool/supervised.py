@@ -62,7 +62,8 @@ class SupervisedWorker:
         self._next_start = 0.0
         self._start_seconds = 0.0
         self._backoff = Backoff(config.restart_initial_seconds, config.restart_max_seconds)
-        self._watchdog = Watchdog(config.hang_seconds, self._hang)
+        self._watchdog = Watchdog(config.hang_seconds, self._hang, self._look)
+        self._busy_before: frozenset[int] = frozenset()
         self._hung = False
         self._closing = False
         self._job_ids = itertools.count(1)
@@ -172,6 +173,10 @@ class SupervisedWorker:
         self.suspects -= ticket.suspect
         return ticket
 
+    def _look(self) -> None:
+        """Note what the worker is busy with: those who only pass by when it hangs are not what it hangs over."""
+        self._busy_before = frozenset() if self._process is None else self._process.suspects()
+
     def _hang(self, seen: str) -> None:
         """Kill a worker that hangs."""
         _log.error("the worker for %s %s (pool.hang_seconds is %g)", self.device, seen, self._config.hang_seconds)
@@ -191,6 +196,8 @@ class SupervisedWorker:
         self._next_start = now + self._backoff.seconds
         self.hopeful = not self._closing
         busy = process.suspects()
+        if self._hung:
+            busy = busy & self._busy_before or busy
         held = {job_id: self._forget(job_id) for job_id in list(self._tickets)}
         known = held | self._left_behind
         self._left_behind = {}
@@ -216,6 +223,7 @@ class SupervisedWorker:
             _log.info(
                 "the worker for %s is ready after %.1f s (process %d)", self.device, self._start_seconds, process.pid
             )
+            self._busy_before = frozenset()
             self._watchdog.start()
             self._owner.changed()
         except WorkerStartError:

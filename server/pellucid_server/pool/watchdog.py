@@ -21,11 +21,16 @@ class Watchdog:
         How long a worker may be silent, or at one batch, one turn of Python or one picture.
     on_hang
         Called once with what was seen, for the log.
+    on_look
+        Called at each look but the one that sees a hang: what was so then and is still so, it hangs over.
     """
 
-    def __init__(self, hang_seconds: float, on_hang: Callable[[str], None]) -> None:
+    def __init__(
+        self, hang_seconds: float, on_hang: Callable[[str], None], on_look: Callable[[], None] = lambda: None
+    ) -> None:
         self._hang_seconds = hang_seconds
         self._on_hang = on_hang
+        self._on_look = on_look
         self._silent_ticks = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -65,6 +70,7 @@ class Watchdog:
             self._hang(f"was silent for {self._hang_seconds:g} s")
             return
         self._silent_ticks += 1
+        self._on_look()
         self._schedule()
 
     def _schedule(self) -> None:

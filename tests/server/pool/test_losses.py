@@ -341,6 +341,24 @@ async def test_a_job_that_a_worker_has_done_since_is_not_held_to_be_what_the_oth
         assert await answer(pool, name) == 1.0
 
 
+async def test_jobs_that_pass_by_when_a_worker_is_seen_to_hang_are_not_what_it_hangs_over(make_pool, diary):
+    pool = make_pool(places=8)
+    await pool.start()
+
+    for number in (1, 2):
+        stuck = await sent(pool, 1, "stuck/for long")
+        await answer(pool, "echo")
+        pool.workers[0]._look()
+        passing = await sent(pool, 1, "stuck/in a batch")
+        await answer(pool, "echo")
+        await end([*stuck, *passing])
+        await until(lambda number=number: len(diary.losses) == number and pool.healthy)
+
+    with pytest.raises(FatalRequestError):
+        await pool.run(job("stuck/for long"), 20)
+    assert diary.losses == [("cpu", "hang")] * 2
+
+
 async def test_a_job_is_not_to_blame_when_others_were_in_its_batch(make_pool, diary):
     pool = make_pool(places=8)
     await pool.start()

@@ -33,6 +33,15 @@ async def test_a_worker_that_says_nothing_hangs_after_the_time_that_it_has(watch
     assert seen == ["was silent for 3600 s"]
 
 
+async def test_each_look_is_told_but_the_one_that_sees_a_hang(seen):
+    watchdog, looks = Watchdog(HANG_SECONDS, seen.append, lambda: looks.append(len(seen))), []
+
+    watchdog.start()
+    look(watchdog, LOOKS + 1)
+
+    assert (len(seen), looks) == (1, [0] * LOOKS)
+
+
 async def test_whatever_a_worker_says_it_has_the_whole_time_again(watchdog, seen):
     look(watchdog, LOOKS)
 
