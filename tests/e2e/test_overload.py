@@ -1,5 +1,6 @@
 """More than the device can do: who waits, who is refused, who goes first, and who gets a part of an answer."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,7 +262,7 @@ def test_the_deadline_brings_what_there_is_with_its_error_and_how_to_make_it_aga
     pictures = np.random.default_rng(1).normal(size=(64, 3, 12, 12)).astype(np.float32)
     request = attribute(small_models.PICTURES, {"image": rows(pictures)}, ENDLESS[method])
 
-    reply = server.explanations.Attribute(request, timeout=1.5)
+    reply = by_the_deadline(server, request)
 
     cut = [each for each in reply.explanation.attributions if each.accuracy.partial]
     assert cut
@@ -271,6 +272,14 @@ def test_the_deadline_brings_what_there_is_with_its_error_and_how_to_make_it_aga
     again = server.explanations.Attribute(made_again(cut[0], pictures[number]), timeout=LONG_SECONDS)
     first, second = (from_tensor(each.inputs["image"].scores) for each in (cut[0], again.explanation.attributions[0]))
     np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-5 * np.abs(first).max())
+
+
+def by_the_deadline(server: Server, request: Any) -> Any:
+    """Ask with a deadline that is as short as the machine lets there be anything by then."""
+    for seconds in (1.5, 6.0):
+        with contextlib.suppress(grpc.RpcError):
+            return server.explanations.Attribute(request, timeout=seconds)
+    return server.explanations.Attribute(request, timeout=24.0)
 
 
 def made_again(attribution: Any, picture: Any) -> Any:
