@@ -92,7 +92,8 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     -------
     torch.export.ExportedProgram
         Parameters, buffers and operators are bit for bit those of the file, and `nn_module_stack`
-        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone.
+        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone,
+        and the shapes that the file gives of values between inputs and outputs: `functional` derives them.
 
     Raises
     ------

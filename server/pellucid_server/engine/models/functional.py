@@ -74,6 +74,7 @@ class _Derivation:
                 self._copies[node] = self._copy(node)
                 # Copying changes names that Python uses itself, such as "input", and the signature goes by names.
                 self._copies[node].name = node.name
+        self._graph.eliminate_dead_code()
         return self._graph
 
     def _copy(self, node: fx.Node) -> fx.Node:
@@ -99,7 +100,13 @@ class _Derivation:
             value = _called(node.target)(*args, **kwargs)
         if not isinstance(value, torch.Tensor):
             raise _NotSimpleError
-        return recorder.node(value)
+        made = recorder.node(value)
+        if id(value) not in known:
+            return made
+        # It gave its argument back, as a dropout may that drops nothing.
+        same = self._graph.call_function(aten.alias.default, (made,))
+        same.meta = {**node.meta, "val": value}
+        return same
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -108,7 +115,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, graph: fx.Graph, known: dict[int, fx.Node], meta: Mapping[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._graph = graph
-        self._nodes = known
+        self._nodes = dict(known)
         self._meta = meta
         self._held: list[Any] = []
 

@@ -368,6 +368,8 @@ def _copy(
     if copy.target in _VIEWS:
         # A value fed into a suffix may have other strides than the export saw; a view would refuse it.
         copy.target = aten.reshape.default
+    if copy.target is aten.view_as.default:
+        copy.target = aten.reshape_as.default
     if copy.target is aten.clone.default and not copy.kwargs:
         # What is left of a dropout. No value is ever written to, so that no copy is needed.
         copy.target = aten.alias.default

@@ -39,6 +39,9 @@ _STATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,1023}")
 _PAYLOAD_NAME = re.compile(r"(weight|tensor)_\d{1,9}")
 _STACK = re.compile(r"[A-Za-z0-9_.@<>,;:\[\]()\- ]{0,16384}")
 _KEY = re.compile(r"[^\x00-\x1f\x7f'\"\\{}]{1,256}")
+_UNBACKED = re.compile(r"z?u")
+"""How the names of symbols begin that stand for sizes which depend on data."""
+
 _DEEPEST_TREE = 32
 _DEVICES = ("cpu", "cuda")
 _DIALECTS = ("ATEN", "TRAINING")
@@ -47,6 +50,8 @@ _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.
 
 def rebuilt_program(text: bytes) -> schema.ExportedProgram:
     """Rebuild `model.json`, as the objects that torch reads it into.
+
+    Values between inputs and outputs are described by their type alone, unless sizes depend on data.
 
     Raises
     ------
@@ -60,7 +65,23 @@ def rebuilt_program(text: bytes) -> schema.ExportedProgram:
             f"model.json has format {major!r}; this server reads {schema.SCHEMA_VERSION[0]}: {REMEDY}."
         )
     program: schema.ExportedProgram = _rebuilt(schema.ExportedProgram, data, "model.json")
+    if not any(_UNBACKED.match(symbol) for symbol in program.range_constraints):
+        _forget_values(program.graph_module.graph)
     return program
+
+
+def _forget_values(graph: schema.Graph) -> None:
+    """Put numbers in place of the described values between inputs and outputs: `functional` derives them itself.
+
+    torch would make each of them with its sizes, which takes as long as all the rest. Where sizes depend on
+    data, the descriptions are where torch learns their symbols from.
+    """
+    inputs = {argument.value.name for argument in graph.inputs if argument.type == "as_tensor"}
+    numbers: dict[int, schema.TensorMeta] = {}
+    for name, value in graph.tensor_values.items():
+        if name not in inputs:
+            number = dataclasses.replace(value, sizes=[], strides=[], requires_grad=False)
+            graph.tensor_values[name] = numbers.setdefault(value.dtype, number)
 
 
 def rebuilt_payloads(text: bytes, name: str) -> Mapping[str, schema.PayloadMeta]:
