@@ -29,7 +29,7 @@ class DiscreetFormatter(logging.Formatter):
         finally:
             record.exc_text = None
 
-    def formatException(self, ei: ExcInfo) -> str:  # type: ignore[override]  # noqa: N802 - logging's name
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - logging's name
         """Write a traceback."""
         return trace(ei[1]) if ei[1] is not None else "no exception"
 
@@ -81,6 +81,5 @@ def _words(error: BaseException) -> str:
 
 
 def _name(kind: type[BaseException]) -> str:
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    bare = kind.__module__ in ("builtins", "__main__")
+    return kind.__qualname__ if bare else f"{kind.__module__}.{kind.__qualname__}"

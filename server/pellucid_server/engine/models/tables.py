@@ -127,7 +127,7 @@ class TablePreprocessor:
         return InvalidRequestError(text, field=_cell(field, first))
 
     def _wrong_category(self, table: Rows, field: str) -> InvalidRequestError:
-        codes = {name: known for name, known in self._one_hots} | {name: known for name, _, known in self._ordinals}
+        codes = dict(self._one_hots) | {name: known for name, _, known in self._ordinals}
         index, column = next(
             (index, column)
             for index, row in enumerate(table)
