@@ -7,6 +7,7 @@ some; a categorical one takes its categories, or the whole number that one of th
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -26,6 +27,7 @@ _MOST_NAMES = 100
 _MOST_NEAR = 20
 _PAIRS = (("true", "false"), ("True", "False"), ("TRUE", "FALSE"))
 _DIGITS = ("1", "0")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def column_values(column: Column, values: Sequence[Any], place: Place) -> list[float] | list[str]:
@@ -40,6 +42,18 @@ def column_values(column: Column, values: Sequence[Any], place: Place) -> list[f
         return _categories(column, values, place)
     quick = _plain_numbers(values)
     return quick if quick is not None else [_number(each, place(row, column.name)) for row, each in enumerate(values)]
+
+
+def parsed_number(text: str) -> float | None:
+    """Return the number that a text is, infinite beyond the range of float; None if it is none, not even NaN."""
+    stripped = text.strip()
+    return float(stripped) if _NUMBER.fullmatch(stripped) else None
+
+
+def parsed_category(column: Column, text: str) -> str:
+    """Return the category that a text of a file stands for: also 2.0 for "2"; other texts as they are."""
+    number = None if text in column.categories else parsed_number(text)
+    return text if number is None else of_number(column.categories, number) or text
 
 
 def column_order(names: Sequence[Any], columns: Sequence[Column], where: str, *, hint: str = "") -> list[int]:
@@ -133,7 +147,7 @@ def _number(value: Any, where: str) -> float:
         return _float(value)
     right = "the column is numeric"
     if isinstance(value, str):
-        number = _parsed(value)
+        number = parsed_number(value)
         advice = f"give the number {number:g}, not a text" if number is not None else "it takes numbers"
         raise invalid(where, f"is the text {shortened(value)}, but {right}: {advice}")
     if _is_date(value):
@@ -187,7 +201,7 @@ def of_number(categories: Sequence[str], value: Any) -> str:
     if not math.isfinite(number) or number != value or not number.is_integer() or abs(number) >= _EXACT:
         return ""
     text = str(int(number))
-    same = [category for category in categories if _parsed(category) == number]
+    same = [category for category in categories if parsed_number(category) == number]
     return text if same == [text] else ""
 
 
@@ -197,14 +211,6 @@ def _of_flag(categories: Sequence[str], flag: bool) -> str:
     if set(_DIGITS) == set(categories):
         pairs.append(_DIGITS)
     return pairs[0][not flag] if len(pairs) == 1 else ""
-
-
-def _parsed(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _scalar(value: Any) -> Any:

@@ -5,19 +5,18 @@ refused with its line and column.
 """
 
 import csv
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pellucid.catalogue import Column
-from pellucid.cells import column_order, column_values, missing, of_number
+from pellucid.cells import column_order, column_values, missing, parsed_category, parsed_number
 from pellucid.checks import shortened
 from pellucid.errors import InvalidRequestError, invalid
 from pellucid.frames import Frame
 
 _MOST_BYTES = 256 * 1024 * 1024
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "nat", "-", "?"})
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -55,7 +54,7 @@ def read_csv(columns: Sequence[Column], path: Path, where: str) -> Frame:
     for column, at in zip(columns, order, strict=True):
         texts = [row[at] for row in cells]
         read = _category if column.categories else _number
-        values = [read(column, text, row, place) for row, text in enumerate(texts)]
+        values = [read(column, text, place(row, column.name)) for row, text in enumerate(texts)]
         found.append(column_values(column, values, place))
     return Frame(tuple(column.name for column in columns), tuple(found))
 
@@ -102,29 +101,23 @@ def _check_separator(header: Sequence[str], columns: Sequence[Column], where: st
 def _hint(header: Sequence[str]) -> str:
     if "" in header:
         return "; a column without a name is often an index: pandas leaves it out with to_csv(..., index=False)"
-    if header and all(_NUMBER.fullmatch(cell.strip()) for cell in header):
+    if header and all(parsed_number(cell) is not None for cell in header):
         return "; line 1 must be the header, with the columns' names"
     return ""
 
 
-def _number(column: Column, text: str, row: int, place: Any) -> float:
-    stripped = text.strip()
-    if _NUMBER.fullmatch(stripped):
-        number = float(stripped)
-        if number in (float("inf"), float("-inf")):
-            raise invalid(place(row, column.name), f"is {shortened(text)}, which is beyond the range of numbers")
-        return number
-    if stripped.lower() in _MISSING:
-        raise missing(place(row, column.name), text)
-    raise invalid(place(row, column.name), f"is {shortened(text)}; it must be a number, such as 14.1 or 1e-3")
+def _number(column: Column, text: str, where: str) -> float:
+    number = parsed_number(text)
+    if number is None and text.strip().lower() in _MISSING:
+        raise missing(where, text)
+    if number is None:
+        raise invalid(where, f"is {shortened(text)}; it must be a number, such as 14.1 or 1e-3")
+    if math.isinf(number):
+        raise invalid(where, f"is {shortened(text)}, which is beyond the range of numbers")
+    return number
 
 
-def _category(column: Column, text: str, row: int, place: Any) -> str:
-    if text in column.categories:
-        return text
-    if text.strip() == "":
-        raise missing(place(row, column.name), text)
-    # A column of whole numbers is written as 2.0 where it had gaps once.
-    if _NUMBER.fullmatch(text.strip()):
-        return of_number(column.categories, float(text)) or text
-    return text
+def _category(column: Column, text: str, where: str) -> str:
+    if text not in column.categories and text.strip() == "":
+        raise missing(where, text)
+    return parsed_category(column, text)

@@ -192,7 +192,12 @@ def test_several_inputs_are_given_by_name():
         ("photos", [np.zeros((2, 2, 5), np.uint8)], "inputs['image'][0]", "must be uint8, (height, width[, channels])"),
         ("photos", [np.zeros((0, 2), np.uint8)], "inputs['image'][0]", "must be uint8, (height, width[, channels])"),
         ("photos", damaged(), "inputs['image']", "its file may be damaged, gone or closed"),
-        ("table", {**ROW, "colour": "\ud800"}, "inputs['row'][0]['colour']", "half of a surrogate pair is no character"),
+        (
+            "table",
+            {**ROW, "colour": "\ud800"},
+            "inputs['row'][0]['colour']",
+            "half of a surrogate pair is no character",
+        ),
         ("table", {"\ud800": 1}, "a column of inputs['row'][0]", "half of a surrogate pair is no character"),
         ("table", {**ROW, "age": object()}, "inputs['row'][0]['age']", "is of type object; it must be a number"),
         ("table", {**ROW, "age": [40]}, "inputs['row'][0]['age']", "is of type list; it must be a number"),
