@@ -1,6 +1,6 @@
 """Nothing that a caller sends is in the server's log but the names of callers, classes, models and requests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, mod
 
 WORD, NUMBER = "Zebedee-Quarrington", 86420135
 """Values that are a patient's, and that nothing else in a log looks like."""
+
+Finder = Callable[[], list[str]]
+REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
 
 ROW: dict[str, float | str] = {"width": 12.0, "height": 3.0, "colour": "green"}
 SCORES, TOKENS, PICTURES = small_models.SCORES, small_models.TOKENS, small_models.PICTURES
@@ -110,28 +113,35 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def leaked(server: Server) -> list[str]:
-    """Return the log's lines that hold one of the values, however it is written."""
-    marks = (WORD.lower(), *WORD.lower().split("-"), str(NUMBER), f"{float(NUMBER):g}", f"{NUMBER:,}")
-    return [line for line in server.log.read_text().splitlines() if any(mark in line.lower() for mark in marks)]
+@pytest.fixture
+def leaked(watched: Server) -> Finder:
+    """Return what finds the lines of the log since the test began that hold one of the values, however written."""
+    marks = (*WORD.lower().split("-"), str(NUMBER), f"{float(NUMBER):g}", f"{NUMBER:,}")
+    start = watched.log.stat().st_size
+
+    def find() -> list[str]:
+        lines = watched.log.read_bytes()[start:].decode().splitlines()
+        return [line for line in lines if any(mark in line.lower() for mark in marks)]
+
+    return find
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_value_is_in_the_answer_to_its_caller_alone(watched: Server, name: str) -> None:
+def test_a_value_is_in_the_answer_to_its_caller_alone(watched: Server, leaked: Finder, name: str) -> None:
     request, stub = REQUESTS[name], watched.explanations
     call = stub.Predict if isinstance(request, explanation_service_pb2.PredictRequest) else stub.Attribute
     identity = f"values-{list(REQUESTS).index(name)}"
 
     error = failure(lambda: call(request, metadata=[("x-request-id", identity)]))
 
-    assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), error.details()
+    assert error.code() in REFUSALS, error.details()
     (line,) = watched.lines(f"id={identity}")
-    assert "reason=INVALID_REQUEST" in line or "reason=NOT_FOUND" in line
-    assert leaked(watched) == []
+    assert " reason=" in line
+    assert leaked() == []
 
 
 @pytest.mark.parametrize("value", [WORD, str(NUMBER), "green"])
-def test_a_refused_cell_is_logged_by_its_column(watched: Server, value: str) -> None:
+def test_a_refused_cell_is_logged_by_its_column(watched: Server, leaked: Finder, value: str) -> None:
     request = predict(SCORES, row(width=value))
 
     error = failure(lambda: watched.explanations.Predict(request, metadata=[("x-request-id", f"cell-{value[:2]}")]))
@@ -139,20 +149,20 @@ def test_a_refused_cell_is_logged_by_its_column(watched: Server, value: str) -> 
     assert repr(value) in str(error.details())
     (line,) = watched.lines(f"id=cell-{value[:2]}")
     assert r'field="inputs[\"features\"].table.rows[0].cells[\"width\"]"' in line
-    assert leaked(watched) == []
+    assert leaked() == []
 
 
-def test_an_explanation_that_fails_beside_a_prediction_leaves_no_value(watched: Server) -> None:
+def test_an_explanation_that_fails_beside_a_prediction_leaves_no_value(watched: Server, leaked: Finder) -> None:
     explanations = [spec("kernel-shap", regions=WORD), spec(WORD), spec("integrated-gradients", steps=NUMBER)]
 
     reply = watched.explanations.Predict(predict(SCORES, row(), explanations=explanations))
 
     assert [each.status.code for each in reply.explanations] == [3, 5, 3]
     assert WORD in reply.explanations[1].status.message
-    assert leaked(watched) == []
+    assert leaked() == []
 
 
-def test_bytes_metadata_and_a_class_leave_no_value(watched: Server) -> None:
+def test_bytes_metadata_and_a_class_leave_no_value(watched: Server, leaked: Finder) -> None:
     call = watched.channel.unary_unary("/pellucid.v1.ExplanationService/Predict")
     good = predict(SCORES, row()).SerializeToString()
 
@@ -161,4 +171,4 @@ def test_bytes_metadata_and_a_class_leave_no_value(watched: Server) -> None:
     failure(lambda: watched.models.GetModel(model_service_pb2.GetModelRequest(model={"name": SCORES, "digest": WORD})))
     failure(lambda: watched.channel.unary_unary(f"/pellucid.v1.ExplanationService/{WORD}")(good))
 
-    assert leaked(watched) == []
+    assert leaked() == []

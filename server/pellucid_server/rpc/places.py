@@ -19,6 +19,7 @@ from pellucid.v1 import (
 from pellucid_server.jobs import Hello
 
 _LENGTH = 200
+_MOST_READ = 2000
 _HIDDEN = '["…"]'
 _PART = re.compile(r'\.?(?P<word>[a-z][a-z0-9_]*)|\[(?P<number>[0-9]{1,9})\]|\["(?P<key>.*?)"\]', re.DOTALL)
 _FILES = (explanation_pb2, explanation_service_pb2, input_pb2, model_service_pb2, tensor_pb2)
@@ -46,6 +47,7 @@ def shown(path: str, names: frozenset[str]) -> str:
     """
     found: list[str] = []
     at = 0
+    path = path[:_MOST_READ]
     while at < len(path):
         part = _PART.match(path, at)
         if part is None or (part["word"] is not None and part["word"] not in _WORDS):
