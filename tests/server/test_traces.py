@@ -39,22 +39,6 @@ def circular():
     return first
 
 
-LEAKING = {
-    "a key": lambda: raised(KeyError(SECRET)),
-    "a cause": lambda: raised(RuntimeError(SECRET), cause=raised(ValueError(SECRET))),
-    "a context": handled,
-    "a circle": circular,
-    "a group": lambda: raised(ExceptionGroup(SECRET, [ValueError(SECRET), KeyError(SECRET)])),
-    "a note": lambda: noted(),
-    "a codec": lambda: raised(UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, SECRET)),
-    "a syntax": lambda: raised(SyntaxError(SECRET, (SECRET, 1, 1, SECRET))),
-    "a file": lambda: raised(FileNotFoundError(2, SECRET, SECRET)),
-    "a caller's mistake": lambda: raised(errors.InvalidRequestError(SECRET, field=SECRET)),
-    "an exception that cannot be written": lambda: raised(Unwritable(SECRET)),
-    "an error never raised": lambda: KeyError(SECRET),
-}
-
-
 class Unwritable(Exception):
     def __str__(self):
         raise ZeroDivisionError(SECRET)
@@ -66,14 +50,28 @@ def noted():
     return raised(error)
 
 
+LEAKING = {
+    "a key": lambda: raised(KeyError(SECRET)),
+    "a cause": lambda: raised(RuntimeError(SECRET), cause=raised(ValueError(SECRET))),
+    "a context": handled,
+    "a circle": circular,
+    "a group": lambda: raised(ExceptionGroup(SECRET, [ValueError(SECRET), KeyError(SECRET)])),
+    "a note": noted,
+    "a codec": lambda: raised(UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, SECRET)),
+    "a syntax": lambda: raised(SyntaxError(SECRET, (SECRET, 1, 1, SECRET))),
+    "a file": lambda: raised(FileNotFoundError(2, SECRET, SECRET)),
+    "a caller's mistake": lambda: raised(errors.InvalidRequestError(SECRET, field=SECRET)),
+    "an exception that cannot be written": lambda: raised(Unwritable(SECRET)),
+    "an error never raised": lambda: KeyError(SECRET),
+}
+
+
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter(), DiscreetFormatter("%(message)s")])
 @pytest.mark.parametrize("make", LEAKING.values(), ids=LEAKING.keys())
 def test_no_exceptions_words_are_in_a_line_whatever_formats_it(make, formatter):
     error = make()
-    record = logging.LogRecord(
-        "a", logging.ERROR, "f.py", 1, "it failed", (), (type(error), error, error.__traceback__)
-    )
-    logging.Formatter().format(logging.makeLogRecord(record.__dict__ | {"exc_info": None}))
+    info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("a", logging.ERROR, "f.py", 1, "it failed", (), info)
     record.exc_text = f"KeyError: {SECRET}"  # as another handler leaves it
 
     line = formatter.format(record)
