@@ -92,7 +92,8 @@ def listed(names: Sequence[Any]) -> str:
 
 def missing(where: str, value: Any) -> InvalidRequestError:
     """Make the error for a cell without a value."""
-    what = "empty" if value == "" else f"missing ({_shown(value)})"
+    empty = isinstance(value, str) and not value.strip()
+    what = "empty" if empty else f"missing ({_shown(value)})"
     return invalid(where, f"is {what}; the model takes no missing values: fill it in, or leave the row out")
 
 

@@ -4,6 +4,7 @@ No library is imported for it: pandas, polars and pyarrow are known by the names
 never read by position; a table of a library that is not known here is refused.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,8 @@ def read_rows(columns: Sequence[Column], given: Sequence[Any], where: str) -> Fr
             what = f"is of type {type(each).__name__}; each row must be a dict with a value for each column"
             raise invalid(f"{where}[{number}]", what)
         names, values = named
-        if names != last:
+        # Compared as texts alone: pandas' NA, which may be a label, answers no comparison.
+        if not all(isinstance(name, str) for name in names) or names != last:
             order, last = column_order(names, columns, f"{where}[{number}]"), names
         rows.append([values[place] for place in order])
     return _checked(columns, list(zip(*rows, strict=True)), where)
@@ -170,7 +172,9 @@ def _instead(given: Any) -> str:
 
 def kinds_of_tables(given: Any) -> str:
     """Say what something is that is no table, and what is one."""
-    what = f"the text {shortened(given)}" if isinstance(given, str) else f"of type {type(given).__name__}"
+    what = f"of type {type(given).__name__}"
+    if isinstance(given, str | os.PathLike):
+        what = f"the {'text' if isinstance(given, str) else 'file'} {shortened(str(given))}"
     return f"is {what}; a table's rows must be {_KINDS}, or an array of numbers in the order of the columns"
 
 

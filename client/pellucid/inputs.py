@@ -43,6 +43,10 @@ def read_inputs(model: Model, given: Any, *, where: str = "inputs") -> Sent:
     the model's only input. So a table's row whose only column has the input's name must be written
     `{input: row}`.
 
+    Rows of a table are dicts, a DataFrame of pandas or polars, a Series of pandas with columns for labels, a Table or
+    RecordBatch of pyarrow, records of numpy, named tuples, or the path of a `.csv` file: their columns are matched by
+    name. An array of numbers, which has no names, is read in the order of the model's columns.
+
     Raises
     ------
     InvalidRequestError
@@ -227,8 +231,9 @@ def _by_position(columns: Sequence[Column], given: Any, where: str) -> tuple[inp
 
 
 def _positions(columns: Sequence[Column], given: Any, where: str) -> Array:
-    if isinstance(given, str | os.PathLike) or not (isinstance(given, list | tuple) or hasattr(given, "__array__")):
-        raise invalid(where, kinds_of_tables(given))
+    files = [each for each in given if isinstance(each, os.PathLike)] if isinstance(given, list | tuple) else []
+    if files or not (isinstance(given, list | tuple) or hasattr(given, "__array__")):
+        raise invalid(where, kinds_of_tables(files[0] if files else given))
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise invalid(where, "has masked elements; the model takes no missing values: fill them in")
     try:
