@@ -168,6 +168,8 @@ def test_bytes_metadata_and_a_class_leave_no_value(watched: Server, leaked: Find
 
     failure(lambda: call(WORD.encode()))
     failure(lambda: call(good, metadata=[("x-pellucid-priority", WORD)]))
+    failure(lambda: call(predict("", row()).SerializeToString(), metadata=[("x-pellucid-priority", WORD)]))
+    failure(lambda: call(good, metadata=[("x-pellucid-priority", "interactive"), ("x-pellucid-caller", "ä" + WORD)]))
     failure(lambda: watched.models.GetModel(model_service_pb2.GetModelRequest(model={"name": SCORES, "digest": WORD})))
     failure(lambda: watched.channel.unary_unary(f"/pellucid.v1.ExplanationService/{WORD}")(good))
 

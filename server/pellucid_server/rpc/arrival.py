@@ -89,10 +89,6 @@ class CallerKeys:
         """The keys themselves."""
         return frozenset({self.caller, self.priority})
 
-    def refuses_class(self, error: PellucidError) -> bool:
-        """Tell whether the class that a call named is what is wrong."""
-        return error.metadata.get("field") == _field(self.priority)
-
     def named(self, error: PellucidError) -> PellucidError:
         """Return an error about the class with the metadata's key in place of "priority"; others as they are."""
         if not isinstance(error, InvalidRequestError) or error.metadata.get("field") != "priority":

@@ -7,7 +7,7 @@ what the caller sent but names: of the caller, the class, the model and the requ
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
+from pellucid_server.config import DEFAULT_CLASSES
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.faults import Faults
 from pellucid_server.jobs import Hello, JobTiming
@@ -53,6 +54,8 @@ class Boundary:
         The metadata keys of the caller and the class; None is the default ones.
     faults
         Its points "decode" and "replying"; None is none.
+    classes
+        The names of the classes of requests: others are `unknown` in the log.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Boundary:
         *,
         keys: CallerKeys | None = None,
         faults: Faults | None = None,
+        classes: Collection[str] = frozenset(DEFAULT_CLASSES),
     ) -> None:
+        self._classes = frozenset(classes)
         self._visits: dict[asyncio.Task[Any], _Visit] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -195,7 +200,8 @@ class Boundary:
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
-            fields = _fields(call, code, seconds, method, timing) | self._failed(failure)
+            priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
+            fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
     def _failed(self, failure: PellucidError | None) -> dict[str, object]:
@@ -203,8 +209,6 @@ class Boundary:
         if failure is None:
             return {}
         fields: dict[str, object] = {"reason": failure.reason}
-        if self._keys.refuses_class(failure):
-            fields["class"] = UNKNOWN
         path = failure.metadata.get("field", "")
         if path:
             fields["field"] = places.shown(path, self._names)
@@ -260,10 +264,12 @@ def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
 
 
 def _fields(
-    call: Call, code: grpc.StatusCode, seconds: float, method: str, timing: JobTiming | None
+    call: Call, code: grpc.StatusCode, seconds: float, words: tuple[str, str], timing: JobTiming | None
 ) -> dict[str, object]:
+    """Return what every line has; `words` are the class and the method, in words of the server's own."""
+    priority, method = words
     fields: dict[str, object] = {"id": call.request_id, "rpc": call.rpc, "code": code.name}
-    named = {"caller": call.caller, "class": call.priority, "model": call.model, "method": method}
+    named = {"caller": call.caller, "class": priority, "model": call.model, "method": method}
     fields |= {name: value[:_NAME_LENGTH] for name, value in named.items() if value}
     fields["seconds"] = round(seconds, 6)
     if timing is not None:
