@@ -192,7 +192,8 @@ def _table(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2
         return _cells(read_rows(columns, [given], where))
     if is_frame(given):
         return _cells(read_frame(columns, given, where))
-    if isinstance(given, list | tuple) and (not given or any(is_row(row) for row in given)):
+    listed_rows = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if listed_rows and (not given or any(is_row(row) for row in given)):
         return _cells(read_rows(columns, given, where))
     return _by_position(columns, given, where)
 
@@ -231,8 +232,9 @@ def _by_position(columns: Sequence[Column], given: Any, where: str) -> tuple[inp
 
 
 def _positions(columns: Sequence[Column], given: Any, where: str) -> Array:
+    many = isinstance(given, Sequence | memoryview) and not isinstance(given, str | bytes)
     files = [each for each in given if isinstance(each, os.PathLike)] if isinstance(given, list | tuple) else []
-    if files or not (isinstance(given, list | tuple) or hasattr(given, "__array__")):
+    if files or not (many or hasattr(given, "__array__")):
         raise invalid(where, kinds_of_tables(files[0] if files else given))
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise invalid(where, "has masked elements; the model takes no missing values: fill them in")

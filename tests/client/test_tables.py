@@ -5,7 +5,8 @@ import decimal
 import sqlite3
 import subprocess
 import sys
-from collections import namedtuple
+from array import array
+from collections import deque, namedtuple
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -115,6 +116,7 @@ TABLES = {
     "numpy record array": lambda: structured().view(np.recarray),
     "numpy records in a list": lambda: list(structured()),
     "database rows": sqlite_rows,
+    "dicts in a deque": lambda: deque(ROWS),
     "an input's name": lambda: {"row": pd.DataFrame(ROWS)[SHUFFLED]},
 }
 
@@ -150,7 +152,10 @@ def test_a_named_tuple_is_a_row_by_its_fields():
     assert cells(list(pd.DataFrame({"c": [3], "a": [1], "b": [2]}).itertuples(index=False)), NUMBERS)[0]["a"] == 1
 
 
-@pytest.mark.parametrize("given", [np.array([[3, 2, 1]]), [[3.0, 2.0, 1.0]], [3, 2, 1]])
+@pytest.mark.parametrize(
+    "given",
+    [np.array([[3, 2, 1]]), [[3.0, 2.0, 1.0]], [3, 2, 1], range(3, 0, -1), array("d", [3, 2, 1]), deque([3, 2, 1])],
+)
 def test_numbers_without_names_go_by_position(given):
     sent = read_inputs(NUMBERS, given)
 
