@@ -72,7 +72,7 @@ def repository(tmp_path_factory):
 class Front:
     """A worker process and the front's end of everything that it shares with it."""
 
-    def __init__(self, repository, faults, record):
+    def __init__(self, repository, faults, record, log=None):
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
@@ -81,6 +81,7 @@ class Front:
                 pass_fds=[theirs.fileno(), record],
                 env=worker_environment(1),
                 process_group=0,
+                stderr=log,
             )
         self.socket = ours
         self.socket.settimeout(60)
@@ -131,8 +132,8 @@ class Front:
 
 
 @contextmanager
-def worker(repository, folder):
-    front = Front(repository, str(folder), new_record())
+def worker(repository, folder, log=None):
+    front = Front(repository, str(folder), new_record(), log)
     try:
         yield front
     finally:
@@ -177,6 +178,21 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
     assert done.timing.rows_forward == 1
     shared.next(Heartbeat)
     assert shared.suspects() == frozenset()
+
+
+def test_a_bug_is_logged_by_its_type_and_place_without_its_words(repository, tmp_path):
+    with (tmp_path / "log").open("wb") as log, worker(repository, tmp_path, log) as front:
+        front.next(Hello)
+        (tmp_path / "running").write_bytes(b"\xff is no text")
+        front.predict(7)
+        done = front.next(Done)
+
+    written = (tmp_path / "log").read_text()
+    assert done.failure.message == "internal error"
+    assert "job 7 failed" in written
+    assert "faults.py" in written
+    assert "UnicodeDecodeError\n" in written
+    assert "codec" not in written.rpartition("UnicodeDecodeError")[2]
 
 
 def test_an_interrupt_from_the_terminal_does_not_end_a_worker(shared):
