@@ -144,7 +144,9 @@ def _filled(length: int | str | None, scope: Scope) -> bool:
 def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
     def check(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
         for place, ranks in places.items():
-            shape = scope.shape(node.input[place]) if place < len(node.input) else None
+            if place >= len(node.input) or not node.input[place]:
+                continue
+            shape = scope.shape(node.input[place])
             if shape is None or len(shape) not in ranks:
                 found = "cannot be found out by reading the file" if shape is None else f"is {len(shape)}"
                 return (
@@ -180,6 +182,9 @@ def _features(node: onnx.NodeProto, scope: Scope) -> int | None:
 
 
 def _linear_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if attributes.get("post_transform") == b"PROBIT":
+        # For one class, the other's half of the output is never written.
+        return "its post_transform is PROBIT; it must be NONE, LOGISTIC, SOFTMAX or SOFTMAX_ZERO"
     classes = len(attributes.get("intercepts", ())) or 1
     coefficients, features = len(attributes.get("coefficients", ())), _features(node, scope)
     if coefficients % classes or (features is not None and coefficients != classes * features):
@@ -199,6 +204,22 @@ def _linear_regressor(node: onnx.NodeProto, attributes: Attributes, scope: Scope
             "intercept for each target, and a coefficient for each target and feature"
         )
     return None
+
+
+def _attention(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if any(node.input[6:]) or any(node.output[1:]):
+        return "it takes or gives keys and values of earlier steps; export one forward pass, without a cache"
+    return None
+
+
+def _quantized_gemm(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    given = [len(node.input) > place and bool(node.input[place]) for place in (7, 8)]
+    return None if given[0] == given[1] else "it has one of y_scale and y_zero_point; it needs both or none"
+
+
+def _quantized_average(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    # A window larger than the picture divides by zero.
+    return "its channels_last is 1; it must be 0" if attributes.get("channels_last") else None
 
 
 _NODE_LISTS = (
@@ -248,7 +269,11 @@ _CHECKS: dict[str, Check] = {
     "DFT": _known_rank({0: tuple(range(2, 9))}),
     "STFT": _short_time_fourier,
     "ReverseSequence": _known_rank({0: tuple(range(2, 9))}),
+    "MultiHeadAttention": _attention,
+    "QGemm": _quantized_gemm,
+    "QLinearAveragePool": _quantized_average,
     "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
+    "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
     "TreeEnsembleClassifier": _trees,

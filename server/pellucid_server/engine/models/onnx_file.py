@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from pellucid_server.engine.models.onnx_arguments import concat_fits, misfit
 from pellucid_server.engine.models.onnx_graphs import Scope, inferred_shapes, scopes, subgraphs
 from pellucid_server.engine.models.onnx_operators import refusal
+from pellucid_server.engine.models.onnx_watch import Watch
 
 _LARGEST_FILE = 2**31 - 1
 """What protobuf reads; larger weights are kept beside the file."""
@@ -43,14 +44,6 @@ class SessionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """A Concat whose inputs may be empty: their shapes are looked at after each run."""
-
-    node: str
-    inputs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class OnnxFile:
     """What reading a file shows."""
 
@@ -71,9 +64,20 @@ def read_onnx(path: Path) -> OnnxFile:
         It is no ONNX file, or one that cannot be served; the message names the node or tensor.
     """
     model = _parsed(path)
+    _check_data(model, path.parent)
+    return checked_model(model)
+
+
+def checked_model(model: onnx.ModelProto) -> OnnxFile:
+    """Check all of a model but its data.
+
+    Raises
+    ------
+    SessionError
+        It cannot be served; the message names the node or value.
+    """
     _check_texts(model)
     _check_expansion(model)
-    _check_data(model, path.parent)
     model = _inlined(model)
     shapes = inferred_shapes(model)
     watches = tuple(watch for scope in scopes(model, shapes) for watch in _checked_nodes(scope, model))
@@ -86,6 +90,8 @@ def _parsed(path: Path) -> onnx.ModelProto:
             raise SessionError("it is larger than 2 GiB; save the model with its weights beside it (external data)")
         model = onnx.load(str(path), load_external_data=False)
         _check_depth(model.graph, 1)
+        _check_texts(model)
+        _check_expansion(model)
         # Finds damage and dangling names, and turns them into errors of its own.
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, DecodeError, OSError, ValueError, RecursionError) as error:
@@ -113,14 +119,14 @@ def _check_texts(model: onnx.ModelProto) -> None:
         )
     for role, entries in (("input", model.graph.input), ("output", model.graph.output)):
         for entry in entries:
-            if not 1 <= len(entry.name) <= _LONGEST_NAME or not entry.name.isprintable():
+            if not entry.name or not _showable(entry.name):
                 raise SessionError(
                     f"{role} {shown(entry.name)} has a name that cannot be shown; it must be 1 to {_LONGEST_NAME} printable "
                     "characters"
                 )
     for node in _nodes(model):
         names = (node.name, node.op_type, node.domain, *node.input, *node.output)
-        if any(len(name) > _LONGEST_NAME or not name.isascii() and not name.isprintable() for name in names):
+        if not all(map(_showable, names)):
             raise SessionError(
                 f"node {shown(node.name)} has or names a value of a name that cannot be shown; it must be at most {_LONGEST_NAME} "
                 "printable characters"
@@ -128,6 +134,11 @@ def _check_texts(model: onnx.ModelProto) -> None:
         for entry in node.attribute:
             if any(len(text) > _LONGEST_TEXT for text in (entry.s, *entry.strings)):
                 raise SessionError(f"node {shown(node.name)} has a text of more than {_LONGEST_TEXT} bytes; shorten it")
+
+
+def _showable(name: str | bytes) -> bool:
+    """Tell whether a name may stand in a message; protobuf gives one that is no UTF-8 as bytes."""
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and name.isprintable()
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -298,9 +309,9 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(part)
 
 
-def shown(text: str) -> str:
+def shown(text: str | bytes) -> str:
     """Return a file's text as it may stand in a message: quoted, escaped and short."""
-    return ascii(text if len(text) <= 80 else f"{text[:77]}...") if not text.isprintable() else repr(text[:80])
+    return ascii(text[:80])
 
 
 def one_line(error: BaseException) -> str:

@@ -36,7 +36,7 @@ MACHINE_LEARNING = frozenset(
 MICROSOFT = frozenset(
     """
     Attention BiasGelu CDist DequantizeLinear DynamicQuantizeMatMul EmbedLayerNormalization FastGelu FusedConv
-    FusedGemm FusedMatMul Gelu GridSample Inverse MatMulIntegerToFloat MatMulNBits MultiHeadAttention NhwcMaxPool
+    FusedGemm FusedMatMul Gelu MatMulIntegerToFloat MatMulNBits MultiHeadAttention NhwcMaxPool
     QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul
     QLinearSigmoid QLinearSoftmax QLinearWhere QuantizeLinear QuickGelu RotaryEmbedding SkipLayerNormalization
     SkipSimplifiedLayerNormalization TransposeMatMul Trilu
@@ -95,6 +95,6 @@ def refusal(domain: str, operator: str) -> str | None:
         )
     return _REASONS.get(
         operator,
-        "it is not in the list of operators that can be served (docs/models.md); write it with operators that are, or serve "
+        "it is not in the list of operators that can be served (docs/onnx.md); write it with operators that are, or serve "
         "the model as model.pt2",
     )

@@ -13,15 +13,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.lengths import Lengths, Size, length_error, names_a_length
-from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, Watch, one_line, read_onnx, shown
+from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, one_line, read_onnx
+from pellucid_server.engine.models.onnx_watch import PREFIX, watched_outputs, with_watches
 from pellucid_server.engine.question import Arrays
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
 __all__ = ["Session", "SessionError", "Value"]
-
-_WATCHED = "pellucid.shape-of."
-"""Before the names of outputs that are added to a file."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -85,13 +83,13 @@ class Session:
         self._session = _open(path, file, threads, device)
         self._watches = file.watches
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
-        outputs = [entry for entry in self._session.get_outputs() if not entry.name.startswith(_WATCHED)]
+        outputs = [entry for entry in self._session.get_outputs() if not entry.name.startswith(PREFIX)]
         self.outputs = tuple(_value(entry, path, "output") for entry in outputs)
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
         """Which open axes have one name, and so one length."""
         self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
-        self._watched = [f"{_WATCHED}{name}" for name in _watched(self._watches)]
+        self._watched = watched_outputs(self._watches)
         self._trim_seconds = trim_seconds
         self._trimmed_at = time.monotonic()
         self._trimming = onnxruntime.RunOptions()
@@ -135,22 +133,10 @@ class Session:
             self._trimmed_at = now
         names = [*self._names, *self._watched]
         values = dict(zip(names, self._session.run(names, rows, self._trimming if trims else None), strict=True))
-        for watch in self._watches:
-            _check_watch(watch, {name: tuple(values[f"{_WATCHED}{name}"]) for name in watch.inputs})
+        harm = next(filter(None, (watch.harm(values) for watch in self._watches)), None)
+        if harm is not None:
+            raise SessionError(harm)
         return {name: values[name] for name in self._names}
-
-
-def _watched(watches: Sequence[Watch]) -> list[str]:
-    return list(dict.fromkeys(name for watch in watches for name in watch.inputs))
-
-
-def _check_watch(watch: Watch, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse an answer of a Concat with an empty input: ONNX Runtime leaves a part of its output unwritten."""
-    if any(0 in shape and len(shape) > 1 for shape in shapes.values()):
-        found = ", ".join(str(list(map(int, shape))) for shape in shapes.values())
-        raise SessionError(
-            f"node {shown(watch.node)} concatenates arrays of which one is empty ({found}); leave it out where it is"
-        )
 
 
 def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.InferenceSession:
@@ -164,7 +150,7 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     providers = _providers(device)
-    content = _with_watches(file).SerializeToString() if file.watches else str(path)
+    content = with_watches(file.model, file.watches).SerializeToString() if file.watches else str(path)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except _REFUSALS as error:
@@ -173,18 +159,6 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
     if session.get_providers()[0] != providers[0][0]:
         raise SessionError(f"ONNX Runtime cannot use the device {device!r}; it would run on the CPU instead")
     return session
-
-
-def _with_watches(file: OnnxFile) -> onnx.ModelProto:
-    """Return the model with the shapes of watched values as outputs of its own."""
-    model = onnx.ModelProto()
-    model.CopyFrom(file.model)
-    for name in _watched(file.watches):
-        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"{_WATCHED}{name}"]))
-        model.graph.output.append(
-            onnx.helper.make_tensor_value_info(f"{_WATCHED}{name}", onnx.TensorProto.INT64, [None])
-        )
-    return model
 
 
 def _providers(device: str) -> list[tuple[str, dict[str, str]]]:

@@ -20,6 +20,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, helper
+from pellucid_server.engine.models.onnx_file import SessionError, checked_model
+from pellucid_server.engine.models.onnx_watch import PREFIX, with_watches
 
 Array = NDArray[np.generic]
 
@@ -63,8 +65,9 @@ class Call:
     changes: str
     model: onnx.ModelProto
     feeds: dict[str, Array]
-    fixed: bool
-    """All inputs but the first are weights in the file, which ONNX Runtime reads and packs before the first run."""
+    mode: str
+    """What the file says: "hidden" has no shapes, "ranked" the number of axes of each input, and in "fixed" all inputs but
+    the first are weights in the file, which ONNX Runtime reads and packs before the first run."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class Finding:
     operator: str
     start: str
     changes: str
-    fixed: bool
+    mode: str
     kind: str
 
+
+MODES = ("hidden", "ranked", "fixed")
 
 Change = tuple[str, Callable[[onnx.ModelProto, dict[str, Array]], None]]
 
@@ -278,14 +283,14 @@ def _with_attribute(
 def single_calls(start: Start) -> Iterator[Call]:
     """Yield the start itself and each single change of it, with weights in the file and as inputs."""
     for label, change in [("as it is", lambda model, feeds: None), *changes(start)]:
-        for fixed in (False, True):
-            yield _call(start, [(label, change)], fixed)
+        for mode in MODES:
+            yield call_of(start, [(label, change)], mode)
 
 
 def random_call(start: Start, generator: random.Random) -> Call:
     """Return the start with one to three changes drawn at random."""
     drawn = generator.choices(_changes_of(start), k=generator.choice((1, 1, 1, 2, 2, 3)))
-    return _call(start, drawn, generator.random() < 0.5)
+    return call_of(start, drawn, generator.choice(MODES))
 
 
 _CHANGES: dict[int, list[Change]] = {}
@@ -297,7 +302,8 @@ def _changes_of(start: Start) -> list[Change]:
     return _CHANGES[id(start)]
 
 
-def _call(start: Start, drawn: Sequence[Change], fixed: bool) -> Call:
+def call_of(start: Start, drawn: Sequence[Change], mode: str) -> Call:
+    """Return a start with changes."""
     model = onnx.ModelProto()
     model.CopyFrom(start.model)
     feeds = dict(start.feeds)
@@ -307,12 +313,12 @@ def _call(start: Start, drawn: Sequence[Change], fixed: bool) -> Call:
     del model.graph.initializer[:]
     for place, (name, array) in enumerate(feeds.items()):
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        if fixed and place:
+        if mode == "fixed" and place:
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         else:
-            # Without a shape, so that nothing can be found out before the first run.
-            model.graph.input.append(helper.make_tensor_value_info(name, kind, None))
-    return Call(start, "; ".join(label for label, _ in drawn), model, feeds, fixed)
+            shape = [None] * array.ndim if mode == "ranked" else None
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+    return Call(start, "; ".join(label for label, _ in drawn), model, feeds, mode)
 
 
 class _Slots:
@@ -360,14 +366,19 @@ class _Slots:
 class Runner:
     """Runs calls in this process; made in a child that may die of them."""
 
-    def __init__(self, before: Callable[[bool, int], None] | None = None) -> None:
+    def __init__(self, before: Callable[[bool, int], None] | None = None, *, checks: bool = True) -> None:
+        self._checks = checks
         self._slots = _Slots()
         self._libc = ctypes.CDLL(None)
         self._before = before
 
     def run(self, call: Call) -> str | None:
         """Return what the call did that it must not, or None."""
-        content = call.model.SerializeToString()
+        try:
+            self._watches = checked_model(call.model).watches if self._checks else ()
+        except SessionError:
+            return None
+        content = with_watches(call.model, self._watches).SerializeToString()
         answers = []
         for number, (byte, perturbation) in enumerate(_PASSES):
             self._slots.clear(byte)
@@ -405,15 +416,23 @@ class Runner:
                 binding.bind_ortvalue_input(name, placed[name])
             for place, entry in enumerate(session.get_outputs()):
                 before = earlier[place] if earlier is not None and place < len(earlier) else None
-                if before is not None and 0 < before.nbytes <= _ROOM:
+                if before is not None and 0 < before.nbytes <= _ROOM and not _has_graph(call.model):
                     room = self._slots.empty(before.shape, before.dtype)
                     binding.bind_ortvalue_output(entry.name, onnxruntime.OrtValue.ortvalue_from_numpy(room))
                 else:
                     binding.bind_output(entry.name)
             session.run_with_iobinding(binding)
-            return [_numbers(value) for value in binding.get_outputs()]
+            values = [_numbers(value) for value in binding.get_outputs()]
+            names = [entry.name for entry in session.get_outputs()]
+            if any(watch.harm(dict(zip(names, values, strict=True))) for watch in self._watches):
+                return "refused"
+            return [value for name, value in zip(names, values, strict=True) if not name.startswith(PREFIX)]
         except Exception as error:
             return type(error).__name__
+
+
+def _has_graph(model: onnx.ModelProto) -> bool:
+    return any(entry.HasField("g") for node in model.graph.node for entry in node.attribute)
 
 
 def _numbers(value: onnxruntime.OrtValue) -> Array | None:
@@ -458,7 +477,7 @@ def sweep(
         os.close(writable)
         with os.fdopen(readable, "r", encoding="utf-8") as lines:
             for line in lines:
-                findings.append(_finding(*line.rstrip("\n").split("\t")))
+                findings.append(Finding(*line.rstrip("\n").split("\t")))
         _, status = os.waitpid(child, 0)
         (at,) = struct.unpack_from("q", shared, 0)
         done = status == 0
@@ -467,15 +486,11 @@ def sweep(
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             kind = f"dies of {signal.Signals(number).name}" if number else f"ends with {os.WEXITSTATUS(status)}"
             if number != signal.SIGALRM:
-                findings.append(_finding(call.start.operator, call.start.name, call.changes, str(call.fixed), kind))
+                findings.append(Finding(call.start.operator, call.start.name, call.changes, call.mode, kind))
             skip = at + 1
         if progress is not None:
             progress(at)
     return at + 1, findings
-
-
-def _finding(operator: str, start: str, changed: str, fixed: str, kind: str) -> Finding:
-    return Finding(operator, start, changed, fixed == "True", kind)
 
 
 def _serve(
@@ -498,7 +513,7 @@ def _serve(
             kind = runner.run(call)
             signal.alarm(0)
             if kind is not None:
-                fields = (call.start.operator, call.start.name, call.changes, str(call.fixed), kind)
+                fields = (call.start.operator, call.start.name, call.changes, call.mode, kind)
                 os.write(writable, ("\t".join(fields) + "\n").encode("utf-8", "replace"))
         code = 0
     finally:
