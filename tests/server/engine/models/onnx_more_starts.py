@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from onnx import TensorProto, helper
-from onnx_starts import start
-from onnx_sweep import Start
+
+from server.engine.models.onnx_starts import start
+from server.engine.models.onnx_sweep import Start
 
 _rng = np.random.default_rng(0)
 

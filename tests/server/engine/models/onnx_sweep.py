@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, helper
 from pellucid_server.engine.models.onnx_file import SessionError, checked_model
-from pellucid_server.engine.models.onnx_watch import PREFIX, with_watches
+from pellucid_server.engine.models.onnx_watch import PREFIX, Watch, with_watches
 
 Array = NDArray[np.generic]
 
@@ -371,6 +371,8 @@ class Runner:
         self._slots = _Slots()
         self._libc = ctypes.CDLL(None)
         self._before = before
+        self.limited = before is None
+        self._watches: tuple[Watch, ...] = ()
 
     def run(self, call: Call) -> str | None:
         """Return what the call did that it must not, or None."""
@@ -392,6 +394,15 @@ class Runner:
             if not self._slots.intact():
                 return "writes beyond"
         return None if _same(*answers) else "reads beyond"
+
+    def answer(self, call: Call) -> list[Array | None] | str:
+        """Return a call's outputs, or the name of what it raised; "refused" where the checks do."""
+        try:
+            self._watches = checked_model(call.model).watches
+        except SessionError:
+            return "refused"
+        self._slots.clear(0)
+        return self._answer(call, with_watches(call.model, self._watches).SerializeToString(), None)
 
     def _answer(self, call: Call, content: bytes, earlier: list[Array | None] | None) -> list[Array | None] | str:
         options = onnxruntime.SessionOptions()
@@ -459,7 +470,8 @@ def _alike(one: Array | None, other: Array | None) -> bool:
 def sweep(
     calls: Callable[[], Iterator[Call]],
     before: Callable[[bool, int], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    *,
+    checks: bool = True,
 ) -> tuple[int, list[Finding]]:
     """Run calls in children, and return how many ran and what was found.
 
@@ -473,7 +485,7 @@ def sweep(
         child = os.fork()
         if child == 0:
             os.close(readable)
-            _serve(calls(), skip, shared, writable, before)
+            _serve(calls(), skip, shared, writable, Runner(before, checks=checks))
         os.close(writable)
         with os.fdopen(readable, "r", encoding="utf-8") as lines:
             for line in lines:
@@ -488,23 +500,18 @@ def sweep(
             if number != signal.SIGALRM:
                 findings.append(Finding(call.start.operator, call.start.name, call.changes, call.mode, kind))
             skip = at + 1
-        if progress is not None:
-            progress(at)
     return at + 1, findings
 
 
-def _serve(
-    calls: Iterator[Call], skip: int, shared: mmap.mmap, writable: int, before: Callable[[bool, int], None] | None
-) -> None:
+def _serve(calls: Iterator[Call], skip: int, shared: mmap.mmap, writable: int, runner: "Runner") -> None:
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if before is None:
+        if runner.limited:
             resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 2)
-        runner = Runner(before)
         for index, call in enumerate(calls):
             if index < skip:
                 continue
