@@ -1,10 +1,9 @@
 """Holds ONNX operators to their contract where ONNX Runtime does not.
 
-What each rule stops was found by running ONNX Runtime 1.32 with arguments that do not fit: a crash, a read beyond an array, or an answer that
-is memory that was never written. ONNX Runtime checks the rest itself.
+What each rule stops was found by running ONNX Runtime 1.32 with arguments that do not fit: a crash, a read beyond an
+array, or an answer of memory that was never written. ONNX Runtime checks the rest itself.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,18 +11,19 @@ import onnx
 from onnx import AttributeProto, helper
 
 from pellucid_server.engine.models.onnx_graphs import Scope
+from pellucid_server.engine.models.onnx_operators import listed
 
 Attributes = Mapping[str, Any]
 Check = Callable[[onnx.NodeProto, Attributes, Scope], str | None]
 """Returns what is wrong, and what would be right; None for a node that fits."""
 
-_FLAGS = frozenset(
+_FLAGS = listed(
     """
     align_corners allowzero antialias broadcast causal ceil_mode center_point_box channels_last count_include_pad
     detect_negative detect_positive do_rotary exclude_outside exclusive fmod input_forget inverse is_causal is_test
     keepdims largest layout linear_before_reset noop_with_empty_axes onesided periodic reverse saturate
     select_last_index sorted storage_order training_mode transA transB transBatchA transBatchB unidirectional upper zeros
-    """.split()
+    """
 )
 """Attributes that are 0 or 1; others reach ONNX Runtime's code cut to 32 bits there and whole here."""
 
@@ -38,13 +38,20 @@ _LOWEST = {
 _HIGHEST = 1 << 30
 """Of each whole number in an attribute that is a size, so that no product of two leaves 64 bits."""
 
-_WINDOWS = frozenset(
+_WINDOWS = listed(
     """
     AveragePool Conv ConvInteger ConvTranspose DeformConv FusedConv LpPool MaxPool MaxUnpool NhwcMaxPool
     QLinearAveragePool QLinearConv Col2Im
-    """.split()
+    """
 )
-_MAY_BE_ZERO = frozenset({("QLinearAveragePool", "kernel_shape"), ("MatMulNBits", "block_size"), ("DequantizeLinear", "block_size"), ("QuantizeLinear", "block_size")})  # fmt: skip
+_MAY_BE_ZERO = frozenset(
+    {
+        ("QLinearAveragePool", "kernel_shape"),
+        ("MatMulNBits", "block_size"),
+        ("DequantizeLinear", "block_size"),
+        ("QuantizeLinear", "block_size"),
+    }
+)
 
 
 def misfit(node: onnx.NodeProto, version: int, scope: Scope) -> str | None:
@@ -63,7 +70,10 @@ def _misfit_reference(node: onnx.NodeProto) -> str | None:
     referring = next((entry.name for entry in node.attribute if entry.ref_attr_name), None)
     if referring is None:
         return None
-    return f"its {referring} is an attribute of a function around it that cannot be resolved; write its value into the node"
+    return (
+        f"its {referring} is an attribute of a function around it that cannot be resolved; write its value "
+        "into the node"
+    )
 
 
 def _misfit_input(node: onnx.NodeProto, version: int) -> str | None:
@@ -108,7 +118,7 @@ def _misfit_random(node: onnx.NodeProto, attributes: Attributes, version: int, s
     evaluation = "export the model in evaluation mode (model.eval())"
     if node.op_type == "BatchNormalization":
         extra = version < 14 and any(node.output[1:])
-        if attributes.get("training_mode") or extra or attributes.get("is_test", 1) == 0 and version < 7:
+        if attributes.get("training_mode") or extra or (attributes.get("is_test", 1) == 0 and version < 7):
             return f"it normalizes as in training, so that rows depend on each other; {evaluation}"
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         training = scope.constant(node.input[2])
@@ -122,7 +132,8 @@ def _concat(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str |
     if scope.depth == 0 or concat_fits(node, scope):
         return None
     return (
-        "it stands in a branch, a loop or a function, where reading the file cannot show whether one of its inputs is empty; "
+        "it stands in a branch, a loop or a function, where reading the file cannot show whether one of its "
+        "inputs is empty; "
         "compute it outside"
     )
 
@@ -150,7 +161,8 @@ def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
             if shape is None or len(shape) not in ranks:
                 found = "cannot be found out by reading the file" if shape is None else f"is {len(shape)}"
                 return (
-                    f"its input {place} must have {' or '.join(map(str, ranks))} axes, and their number {found}; reshape it to "
+                    f"its input {place} must have {' or '.join(map(str, ranks))} axes, and their number {found}; "
+                    "reshape it to "
                     "fixed axes just before"
                 )
         return None
@@ -189,7 +201,8 @@ def _linear_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scop
     coefficients, features = len(attributes.get("coefficients", ())), _features(node, scope)
     if coefficients % classes or (features is not None and coefficients != classes * features):
         return (
-            f"it has {coefficients} coefficients and {len(attributes.get('intercepts', ()))} intercepts; there must be one "
+            f"it has {coefficients} coefficients and {len(attributes.get('intercepts', ()))} intercepts; there "
+            "must be one "
             "intercept for each class, and a coefficient for each class and feature"
         )
     return None
@@ -209,7 +222,7 @@ def _linear_regressor(node: onnx.NodeProto, attributes: Attributes, scope: Scope
 def _attention(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
     if any(node.input[6:]) or any(node.output[1:]):
         return "it takes or gives keys and values of earlier steps; export one forward pass, without a cache"
-    return None
+    return _filled_input(2)(node, attributes, scope)
 
 
 def _quantized_gemm(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
@@ -217,9 +230,25 @@ def _quantized_gemm(node: onnx.NodeProto, attributes: Attributes, scope: Scope) 
     return None if given[0] == given[1] else "it has one of y_scale and y_zero_point; it needs both or none"
 
 
+def _quantized(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if len(node.input) < 5 or not all(node.input[:5]):
+        return "one of its scales and zero points is left out; it needs all four"
+    return None
+
+
+def _filled_input(place: int) -> Check:
+    def check(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+        shape = scope.shape(node.input[place]) if place < len(node.input) else None
+        return f"its input {place} is empty; give it elements" if shape is not None and 0 in shape else None
+
+    return check
+
+
 def _quantized_average(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
     # A window larger than the picture divides by zero.
-    return "its channels_last is 1; it must be 0" if attributes.get("channels_last") else None
+    if attributes.get("channels_last"):
+        return "its channels_last is 1; it must be 0"
+    return _quantized(node, attributes, scope)
 
 
 _NODE_LISTS = (
@@ -272,6 +301,8 @@ _CHECKS: dict[str, Check] = {
     "MultiHeadAttention": _attention,
     "QGemm": _quantized_gemm,
     "QLinearAveragePool": _quantized_average,
+    **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearSoftmax"), _quantized),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _filled_input(0)),
     "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
     "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),
     "LinearClassifier": _linear_classifier,

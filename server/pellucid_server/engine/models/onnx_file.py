@@ -121,18 +121,20 @@ def _check_texts(model: onnx.ModelProto) -> None:
         for entry in entries:
             if not entry.name or not _showable(entry.name):
                 raise SessionError(
-                    f"{role} {shown(entry.name)} has a name that cannot be shown; it must be 1 to {_LONGEST_NAME} printable "
+                    f"{role} {shown(entry.name)} has a name that cannot be shown; it must be 1 to {_LONGEST_NAME} "
+                    "printable "
                     "characters"
                 )
     for node in _nodes(model):
         names = (node.name, node.op_type, node.domain, *node.input, *node.output)
         if not all(map(_showable, names)):
             raise SessionError(
-                f"node {shown(node.name)} has or names a value of a name that cannot be shown; it must be at most {_LONGEST_NAME} "
+                f"node {shown(node.name)} has or names a value of a name that cannot be shown; it must be at most "
+                f"{_LONGEST_NAME} "
                 "printable characters"
             )
-        for entry in node.attribute:
-            if any(len(text) > _LONGEST_TEXT for text in (entry.s, *entry.strings)):
+        for attribute in node.attribute:
+            if any(len(text) > _LONGEST_TEXT for text in (attribute.s, *attribute.strings)):
                 raise SessionError(f"node {shown(node.name)} has a text of more than {_LONGEST_TEXT} bytes; shorten it")
 
 
@@ -168,7 +170,8 @@ def _check_expansion(model: onnx.ModelProto) -> None:
     def expanded(key: tuple[str, str]) -> int:
         if key in open_ or len(open_) > _DEEPEST * 4:
             raise SessionError(
-                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} deep; write out "
+                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} "
+                "deep; write out "
                 "what it computes"
             )
         if key not in counts:
@@ -205,7 +208,8 @@ def _checked_nodes(scope: Scope, model: onnx.ModelProto) -> Iterator[Watch]:
         reason = refusal(node.domain, node.op_type) or misfit(node, versions.get(standard, 1), scope)
         if reason is not None:
             raise SessionError(
-                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that cannot be served: "
+                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that "
+                "cannot be served: "
                 f"{reason}"
             )
         if node.op_type in ("Concat", "QLinearConcat") and not concat_fits(node, scope):
@@ -213,7 +217,7 @@ def _checked_nodes(scope: Scope, model: onnx.ModelProto) -> Iterator[Watch]:
 
 
 def _checked_values(model: onnx.ModelProto, shapes: dict[str, tuple[int | str | None, ...]]) -> int:
-    """Return the bytes of the largest value for a row, with open axes at a length that is assumed; refuse what is beyond any."""
+    """Return the bytes of a row of the largest value, open axes at an assumed length; refuse what is too large."""
     taken = {entry.name for entry in model.graph.input}
     largest = 8
     for name, shape in shapes.items():
@@ -242,7 +246,8 @@ def _check_data(model: onnx.ModelProto, folder: Path) -> None:
         total += length
     if total > 2 * sum(files.values()):
         raise SessionError(
-            f"its tensors take {total} bytes from files of {sum(files.values())}; each must have data of its own: save the model "
+            f"its tensors take {total} bytes from files of {sum(files.values())}; each must have data of its own: "
+            "save the model "
             "again"
         )
 
@@ -256,7 +261,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     bad = not location or not location.isprintable() or "\\" in location or _IN_MEMORY in location
     if bad or relative.is_absolute() or ".." in relative.parts or not _inside(folder, location):
         raise SessionError(
-            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model with its data "
+            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model "
+            "with its data "
             "beside it"
         )
     file = folder / location
@@ -267,7 +273,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     offset, length = (_number(entries.get(key, default)) for key, default in (("offset", "0"), ("length", str(needed))))
     if offset is None or length is None or length != needed or offset + length > size:
         raise SessionError(
-            f"tensor {name} takes {shown(entries.get('length', str(needed)))} bytes at {shown(entries.get('offset', '0'))} of "
+            f"tensor {name} takes {shown(entries.get('length', str(needed)))} bytes at "
+            f"{shown(entries.get('offset', '0'))} of "
             f"{shown(location)}, which has {size}; it needs {needed} bytes that are there: copy the whole file"
         )
     return file, length

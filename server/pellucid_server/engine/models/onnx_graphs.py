@@ -85,7 +85,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
-    """Infer shapes from the inputs and weights alone: what the file itself says of values between them may be untrue."""
+    """Infer shapes from the inputs and weights alone: what the file says of values between them may be untrue."""
     try:
         inferred = onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):

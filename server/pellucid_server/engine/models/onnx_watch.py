@@ -1,8 +1,8 @@
 """Watches what reading an ONNX file cannot show: whether an input of a Concat is empty.
 
-ONNX Runtime takes an empty array as one that fits any other, adds its length along the axis all the same, and leaves that
-part of the output as the memory was. The shapes of such inputs become outputs of their own, and an answer behind which there is
-an empty one is not given.
+ONNX Runtime takes an empty array as one that fits any other, adds its length along the axis all the same, and leaves
+that part of the output as the memory was. The shapes of such inputs become outputs of their own, and an answer behind
+which there is an empty one is not given.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 
 from pellucid_server.engine.models.onnx_operators import refusal
-
 from server.engine.models.onnx_more_starts import more_starts
 from server.engine.models.onnx_starts import onnx_starts
 from server.engine.models.onnx_sweep import random_call, sweep

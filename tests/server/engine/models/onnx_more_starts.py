@@ -1,10 +1,9 @@
-"""Operators that fit of ai.onnx.ml and com.microsoft, and groups that ONNX Runtime fuses into one when it loads them."""
+"""Operators of ai.onnx.ml and com.microsoft with arguments that fit, and groups that ONNX Runtime fuses into one."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from onnx import TensorProto, helper
-
 from server.engine.models.onnx_starts import start
 from server.engine.models.onnx_sweep import Start
 
@@ -98,15 +97,17 @@ def _trees() -> Iterator[Start]:
         "leaf_weights": helper.make_tensor("w", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0]),
     }
     yield _single(
-        "ai.onnx.ml", "TreeEnsemble", [real(5, 3)], version=5, n_targets=2, tree_roots=[0], nodes_featureids=[0, 1, 2],
-        nodes_truenodeids=[1, 0, 2], nodes_trueleafs=[0, 1, 1], nodes_falsenodeids=[2, 1, 3], nodes_falseleafs=[0, 1, 1],
+        "ai.onnx.ml", "TreeEnsemble", [real(5, 3)], version=5, n_targets=2, tree_roots=[0],
+        nodes_featureids=[0, 1, 2], nodes_truenodeids=[1, 0, 2], nodes_trueleafs=[0, 1, 1],
+        nodes_falsenodeids=[2, 1, 3], nodes_falseleafs=[0, 1, 1],
         leaf_targetids=[0, 1, 0, 1], **tensors,
     )  # fmt: skip
     members = helper.make_tensor("v", TensorProto.FLOAT, [4], [1.0, 2.0, float("nan"), 3.0])
     tensors["nodes_modes"] = helper.make_tensor("m", TensorProto.UINT8, [3], [0, 6, 0])
     yield _single(
-        "ai.onnx.ml", "TreeEnsemble", [real(5, 3)], version=5, name="members", n_targets=2, tree_roots=[0], nodes_featureids=[0, 1, 2],
-        nodes_truenodeids=[1, 0, 2], nodes_trueleafs=[0, 1, 1], nodes_falsenodeids=[2, 1, 3], nodes_falseleafs=[0, 1, 1],
+        "ai.onnx.ml", "TreeEnsemble", [real(5, 3)], version=5, name="members", n_targets=2, tree_roots=[0],
+        nodes_featureids=[0, 1, 2], nodes_truenodeids=[1, 0, 2], nodes_trueleafs=[0, 1, 1],
+        nodes_falsenodeids=[2, 1, 3], nodes_falseleafs=[0, 1, 1],
         leaf_targetids=[0, 1, 0, 1], membership_values=members, **tensors,
     )  # fmt: skip
 
@@ -241,7 +242,8 @@ def _microsoft() -> Iterator[Start]:
         name="p",
     )
     yield _single(ms, "GroupQueryAttention",
-        [real(1, 2, 32), real(1, 2, 16), real(1, 2, 16), real(1, 1, 6, 16), real(1, 1, 6, 16), whole([3], np.int32), whole(5, np.int32)], 3,
+        [real(1, 2, 32), real(1, 2, 16), real(1, 2, 16), real(1, 1, 6, 16), real(1, 1, 6, 16),
+         whole([3], np.int32), whole(5, np.int32)], 3,
         num_heads=2, kv_num_heads=1)  # fmt: skip
     yield _single(ms, "RotaryEmbedding", [real(2, 3, 8), whole([[0, 1, 2]] * 2), real(6, 2), real(6, 2)], num_heads=2)
     yield _single(ms, "RotaryEmbedding", [real(2, 2, 3, 4), whole([1]), real(6, 2), real(6, 2)], name="o")
@@ -742,5 +744,4 @@ def more_starts() -> Iterator[Start]:
     yield from _trees()
     yield from _classical()
     yield from _microsoft()
-    for fused in _fused():
-        yield fused
+    yield from _fused()

@@ -12,7 +12,6 @@ import onnx
 from onnx import helper
 from onnx.backend.test.case import node as onnx_cases
 from onnxruntime.capi import onnxruntime_pybind11_state as states
-
 from server.engine.models.onnx_sweep import Start
 
 NEWEST = 26

@@ -182,7 +182,7 @@ BAD_ARGUMENTS = {
     "negative padding": (node("Conv", ["x", "w"], ["y"], pads=[0, 0, 0, -1]), "pads is [0, 0, 0, -1]"),
     "stride of 0": (node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[0, 1]), "strides is [0, 1]"),
     "huge kernel": (node("AveragePool", ["x"], ["y"], kernel_shape=[1, 2**40]), "kernel_shape"),
-    "flag of 64 bits": (node("Gemm", ["x", "w"], ["y"], transB=2**62), "transB is 4611686018427387904; it must be 0 or 1"),
+    "flag of 64 bits": (node("Gemm", ["x", "w"], ["y"], transB=2**62), "transB is 4611686018427387904; it must be"),
     "another flag": (node("Cast", ["x"], ["y"], to=FLOAT, saturate=2), "saturate is 2"),
     "negative batch": (node("GatherND", ["x", "i"], ["y"], batch_dims=-1), "batch_dims is -1"),
     "left out": (node("Max", ["x", "", "x"], ["y"]), "input 1 (data_0) is left out"),
@@ -305,8 +305,7 @@ def test_functions_that_call_themselves_are_refused(refused):
 
 def test_functions_that_grow_with_each_call_are_refused(refused):
     def doubled(name):
-        nodes = [node(name, ["a"], ["m"], domain="own"), node(name, ["m"], ["b"], domain="own")]
-        return nodes
+        return [node(name, ["a"], ["m"], domain="own"), node(name, ["m"], ["b"], domain="own")]
 
     chain = [function(f"F{level}", doubled(f"F{level + 1}")) for level in range(30)]
     chain.append(function("F30", [node("Relu", ["a"], ["b"])]))
@@ -561,7 +560,7 @@ def test_a_network_that_onnx_runtime_optimized_is_served_and_agrees(exported, tm
     np.testing.assert_allclose(answer, outputs, atol=1e-5)
 
 
-def test_reading_a_file_of_ten_thousand_nodes_is_quick(tmp_path, benchmark=None):
+def test_reading_a_file_of_ten_thousand_nodes_is_quick(tmp_path):
     nodes = [node("Relu", ["x" if place == 0 else f"h{place}"], [f"h{place + 1}"]) for place in range(10_000)]
     nodes[-1].output[0] = "y"
     path = tmp_path / "model.onnx"
