@@ -22,7 +22,8 @@ _FLAGS = listed(
     align_corners allowzero antialias broadcast causal ceil_mode center_point_box channels_last count_include_pad
     detect_negative detect_positive do_rotary exclude_outside exclusive fmod input_forget inverse is_causal is_test
     keepdims largest layout linear_before_reset noop_with_empty_axes onesided periodic reverse saturate
-    select_last_index sorted storage_order training_mode transA transB transBatchA transBatchB unidirectional upper zeros
+    select_last_index sorted storage_order training_mode transA transB transBatchA transBatchB unidirectional upper
+    zeros
     """
 )
 """Attributes that are 0 or 1; others reach ONNX Runtime's code cut to 32 bits there and whole here."""

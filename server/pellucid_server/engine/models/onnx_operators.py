@@ -26,7 +26,7 @@ STANDARD = listed(
     ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign
     RotaryEmbedding Round STFT Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size
     Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter
-    TfIdfVectorizer ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where Xor
+    ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where Xor
     """
 )
 """Of the domain "" (also "ai.onnx")."""
@@ -72,7 +72,7 @@ _REFUSED = {
         "fixed sizes, a loop that torch unrolls) and export the model again",
     ),
     "STRINGS": (
-        "RegexFullMatch StringConcat StringNormalizer StringSplit Tokenizer CastMap CategoryMapper DictVectorizer",
+        "TfIdfVectorizer RegexFullMatch StringConcat StringNormalizer StringSplit Tokenizer CastMap CategoryMapper DictVectorizer",
         "it is for text or dictionaries, which no input can be; make numbers of them before the model",
     ),
     "FILES": ("EPContext ImageDecoder", "it reads a file or a picture; leave that to the server's preprocessing"),

@@ -316,7 +316,7 @@ def call_of(start: Start, drawn: Sequence[Change], mode: str) -> Call:
         if mode == "fixed" and place:
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         else:
-            shape = [None] * array.ndim if mode == "ranked" else None
+            shape = [None] * array.ndim if mode != "hidden" else None
             model.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
     return Call(start, "; ".join(label for label, _ in drawn), model, feeds, mode)
 

