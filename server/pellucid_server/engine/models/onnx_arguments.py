@@ -172,7 +172,8 @@ def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
 
 
 def _convolution_of_whole_numbers(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
-    shape = scope.shape(node.input[1]) if len(node.input) > 1 else None
+    place = 1 if node.op_type == "ConvInteger" else 3
+    shape = scope.shape(node.input[place]) if len(node.input) > place else None
     if shape is None or not all(isinstance(length, int) and length > 0 for length in shape):
         return "its weights must be in the file, and not empty"
     return None
@@ -295,6 +296,9 @@ def _trees(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | 
 _CHECKS: dict[str, Check] = {
     "Concat": _concat,
     "QLinearConcat": _concat,
+    "Conv": _filled_input(1),
+    "DequantizeLinear": _filled_input(0),
+    "QLinearConv": _convolution_of_whole_numbers,
     "ConvInteger": _convolution_of_whole_numbers,
     "DFT": _known_rank({0: tuple(range(2, 9))}),
     "STFT": _short_time_fourier,

@@ -24,7 +24,7 @@ STANDARD = listed(
     MelWeightMatrix Min Mish Mod Mul Neg NonMaxSuppression NonZero Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul
     QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
     ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize ReverseSequence RoiAlign
-    RotaryEmbedding Round STFT Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size
+    Round STFT Scan Scatter ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size
     Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh TensorScatter
     ThresholdedRelu Tile TopK Transpose Trilu Unique Unsqueeze Where Xor
     """
@@ -72,7 +72,8 @@ _REFUSED = {
         "fixed sizes, a loop that torch unrolls) and export the model again",
     ),
     "STRINGS": (
-        "TfIdfVectorizer RegexFullMatch StringConcat StringNormalizer StringSplit Tokenizer CastMap CategoryMapper DictVectorizer",
+        "TfIdfVectorizer RegexFullMatch StringConcat StringNormalizer StringSplit Tokenizer CastMap "
+        "CategoryMapper DictVectorizer",
         "it is for text or dictionaries, which no input can be; make numbers of them before the model",
     ),
     "FILES": ("EPContext ImageDecoder", "it reads a file or a picture; leave that to the server's preprocessing"),

@@ -439,7 +439,7 @@ class Runner:
                 return "refused"
             return [value for name, value in zip(names, values, strict=True) if not name.startswith(PREFIX)]
         except Exception as error:
-            if earlier is not None and "invalid dimensions for output" in str(error):
+            if earlier is not None and "for output" in str(error):
                 # An output given has to be of the shape that was inferred, which may be untrue.
                 return self._answer(call, content, None)
             return type(error).__name__
