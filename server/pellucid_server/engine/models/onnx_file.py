@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
 
 from pellucid_server.engine.models.onnx_arguments import concat_fits, misfit
 from pellucid_server.engine.models.onnx_graphs import Scope, inferred_shapes, scopes, subgraphs
@@ -88,13 +87,13 @@ def _parsed(path: Path) -> onnx.ModelProto:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise SessionError("it is larger than 2 GiB; save the model with its weights beside it (external data)")
+        # Finds damage and dangling names, and turns them into errors of its own.
+        onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
         _check_depth(model.graph, 1)
         _check_texts(model)
         _check_expansion(model)
-        # Finds damage and dangling names, and turns them into errors of its own.
-        onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, DecodeError, OSError, ValueError, RecursionError) as error:
+    except (onnx.checker.ValidationError, OSError, ValueError, RecursionError) as error:
         raise SessionError(
             f"it is not an ONNX file that can be served ({one_line(error)}); export the model again"
         ) from error
