@@ -62,7 +62,7 @@ _ATEN_NAMES = """
 
     __and__ __iand__ __ilshift__ __ior__ __irshift__ __ixor__ __lshift__ __or__ __rshift__ __xor__ argwhere atleast_1d
     atleast_2d atleast_3d block_diag cartesian_prod chalf combinations conj_physical corrcoef cov cumulative_trapezoid
-    diagflat diagonal_scatter dist dsplit dstack frexp gcd gradient gt hash_tensor histc histogram histogramdd hsplit
+    det diagflat diagonal_scatter dist dsplit dstack frexp gcd gradient gt hash_tensor histc histogram histogramdd hsplit
     igamma igammac is_nonzero lcm logdet mH mT matrix_H matrix_exp matrix_power msort mvlgamma nonzero_numpy
     nonzero_static numpy_T pinverse polygamma put renorm row_stack sum_to_size trapezoid trapz unique_consecutive
     unique_dim _unique2 vander vsplit
@@ -120,7 +120,7 @@ _SIZES = frozenset(
         ]
     ]
     + [f"torch.sym_{name}" for name in ["float", "int", "ite", "max", "min", "not", "sqrt"]]
-    + ["math.trunc"]
+    + ["math.trunc", "torch._sym_sqrt"]
 )
 """Arithmetic on sizes: what torch itself writes for it."""
 

@@ -108,7 +108,7 @@ def refusal(target: str, metadata: object) -> str:
     """
     reason, way = _reason(target)
     name = target.removeprefix("torch.ops.")[:120]
-    return f"{_module(metadata)} uses the operator {name!r}{_of(metadata)}, which {reason}. {way}."
+    return f"{_module(metadata)} uses the operator {name!r}{_of(metadata)}, which {reason}: refused. {way}."
 
 
 def place(trace: object) -> str:
