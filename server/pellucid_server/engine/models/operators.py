@@ -62,12 +62,15 @@ _ATEN_NAMES = """
 
     __and__ __iand__ __ilshift__ __ior__ __irshift__ __ixor__ __lshift__ __or__ __rshift__ __xor__ argwhere atleast_1d
     atleast_2d atleast_3d block_diag cartesian_prod chalf combinations conj_physical corrcoef cov cumulative_trapezoid
-    det diagflat diagonal_scatter dist dsplit dstack frexp gcd gradient gt hash_tensor histc histogram histogramdd hsplit
-    igamma igammac is_nonzero lcm logdet mH mT matrix_H matrix_exp matrix_power msort mvlgamma nonzero_numpy
+    det diagflat diagonal_scatter dist dsplit dstack frexp gcd gradient gt hash_tensor histc histogram histogramdd
+    hsplit igamma igammac fix lcm logdet mH mT matrix_H matrix_exp matrix_power msort mvlgamma nonzero_numpy
     nonzero_static numpy_T pinverse polygamma put renorm row_stack sum_to_size trapezoid trapz unique_consecutive
     unique_dim _unique2 vander vsplit
 
-    _cdist_forward _euclidean_dist _fused_rms_norm _pdist_forward _scaled_dot_product_attention_math
+    _lu_with_info chain_matmul conv_tbc fill_diagonal_ frobenius_norm ger inverse native_channel_shuffle norm_except_dim
+    nuclear_norm orgqr unsafe_split_with_sizes
+
+    _cdist_forward _fused_rms_norm _pdist_forward _scaled_dot_product_attention_math
     binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy_loss hinge_embedding_loss
     huber_loss kl_div l1_loss margin_ranking_loss max_pool1d_with_indices max_unpool2d max_unpool3d mse_loss
     multi_margin_loss multilabel_margin_loss nll_loss nll_loss2d nll_loss_nd pdist poisson_nll_loss smooth_l1_loss

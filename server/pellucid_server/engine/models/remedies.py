@@ -72,7 +72,10 @@ _ATEN_REMEDIES: Mapping[str, tuple[str, str]] = {
 _ATEN_FAMILIES: tuple[tuple[str, tuple[str, str]], ...] = (
     (r"rand.*|bernoulli.*|multinomial|normal.*|poisson|exponential.*|uniform.*|.*dropout.*", _RANDOM),
     (r".*polynomial.*", _POLYNOMIAL),
-    (r".*sparse.*|.*_(csr|csc|bsr|bsc|coo)(_.*)?|to_mkldnn|mkldnn_.*|sspaddmm|smm|hspmm|(col|crow|row)_indices", _SPARSE),
+    (
+        r".*sparse.*|.*_(csr|csc|bsr|bsc|coo)(_.*)?|to_mkldnn|mkldnn_.*|sspaddmm|smm|hspmm|(col|crow|row)_indices",
+        _SPARSE,
+    ),
     (r".*quantize.*|q_.*|int_repr|fake_quant.*|quantized_.*|fbgemm_.*", _QUANTIZED),
     (r".*nested.*|.*jagged.*", _NESTED),
     (r"as_strided.*|set_.*|.*storage.*|.*resize.*|data_ptr", _MEMORY),

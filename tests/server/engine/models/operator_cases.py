@@ -70,7 +70,10 @@ CALLS: Mapping[str, Call] = {
     "zeta": lambda v: (v.x + 1.5, v.y + 0.5),
     "bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift gcd lcm": lambda v: (v.n, v.n + 1),
     """all any amax amin argmax argmin argsort cummax cummin cumprod cumsum logcumsumexp logsumexp median mode nanmean
-    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze unsqueeze_copy""": lambda v: (v.s, 1),
+    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze unsqueeze_copy""": lambda v: (
+        v.s,
+        1,
+    ),
     "polygamma special.polygamma": lambda v: (1, v.x),
     "Tensor.polygamma": lambda v: (v.x, 1),
     "mvlgamma multigammaln": lambda v: (v.x + 3, 2),
@@ -100,7 +103,7 @@ CALLS: Mapping[str, Call] = {
     "dot inner vdot vecdot": lambda v: (v.vec[0], v.img[0, 0, 0, :3]),
     "outer ger kron": lambda v: (v.x[0], v.y[0]),
     "linalg.vecdot": lambda v: (v.x, v.y),
-    "chain_matmul": lambda v: (v.x, v.w(4, 3), v.w(3, 2)),
+    "chain_matmul": lambda v: (v.w(2, 4), v.square[0].repeat(2, 1)[:4], v.w(3, 2)),
     "multi_dot": lambda v: ([v.x, v.w(4, 3), v.w(3, 2)],),
     "tensordot": lambda v: (v.x, v.w(4, 3), 1),
     "einsum": lambda v: ("bi,ij,bj->b", v.x, v.w(4, 4), v.y),
@@ -146,7 +149,6 @@ CALLS: Mapping[str, Call] = {
     "select_scatter": lambda v: (v.s, v.x[:, 0], 1, 2),
     "slice_copy": lambda v: (v.s, 1, 1, 3),
     "slice_scatter": lambda v: (v.s, v.x[:, :2], 1, 1, 3),
-
     "chunk split split_copy unsafe_chunk unsafe_split tensor_split": lambda v: (v.s, 2, 1),
     "split_with_sizes split_with_sizes_copy unsafe_split_with_sizes": lambda v: (v.s, [1, 3], 1),
     "hsplit": lambda v: (v.s, 2),
@@ -158,7 +160,6 @@ CALLS: Mapping[str, Call] = {
     "block_diag": lambda v: (v.vec[0], v.square[0]),
     "broadcast_tensors": lambda v: (v.x, v.y[:, :1]),
     "cartesian_prod meshgrid": lambda v: (v.vec[0], v.vec[0]),
-    "combinations": lambda v: (v.vec[0],),
     "atleast_1d atleast_2d atleast_3d": lambda v: (v.x,),
     "constant_pad_nd pad": lambda v: (v.x, (1, 2)),
     "gather": lambda v: (v.s, 1, v.n),
@@ -243,20 +244,40 @@ CALLS: Mapping[str, Call] = {
     "affine_grid affine_grid_generator": lambda v: (v.square[:, :2], [v.x.shape[0], 2, 4, 5], False),
     "grid_sampler grid_sampler_2d": lambda v: (v.img, v.img[:, :, :4, :3].permute(0, 2, 3, 1) / 3, 0, 0, False),
     "grid_sample": lambda v: (v.img, v.img[:, :, :4, :3].permute(0, 2, 3, 1) / 3, "bilinear", "zeros", False),
-    "grid_sampler_3d": lambda v: (v.vol, v.img[:, :, :2, :3, None].permute(0, 4, 2, 3, 1).expand(-1, 2, -1, -1, 2)
-                                  .reshape(-1, 2, 2, 3, 2)[..., [0, 1, 0]] / 3, 0, 0, False),
+    "grid_sampler_3d": lambda v: (
+        v.vol,
+        v.img[:, :, :2, :3, None]
+        .permute(0, 4, 2, 3, 1)
+        .expand(-1, 2, -1, -1, 2)
+        .reshape(-1, 2, 2, 3, 2)[..., [0, 1, 0]]
+        / 3,
+        0,
+        0,
+        False,
+    ),
     "scaled_dot_product_attention": lambda v: (v.img, v.img * 2, v.img - 1),
     "multi_head_attention_forward": lambda v: (
-        v.seq, v.seq, v.seq, 6, 2, v.w(18, 6), v.w(18), None, None, False, 0.0, v.w(6, 6), v.w(6), False
+        v.seq,
+        v.seq,
+        v.seq,
+        6,
+        2,
+        v.w(18, 6),
+        v.w(18),
+        None,
+        None,
+        False,
+        0.0,
+        v.w(6, 6),
+        v.w(6),
+        False,
     ),
     "gru_cell": lambda v: (v.x, v.y, v.w(12, 4), v.w(12, 4)),
     "rnn_relu_cell rnn_tanh_cell": lambda v: (v.x, v.y, v.w(4, 4), v.w(4, 4)),
     "lstm_cell": lambda v: (v.x, (v.y, v.s), v.w(16, 4), v.w(16, 4)),
     "gru": lambda v: (v.seq, v.y[None], [v.w(12, 6), v.w(12, 4)], False, 1, 0.0, False, False, True),
     "rnn_relu rnn_tanh": lambda v: (v.seq, v.y[None], [v.w(4, 6), v.w(4, 4)], False, 1, 0.0, False, False, True),
-    "lstm": lambda v: (
-        v.seq, (v.y[None], v.s[None]), [v.w(16, 6), v.w(16, 4)], False, 1, 0.0, False, False, True
-    ),
+    "lstm": lambda v: (v.seq, (v.y[None], v.s[None]), [v.w(16, 6), v.w(16, 4)], False, 1, 0.0, False, False, True),
     "cross_entropy nll_loss multi_margin_loss": lambda v: (v.s, v.n[:, 0]),
     "cosine_embedding_loss": lambda v: (v.x, v.y, torch.ones(1)),
     "margin_ranking_loss": lambda v: (v.x, v.y, v.s.sign()),
@@ -306,15 +327,23 @@ EXPRESSIONS: Mapping[str, Function] = {
     "xor": lambda v: (v.b ^ (v.x > 0.5), v.n ^ 1),
     "lshift": lambda v: (v.n << 1, v.n << v.n),
     "rshift": lambda v: (v.n >> 1, v.n >> v.n),
-    "lt": lambda v: (v.x < v.y, v.x < 0.5, 0.5 < v.x),
+    "lt": lambda v: (v.x < v.y, v.x < 0.5, v.x > 0.5),
     "le": lambda v: (v.x <= v.y, v.n <= 1),
     "gt": lambda v: (v.x > v.y, v.x > 0.5, v.x * (v.s > 0)),
     "ge": lambda v: (v.x >= v.y, v.n >= 1),
     "eq": lambda v: (v.x == v.y, v.n == 1),
     "ne": lambda v: (v.x != v.y, v.n != 1),
     "getitem": lambda v: (
-        v.s[:, 1], v.s[:, -1:], v.s[:, ::2], v.s[..., None], v.img[:, :, 1:3, ::2], v.s[:, [2, 0]], v.s[:, v.n[0]],
-        v.s[torch.arange(v.s.shape[0]), v.n[:, 0]], v.img[:, torch.tensor([True, False])], v.s[:, :-1],
+        v.s[:, 1],
+        v.s[:, -1:],
+        v.s[:, ::2],
+        v.s[..., None],
+        v.img[:, :, 1:3, ::2],
+        v.s[:, [2, 0]],
+        v.s[:, v.n[0]],
+        v.s[torch.arange(v.s.shape[0]), v.n[:, 0]],
+        v.img[:, torch.tensor([True, False])],
+        v.s[:, :-1],
     ),
     "setitem": _setting,
     "iadd": lambda v: _in_place(operator.iadd, v.x, v.y),
@@ -376,8 +405,12 @@ EXPRESSIONS: Mapping[str, Function] = {
     "tensor": lambda v: v.x * torch.tensor([1.0, 2.0, 3.0, 4.0]) + torch.full((4,), 0.5) + torch.zeros(4),
     "tril_indices": lambda v: (torch.tril_indices(3, 3), torch.triu_indices(3, 3)),
     "windows": lambda v: (
-        torch.hann_window(8), torch.hamming_window(8), torch.blackman_window(8), torch.bartlett_window(8),
-        torch.kaiser_window(8), torch.signal.windows.gaussian(8, std=2.0),
+        torch.hann_window(8),
+        torch.hamming_window(8),
+        torch.blackman_window(8),
+        torch.bartlett_window(8),
+        torch.kaiser_window(8),
+        torch.signal.windows.gaussian(8, std=2.0),
     ),
     "fftfreq": lambda v: (torch.fft.fftfreq(5), torch.fft.rfftfreq(5)),
     "linalg.vander": lambda v: torch.linalg.vander(v.vec),
@@ -402,10 +435,12 @@ REFUSED: Mapping[str, tuple[str, Function]] = {
     "nn.functional.fractional_max_pool2d": ("is random", lambda v: F.fractional_max_pool2d(v.img, 2, 3)),
     "nn.functional.fractional_max_pool3d": ("is random", lambda v: F.fractional_max_pool3d(v.vol, 2, (1, 2, 2))),
     "nn.functional.fractional_max_pool2d_with_indices": (
-        "is random", lambda v: F.fractional_max_pool2d_with_indices(v.img, 2, 3),
+        "is random",
+        lambda v: F.fractional_max_pool2d_with_indices(v.img, 2, 3),
     ),
     "nn.functional.fractional_max_pool3d_with_indices": (
-        "is random", lambda v: F.fractional_max_pool3d_with_indices(v.vol, 2, (1, 2, 2)),
+        "is random",
+        lambda v: F.fractional_max_pool3d_with_indices(v.vol, 2, (1, 2, 2)),
     ),
     "svd_lowrank": ("is random", lambda v: torch.svd_lowrank(v.spd, 2)),
     "pca_lowrank": ("is random", lambda v: torch.pca_lowrank(v.spd, 2)),
@@ -427,10 +462,14 @@ REFUSED: Mapping[str, tuple[str, Function]] = {
     "lu_unpack": (r"pivots.*linalg\.lu", lambda v: torch.lu_unpack(v.spd, v.n[:, :3].int() + 1)),
     **{
         f"special.{kind}polynomial_{name}": (
-            "grows with the values", lambda v, name=f"{kind}polynomial_{name}": getattr(torch.special, name)(v.x, 3)
+            "grows with the values",
+            lambda v, name=f"{kind}polynomial_{name}": getattr(torch.special, name)(v.x, 3),
         )
         for kind, names in [
-            ("chebyshev_", "tuvw"), ("shifted_chebyshev_", "tuvw"), ("hermite_", ("h", "he")), ("laguerre_", "l"),
+            ("chebyshev_", "tuvw"),
+            ("shifted_chebyshev_", "tuvw"),
+            ("hermite_", ("h", "he")),
+            ("laguerre_", "l"),
             ("legendre_", "p"),
         ]
         for name in names
@@ -443,6 +482,8 @@ REFUSED: Mapping[str, tuple[str, Function]] = {
 """Functions that are refused, with what the message says."""
 
 UNEXPORTED: Mapping[str, Function] = {
+    "combinations": lambda v: torch.combinations(v.vec[0]),
+    "nn.functional.linear_cross_entropy": lambda v: F.linear_cross_entropy(v.x, v.w(3, 4), v.n[:, 0]),
     "allclose": lambda v: torch.ones(1) * torch.allclose(v.x, v.y),
     "equal": lambda v: torch.ones(1) * torch.equal(v.x, v.y),
     "is_nonzero": lambda v: torch.ones(1) if torch.is_nonzero(v.x[0, 0]) else torch.zeros(1),
@@ -494,7 +535,8 @@ OTHERS: Mapping[str, str] = {
         Tensor._coalesced_ Tensor._indices Tensor._values Tensor._sparse_mask_projection Tensor._to_dense
         Tensor.ccol_indices Tensor.coalesce Tensor.col_indices Tensor.crow_indices Tensor.indices Tensor.row_indices
         Tensor.resize_as_sparse_ Tensor.smm Tensor.sparse_mask Tensor.sparse_resize_ Tensor.sparse_resize_and_clear_
-        Tensor.sspaddmm native_norm Tensor.to_dense Tensor.values ccol_indices_copy col_indices_copy crow_indices_copy hspmm
+        Tensor.sspaddmm native_norm
+        Tensor.to_dense Tensor.values ccol_indices_copy col_indices_copy crow_indices_copy hspmm
         indices_copy row_indices_copy smm spmm sspaddmm values_copy Tensor._clear_non_serializable_cached_data
         """,
     "works on quantized tensors": """
@@ -515,7 +557,8 @@ OTHERS: Mapping[str, str] = {
         """,
     "reaches into memory, or copies objects": """
         Tensor.const_data_ptr Tensor.data_ptr Tensor.set_ Tensor.share_memory_ Tensor.storage Tensor.untyped_storage
-        slice_inverse Tensor.slice_inverse Tensor._cdata Tensor.__deepcopy__ Tensor.__reduce_ex__ Tensor.__setstate__ Tensor.module_load Tensor.resize
+        slice_inverse Tensor.slice_inverse Tensor._cdata
+        Tensor.__deepcopy__ Tensor.__reduce_ex__ Tensor.__setstate__ Tensor.module_load Tensor.resize
         Tensor.resize_as
         """,
     "calls a function of Python for each element": "Tensor.apply_ Tensor.map_ Tensor.map2_",
@@ -529,4 +572,3 @@ NO_OPERATORS: Mapping[str, str] = {
     "takes items away, which tensors do not allow": "delitem",
 }
 """Functions of `operator` that are not for tensors, by the reason."""
-

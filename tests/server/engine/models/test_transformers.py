@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from pellucid_server.export import ExportError, export
 from pellucid_server.engine.models.archive import load_program
 from pellucid_server.engine.models.graph import Graph
+from pellucid_server.export import ExportError, export
 from torch import Tensor, nn
 
 TINY = {
