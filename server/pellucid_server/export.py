@@ -212,19 +212,15 @@ def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
             result = module(**{name: tensor.clone() for name, tensor in arguments.items()})
     except Exception:  # noqa: BLE001 - whatever forward raises, the export raises it again with more to say
         return
-    known = isinstance(result, (Tensor, tuple, list)) or type(result) in (dict, OrderedDict)
-    if known:
+    if isinstance(result, (Tensor, tuple, list)) or type(result) in (dict, OrderedDict):
         return
-    fields = (
-        [name for name in dir(result) if isinstance(vars(result).get(name), Tensor)]
-        if hasattr(result, "__dict__")
-        else []
-    )
-    best = "logits" if "logits" in fields else next(iter(fields), "logits")
+    held = vars(result) if hasattr(result, "__dict__") else {}
+    fields = [name for name, value in held.items() if isinstance(value, Tensor)]
+    best = "logits" if "logits" in fields or not fields else fields[0]
     call = ", ".join(arguments)
     raise ExportError(
-        f"forward returns {type(result).__name__}; a server needs a tensor, or a tuple, list or dict of tensors. Wrap the "
-        f"network in a torch.nn.Module whose forward({call}) says: return model({call}).{best}"
+        f"forward returns {type(result).__name__}; a server needs a tensor, or a tuple, list or dict of tensors. Wrap "
+        f"the network in a torch.nn.Module whose forward({call}) says: return model({call}).{best}"
     )
 
 

@@ -1,6 +1,5 @@
 """Exports small functions in groups, serves them, and compares what is served with torch."""
 
-import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,7 +50,9 @@ def _plain(value: Tensor, data: Tensor) -> Tensor:
     if value.ndim and statically_known_true(value.shape[0] == data.shape[0]):
         return value
     if any(isinstance(size, torch.SymInt) for size in value.shape) or value.numel() > MOST_NUMBERS:
-        return value.to(torch.float64).sum().reshape(1, 1).expand(data.shape[0], 1)  # As many numbers as there are rows.
+        return (
+            value.to(torch.float64).sum().reshape(1, 1).expand(data.shape[0], 1)
+        )  # As many numbers as there are rows.
     return value.reshape(1, -1).expand(data.shape[0], -1)
 
 
@@ -129,30 +130,10 @@ def _gradient(output: Tensor, data: Tensor) -> Tensor | None:
     return gradient
 
 
-def operators_of(functions: Mapping[str, Function]) -> dict[str, frozenset[str]]:
-    """Return the operators that each function comes to in an export, by its name, as a file spells them."""
-    values = Values(rows(EXPORTED)["data"])
-    parts = {name: part.detach() for name, part in vars(values).items()}
-    traced = Values.__new__(Values)
-    found: dict[str, frozenset[str]] = {}
-
-    def run(*tensors: Tensor) -> Tensor:
-        vars(traced).update(zip(parts, tensors, strict=True))
-        for function in functions.values():
-            with torch.random.fork_rng():
-                function(traced)
-            traced.x.signbit()  # Ends the function's part of the graph.
-        return traced.x
-
-    with warnings.catch_warnings():
+def operators_of(function: Function) -> set[str]:
+    """Return the operators that a function comes to in an export, as a file spells them."""
+    with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
-        graph = make_fx(run, pre_dispatch=True)(*parts.values()).graph
-    names = iter(functions)
-    operators: set[str] = set()
-    first = next(iter(graph.nodes))
-    for node in graph.nodes:
-        if node.target is torch.ops.aten.signbit.default and node.args == (first,):
-            found[next(names)], operators = frozenset(operators), set()
-        elif node.op == "call_function" and node.target is not operator.getitem:
-            operators.add(f"torch.ops.{node.target}")
-    return found
+        graph = make_fx(lambda data: function(Values(data)), pre_dispatch=True)(rows(EXPORTED)["data"]).graph
+    called = [node.target for node in graph.nodes if node.op == "call_function"]
+    return {f"torch.ops.{target}" for target in called if isinstance(target, torch._ops.OpOverload)}

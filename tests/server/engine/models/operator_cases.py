@@ -456,10 +456,13 @@ REFUSED: Mapping[str, tuple[str, Function]] = {
     "ormqr": (r"no derivative.*linalg\.qr", lambda v: torch.ormqr(v.square, v.vec, v.spd)),
     "linalg.ldl_factor": ("no derivative", lambda v: torch.linalg.ldl_factor(v.spd)),
     "linalg.ldl_factor_ex": ("no derivative", lambda v: torch.linalg.ldl_factor_ex(v.spd)),
-    "linalg.ldl_solve": ("pivots", lambda v: torch.linalg.ldl_solve(v.spd, v.n[:, :3].int() + 1, v.square)),
-    "linalg.lu_solve": (r"pivots.*linalg\.solve", lambda v: torch.linalg.lu_solve(v.spd, v.n[:, :3].int(), v.square)),
-    "lu_solve": (r"pivots.*linalg\.solve", lambda v: torch.lu_solve(v.square, v.spd, v.n[:, :3].int() + 1)),
-    "lu_unpack": (r"pivots.*linalg\.lu", lambda v: torch.lu_unpack(v.spd, v.n[:, :3].int() + 1)),
+    "linalg.ldl_solve": ("pivots", lambda v: torch.linalg.ldl_solve(*torch.linalg.ldl_factor(v.spd), v.square)),
+    "linalg.lu_solve": (
+        r"pivots.*linalg\.solve",
+        lambda v: torch.linalg.lu_solve(*torch.linalg.lu_factor(v.spd), v.square),
+    ),
+    "lu_solve": (r"pivots.*linalg\.solve", lambda v: torch.lu_solve(v.square, *torch.linalg.lu_factor(v.spd))),
+    "lu_unpack": (r"pivots.*linalg\.lu", lambda v: torch.lu_unpack(*torch.linalg.lu_factor(v.spd))),
     **{
         f"special.{kind}polynomial_{name}": (
             "grows with the values",
