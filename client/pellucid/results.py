@@ -183,7 +183,7 @@ class Attribution:
     @property
     def probability(self) -> float | None:
         """The explained class's probability, where it is among `top`."""
-        return next((each.probability for each in self.top if (each.index,) == self.output_index), None)
+        return next((each.probability for each in self.top if (each.index,) == (self.output_index or (0,))), None)
 
     def plot(self, *, picture: Any = None, smooth: float = 0.0) -> "Figure":
         """Draw the attributions: over the picture, or as bars of columns. Needs `pellucid[plot]`.

@@ -98,7 +98,8 @@ class Gradient:
         indices, weights = tensors.pop(INDICES), tensors.pop(WEIGHTS)
         with torch.enable_grad():
             outputs, leaves = self._run(tensors)
-            values = _probabilities(outputs[self._target.output], self._target.space).flatten(1)
+            values = _probabilities(outputs[self._target.output], self._target.space)
+            values = values.reshape(len(values), -1)  # An output with one number a row has no axis to flatten.
             scores = (values.gather(1, indices) * weights.to(values.dtype)).sum(1)
             gradients = torch.autograd.grad(scores.sum(), tuple(leaves.values()), allow_unused=True)
         found = {

@@ -198,12 +198,17 @@ def _outputs(manifest: Manifest, signature: _Signature, results: Arrays) -> tupl
 
 
 def _output(entry: OutputManifest, value: Value, result: Array) -> OutputInfo:
-    if entry.kind != "values" and (value.dtype.kind != "f" or not value.shape):
+    if entry.kind != "values" and value.dtype.kind != "f":
         raise UnfitManifestError(
-            f"output {entry.name!r} is {value.dtype.name} with {len(value.shape)} axes a row, so that its kind must be "
-            f"'values'; {entry.kind!r} is for floating-point numbers with the classes on the last axis"
+            f"output {entry.name!r} is {value.dtype.name}, so that its kind must be 'values'; {entry.kind!r} is for "
+            "floating-point numbers"
         )
-    classes = result.shape[-1] if value.shape else 0
+    if entry.kind == "logits" and not value.shape:
+        raise UnfitManifestError(
+            f"output {entry.name!r} has one number per row, so that its kind must be 'values', 'probabilities' or "
+            "'sigmoid-logits'; 'logits' is for classes on the last axis"
+        )
+    classes = result.shape[-1] if value.shape else 1
     if entry.labels and len(entry.labels) != classes:
         raise UnfitManifestError(
             f"output {entry.name!r} has {len(entry.labels)} labels, and {classes} elements on its last axis; there "

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pellucid_server.engine.models.functional import functional_program
 from pellucid_server.engine.models.lengths import Lengths, read_lengths
+from pellucid_server.engine.models.remedies import place_text
 from pellucid_server.engine.models.sizes import Holding, expression, holding, row_shape
 
 aten = torch.ops.aten
@@ -21,6 +22,7 @@ _EXPORT = (
     "dynamic_shapes={{{0!r}: {{0: torch.export.Dim.DYNAMIC}}}}"
 )
 _EVAL = "Call model.eval() before torch.export.export: an exported program cannot be switched afterwards."
+_FUNCTIONAL = "A dropout that is called as a function needs training=self.training, or p = 0 there."
 
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _CHECKS = frozenset(
@@ -154,14 +156,14 @@ def _refuse_training(node: fx.Node) -> None:
         raise UnfitModelError(f"{where} normalizes in training mode, by the batch it happens to be in. {_EVAL}")
     dropout = _argument(node, "dropout_p") or (_argument(node, "dropout") and _argument(node, "train"))
     if dropout:
-        raise UnfitModelError(f"{where} drops values at random, as in training. {_EVAL}")
+        raise UnfitModelError(f"{where} drops values at random, as in training. {_EVAL} {_FUNCTIONAL}")
     tags = getattr(node.target, "tags", ())
     if torch.Tag.nondeterministic_seeded in tags and node.target not in _HARMLESS_WHEN_SEEDED:
         if _argument(node, "training") is False:
             return
         raise UnfitModelError(
             f"{where} is random ({node.target}): the same row would have different answers. "
-            f"{_EVAL} Take other random operators out of forward, or pass the random numbers as an input."
+            f"{_EVAL} {_FUNCTIONAL} Take other random operators out of forward, or pass the random numbers as an input."
         )
 
 
@@ -180,7 +182,8 @@ def _where(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path, kind = next(reversed(stack.values()), ("", ""))
     name = str(kind).rsplit(".", maxsplit=1)[-1]
-    return f"Layer {path!r} ({name})" if path else "The model's forward"
+    module = f"Layer {path!r} ({name})" if path else "The model's forward"
+    return module + place_text(node.meta.get("stack_trace"))
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:

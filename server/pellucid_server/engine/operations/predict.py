@@ -56,11 +56,12 @@ def predict(session: Session, job: PredictJob) -> PredictResult:
 
 def output_result(info: OutputInfo, values: npt.NDArray[np.generic], top_k: int) -> OutputResult:
     """Name the highest classes of each row, where the output is one of classes."""
-    if info.kind not in _SPACES or values.ndim != 2 or top_k == 0:
+    if info.kind not in _SPACES or values.ndim > 2 or top_k == 0:
         return OutputResult(values)
-    shares = probabilities(values.astype(np.float64), _SPACES[info.kind])
+    table = values.reshape(len(values), -1)
+    shares = probabilities(table.astype(np.float64), _SPACES[info.kind])
     # A stable sort of the negated values puts the lower index first among ties.
-    order = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :top_k]
+    order = np.argsort(-table.astype(np.float64), axis=1, kind="stable")[:, :top_k]
     return OutputResult(
         values,
         tuple(
@@ -68,7 +69,7 @@ def output_result(info: OutputInfo, values: npt.NDArray[np.generic], top_k: int)
                 ClassScore(index, info.labels[index] if info.labels else "", float(row[index]), float(share[index]))
                 for index in chosen.tolist()
             )
-            for row, share, chosen in zip(values, shares, order, strict=True)
+            for row, share, chosen in zip(table, shares, order, strict=True)
         ),
     )
 

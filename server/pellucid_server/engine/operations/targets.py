@@ -55,6 +55,9 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
         if not (spec.contrast.index or spec.contrast.label):
             raise InvalidRequestError(f"{where} is empty; set its index or its label.", field=where)
         against = _element(spec.contrast, info, values, where)
+        if not values.shape:
+            text = f"{where} is set, but output {info.name!r} has one number per row; leave the contrast out."
+            raise InvalidRequestError(text, field=where)
         if against == index:
             text = f"{where} is {_named(against, info)}, which is the outcome itself; name another element."
             raise InvalidRequestError(text, field=where)
@@ -113,6 +116,8 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
         place = highest(values)
         return (place,) if values.ndim == 1 else tuple(int(part) for part in np.unravel_index(place, values.shape))
     shape = values.shape
+    if not shape and outcome.index == (0,):
+        return ()
     if len(outcome.index) != len(shape) or any(
         not 0 <= part < length for part, length in zip(outcome.index, shape, strict=False)
     ):
@@ -126,7 +131,7 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
 
 def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) -> tuple[int, ...]:
     where = f"{field}.label"
-    if not info.labels or len(shape) != 1:
+    if not info.labels or len(shape) > 1:
         raise InvalidRequestError(
             f"Output {info.name!r} has no labels; give an index in place of {where}.", field=where
         )
@@ -141,11 +146,12 @@ def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) 
         raise InvalidRequestError(
             f"{where} {label!r} is the label of the indices {listed}; give one of them.", field=where
         )
-    return (places[0],)
+    return (places[0],) if shape else ()
 
 
 def _label(index: tuple[int, ...], info: OutputInfo) -> str:
-    return info.labels[index[-1]] if info.labels and index else ""
+    """Return an element's label; the only number of a row has the only label."""
+    return info.labels[index[-1] if index else 0] if info.labels else ""
 
 
 def _named(index: tuple[int, ...], info: OutputInfo) -> str:

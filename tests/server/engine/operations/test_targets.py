@@ -91,3 +91,30 @@ def test_a_label_that_two_classes_have_is_refused():
 def test_of_values_tied_to_rounding_the_lowest_index_is_the_highest(noise):
     assert highest(np.array([1.0, 3.0, 3.0 + noise, 2.0])) == 1
     assert highest(np.array([-3.0, -1.0 + noise, -1.0])) == 1
+
+
+NUMBER = OutputInfo("number", "values", "float32", ())
+CHANCE = OutputInfo("chance", "sigmoid-logits", "float32", (), ("ill",))
+
+
+@pytest.mark.parametrize("outcome", [Outcome(), Outcome(index=(0,))])
+def test_the_only_number_of_a_row_is_the_target(outcome):
+    found = resolve(TargetSpec(outcome=outcome), (NUMBER,), {"number": np.array(2.5, np.float32)}, field="target")
+
+    assert (found.index, found.label, found.value) == ((), "", 2.5)
+    assert found.target.elements == ((0, 1.0),)
+
+
+def test_the_only_number_of_a_row_has_the_only_label_and_a_probability():
+    spec = TargetSpec(outcome=Outcome(label="ill"), space="probabilities")
+
+    found = resolve(spec, (CHANCE,), {"chance": np.array(np.log(3.0), np.float32)}, field="target")
+
+    assert (found.index, found.label, found.value) == ((), "ill", pytest.approx(0.75))
+
+
+def test_the_only_number_of_a_row_has_nothing_to_be_contrasted_with():
+    spec = TargetSpec(contrast=Outcome(index=(0,)))
+
+    with pytest.raises(InvalidRequestError, match="one number per row; leave the contrast out"):
+        resolve(spec, (NUMBER,), {"number": np.array(2.5, np.float32)}, field="target")
