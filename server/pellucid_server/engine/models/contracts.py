@@ -1,0 +1,96 @@
+"""Holds operators to their contracts: when a model is loaded, and at every call.
+
+Most operators of ATen check what they are given. Some do not: they read as many numbers as another argument says
+there are, or index memory by a number that nothing has compared with a length. A model file can call them with
+anything, so each of those has a rule (`contract_rules`). It is checked on the graph's own sizes when a model is
+loaded, which gives the better message, and on the real arguments at every call, which is what safety rests on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from pellucid_server.engine.models.contract_rules import RULES, BrokenContractError, Rule
+
+__all__ = ["BrokenContractError", "broken_contract", "checked"]
+
+
+def broken_contract(node: fx.Node) -> str | None:
+    """Say what of its operator's contract a node's arguments break, as far as its sizes tell; None if nothing."""
+    if not isinstance(node.target, OpOverload):
+        return None
+    mistyped = _mistyped(node.target, node.args, node.kwargs)
+    if mistyped is not None:
+        return mistyped
+    rule = _rule(node.target)
+    if rule is None:
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    try:
+        rule(*args, **kwargs)
+    except BrokenContractError as error:
+        return str(error)
+    return None
+
+
+@cache
+def checked(operator: Any) -> Callable[..., Any]:
+    """Return an operator that checks its contract at every call; the operator itself where it has none.
+
+    The call raises `BrokenContractError` before anything runs.
+    """
+    rule = _rule(operator)
+    if rule is None:
+        return operator  # type: ignore[no-any-return]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            rule(*args, **kwargs)
+        except BrokenContractError as error:
+            raise BrokenContractError(f"The operator {operator} is given {error}.") from None
+        return operator(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = f"checked_{operator}".replace(".", "_")
+    return call
+
+
+def _mistyped(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Find a plain number where a type of numbers, a layout or a device belongs: torch takes any, and uses it unseen."""
+    for position, name, kind in _placements(operator):
+        value = args[position] if position < len(args) else kwargs.get(name)
+        if value is not None and not isinstance(value, kind):
+            return f"{str(value)[:40]!r} as its {name}"
+    return None
+
+
+@cache
+def _placements(operator: OpOverload) -> tuple[tuple[int, str, type], ...]:
+    """Return position, name and Python type of the arguments that are no tensors or numbers in Python."""
+    return tuple(
+        (position, argument.name, kind)
+        for position, argument in enumerate(operator._schema.arguments)
+        for word, kind in _PLACED.items()
+        if word in str(argument.real_type)
+    )
+
+
+_PLACED = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "Device": torch.device,
+    "MemoryFormat": torch.memory_format,
+}
+
+
+def _rule(target: Any) -> Rule | None:
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
+        return None
+    return RULES.get(target._schema.name.removeprefix("aten::") + _dotted(target._schema.overload_name))
+
+
+def _dotted(overload: str) -> str:
+    return f".{overload}" if overload else ""
