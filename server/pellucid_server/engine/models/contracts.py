@@ -7,7 +7,7 @@ loaded, which gives the better message, and on the real arguments at every call,
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,11 +29,13 @@ def broken_contract(node: fx.Node) -> str | None:
     rule = _rule(node.target)
     if rule is None:
         return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda argument: argument.meta.get("val"))
     try:
-        rule(*args, **kwargs)
+        rule(*_in_order(node.target, args, kwargs))
     except BrokenContractError as error:
         return str(error)
+    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError):
+        return "what does not fit it"
     return None
 
 
@@ -49,7 +51,7 @@ def checked(operator: Any) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            rule(*args, **kwargs)
+            rule(*_in_order(operator, args, kwargs))
         except BrokenContractError as error:
             raise BrokenContractError(f"The operator {operator} is given {error}.") from None
         return operator(*args, **kwargs)
@@ -58,8 +60,14 @@ def checked(operator: Any) -> Callable[..., Any]:
     return call
 
 
+def _in_order(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+    """Return all arguments of an operator by position, with the defaults of those that are not given."""
+    rest = operator._schema.arguments[len(args) :]
+    return (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest)) if rest else args
+
+
 def _mistyped(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Find a plain number where a type of numbers, a layout or a device belongs: torch takes any, and uses it unseen."""
+    """Find a plain number where a type of numbers, a layout or a device belongs: torch takes any, and looks at none."""
     for position, name, kind in _placements(operator):
         value = args[position] if position < len(args) else kwargs.get(name)
         if value is not None and not isinstance(value, kind):

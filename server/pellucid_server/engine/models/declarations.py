@@ -7,7 +7,6 @@ known of the values behind it follows from that shape, so that the two have to a
 import math
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 from torch.export import ExportedProgram
@@ -63,10 +62,10 @@ def oversized(node: fx.Node) -> int | None:
 def _least(size: Any) -> int:
     """Return a size for one row and open lengths of 1."""
     found = expression(size)
-    if isinstance(found, sympy.Expr) and not found.is_Integer:
-        found = found.subs(dict.fromkeys(found.free_symbols, 1))
+    symbols = getattr(found, "free_symbols", None)
+    if symbols:
+        found = found.subs(dict.fromkeys(symbols, 1))
     try:
         return max(int(found), 0)
     except (TypeError, ValueError, OverflowError):
         return 1
-

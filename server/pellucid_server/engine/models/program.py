@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from pellucid_server.engine.models.contract_rules import TRAINING
 from pellucid_server.engine.models.contracts import broken_contract, checked
 from pellucid_server.engine.models.declarations import LARGEST_VALUE_BYTES, oversized, unlike_declared
 from pellucid_server.engine.models.lengths import Lengths, read_lengths
@@ -117,9 +118,13 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
     unlike = unlike_declared(program)
     if unlike is not None:
         raise UnfitModelError(f"{unlike}. The file contradicts itself: export the model again.")
-    functional = _explicit(program).run_decompositions({})
+    for node in program.graph.nodes:
+        # As the file says, for deriving what values are takes some arguments on trust as well.
+        _refuse_unsafe(node)
+    functional = _functional(program)
     for node in functional.graph.nodes:
         _refuse_training(node)
+        _refuse_unlisted(node)
         _refuse_unsafe(node)
     _refuse_mutation(functional)
     placeholders = _inputs(functional)
@@ -161,6 +166,18 @@ def _checking(graph: fx.Graph) -> fx.Graph:
 def _value(name: str, node: fx.Node) -> GraphValue:
     value = node.meta["val"]
     return GraphValue(name, value.dtype, row_shape(value))
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """Make a program functional, and derive what each value is from the inputs' sizes alone."""
+    try:
+        functional: ExportedProgram = _explicit(program).run_decompositions({})
+    except Exception as error:
+        raise UnfitModelError(
+            f"The values of the graph cannot be derived from its inputs ({type(error).__name__}): an operator is given "
+            "what does not fit it. The file contradicts itself: export the model again."
+        ) from error
+    return functional
 
 
 # In-place operators
@@ -268,13 +285,18 @@ def _refuse_training(node: fx.Node) -> None:
         )
 
 
-def _refuse_unsafe(node: fx.Node) -> None:
+def _refuse_unlisted(node: fx.Node) -> None:
     if isinstance(node.target, torch._ops.OpOverload) and node.target not in _CHECKS and not runnable(node.target):
         raise UnfitModelError(
             f"{_where(node)} comes down to the operator {node.target}, which is not on the list of those that a "
             "server runs. Write the forward without it."
         )
+
+
+def _refuse_unsafe(node: fx.Node) -> None:
     broken = broken_contract(node)
+    if broken == TRAINING:
+        raise UnfitModelError(f"{_where(node)} normalizes in training mode, by the batch it happens to be in. {_EVAL}")
     if broken is not None:
         raise UnfitModelError(
             f"{_where(node)} gives the operator {node.target} {broken}. torch does not check this itself; "
