@@ -417,6 +417,11 @@ def _to_size(x: torch.Tensor, output_size: Sequence[int]) -> None:
     _require(all(_within(size, 0, 2**31) for size in output_size), f"the output size {_shown(output_size)}")
 
 
+def _padded(x: torch.Tensor, padding: Sequence[Size], *_: Any) -> None:
+    # What the sides come to together is not looked at.
+    _require(all(_within(size, -(2**31), 2**31) for size in padding), f"the padding {_shown(padding)}")
+
+
 def _windows(*settings: Sequence[int]) -> None:
     # Sizes are reckoned with, and walked along, without a look at their signs or at what they come to.
     *others, padding, stride = settings
@@ -500,6 +505,9 @@ RULES: Mapping[str, Rule] = {
     "adaptive_avg_pool1d": _to_size,
     "adaptive_avg_pool2d": _to_size,
     "adaptive_avg_pool3d": _to_size,
+    **{f"{kind}_pad{axes}d": _padded for kind in ("reflection", "replication") for axes in (1, 2, 3)},
+    "constant_pad_nd": _padded,
+    "pad": _padded,
     "im2col": _im2col,
     "col2im": _col2im,
     "_pdist_forward": _pairs,

@@ -16,16 +16,16 @@ from torch._ops import OpOverload
 
 from pellucid_server.engine.models.contract_rules import RULES, BrokenContractError, Rule
 
-__all__ = ["BrokenContractError", "broken_contract", "checked"]
+__all__ = ["BrokenContractError", "broken_contract", "checked", "mistyped"]
 
 
 def broken_contract(node: fx.Node) -> str | None:
     """Say what of its operator's contract a node's arguments break, as far as its sizes tell; None if nothing."""
     if not isinstance(node.target, OpOverload):
         return None
-    mistyped = _mistyped(node.target, node.args, node.kwargs)
-    if mistyped is not None:
-        return mistyped
+    wrong = mistyped(node.target, node.args, node.kwargs)
+    if wrong is not None:
+        return wrong
     rule = _rule(node.target)
     if rule is None:
         return None
@@ -66,24 +66,35 @@ def _in_order(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, An
     return (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest)) if rest else args
 
 
-def _mistyped(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """Find a plain number where a type of numbers, a layout or a device belongs: torch takes any, and looks at none."""
-    for position, name, kind in _placements(operator):
+def mistyped(operator: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Say which argument is of a kind that torch takes, and looks at no more; None if none is.
+
+    A plain number where a type of numbers, a layout or a device belongs; or a size or place of more than 31 bits,
+    with which kernels reckon until it is a small one.
+    """
+    for position, name, kind in _kinds(operator):
         value = args[position] if position < len(args) else kwargs.get(name)
-        if value is not None and not isinstance(value, kind):
+        if kind is int:
+            numbers = value if isinstance(value, list | tuple) else [value]
+            far = next((number for number in numbers if isinstance(number, int) and abs(number) >= 2**31), None)
+            if far is not None:
+                return f"{far} as its {name}, where at most {2**31 - 1} makes sense"
+        elif value is not None and not isinstance(value, kind):
             return f"{str(value)[:40]!r} as its {name}"
     return None
 
 
 @cache
-def _placements(operator: OpOverload) -> tuple[tuple[int, str, type], ...]:
-    """Return position, name and Python type of the arguments that are no tensors or numbers in Python."""
-    return tuple(
-        (position, argument.name, kind)
-        for position, argument in enumerate(operator._schema.arguments)
-        for word, kind in _PLACED.items()
-        if word in str(argument.real_type)
-    )
+def _kinds(operator: OpOverload) -> tuple[tuple[int, str, type], ...]:
+    """Return position, name and Python type of the arguments that are looked at for any operator."""
+    kinds = []
+    for position, argument in enumerate(operator._schema.arguments):
+        written = str(argument.real_type)
+        kind = next((kind for word, kind in _PLACED.items() if word in written), None)
+        sizes = "int" in written.lower() and not operator._schema.name.startswith(_TO_ANY_END)
+        if kind is not None or sizes:
+            kinds.append((position, argument.name, kind or int))
+    return tuple(kinds)
 
 
 _PLACED = {
@@ -92,6 +103,9 @@ _PLACED = {
     "Device": torch.device,
     "MemoryFormat": torch.memory_format,
 }
+
+_TO_ANY_END = "aten::slice"
+"""Operators whose end may be the highest number of all, for a slice without one."""
 
 
 def _rule(target: Any) -> Rule | None:

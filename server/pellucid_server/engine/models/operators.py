@@ -134,9 +134,9 @@ def every_operator() -> Iterator[torch._ops.OpOverload]:
 def _of_tensors(operator: Any) -> bool:
     """Whether an overload takes or gives tensors, and writes into no argument made for that.
 
-    Others are TorchScript's own, on lists, texts and numbers, which no export has.
+    Others are TorchScript's own, on lists, texts and numbers, or "prim" ones, which no export has.
     """
-    if not isinstance(operator, torch._ops.OpOverload):
+    if not isinstance(operator, torch._ops.OpOverload) or operator._overloadname.startswith("prim"):
         return False
     arguments, returns = operator._schema.arguments, operator._schema.returns
     return any("Tensor" in str(part.type) for part in (*arguments, *returns)) and not any(
