@@ -1,7 +1,6 @@
 """Networks of other shapes than the demo models', through the real server and client: one number per row, and text."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pellucid_server.engine.models.derivatives import gradient_obstacle
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.engine.models.independence import rows_independent
 from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
@@ -26,6 +27,7 @@ from pellucid_server.engine.models.session import Session, Value
 from pellucid_server.engine.models.tables import TablePreprocessor
 from pellucid_server.engine.models.trial import (
     PARITY_TOLERANCE,
+    graph_rows,
     graph_run,
     largest_difference,
     measure_row_bytes,
@@ -102,6 +104,7 @@ def assemble(
         session = None
     runs = [graph_run(graph)] if graph is not None else []
     runs += [session.run_checked] if session is not None else []
+    obstacle = gradient_obstacle(graph, graph_rows(rows, graph.device)) if graph is not None else ""
     return LoadedModel(
         key=key,
         manifest=manifest,
@@ -116,8 +119,9 @@ def assemble(
         solo=manifest.solo or not findings.independent,
         precision=_precision(signature),
         parity=findings.parity,
-        memory=measure_row_bytes(graph, session, rows),
+        memory=measure_row_bytes(graph, session, rows, gradients=not obstacle),
         input_row_bytes=sum(array[0].nbytes for array in rows.values()),
+        gradient_obstacle=obstacle,
     )
 
 

@@ -49,6 +49,8 @@ class LoadedModel:
         Floating-point type of the model's arithmetic, "float32" for example.
     parity
         Agreement of the ONNX file with the graph, if there are both and the session was wanted.
+    gradient_obstacle
+        Why gradients of it cannot be computed, as an operator has none; empty if they can.
     """
 
     key: ModelKey
@@ -66,6 +68,7 @@ class LoadedModel:
     parity: ParityInfo | None
     memory: RowBytes
     input_row_bytes: int
+    gradient_obstacle: str = ""
 
     @property
     def name(self) -> str:
@@ -160,6 +163,8 @@ class LoadedModel:
             return _NO_GRAPH.format(what=need.value)
         if need is Need.GRADIENTS and not any(feature.differentiable for feature in self.features.values()):
             return _WHOLE_NUMBERS
+        if need is Need.GRADIENTS:
+            return self.gradient_obstacle
         return ""
 
     def _layers(self) -> tuple[LayerInfo, ...]:

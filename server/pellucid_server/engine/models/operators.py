@@ -8,7 +8,7 @@ Dropout and train-mode batch norm are on the list: what to do about them is said
 check for fitness, which sees the whole graph.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -127,6 +127,9 @@ _SIZES = frozenset(
 )
 """Arithmetic on sizes: what torch itself writes for it."""
 
+_ON_NUMBERS = frozenset({"_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size"})
+"""Operators without a tensor that exports have."""
+
 _PREFIX = "torch.ops.aten."
 
 _FILLED: Mapping[str, str] = {
@@ -156,7 +159,7 @@ def allowed(target: str) -> bool:
     packet = getattr(torch.ops.aten, name, None)
     if not isinstance(packet, torch._ops.OpOverloadPacket) or overload not in packet.overloads():  # type: ignore[no-untyped-call]
         return False
-    return not any(argument.is_out for argument in getattr(packet, overload)._schema.arguments)
+    return name in _ON_NUMBERS or _of_tensors(getattr(packet, overload, None))
 
 
 def filled(target: str, inputs: list[Any]) -> tuple[str, list[Any]]:
@@ -172,3 +175,31 @@ def filled(target: str, inputs: list[Any]) -> tuple[str, list[Any]]:
         return target, inputs
     kept = [entry for entry in inputs if not (isinstance(entry, dict) and entry.get("name") in _PLACEMENT)]
     return _PREFIX + replacement, kept
+
+
+def runnable(operator: torch._ops.OpOverload) -> bool:
+    """Say whether a graph in which nothing works in place may run an operator."""
+    return allowed(f"torch.ops.{operator}") and not operator._schema.is_mutable
+
+
+def every_operator() -> Iterator[torch._ops.OpOverload]:
+    """Yield every operator of ATen that is `runnable`, in the order of names."""
+    for name in sorted(_ATEN):
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads():
+            operator = getattr(packet, overload, None)
+            if isinstance(operator, torch._ops.OpOverload) and runnable(operator):
+                yield operator
+
+
+def _of_tensors(operator: Any) -> bool:
+    """Whether an overload takes or gives tensors, and writes into no argument made for that.
+
+    Others are TorchScript's own, on lists, texts and numbers, or "prim" ones, which no export has.
+    """
+    if not isinstance(operator, torch._ops.OpOverload) or operator._overloadname.startswith("prim"):
+        return False
+    arguments, returns = operator._schema.arguments, operator._schema.returns
+    return any("Tensor" in str(part.type) for part in (*arguments, *returns)) and not any(
+        argument.is_out for argument in arguments
+    )
