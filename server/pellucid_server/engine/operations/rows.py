@@ -73,7 +73,7 @@ def prepare(
 def _require_rows(model: LoadedModel, count: int, field: str, most: int) -> None:
     most = most or model.max_rows
     if not 1 <= count <= most:
-        text = f"{field} has {count} rows; {model.key.name} takes 1 to {most} per request."
+        text = f"{field} has {count} rows; {model.key.name} takes 1 to {most} a request."
         raise InvalidRequestError(text, field=field)
 
 
