@@ -212,8 +212,8 @@ def _in_segments(
     if stuck:
         warnings += (
             f"The gradient of {stuck} was 0 at all points of the path, though the score depends on it: it scores 0, "
-            f"and the attributions' sum misses the score's change, {last - first:.6g}, by {gaps.sum():.3g}. More points do "
-            "not help; use feature-ablation or kernel-shap.",
+            f"and the attributions' sum misses the score's change, {last - first:.6g}, by {gaps.sum():.3g}. More "
+            "points do not help; use feature-ablation or kernel-shap.",
         )
     elif short:
         warnings += (
