@@ -85,12 +85,12 @@ class Receipt:
     target: Target | None
     baseline: str
     baseline_digest: str
-    baseline_blur_sigma: float
-    """For a blurred baseline: the blur's standard deviation in pixels; else 0."""
     seed: int
     tolerance: float | None
     runtime: Runtime
     work: Work
+    baseline_blur_sigma: float = 0.0
+    """For a blurred baseline: the blur's standard deviation in pixels; else 0."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers."""

@@ -111,15 +111,11 @@ def no_default(features: Mapping[str, Feature]) -> str:
 
 def baseline_warnings(kind: str, features: Mapping[str, Feature]) -> tuple[str, ...]:
     """Say where a baseline of `kind` is a row that means nothing, and which inputs it leaves alone."""
-    found: list[str] = []
+    found = []
     for name, feature in features.items():
-        if kind == "zeros" and feature.uncentred:
-            categories = " and in a one-hot column it is no category;" if _one_hot(feature) is not None else ""
-            found.append(
-                f"The baseline of zeros is not known to be the mean of {columns_text(feature.uncentred)} of input "
-                f"{name!r};{categories} compare with the background or with rows of your own."
-            )
-        elif kind == "mean" and feature.coded is not None:
+        if kind == "zeros" and feature.uncentred and not feature.mask:
+            found.append(f"{zero_text(name, feature)}; compare with the background, or with rows of your own.")
+        if kind == "mean" and feature.coded is not None and not feature.mask:
             columns = columns_text(coded_columns(feature))
             found.append(
                 f"The baseline is a mean of categories in {columns} of input {name!r}, which no row has; compare with "
@@ -128,6 +124,12 @@ def baseline_warnings(kind: str, features: Mapping[str, Feature]) -> tuple[str, 
         if kind not in ("", "given") and feature.mask:
             found.append(f"Input {name!r} is a mask of others: it was held at its value and scores 0.")
     return tuple(found)
+
+
+def zero_text(name: str, feature: Feature) -> str:
+    """Say of which columns zero is not known to be the mean."""
+    no_category = ", and it is no category of a one-hot column" if _one_hot(feature) is not None else ""
+    return f"Zero is not known to be the mean of {columns_text(feature.uncentred)} of input {name!r}{no_category}"
 
 
 def blurred(rows: Array, sigma: float) -> Array:

@@ -1,11 +1,11 @@
 """What a row is compared with: the baseline that a request names, gives, or leaves to the default."""
 
-from pellucid_server.engine.models.baselines import baseline_warnings
+from pellucid_server.engine.models.baselines import baseline_warnings, zero_text
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.operations.rows import prepare
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.question import Arrays
-from pellucid_server.engine.registry import Background, Method
+from pellucid_server.engine.registry import Background, Method, Need
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.jobs import BaselineSpec, ExplanationSpec
 
@@ -79,9 +79,15 @@ def blur_sigma(spec: BaselineSpec) -> float:
 
 def comparison_warnings(model: LoadedModel, method: Method, kind: str) -> tuple[str, ...]:
     """Say where the baseline of `kind`, or the zero that a method implies, means nothing."""
-    if method.baselines is Background.NONE and not method.implies_zero:
+    if method.baselines is not Background.NONE:
+        # Gradient methods say themselves what they hold of inputs that have no gradient.
+        said = Need.GRADIENTS in method.needs
+        shown = {name: each for name, each in model.features.items() if not said or each.differentiable}
+        return baseline_warnings(kind, shown)
+    if not method.implies_zero:
         return ()
-    if method.baselines is Background.NONE:
-        features = {name: feature for name, feature in model.features.items() if not feature.mask}
-        return baseline_warnings("zeros", features)
-    return baseline_warnings(kind, model.features)
+    return tuple(
+        f"{method.name} compares with zero. {zero_text(name, feature)}; use a method that takes a baseline."
+        for name, feature in model.features.items()
+        if feature.uncentred
+    )

@@ -170,7 +170,8 @@ def explain_row(
         tolerance=answer.tolerance or None,
     )
     result = _result(model, order, rows, number, resolved, answer, receipt)
-    require_finite_answer(result, method=name, field=order.field)
+    compared = bool(baselines)
+    require_finite_answer(result, method=name, field=order.field, compared=compared, problem=watched.problem)
     return result
 
 

@@ -127,7 +127,7 @@ def _require_rank(values: npt.NDArray[np.generic], info: OutputInfo, field: str)
     missing = np.isnan(np.asarray(values, np.float64).reshape(-1))
     if missing.any():
         text = (
-            f"{int(missing.sum())} of the {missing.size} values of output {info.name!r} are NaN, first at index "
+            f"Output {info.name!r} has NaN in {int(missing.sum())} of its {missing.size} values, first at index "
             f"{place_text(missing, values.shape)}, so that none is the highest; send rows for which the model's "
             f"outputs are finite, or name an element in {field}."
         )

@@ -21,6 +21,7 @@ from pellucid_server.jobs import AttributionResult
 
 _OTHER_BASELINE = "choose another baseline"
 _OTHER_ROW = "send another row"
+_SMALLER_STEPS = "ask for less noise, or send another row"
 
 
 class EvaluationError(InvalidRequestError):
@@ -32,9 +33,11 @@ class NotFiniteError(EvaluationError):
 
 
 class WatchedHandle:
-    """A handle that ends the explanation at a score or a gradient that is not finite; implements `Handle`.
+    """A handle that watches out for scores and gradients that are not finite; implements `Handle`.
 
-    Errors say which row they are of: the caller's own, a baseline's, or one that the method made of them.
+    A score that is asked for ends the explanation at once. Of an evaluation of gradients not all is of use to a
+    method: what is not finite there is kept as `problem`, for the case that the answer is not finite either. Errors
+    say which row they are of: the caller's own, a baseline's, or one that the method made of them.
 
     Parameters
     ----------
@@ -56,6 +59,8 @@ class WatchedHandle:
         self._method = method
         self._field = field
         self._number = number
+        self.problem: NotFiniteError | None = None
+        """What is wrong with the first gradient that is not finite, or the score beside it."""
 
     def forward(self, rows: Arrays) -> Arrays:
         """Return every output of the model by name, (rows, *shape), as it is."""
@@ -71,18 +76,17 @@ class WatchedHandle:
         """
         with self._naming_rows(rows):
             found = self._handle.scores(rows, target)
-        self._require_scores(found, rows)
+        bad = ~np.isfinite(found)
+        if bad.any():
+            raise self._bad_scores(found, bad, rows)
         return found
 
     def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
-        """Return the target's score of each row and its gradient, all finite; see `scores`."""
+        """Return the target's score of each row and its gradient, as they are."""
         with self._naming_rows(rows):
             scores, gradients = self._handle.gradient(rows, target, at=at)
-        self._require_scores(scores, rows)
-        for name, values in gradients.items():
-            bad = ~np.isfinite(values)
-            if bad.any():
-                raise self._bad_gradient(name, values, bad, rows)
+        if self.problem is None:
+            self.problem = self._problem(scores, gradients, rows)
         return scores, gradients
 
     def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
@@ -146,15 +150,22 @@ class WatchedHandle:
         )
         return EvaluationError(text, field=f"{self._field}.method")
 
-    def _require_scores(self, scores: Scores, rows: Arrays) -> None:
+    def _problem(self, scores: Scores, gradients: Arrays, rows: Arrays) -> NotFiniteError | None:
         bad = ~np.isfinite(scores)
-        if not bad.any():
-            return
+        if bad.any():
+            return self._bad_scores(scores, bad, rows)
+        for name, values in gradients.items():
+            bad = ~np.isfinite(values)
+            if bad.any():
+                return self._bad_gradient(name, values, bad, rows)
+        return None
+
+    def _bad_scores(self, scores: Scores, bad: npt.NDArray[np.bool_], rows: Arrays) -> NotFiniteError:
         first = int(bad.argmax())
         where, field, help_text = self._place(rows, first)
-        raise NotFiniteError(
+        return NotFiniteError(
             f"{self._method} found the score {scores[first]} {where}, and no finite score for {int(bad.sum())} of "
-            f"{len(bad)} rows in all; {help_text}.",
+            f"the {len(bad)} rows evaluated together; {help_text}.",
             field=field,
         )
 
@@ -181,7 +192,7 @@ class WatchedHandle:
         if _same(row, self._question.inputs):
             return f"at row {self._number} of inputs", "inputs", _OTHER_ROW
         if not self._question.baselines:
-            return f"near row {self._number} of inputs", "inputs", _OTHER_ROW
+            return f"near row {self._number} of inputs", "inputs", _SMALLER_STEPS
         for index in range(len(next(iter(self._question.baselines.values())))):
             if _same(row, {name: each[index] for name, each in self._question.baselines.items()}):
                 which = f"at row {index} of the baseline"
@@ -190,23 +201,36 @@ class WatchedHandle:
         return where, baseline, _OTHER_BASELINE
 
 
-def require_finite_answer(result: AttributionResult, *, method: str, field: str) -> None:
+def require_finite_answer(
+    result: AttributionResult, *, method: str, field: str, compared: bool, problem: NotFiniteError | None = None
+) -> None:
     """Refuse an answer in which any number is NaN or infinite, of whatever method it is.
+
+    Parameters
+    ----------
+    compared
+        Whether the method compared the row with a baseline.
+    problem
+        What its evaluations had already shown.
 
     Raises
     ------
     NotFiniteError
-        The message names the number's place in the answer.
+        It is the problem that is known, or else names the number's place in the answer.
     """
     for path, values in _numbers(result, ""):
         bad = ~np.isfinite(values)
-        if bad.any():
-            many = f" in {int(bad.sum())} of {bad.size} places, first at {place_text(bad, bad.shape)}" * (bad.ndim > 0)
-            raise NotFiniteError(
-                f"{method} found no finite number for {path}{many}; the numbers on the way are beyond what can be "
-                "added up. Choose another baseline, or send another row.",
-                field=field,
-            )
+        if not bad.any():
+            continue
+        if problem is not None:
+            raise problem
+        many = f" in {int(bad.sum())} of {bad.size} places, first at {place_text(bad, bad.shape)}" * (bad.ndim > 0)
+        remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
+        raise NotFiniteError(
+            f"{method} found no finite number for {path}{many}, as the numbers on the way were too large to be added "
+            f"or multiplied; {remedy}.",
+            field=field,
+        )
 
 
 def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pellucid_server.engine.paths import (
     Line,
     Segment,
     closed,
+    finite,
     first_segments,
     integrated,
     measure,
@@ -165,7 +166,7 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
     rows = POINTS * len(segments)
     pace.ran(len(segments) // 2)
     short, hurried, stuck, rounds = "", False, "", 0
-    while not _met(question, segments):
+    while finite(segments) and not _met(question, segments):
         stuck = stuck_text(model, question, line, segments, every=rounds == _ROUNDS)
         if stuck:
             short = "the gradient"
