@@ -12,8 +12,8 @@ from pellucid_server.engine.naming import coded_columns, columns_text, elements_
 from pellucid_server.engine.paths import Line, Segment, rounding
 from pellucid_server.engine.question import Arrays, Question
 
-_SHARE_OF_GAP = 0.1
-"""Share of the gaps that is worth saying what makes it."""
+_SHARE_OF_GAPS = 0.1
+"""Share of the gaps' magnitudes that an effect must have for it to be what the gaps come from."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -35,8 +35,9 @@ def path_warnings(question: Question) -> tuple[str, ...]:
 def stuck_text(model: Handle, question: Question, line: Line, segments: tuple[Segment, ...], *, every: bool) -> str:
     """Name the elements that have no gradient on the path although the score depends on them; empty if there are none.
 
-    Only codes of categories are looked at, unless `every` element is to be. Two rows, where there are elements
-    without a gradient.
+    It depends on them if it moves otherwise along the path once they are held at the row's values. Only codes of
+    categories are looked at, unless `every` element is to be. A row for each end of a segment, where there are
+    elements without a gradient.
     """
     sums = {name: sum(np.abs(segment.scores[name]) for segment in segments) for name in line.change}
     flat = _flat(line, {name: np.asarray(values) for name, values in sums.items()})
@@ -45,15 +46,19 @@ def stuck_text(model: Handle, question: Question, line: Line, segments: tuple[Se
     flat = {name: flags for name, flags in flat.items() if flags.any()}
     if not flat:
         return ""
-    ends = _ends(question, flat)
-    # As the path's ends were scored: two runtimes differ by more than some gaps.
+    places = np.array([0.0, *(segment.end for segment in segments)])
+    rows = dict(line.rows(places))
+    for name, flags in flat.items():
+        rows[name] = np.where(flags, question.inputs[name], rows[name])
+    # As the segments' ends were scored: two runtimes differ by more than some gaps.
     if line.corners_beside_points:
-        values, _ = model.gradient(ends, question.target)
+        held, _ = model.gradient(rows, question.target)
     else:
-        values = model.scores(ends, question.target)
-    jump = float(np.abs(values - [segments[0].begin_value, segments[-1].end_value]).max())
+        held = model.scores(rows, question.target)
+    values = np.array([segments[0].begin_value, *(segment.end_value for segment in segments)])
+    effects = np.abs(np.diff(values - held)).sum()
     gaps = sum(abs(segment.gap) for segment in segments)
-    return _named(question, flat) if jump >= max(_SHARE_OF_GAP * gaps, rounding(values)) else ""
+    return _named(question, flat) if effects >= max(_SHARE_OF_GAPS * gaps, rounding(values)) else ""
 
 
 def flat_text(question: Question, line: Line, sums: Arrays) -> str:
@@ -70,19 +75,6 @@ def _coded(question: Question, name: str) -> Flags:
     coded = question.features[name].coded
     shape = question.inputs[name].shape
     return np.zeros(shape, np.bool_) if coded is None else coded.reshape(shape)
-
-
-def _ends(question: Question, flat: dict[str, Flags]) -> Arrays:
-    """Return the path's two ends as rows, (2, *features) each, with the flat elements as at the other end.
-
-    Inputs without a gradient are as in the row at both ends, as on the whole path.
-    """
-    rows: dict[str, npt.NDArray[np.generic]] = {}
-    for name, row in question.inputs.items():
-        start = question.baselines[name][0] if question.features[name].differentiable else row
-        flags = flat.get(name, np.zeros(row.shape, np.bool_))
-        rows[name] = np.stack([np.where(flags, row, start), np.where(flags, start, row)])
-    return rows
 
 
 def _named(question: Question, flat: dict[str, Flags]) -> str:

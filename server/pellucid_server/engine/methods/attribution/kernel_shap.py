@@ -28,7 +28,7 @@ _LEAST_SAMPLES = 16
 _USUAL_ROWS = 1 << 20
 """Rows forward that the default number of samples stays within, if it can, over a large background."""
 
-_MOST_ROWS = 1 << 23
+_MOST_ROWS = 10_000_000
 """Most rows forward of an answer: coalitions times baseline rows."""
 
 
