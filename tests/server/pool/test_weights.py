@@ -133,3 +133,35 @@ def test_only_jobs_whose_every_explanation_answers_early_can_be_cut(specs, found
     assert weights.can_be_cut(PredictJob(ModelKey("m"), THREE_ROWS, explanations=specs)) is found
     attributed = [weights.can_be_cut(AttributeJob(ModelKey("m"), THREE_ROWS, spec)) for spec in specs]
     assert (bool(attributed) and all(attributed)) is found
+
+
+AVERAGING = Weights(
+    Hello(
+        (replace(model(1, shap=1001, other=9), background_rows=10), model(2, shap=101)),
+        (replace(method("shap", "samples"), baselines=("zeros", "given", "background")), method("other", "samples")),
+        "cpu",
+    )
+)
+GIVEN = {"x": TensorInput(np.zeros((7, 4), np.float32))}
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "baseline", "parameters", "rows"),
+    [
+        (1, "shap", BaselineSpec(), {}, 1001),
+        (1, "shap", BaselineSpec("background"), {}, 1001),
+        (1, "shap", BaselineSpec("mean"), {}, 100),
+        (1, "shap", BaselineSpec("given", inputs=GIVEN), {}, 700),
+        (1, "shap", BaselineSpec(), {"samples": 50}, 500),
+        (1, "shap", BaselineSpec("zeros"), {"samples": 50}, 50),
+        (1, "shap", BaselineSpec("given", inputs=GIVEN), {"samples": 50}, 350),
+        (2, "shap", BaselineSpec(), {"samples": 50}, 50),
+        (2, "shap", BaselineSpec("given", inputs=GIVEN), {}, 707),
+        (1, "other", BaselineSpec("given", inputs=GIVEN), {"samples": 50}, 50),
+        (1, "other", BaselineSpec(), {}, 9),
+    ],
+)
+def test_coalitions_weigh_as_many_rows_as_there_are_baselines(version, name, baseline, parameters, rows):
+    spec = ExplanationSpec(name, parameters, baseline=baseline)
+
+    assert AVERAGING.rows(AttributeJob(ModelKey("m", version), THREE_ROWS, spec)) == 3 * rows
