@@ -240,7 +240,7 @@ def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
     """
     found = []
     for name, values in outputs.items():
-        bad = ~np.isfinite(np.asarray(values, np.float64)) if values.dtype.kind == "f" else np.zeros(1, np.bool_)
+        bad = ~np.isfinite(np.asarray(values)) if values.dtype.kind == "f" else np.zeros(1, np.bool_)
         if bad.any():
             first = np.asarray(values).reshape(-1)[int(bad.reshape(-1).argmax())]
             found.append(

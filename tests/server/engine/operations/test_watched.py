@@ -308,3 +308,25 @@ def test_outputs_that_are_not_finite_are_named_with_how_many_and_where():
     assert nonfinite_warnings(outputs, 7) == (
         "Output 'y' of row 7 is not finite for 2 of its 4 values, first -inf at index [0, 1].",
     )
+
+
+@pytest.mark.parametrize("runtime", [[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0], [1.0, 1.0]], ids=["above", "below", "equal"])
+def test_the_class_that_the_prediction_names_is_explained_though_the_graph_would_name_another(runtime):
+    predicted = np.array([runtime])
+    asked = []
+
+    def answer(handle, question, params):
+        asked.append(question.target.elements)
+        return Attribution({"x": np.zeros(3)}, instance_value=float(handle.scores({"x": np.ones((1, 3))}, TARGET)[0]))
+
+    method = dataclasses.replace(registry.lookup("saliency"), function=answer)
+    rows = Rows({"x": np.ones((1, 3), np.float32)}, {"x": (None,)}, 1)
+    order = Order(ExplanationSpec("saliency"), method, method.resolve({}), None, "explanation")
+    model = Model()
+    model.outputs = (OutputInfo("y", "logits", "float64", (2,), ("a", "b")),)
+
+    found = explain_row(Session(Handle(roots)), model, order, rows, 0, {"y": predicted}, time_share=1.0)
+
+    expected = int(np.argmax(runtime))
+    assert asked == [((expected, 1.0),)]
+    assert (found.output_index, found.label) == ((expected,), "ab"[expected])
