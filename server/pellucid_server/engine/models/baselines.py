@@ -198,8 +198,8 @@ def _made(
         return {name: _mean(name, array, features[name], background)[None] for name, array in row.items()}
     if not background:
         raise UnsupportedError(
-            "The model has no background rows to compare with; set the baseline to ZEROS or GIVEN, or add a background "
-            "to its model.toml.",
+            f"The model has no background rows to compare with; set the baseline to {_others(features)}, or add a "
+            "background to its model.toml.",
             subject="background",
         )
     if kind == "medoid":
@@ -229,9 +229,14 @@ def _mean(name: str, array: Array, feature: Feature, background: Arrays) -> Arra
         return np.broadcast_to(colour, array.shape).astype(array.dtype)
     raise UnsupportedError(
         f"The model has no background rows, whose mean would be the baseline of input {name!r}; set the baseline to "
-        "ZEROS or GIVEN, or add a background to its model.toml.",
+        f"{_others({name: feature})}, or add a background to its model.toml.",
         subject="background",
     )
+
+
+def _others(features: Mapping[str, Feature]) -> str:
+    """Name the kinds of baseline that need no background, of which zeros are one only where zero means something."""
+    return "GIVEN" if any(feature.uncentred for feature in features.values()) else "ZEROS or GIVEN"
 
 
 def _commonest(rows: Array) -> Array:

@@ -243,3 +243,11 @@ def test_a_blur_out_of_range_is_refused(sigma):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InvalidRequestError, match="'median'; it must be one of: zeros, mean, medoid, blur, background"):
         baseline("median", {"x": ROW}, {"x": TENSOR})
+
+
+@pytest.mark.parametrize("kind", ["mean", "medoid", "background"])
+def test_zeros_are_not_advised_where_zero_means_nothing(kind):
+    with pytest.raises(UnsupportedError) as caught:
+        baseline(kind, {"x": ROW[:2]}, {"x": RAW_TABLE})
+
+    assert "set the baseline to GIVEN, or add a background" in caught.value.message
