@@ -115,7 +115,7 @@ class LoadedModel:
         return self.memory.backward if backward else self.memory.forward
 
     def baseline(
-        self, kind: str, row: Arrays, *, many: bool, sigma: float = 10.0, field: str = "explanation.baseline"
+        self, kind: str, row: Arrays, *, many: bool = False, sigma: float = 10.0, field: str = "explanation.baseline"
     ) -> tuple[str, Arrays]:
         """Return the resolved kind and the baseline rows of a row; see `baselines.baseline_rows`."""
         return baseline_rows(
