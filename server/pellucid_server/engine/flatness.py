@@ -19,7 +19,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def path_warnings(question: Question) -> tuple[str, ...]:
-    """Say which columns of categories change along the path: what lies between two categories is no row's."""
+    """Say which columns of categories change along the path: what lies between two categories is in no row."""
     found = []
     for name, rows in question.baselines.items():
         feature = question.features[name]
@@ -39,6 +39,8 @@ def stuck_text(model: Handle, question: Question, line: Line, segments: tuple[Se
     categories are looked at, unless `every` element is to be. A row for each end of a segment, where there are
     elements without a gradient.
     """
+    if not every and all(question.features[name].coded is None for name in line.change):
+        return ""
     sums = {name: sum(np.abs(segment.scores[name]) for segment in segments) for name in line.change}
     flat = _flat(line, {name: np.asarray(values) for name, values in sums.items()})
     if not every:

@@ -167,7 +167,8 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
     pace.ran(len(segments) // 2)
     short, hurried, stuck, rounds = "", False, "", 0
     while finite(segments) and not _met(question, segments):
-        stuck = stuck_text(model, question, line, segments, every=rounds == _ROUNDS)
+        if rounds in (0, _ROUNDS):
+            stuck = stuck_text(model, question, line, segments, every=rounds == _ROUNDS)
         if stuck:
             short = "the gradient"
             break
