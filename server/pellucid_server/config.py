@@ -164,8 +164,8 @@ class ClassConfig(_Section):
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """Share of a busy device; a class that uses less than its share goes before one that uses more."""
 
-    queue_rows: int = Field(default=1 << 22, ge=0)
-    """Evaluation rows that may wait: of predictions rows, of explanations points, masks, coalitions times baselines."""
+    queue_rows: int = Field(default=1 << 16, ge=0)
+    """Evaluation rows that may wait: a prediction's rows, an explanation's points, masks, coalitions."""
 
     queue_bytes: int = Field(default=256 * _MIB, ge=0)
     """Bytes of requests that may wait."""
@@ -187,7 +187,7 @@ DEFAULT_CLASSES: Mapping[str, ClassConfig] = MappingProxyType(
     {
         PREDICTIONS: ClassConfig(weight=100, queue_rows=1 << 13, queue_seconds=10, explanations=False),
         INTERACTIVE: ClassConfig(weight=10, queue_seconds=60),
-        "bulk": ClassConfig(weight=1, queue_rows=1 << 24, queue_seconds=600),
+        "bulk": ClassConfig(weight=1, queue_rows=1 << 20, queue_seconds=600),
     }
 )
 """The classes there are unless settings change them or add others."""

@@ -23,21 +23,26 @@ _CELL_BYTES = 8
 
 
 class Weights:
-    """Evaluation rows of jobs, by the models and methods that a worker has."""
+    """Evaluation rows of jobs, by the models and methods that a worker has.
+
+    Of methods that average over a background, a coalition counts once, however many baseline rows it is evaluated
+    with: those rows fill batches, and take far less time than as many rows of the jobs beside them.
+    """
 
     def __init__(self, hello: Hello) -> None:
         self._parameters = {method.name: method.rows_parameter for method in hello.methods}
         self._early = {method.name for method in hello.methods if method.answers_early}
-        self._averaging = {method.name for method in hello.methods if "background" in method.baselines}
         self._tolerant = {method.name for method in hello.methods if method.takes_tolerance}
+        averaging = {method.name for method in hello.methods if "background" in method.baselines}
         self._rows: dict[tuple[str, int], Mapping[str, int]] = {}
-        self._background_rows: dict[tuple[str, int], int] = {}
         for model in sorted(hello.models, key=lambda each: each.key.version):
-            rows = {entry.method: entry.rows for entry in model.capabilities}
+            averaged = max(model.background_rows, 1)
+            rows = {
+                entry.method: -(-entry.rows // averaged) if entry.method in averaging else entry.rows
+                for entry in model.capabilities
+            }
             # Version 0 is the highest.
-            for version in (model.key.version, 0):
-                self._rows[model.key.name, version] = rows
-                self._background_rows[model.key.name, version] = max(model.background_rows, 1)
+            self._rows[model.key.name, model.key.version] = self._rows[model.key.name, 0] = rows
 
     def rows(self, job: Job) -> int:
         """Return how many rows a job should take; at least 1, and no more than an estimate."""
@@ -57,21 +62,11 @@ class Weights:
         )
 
     def _explanation_rows(self, model: ModelKey, explanation: ExplanationSpec) -> int:
-        key = (model.name, model.version)
-        default = self._background_rows.get(key, 1) if explanation.method in self._averaging else 1
-        baselines = self._baseline_rows(explanation, default)
         asked = explanation.parameters.get(self._parameters.get(explanation.method, ""))
         if isinstance(asked, int) and not isinstance(asked, bool):
-            return min(max(asked, 1) * baselines, _MOST_ROWS)
-        # What is known was counted with the default baseline.
-        return max(self._rows.get(key, {}).get(explanation.method, 0) * baselines // default, 1)
-
-    def _baseline_rows(self, explanation: ExplanationSpec, default: int) -> int:
-        """Return how many rows each of the method's is evaluated with, of a method that averages over a background."""
-        kind = explanation.baseline.kind
-        if explanation.method not in self._averaging or kind in ("", "background"):
-            return default
-        return _input_rows(explanation.baseline.inputs) if kind == "given" else 1
+            return min(max(asked, 1), _MOST_ROWS)
+        known = self._rows.get((model.name, model.version), {})
+        return max(known.get(explanation.method, 0), 1)
 
 
 def kind(job: Job) -> str:
