@@ -309,6 +309,7 @@ def _prediction(
             _outcome(result, spec.method, tops, timing, sent)
             for result, spec in zip(reply.explanations, specs, strict=True)
         ),
+        warnings=tuple(reply.warnings),
     )
 
 

@@ -99,6 +99,8 @@ class Layer(_Plain):
 class Capability(_Plain):
     """Whether a model allows a method, and if not, why not.
 
+    Of a method that is allowed, `reason` says what a call must give because the model has no default for it: a
+    baseline. Else it is empty.
     `rows` are the evaluation rows that a row takes with the method's default parameters: at the least for methods that
     refine, at the most for others; None if not known.
     """

@@ -76,7 +76,10 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class BaselineSpec:
-    """What absence looks like. `kind` is "" (the default), "zeros", "mean", "blur", "given" or "background"."""
+    """What absence looks like.
+
+    `kind` is "" (the default), "zeros", "mean", "medoid", "blur", "given" or "background".
+    """
 
     kind: str = ""
     blur_sigma: float = 0.0
@@ -85,7 +88,7 @@ class BaselineSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFormat:
-    """How arrays come back. `data_type` is "float32" or "float16"."""
+    """How arrays come back. `data_type` is "float32", "float16" or "float64"."""
 
     sum_channels: bool = False
     data_type: str = "float32"
@@ -204,6 +207,8 @@ class Receipt:
     target: TargetSpec | None = None
     baseline: str = ""
     baseline_digest: str = ""
+    blur_sigma: float = 0.0
+    """For a baseline of kind "blur": its standard deviation in pixels; else 0."""
     seed: int = 0
     tolerance: float | None = None
 
@@ -267,6 +272,8 @@ class PredictResult:
     outputs: Mapping[str, OutputResult]
     receipt: Receipt
     explanations: tuple[ExplanationOutcome, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What a reader should know, in plain sentences."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ def show_prediction(console: Console, prediction: Prediction, names: Sequence[st
                 _show_classes(console, f"{named}: {output}", prediction.tops[output][row])
             else:
                 _say(console, f"{named}: {output} = {np.array2string(value, precision=6, threshold=20)}")
+    for warning in prediction.warnings:
+        _say(console, f"Note: {warning}", style="yellow")
     for outcome in prediction.explanations:
         _show_outcome(console, outcome)
     _show_receipt(console, prediction.receipt, prediction.timing)
@@ -66,7 +68,7 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
     rows = [
         [each.method, "yes" if each.allowed else "no", str(each.rows or ""), each.reason] for each in model.capabilities
     ]
-    _show_table(console, ["method", "allowed", "evaluations a row", "why not"], rows, right=(2,))
+    _show_table(console, ["method", "allowed", "evaluations a row", "why not, or what to give"], rows, right=(2,))
     if layers:
         rows = [
             [each.name, each.type, _shape(each.shape), str(each.units), "yes" if each.cuttable else ""]

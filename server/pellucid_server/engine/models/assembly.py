@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pellucid_server.engine.models.baselines import medoid
 from pellucid_server.engine.models.derivatives import gradient_obstacle
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.engine.models.independence import rows_independent
@@ -16,6 +17,7 @@ from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
 from pellucid_server.engine.models.lengths import FIXED, Lengths
 from pellucid_server.engine.models.loaded import LoadedModel, wire_shape
 from pellucid_server.engine.models.manifest import InputManifest, Manifest, OutputManifest
+from pellucid_server.engine.models.masks import with_masks
 from pellucid_server.engine.models.pictures import PicturePreprocessor
 from pellucid_server.engine.models.preprocessing import (
     Preprocessor,
@@ -102,6 +104,8 @@ def assemble(
             *(key.name, key.version, findings.parity.largest_difference, findings.parity.tolerance),
         )
         session = None
+    features = {name: preprocessor.feature for name, preprocessor in inputs.items()}
+    features = with_masks(features, {name: preprocessor.info for name, preprocessor in inputs.items()}, manifest)
     runs = [graph_run(graph)] if graph is not None else []
     runs += [session.run_checked] if session is not None else []
     obstacle = gradient_obstacle(graph, graph_rows(rows, graph.device)) if graph is not None else ""
@@ -111,8 +115,9 @@ def assemble(
         inputs=inputs,
         outputs=_outputs(manifest, signature, findings.outputs),
         lengths=narrowed_lengths(runs, rows, lengths),
-        features={name: preprocessor.feature for name, preprocessor in inputs.items()},
+        features=features,
         background=background,
+        medoid=medoid(background, features) if background else {},
         runtime="graph" if session is None else "onnxruntime",
         graph=graph,
         session=session,

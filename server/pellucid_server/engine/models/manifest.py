@@ -24,10 +24,13 @@ manifest takes plain tensors and gives plain values, under the names in its file
     unit = ""
 
 A tensor input may have `ranges`, pairs [minimum, maximum]: one for all elements or one for each
-element of a row's last axis; whole numbers outside theirs are refused. A tabular input has
+element of a row's last axis; whole numbers outside theirs are refused. It may have a `role`, "mask"
+where it only says which parts of other inputs count, or "values"; left out, inputs of flags, and whole
+numbers under a name that ends in "mask", are masks of a model that has other inputs. A tabular input has
 `[[inputs.columns]]`, each with a `name` and perhaps a `unit`, and either what a numeric column
 is standardized by (`mean`, `standard_deviation`) and where its values lie (`minimum`,
-`maximum`), or `categories` and an `encoding`, "one-hot" (the default) or "ordinal".
+`maximum`), or `categories` and an `encoding`, "one-hot" (the default) or "ordinal". A `mean` that is
+stated is taken for the column's mean: without a background, it is what a row is compared with.
 """
 
 import tomllib
@@ -42,6 +45,7 @@ MODALITIES = ("tensor", "image", "tabular")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 KINDS = ("logits", "sigmoid-logits", "probabilities", "values")
 ENCODINGS = ("one-hot", "ordinal")
+ROLES = ("values", "mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,10 @@ class ImageManifest:
 
 @dataclass(frozen=True, slots=True)
 class ColumnManifest:
-    """A column of a table: numeric if it has no `categories`."""
+    """A column of a table: numeric if it has no `categories`. Without a `mean` none is subtracted."""
 
     name: str
-    mean: float = 0.0
+    mean: float | None = None
     standard_deviation: float = 1.0
     minimum: float | None = None
     maximum: float | None = None
@@ -71,13 +75,14 @@ class ColumnManifest:
 
 @dataclass(frozen=True, slots=True)
 class InputManifest:
-    """An input: `image` is set for pictures, `columns` for tables, `ranges` perhaps for tensors."""
+    """An input: `image` is set for pictures, `columns` for tables, `ranges` and `role` perhaps for tensors."""
 
     name: str
     modality: str = "tensor"
     image: ImageManifest | None = None
     columns: tuple[ColumnManifest, ...] = ()
     ranges: tuple[tuple[float, float], ...] = ()
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +161,7 @@ def _input(table: Table) -> InputManifest:
     elif modality == "tabular":
         entry = InputManifest(name, modality, columns=_columns(table))
     else:
-        entry = InputManifest(name, modality, ranges=_ranges(table))
+        entry = InputManifest(name, modality, ranges=_ranges(table), role=table.choice("role", ROLES, ""))
     table.finish()
     return entry
 
@@ -197,7 +202,7 @@ def _column(table: Table) -> ColumnManifest:
 
 
 def _numeric_column(table: Table, name: str, unit: str) -> ColumnManifest:
-    mean, deviation = table.number("mean", 0.0), table.number("standard_deviation", 1.0)
+    mean, deviation = table.number("mean", None), table.number("standard_deviation", 1.0)
     if deviation <= 0:
         raise table.wrong("standard_deviation", "must be above 0")
     minimum, maximum = table.number("minimum", None), table.number("maximum", None)
