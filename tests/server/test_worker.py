@@ -31,6 +31,7 @@ from pellucid_server.jobs import (
     ExplanationSpec,
     Heartbeat,
     Hello,
+    Loading,
     ModelKey,
     PredictJob,
     Refused,
@@ -145,6 +146,7 @@ def worker(repository, folder):
 def shared(repository, tmp_path_factory):
     """A worker that greeted, for tests that do it no harm."""
     with worker(repository, tmp_path_factory.mktemp("faults")) as front:
+        front.announced = front.receive()
         front.greeting = front.receive()
         yield front
 
@@ -157,7 +159,8 @@ def own(repository, tmp_path):
         yield front
 
 
-def test_a_worker_greets_before_anything_else_with_its_models_and_methods(shared):
+def test_a_worker_names_the_model_that_it_loads_and_greets_with_its_models_and_methods(shared):
+    assert shared.announced == Loading("linear", 1)
     assert isinstance(shared.greeting, Hello)
     assert [model.key.name for model in shared.greeting.models] == ["linear"]
     assert "integrated-gradients" in [method.name for method in shared.greeting.methods]

@@ -28,7 +28,7 @@ from pellucid_server.engine.models.serialized_program import (
     rebuilt_program,
 )
 
-__all__ = ["ModelFileError", "load_program"]
+__all__ = ["ModelFileError", "load_program", "program_bytes"]
 
 LARGEST_TEXT_BYTES = 256 * 2**20
 """Bytes of model.json, and of each list of payloads; a network of 10,000 operators has some 30 MiB."""
@@ -100,6 +100,16 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
     return _loaded(archive, path)
+
+
+def program_bytes(path: Path) -> int:
+    """Return the bytes of a file's graph, as its list of entries says; 0 if that cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            sizes = [info.file_size for info in file.infolist() if info.filename.partition("/")[2] == _PROGRAM]
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return 0
+    return max(sizes, default=0)
 
 
 def _loaded(archive: io.BytesIO, path: Path) -> torch.export.ExportedProgram:
