@@ -121,6 +121,21 @@ class Signatures:
         known = self.models.get((spec.name, spec.version))
         return (yield from self.refresh(name, version)) if known is None else known
 
+    def served(self, name: str, version: int) -> Flow[catalogue.Model]:
+        """Return the description of a model that is to be asked.
+
+        Raises
+        ------
+        UnsupportedError
+            The server could not load it.
+        """
+        found = yield from self.get(name, version)
+        if found.state == "broken":
+            # It may be mended by the next time.
+            self.forget(name, version)
+            raise errors.broken(found.name, found.version, found.reason)
+        return found
+
     def refresh(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description as the server has it now."""
         request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
@@ -174,7 +189,7 @@ def predict(
     named = checked_list(outputs, "outputs", "outputs' names")
     asked = checked_list(explanations, "explanations", _EXPLANATION_WORDS)
     specs = [_spec(each, f"explanations[{number}]") for number, each in enumerate(asked)]
-    described = yield from signatures.get(name, version)
+    described = yield from signatures.served(name, version)
     sent = read_inputs(described, inputs)
     request = explanation_service_pb2.PredictRequest(
         model=_model_spec(name, version),
@@ -198,7 +213,7 @@ def attribute(
 ) -> Flow[tuple[Attribution, ...]]:
     """Explain every row."""
     asked = _spec(spec, "spec")
-    described = yield from signatures.get(name, version)
+    described = yield from signatures.served(name, version)
     sent = read_inputs(described, inputs)
     return (yield from _attributed(signatures, described, asked, sent, version))
 
@@ -207,7 +222,7 @@ def attribute_one(
     signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int
 ) -> Flow[Attribution]:
     """Explain the only row."""
-    described = yield from signatures.get(name, version)
+    described = yield from signatures.served(name, version)
     sent = read_inputs(described, inputs)
     if sent.count > 1:
         raise errors.invalid("inputs", f"has {sent.count} rows; attribute explains one, attribute_rows explains many")

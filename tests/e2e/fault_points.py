@@ -31,7 +31,7 @@ class Points:
 
     def arm(self, point: str, what: str = "hold") -> None:
         """Make whoever reaches a point do `what`."""
-        assert point in faults.POINTS
+        assert point in (faults.LOADING, *faults.POINTS)
         (self.folder / f"{point}.reached").unlink(missing_ok=True)
         part = self.folder / "arming"
         part.write_text(what)
@@ -39,7 +39,7 @@ class Points:
 
     def release(self, *points: str) -> None:
         """Let everybody pass these points, or all of them."""
-        for point in points or faults.POINTS:
+        for point in points or (faults.LOADING, *faults.POINTS):
             (self.folder / point).unlink(missing_ok=True)
 
     def reached_by(self, point: str) -> set[int]:

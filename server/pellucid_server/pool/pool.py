@@ -61,7 +61,7 @@ class Pool:
         self._faults = faults
         self._draining = False
         self._watchers: list[Callable[[bool], None]] = []
-        self._told: tuple[bool, Hello | None] = (False, None)
+        self._told: tuple[object, ...] = (False,)
         self._started = False
         self._weights: Weights | None = None
         self._dispatcher = Dispatcher(
@@ -273,7 +273,8 @@ class Pool:
 
     def _tell(self) -> None:
         healthy, hello = self.healthy, self.hello
-        if (healthy, hello if healthy else None) != self._told:
-            self._told = (healthy, hello if healthy else None)
+        state = (True, hello.models, hello.broken) if healthy and hello is not None else (healthy,)
+        if state != self._told:
+            self._told = state
             for callback in self._watchers:
                 callback(healthy)
