@@ -186,7 +186,7 @@ def _written(value: object) -> str:
     try:
         return repr(value)
     except (ValueError, RecursionError):
-        return f"a {type(value).__name__} that is too long to be shown"
+        return "too long to be shown"
 
 
 def _is_tables(value: object) -> bool:
