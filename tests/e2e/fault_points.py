@@ -115,10 +115,16 @@ def worker_pids(server: Server) -> set[int]:
 
 @contextlib.contextmanager
 def serve_with_points(
-    models: Path, folder: Path, settings: Mapping[str, str] | None = None
+    models: Path,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    armed: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, Points]]:
-    """Run a server whose requests can be held; `folder` gets its log and its points."""
+    """Run a server whose requests can be held; `folder` gets its log and its points, `armed` ones before it starts."""
     points = Points(folder / "points")
     points.folder.mkdir()
+    for point, what in (armed or {}).items():
+        points.arm(point, what)
     with serve(models, folder, {**QUICK, "PELLUCID_FAULTS__FOLDER": str(points.folder), **(settings or {})}) as server:
         yield server, points

@@ -302,16 +302,6 @@ def test_a_model_that_hangs_is_broken_and_the_one_beside_it_answers(pair, tmp_pa
     assert hello.broken[0].reason in answers[2].failure.message
 
 
-def test_a_model_that_ends_its_process_is_broken_by_the_signal(pair, tmp_path):
-    (tmp_path / LOADING).write_text("abort other")
-
-    with worker(pair, tmp_path) as front:
-        hello = front.next(Hello)
-
-    assert [model.key.name for model in hello.models] == ["good"]
-    assert "SIGABRT" in hello.broken[0].reason
-
-
 def test_what_was_found_of_a_model_holds_until_its_files_change(pair, tmp_path):
     (pair / "other" / "model.toml").write_text("wrong")
     with worker(pair, tmp_path) as front:
