@@ -142,7 +142,9 @@ def test_the_command_marks_the_broken_ones_and_says_why(server: Server) -> None:
     wide = {**os.environ, "COLUMNS": "400"}
 
     listed = subprocess.run([*command, "models", *where], capture_output=True, text=True, check=True, env=wide)
-    asked = subprocess.run([*command, "predict", DAMAGED, "--row", "width=1", *where], capture_output=True, text=True)
+    asked = subprocess.run(
+        [*command, "predict", DAMAGED, "--row", "width=1", *where], capture_output=True, text=True, check=False
+    )
 
     lines = {line.split()[0]: line for line in listed.stdout.splitlines() if line.strip()}
     assert ["broken" in lines[name] and REASONS[name] in lines[name] for name in BROKEN] == [True] * 3
@@ -173,7 +175,9 @@ def test_a_server_that_is_to_stop_at_a_broken_model_names_it_and_does_not_start(
     command = [sys.executable, "-m", "pellucid_server", "--models", str(written.parent), "--port", "0"]
     environment = {**os.environ, "PELLUCID_MODELS__ON_ERROR": "stop"}
 
-    done = subprocess.run([*command, "--metrics-port", "-1"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--metrics-port", "-1"], env=environment, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 1
     assert "1 of 2 models cannot be served, and models.on_error is 'stop':" in done.stderr

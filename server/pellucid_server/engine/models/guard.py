@@ -1,9 +1,10 @@
-"""Tries things out in child processes, one after the other, each within bounds of time and memory.
+"""Tries things out in a child process, one after the other, each within bounds of time and memory.
 
 A model's file can hang, crash or swell the process that loads it, inside libraries that cannot be interrupted. So a
-small process is forked from the worker while that has one Python thread and nothing loaded, and forks a child for each
-trial: a fork costs milliseconds, as all modules are imported by then. The children do what they are given, report one
-reason or none, and are gone; what they took, memory or locks, is gone with them.
+small process is forked from the worker while that has one Python thread and nothing loaded. It forks a child that does
+trial after trial, as the first in a process takes several times as long as the next; when the child hangs, crashes or
+swells, it forks another, which goes on behind that trial. A fork costs milliseconds, as all modules are imported by
+then.
 """
 
 import contextlib
@@ -16,10 +17,13 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from pellucid_server.housekeeping import trim
 
 _log = logging.getLogger(__name__)
 
@@ -128,14 +132,14 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
     os._exit(0)
 
 
-def _do_trials(trials: Iterable[Trial], pipe: int, parent: int) -> None:
+def _do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
     _detach(pipe, parent)
     # What is there now is never looked at by the children's collections, which would copy it page by page.
     gc.collect()
     gc.freeze()
-    for trial in trials:
-        reason = _outcome(trial)
-        os.write(pipe, json.dumps(reason[:_MOST_CHARACTERS]).encode() + b"\n")
+    done = 0
+    while done < len(trials):
+        done = _do_some(trials, done, pipe)
 
 
 _MOST_CHARACTERS = 4000
@@ -162,33 +166,52 @@ def _descriptors() -> list[int]:
         return list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 
 
-def _outcome(trial: Trial) -> str:
-    """Do one trial in a child, and return why it failed, or an empty text."""
+def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
+    """Do trials in one child, from the first on and as far as that comes; return how many are done then.
+
+    A trial that ends the child is done once more in one of its own, unless it was the first there: what went before
+    may be to blame.
+    """
     ours, theirs = os.pipe()
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _end_after(lambda: _run(trial, theirs, parent))
+        _end_after(lambda: _run_all(trials, first, theirs, parent))
     os.close(theirs)
+    child = _Child(pid, ours)
+    done = first
     try:
-        reason = _watched(pid, ours, trial.bounds)
+        while done < len(trials):
+            reason = child.watch(trials[done].bounds)
+            if reason is None:
+                if done > first:
+                    break
+                reason = f"loading it {_ending(child.end())}: the file is damaged, or made to do that."
+            os.write(out, json.dumps(reason).encode() + b"\n")
+            done += 1
+            if child.over:
+                break
     finally:
-        os.close(ours)
-    if reason is not None:
-        # It has said all that it had to say, or too much time or memory has gone into it.
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return f"loading it {_ending(status)}: the file is damaged, or made to do that." if reason is None else reason
+        child.end()
+    return done
 
 
-def _run(trial: Trial, pipe: int, parent: int) -> None:
+def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int) -> None:
     _detach(pipe, parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Should memory run out, the system is to end this process and not the worker.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    data_bytes = _data_bytes()
+    for trial in trials[first:]:
+        _run(trial, pipe)
+        # The next one is measured by what it takes itself.
+        gc.collect()
+        trim()
+
+
+def _run(trial: Trial, pipe: int) -> None:
     bounds = trial.bounds
+    data_bytes = _data_bytes()
 
     def limit() -> None:
         if data_bytes is not None:
@@ -202,94 +225,135 @@ def _run(trial: Trial, pipe: int, parent: int) -> None:
         _send(pipe, {"seconds": more.seconds, "bytes": more.size_bytes})
 
     limit()
-    _send(pipe, {"reason": trial.run(grow)[:_MOST_CHARACTERS]})
+    # Measured here, as the other process would come late.
+    _send(pipe, {"resident": _resident_bytes("self"), "used": time.process_time()})
+    reason = trial.run(grow)[:_MOST_CHARACTERS]
+    _send(pipe, {"reason": reason})
 
 
 def _send(pipe: int, message: object) -> None:
     os.write(pipe, json.dumps(message).encode() + b"\n")
 
 
-def _watched(pid: int, pipe: int, bounds: Bounds) -> str | None:
-    """Wait for what a child says, and return it, or what it has too much of; None if it ended without a word."""
-    meter = _Meter(pid)
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    lines = _Lines(pipe)
-    while not lines.ended:
-        if poll.poll(_LOOK_SECONDS * 1000):
-            for line in lines.read():
-                message = json.loads(line)
+class _Child:
+    """A child that does trials, as seen by the process that watches it."""
+
+    def __init__(self, pid: int, pipe: int) -> None:
+        self.over = False
+        """Whether it is, or has to be, at its end."""
+        self._pid = pid
+        self._pipe = pipe
+        self._lines = _Lines(pipe)
+        self._poll = select.poll()
+        self._poll.register(pipe, select.POLLIN)
+        self._status: int | None = None
+
+    def watch(self, bounds: Bounds) -> str | None:
+        """Wait for the outcome of its next trial, or what that has too much of; None if it ended without a word."""
+        meter = _Meter(self._pid)
+        while True:
+            for message in self._messages():
                 if "reason" in message:
                     return str(message["reason"])
-                bounds += Bounds(message["seconds"], message["bytes"])
-        excess = meter.excess(bounds)
-        if excess:
-            return excess
-    return None
+                if "used" in message:
+                    meter.begin(message["resident"], message["used"])
+                else:
+                    bounds += Bounds(message["seconds"], message["bytes"])
+            if self._lines.ended:
+                self.over = True
+                return None
+            excess = meter.excess(bounds)
+            if excess:
+                self.over = True
+                return excess
+
+    def end(self) -> int:
+        """Kill it if it has not ended, and return its status."""
+        if self._status is None:
+            if not self._lines.ended:
+                os.kill(self._pid, signal.SIGKILL)
+            _, self._status = os.waitpid(self._pid, 0)
+            os.close(self._pipe)
+        return self._status
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        """Give what it has said, after a moment's wait if that is nothing; what is not taken is given again."""
+        if not self._lines.whole and self._poll.poll(_LOOK_SECONDS * 1000):
+            self._lines.read()
+        while self._lines.whole:
+            yield json.loads(self._lines.whole.popleft())
 
 
 class _Lines:
     """Whole lines as they come from a descriptor."""
 
     def __init__(self, descriptor: int) -> None:
+        self.whole: deque[bytes] = deque()
+        self.ended = False
         self._descriptor = descriptor
         self._rest = b""
-        self.ended = False
 
-    def read(self) -> Iterator[bytes]:
-        """Read once, and give the lines that are whole by then."""
+    def read(self) -> None:
+        """Read once."""
         data = os.read(self._descriptor, 1 << 16)
         self.ended = not data
         *lines, self._rest = (self._rest + data).split(b"\n")
-        yield from lines
+        self.whole.extend(lines)
 
 
 class _Meter:
-    """What a process has taken since the meter was made."""
+    """What a process has taken since a trial began."""
 
     def __init__(self, pid: int) -> None:
-        self._folder = Path(f"/proc/{pid}")
+        self._pid = pid
         self._began = self._window_began = time.monotonic()
-        self._resident = self._resident_bytes()
-        self._window_used = 0.0
-        self._asleep = 0.0
+        self.begin(_resident_bytes(pid), self._processor()[0])
+
+    def begin(self, resident_bytes: int, used_seconds: float) -> None:
+        """Count from what the process itself says that it had, and had used, when the trial began."""
+        self._resident_bytes = resident_bytes
+        self._used_before = self._window_used = used_seconds
+        self._asleep_seconds = 0.0
 
     def excess(self, bounds: Bounds) -> str:
         """Say which of its bounds the process is beyond; empty if none."""
-        if self._resident_bytes() - self._resident > bounds.size_bytes:
+        if _resident_bytes(self._pid) - self._resident_bytes > bounds.size_bytes:
             return (
                 f"loading it takes more memory than {bounds.size_bytes >> 20} MiB; if the model is your own and needs "
                 "more, raise models.load_bytes."
             )
         now = time.monotonic()
         used, sleeps = self._processor()
-        if now - self._window_began >= _WINDOW_SECONDS:
+        window = now - self._window_began
+        if window >= _WINDOW_SECONDS:
             # A process that waits for a turn on a crowded machine, or for the disk, is not asleep.
-            window = now - self._window_began
             if sleeps and used - self._window_used < _IDLE_SHARE * window:
-                self._asleep += window
+                self._asleep_seconds += window
             self._window_began, self._window_used = now, used
-        if used + self._asleep > bounds.seconds or now - self._began > _WALL_FACTOR * bounds.seconds:
-            what = "hangs" if self._asleep > used else "takes"
+        # The system counts in hundredths of a second, and the process itself more finely.
+        used = max(used - self._used_before, 0.0)
+        if used + self._asleep_seconds > bounds.seconds or now - self._began > _WALL_FACTOR * bounds.seconds:
+            what = "hangs" if self._asleep_seconds > used else "takes"
             return (
                 f"loading it {what} for more than {bounds.seconds:.3g} s; if the model is your own and needs longer, "
                 "raise models.load_seconds."
             )
         return ""
 
-    def _resident_bytes(self) -> int:
-        try:
-            return int((self._folder / "statm").read_text().split()[1]) * _PAGE_BYTES
-        except (OSError, IndexError):
-            return 0
-
     def _processor(self) -> tuple[float, bool]:
         """Return the seconds of processor time, and whether the process sleeps."""
         try:
-            fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / _TICKS, fields[0] == "S"
         except (OSError, IndexError):
             return 0.0, False
+
+
+def _resident_bytes(pid: int | str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
 
 
 def _data_bytes() -> int | None:

@@ -69,7 +69,7 @@ class Loader:
     def __init__(self, settings: WorkerSettings, found: Contents, known: Sequence[Verdict | None]) -> None:
         self._settings = settings
         self._found = found
-        self._known = known
+        self._versions = _in_good_order([*zip(found.versions, known, strict=True)])
         self._prefixes = tuple(f"{shown(Path(each))}/" for each in _names(Path(settings.model_repository)))
         self._guard: Guard | None = None
 
@@ -92,11 +92,7 @@ class Loader:
         said = {(each.name, each.version, each.fingerprint): each for each in settings.verdicts}
         known = [said.get((each.name, each.number, fingerprint(each.folder))) for each in found.versions]
         loader = cls(settings, found, known)
-        trials = [
-            _trial(version, settings, methods)
-            for version, verdict in zip(found.versions, known, strict=True)
-            if verdict is None
-        ]
+        trials = [_trial(version, settings, methods) for version, verdict in loader._versions if verdict is None]
         if trials:
             loader._guard = Guard.start(trials)
         return loader
@@ -114,7 +110,7 @@ class Loader:
         models: list[LoadedModel] = []
         broken = list(self._found.broken)
         verdicts: list[Verdict] = []
-        for version, verdict in zip(self._found.versions, self._known, strict=True):
+        for version, verdict in self._versions:
             message = self._message(verdict)
             if not message and not (broken and self._settings.on_broken_model == "stop"):
                 on_load(version)
@@ -126,6 +122,7 @@ class Loader:
         self._report(models, broken)
         listed = sorted(broken, key=lambda each: (each.name, each.number))
         told = tuple(BrokenModel(each.name, each.number, self._reason(each.message)) for each in listed)
+        models.sort(key=lambda model: (model.name, model.version))
         return Loaded(tuple(models), told, tuple(verdicts))
 
     def close(self) -> None:
@@ -177,6 +174,15 @@ def _summary(broken: int, total: int) -> str:
 def _names(repository: Path) -> tuple[str, ...]:
     """Return what a repository is called in messages: as it was given, and where its links lead."""
     return tuple(dict.fromkeys(str(path) for path in (repository, repository.resolve())))
+
+
+def _in_good_order(versions: list[tuple[Version, Verdict | None]]) -> list[tuple[Version, Verdict | None]]:
+    """Put the smallest first, so that there is soon one to load, and then the largest first.
+
+    Nothing is loaded while the first is tried out, and nothing tried out while the last is loaded.
+    """
+    ordered = sorted(versions, key=lambda each: size_on_disk(each[0].folder), reverse=True)
+    return [*ordered[-1:], *ordered[:-1]]
 
 
 def _trial(version: Version, settings: WorkerSettings, methods: Sequence[Method]) -> Trial:

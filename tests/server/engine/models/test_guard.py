@@ -167,3 +167,35 @@ def test_nothing_outlives_the_process_that_started_it():
     parent.wait()
 
     assert [select.select([each], [], [], 60)[0] == [each] for each in descriptors] == [True, True]
+
+
+def test_a_trial_that_an_earlier_one_makes_crash_is_done_again_in_a_process_of_its_own():
+    def plant(grow):
+        # As memory that is written to beyond an array: it is the next one that dies of it.
+        os.environ["PLANTED"] = "yes"
+        return ""
+
+    def step(grow):
+        if "PLANTED" in os.environ:
+            os.abort()
+        return ""
+
+    assert outcomes(plant, step, abort, step) == [
+        "",
+        "",
+        "loading it ended its process by the signal SIGABRT: the file is damaged, or made to do that.",
+        "",
+    ]
+
+
+def test_each_trial_is_measured_by_what_it_takes_itself():
+    held = []
+
+    def take(grow):
+        held.append(bytes(1) * (150 * MIB))
+        end = time.process_time() + 0.6
+        while time.process_time() < end:
+            pass
+        return ""
+
+    assert outcomes(take, take, take) == ["", "", ""]
