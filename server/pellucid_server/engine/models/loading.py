@@ -7,6 +7,7 @@ nothing of a loaded model can cross to another process but by those.
 import contextlib
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +83,8 @@ class Loader:
         ModelError
             The repository is no folder, or has no models.
         """
+        if threading.active_count() > 1:
+            raise RuntimeError("a fork copies one thread alone, with the locks that others hold")
         for name in _FIRST_LOAD_MODULES:
             # Other versions of torch have others: children then import those themselves.
             with contextlib.suppress(ImportError):
