@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 
 from pellucid import catalogue, errors
 from pellucid.checks import checked_list, checked_text, checked_whole, shortened
-from pellucid.errors import MessageTooLargeError, PellucidError
+from pellucid.errors import InvalidRequestError, MessageTooLargeError, PellucidError, UnsupportedError
 from pellucid.inputs import Sent, read_inputs
 from pellucid.receipts import read_receipt
 from pellucid.results import (
@@ -136,6 +136,11 @@ class Signatures:
             raise errors.broken(found.name, found.version, found.reason)
         return found
 
+    def known(self, name: str, version: int) -> bool:
+        """Tell whether a model has been described already."""
+        spec = _model_spec(name, version)
+        return (spec.name, spec.version) in self.models
+
     def refresh(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description as the server has it now."""
         request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
@@ -189,17 +194,21 @@ def predict(
     named = checked_list(outputs, "outputs", "outputs' names")
     asked = checked_list(explanations, "explanations", _EXPLANATION_WORDS)
     specs = [_spec(each, f"explanations[{number}]") for number, each in enumerate(asked)]
-    described = yield from signatures.served(name, version)
-    sent = read_inputs(described, inputs)
-    request = explanation_service_pb2.PredictRequest(
-        model=_model_spec(name, version),
-        inputs=sent.messages,
-        outputs=[checked_text(each, f"outputs[{number}]") for number, each in enumerate(named)],
-        top_k=None if top_k is None else checked_whole(top_k, "top_k", 0, _MOST_TOP),
-        explanations=[
-            explanation_message(described, spec, where=f"explanations[{number}].") for number, spec in enumerate(specs)
-        ],
-    )
+
+    def written(described: catalogue.Model) -> tuple[Sent, explanation_service_pb2.PredictRequest]:
+        sent = read_inputs(described, inputs)
+        return sent, explanation_service_pb2.PredictRequest(
+            model=_model_spec(name, version),
+            inputs=sent.messages,
+            outputs=[checked_text(each, f"outputs[{number}]") for number, each in enumerate(named)],
+            top_k=None if top_k is None else checked_whole(top_k, "top_k", 0, _MOST_TOP),
+            explanations=[
+                explanation_message(described, spec, where=f"explanations[{number}].")
+                for number, spec in enumerate(specs)
+            ],
+        )
+
+    described, (sent, request) = yield from _written(signatures, name, version, written)
     call = Call(_EXPLANATIONS + "Predict", request, _PREDICT_REPLY.FromString)
     reply = yield from _asked(signatures, name, version, call)
     if len(reply.explanations) != len(specs):
@@ -212,42 +221,67 @@ def attribute(
     signatures: Signatures, name: str, inputs: Any, spec: str | ExplanationSpec, *, version: int
 ) -> Flow[tuple[Attribution, ...]]:
     """Explain every row."""
-    asked = _spec(spec, "spec")
-    described = yield from signatures.served(name, version)
-    sent = read_inputs(described, inputs)
-    return (yield from _attributed(signatures, described, asked, sent, version))
+    return (yield from _attributed(signatures, name, inputs, _spec(spec, "spec"), version=version))
 
 
 def attribute_one(
     signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int
 ) -> Flow[Attribution]:
     """Explain the only row."""
-    described = yield from signatures.served(name, version)
-    sent = read_inputs(described, inputs)
-    if sent.count > 1:
-        raise errors.invalid("inputs", f"has {sent.count} rows; attribute explains one, attribute_rows explains many")
-    found = yield from _attributed(signatures, described, spec, sent, version)
+    found = yield from _attributed(signatures, name, inputs, spec, version=version, most_rows=1)
     if len(found) != 1:
         raise errors.unreadable()
     return found[0]
 
 
 def _attributed(
-    signatures: Signatures, described: catalogue.Model, spec: ExplanationSpec, sent: Sent, version: int
+    signatures: Signatures, name: str, inputs: Any, spec: ExplanationSpec, *, version: int, most_rows: int | None = None
 ) -> Flow[tuple[Attribution, ...]]:
-    request = explanation_service_pb2.AttributeRequest(
-        model=_model_spec(described.name, version),
-        inputs=sent.messages,
-        explanation=explanation_message(described, spec, where=""),
-    )
+    def written(described: catalogue.Model) -> tuple[Sent, explanation_service_pb2.AttributeRequest]:
+        sent = read_inputs(described, inputs)
+        if most_rows is not None and sent.count > most_rows:
+            what = f"has {sent.count} rows; attribute explains one, attribute_rows explains many"
+            raise errors.invalid("inputs", what)
+        return sent, explanation_service_pb2.AttributeRequest(
+            model=_model_spec(name, version),
+            inputs=sent.messages,
+            explanation=explanation_message(described, spec, where=""),
+        )
+
+    _, (sent, request) = yield from _written(signatures, name, version, written)
     call = Call(_EXPLANATIONS + "Attribute", request, _ATTRIBUTE_REPLY.FromString)
-    reply = yield from _asked(signatures, described.name, version, call)
+    reply = yield from _asked(signatures, name, version, call)
     with _reading():
         return _attributions(reply.explanation, _tops(reply.prediction), _timing(reply.timing), sent)
 
 
 _PREDICT_REPLY = explanation_service_pb2.PredictResponse
 _ATTRIBUTE_REPLY = explanation_service_pb2.AttributeResponse
+
+
+def _written(
+    signatures: Signatures, name: str, version: int, write: Callable[[catalogue.Model], T]
+) -> Flow[tuple[catalogue.Model, T]]:
+    """Write a request by what the model takes; a refusal may mean that the model has changed since it was described."""
+    known = signatures.known(name, version)
+    described = yield from signatures.served(name, version)
+    try:
+        return described, write(described)
+    except InvalidRequestError as error:
+        refused = error
+    if not known:
+        raise refused
+    signatures.forget(name, version)
+    try:
+        found = yield from signatures.served(name, version)
+    except UnsupportedError:
+        # It could not be loaded again.
+        raise
+    except PellucidError:
+        raise refused from None
+    if found == described:
+        raise refused
+    return found, write(found)
 
 
 def _asked(signatures: Signatures, name: str, version: int, call: Call) -> Flow[Any]:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.catalogue import InputSignature, Model
-from pellucid.checks import checked_number, checked_text, shortened
+from pellucid.catalogue import Column, InputSignature, Model
+from pellucid.cells import listed, missing
+from pellucid.checks import checked_text, shortened
+from pellucid.csv_files import is_csv, read_csv
 from pellucid.errors import InvalidRequestError, invalid
+from pellucid.frames import Frame, is_frame, is_row, kinds_of_tables, read_frame, read_rows
 from pellucid.tensors import Array, TensorError, to_tensor
 from pellucid.v1 import input_pb2
 
@@ -39,6 +42,10 @@ def read_inputs(model: Model, given: Any, *, where: str = "inputs") -> Sent:
     A mapping whose keys are all names of the model's inputs gives each input its own; anything else is
     the model's only input. So a table's row whose only column has the input's name must be written
     `{input: row}`.
+
+    Rows of a table are dicts, a DataFrame of pandas or polars, a Series of pandas with columns for labels, a Table or
+    RecordBatch of pyarrow, records of numpy, named tuples, or the path of a `.csv` file: their columns are matched by
+    name. An array of numbers, which has no names, is read in the order of the model's columns.
 
     Raises
     ------
@@ -86,6 +93,9 @@ def _input(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2
             return _table(signature, given, where)
         case "text":
             return _texts(given, where), ()
+    if hasattr(given, "columns") or hasattr(given, "column_names"):
+        what = f"is a {type(given).__name__}, whose columns have names, and this input's have none"
+        raise invalid(where, f"{what}; give an array in the order that the model was trained with")
     return _tensor(_with_rows(_numbers(given, where, signature.data_type), signature, where), where), ()
 
 
@@ -173,37 +183,69 @@ def _encoded_by_pillow(picture: Any, where: str) -> bytes:
 
 
 def _table(signature: InputSignature, given: Any, where: str) -> tuple[input_pb2.Input, Sequence[Any]]:
-    if isinstance(given, Mapping):
-        given = [given]
-    if isinstance(given, Sequence) and not isinstance(given, str | bytes) and _mappings(given):
-        rows = [_row(row, f"{where}[{number}]") for number, row in enumerate(given)]
-        return input_pb2.Input(table=input_pb2.Table(rows=rows)), tuple(dict(row) for row in given)
-    numbers = _numbers(given, where, None)
-    names = [column.name for column in signature.columns]
+    """Read what has names by its columns' names, and arrays of numbers by position."""
+    columns = signature.columns
+    path = _csv_path(given, where)
+    if path is not None:
+        return _cells(read_csv(columns, path, where))
+    if is_row(given):
+        return _cells(read_rows(columns, [given], where))
+    if is_frame(given):
+        return _cells(read_frame(columns, given, where))
+    listed_rows = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if listed_rows and (not given or any(is_row(row) for row in given)):
+        return _cells(read_rows(columns, given, where))
+    return _by_position(columns, given, where)
+
+
+def _csv_path(given: Any, where: str) -> Path | None:
+    """Return the path of a table's file; None if none was given."""
+    paths = given if isinstance(given, list | tuple) and given else (given,)
+    if not all(isinstance(path, str | os.PathLike) and is_csv(path) for path in paths):
+        return None
+    if len(paths) > 1:
+        raise invalid(where, f"is {len(paths)} files; give one file with all rows")
+    return Path(paths[0])
+
+
+def _cells(frame: Frame) -> tuple[input_pb2.Input, Sequence[Any]]:
+    sources = [dict(zip(frame.names, row, strict=True)) for row in frame.rows]
+    kinds = ["category" if isinstance(column[0], str) else "number" for column in frame.columns]
+    table = input_pb2.Table()
+    for row in frame.rows:
+        cells = table.rows.add().cells
+        for name, kind, value in zip(frame.names, kinds, row, strict=True):
+            setattr(cells[name], kind, value)
+    return input_pb2.Input(table=table), sources
+
+
+def _by_position(columns: Sequence[Column], given: Any, where: str) -> tuple[input_pb2.Input, Sequence[Any]]:
+    numbers = _positions(columns, given, where)
+    names = [column.name for column in columns]
     numbers = numbers[None] if numbers.ndim == 1 else numbers
-    sources = [dict(zip(names, row, strict=False)) for row in numbers.tolist()] if numbers.ndim == 2 else ()
-    return _tensor(numbers, where), sources
+    if numbers.ndim != 2:
+        return _tensor(numbers, where), ()
+    if numbers.shape[1] == len(names) and numbers.dtype.kind == "f" and np.isnan(numbers).any():
+        row, place = np.argwhere(np.isnan(numbers))[0]
+        raise missing(f"{where}[{row}][{names[place]!r}]", numbers[row, place])
+    return _tensor(numbers, where), [dict(zip(names, row, strict=False)) for row in numbers.tolist()]
 
 
-def _mappings(rows: Sequence[Any]) -> bool:
-    return any(isinstance(row, Mapping) for row in rows) or not rows
-
-
-def _row(row: Any, where: str) -> input_pb2.Row:
-    if not isinstance(row, Mapping):
-        raise invalid(where, f"is of type {type(row).__name__}; each row must be a dict with a value for each column")
-    named = {checked_text(str(name), f"a column of {where}"): value for name, value in row.items()}
-    return input_pb2.Row(cells={name: _cell(value, f"{where}[{name!r}]") for name, value in named.items()})
-
-
-def _cell(value: Any, where: str) -> input_pb2.Cell:
-    if isinstance(value, str):
-        return input_pb2.Cell(category=checked_text(value, where))
-    if isinstance(value, bool | np.bool_):
-        return input_pb2.Cell(number=float(value))
-    if isinstance(value, int | float | np.integer | np.floating):
-        return input_pb2.Cell(number=checked_number(value, where))
-    raise invalid(where, f"is {shortened(value)}; it must be a number, or a category as text")
+def _positions(columns: Sequence[Column], given: Any, where: str) -> Array:
+    many = isinstance(given, Sequence | memoryview) and not isinstance(given, str | bytes)
+    files = [each for each in given if isinstance(each, os.PathLike)] if isinstance(given, list | tuple) else []
+    if files or not (many or hasattr(given, "__array__")):
+        raise invalid(where, kinds_of_tables(files[0] if files else given))
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise invalid(where, "has masked elements; the model takes no missing values: fill them in")
+    try:
+        return _numbers(given, where, None)
+    except InvalidRequestError as error:
+        categorical = [column.name for column in columns if column.categories]
+        if not categorical:
+            raise
+        what = f"can hold numbers alone without names, and these columns have categories: {listed(categorical)}"
+        raise invalid(where, f"{what}; give dicts or a DataFrame") from error
 
 
 def _texts(given: Any, where: str) -> input_pb2.Input:

@@ -86,7 +86,7 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
-        self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults)
+        self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes)
         self._metrics.jobs_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
         self._metrics.show_queue(config.classes, lambda: self._pool.waiting)

@@ -12,6 +12,9 @@ PellucidError                 INTERNAL             a bug; the caller reads only 
 └── UnimplementedError        UNIMPLEMENTED        this server does not have that RPC yet
 
 An error is a message and string metadata only, so that it survives the way from the worker.
+
+The message of a caller's mistake quotes what was sent, so it is for the caller alone. The log has the reason and the
+field in its place: what a caller sends may be a patient's.
 """
 
 from typing import ClassVar
@@ -22,6 +25,10 @@ class PellucidError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
     """Stable word for programs, in ErrorInfo.reason; docs/errors.md has a section for each."""
+
+    quotes_request: ClassVar[bool] = True
+    """Whether the message may quote what the caller sent, so that no log may have it. Only classes whose every
+    message is of the server's own words say that theirs does not."""
 
     def __init__(self, message: str, /, **metadata: str) -> None:
         super().__init__(message)
@@ -56,12 +63,14 @@ class OverloadedError(PellucidError):
     """The queue is full, or one row does not fit the device. Metadata: `retry_after_seconds`, if a wait helps."""
 
     reason = "OVERLOADED"
+    quotes_request = False
 
 
 class UnavailableError(PellucidError):
     """No worker could finish the work; trying again is right. Metadata: `retry_after_seconds`."""
 
     reason = "UNAVAILABLE"
+    quotes_request = False
 
 
 class TimedOutError(PellucidError):
@@ -72,24 +81,28 @@ class TimedOutError(PellucidError):
     """
 
     reason = "TIMED_OUT"
+    quotes_request = False
 
 
 class CancelledError(PellucidError):
     """The caller left. Metadata: `stage`."""
 
     reason = "CANCELLED"
+    quotes_request = False
 
 
 class FatalRequestError(PellucidError):
     """Two worker processes ended while they worked on this request; it is not tried again."""
 
     reason = "FATAL_REQUEST"
+    quotes_request = False
 
 
 class UnimplementedError(PellucidError):
     """The RPC is named in the schema and not there yet."""
 
     reason = "UNIMPLEMENTED"
+    quotes_request = False
 
 
 def broken_model(name: str, version: int, reason: str) -> UnsupportedError:

@@ -1,4 +1,7 @@
-"""How log records are written: lines for people, or one JSON object a line."""
+"""How log records are written: lines for people, or one JSON object for each.
+
+Neither has the words of exceptions, which may quote what a caller sent: see `pellucid_server.traces`.
+"""
 
 import json
 import logging
@@ -6,13 +9,15 @@ import time
 from typing import Any
 
 from pellucid_server.config import LoggingConfig
+from pellucid_server.traces import DiscreetFormatter, trace
 
 _log = logging.getLogger(__name__)
 
 _GRPC = "grpc._cython.cygrpc"
+_ASYNCIO = "asyncio"
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(DiscreetFormatter):
     """Time, level, module and message, then the record's fields as `name=value`."""
 
     def __init__(self) -> None:
@@ -37,8 +42,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            entry["traceback"] = trace(record.exc_info[1])
         return json.dumps(entry, default=str)
 
 
@@ -48,6 +53,7 @@ def set_up(config: LoggingConfig) -> None:
     handler.setFormatter(JsonFormatter() if config.format == "json" else TextFormatter())
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
     logging.getLogger(_GRPC).addFilter(noteworthy)
+    logging.getLogger(_ASYNCIO).addFilter(without_objects)
 
 
 def noteworthy(record: logging.LogRecord) -> bool:
@@ -62,6 +68,12 @@ def noteworthy(record: logging.LogRecord) -> bool:
         return True
     _log.debug("a caller was gone when its answer was sent: %s", record.getMessage())
     return False
+
+
+def without_objects(record: logging.LogRecord) -> bool:
+    """Keep the first line of a record of asyncio's: the others show tasks with what they raised, words and all."""
+    record.msg, record.args = record.getMessage().partition("\n")[0], ()
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -56,6 +56,7 @@ from pellucid_server.jobs import (
     WorkerSettings,
 )
 from pellucid_server.recorder import Recorder
+from pellucid_server.traces import DiscreetFormatter
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +230,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # torch warns of its own deprecated calls at each load.
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(DiscreetFormatter("%(asctime)s worker %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     threading.excepthook = _end
     arguments = parser.parse_args()
     connection = Connection(arguments.fd)

@@ -76,6 +76,52 @@ def test_rows_come_from_a_json_file_or_stdin(pellucid, server, tmp_path, text):
     assert first.inputs["row"].table.rows[0].cells["age"].number == 40
 
 
+def test_rows_come_from_a_csv_file_by_the_headers_names(pellucid, server, tmp_path):
+    (tmp_path / "rows.csv").write_text("colour,age\nred,40\ngreen,7\n")
+    server.replies["Predict"] = predict_message(rows=2)
+    server.replies["Attribute"] = attribute_message(table_attribution(), table_attribution())
+
+    predicted = pellucid("predict", "table", tmp_path / "rows.csv")
+    explained = pellucid("attribute", "table", tmp_path / "rows.csv", "--method", "kernel-shap")
+
+    assert (predicted.exit_code, explained.exit_code) == (0, 0), predicted.stderr + explained.stderr
+    for rpc in ("Predict", "Attribute"):
+        rows = server.requests[rpc][0].inputs["row"].table.rows
+        assert [(row.cells["age"].number, row.cells["colour"].category) for row in rows] == [(40, "red"), (7, "green")]
+    assert "row 0: logits" in predicted.stdout
+    assert "row 1: logits" in predicted.stdout
+    assert "green" in explained.stdout
+
+
+def test_a_csv_file_is_a_baseline(pellucid, server, tmp_path):
+    (tmp_path / "rows.csv").write_text("colour,age\nred,40\n")
+
+    result = pellucid("attribute", "table", *ROW, "--baseline", tmp_path / "rows.csv")
+
+    assert result.exit_code == 0, result.stderr
+    (row,) = server.requests["Attribute"][0].explanation.baseline.inputs["row"].table.rows
+    assert (row.cells["age"].number, row.cells["colour"].category) == (40, "red")
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ('{"age": 40, "colour": "red", "age": 41}', "--json-row names 'age' twice; give it once"),
+        ('{"age": "40", "colour": "red"}', "is the text '40', but the column is numeric: give the number 40"),
+        ('{"age": null, "colour": "red"}', "is missing (None); the model takes no missing values"),
+        ('{"age": NaN, "colour": "red"}', "is missing (nan)"),
+        ('[{"age": 40, "colour": "red"}, {"age": 40, "color": "red"}]', "(perhaps 'color' for 'colour')"),
+        ('{"age": 40, "colour": 1}', "is 1, no category of the column; it takes: 'red', 'green'"),
+    ],
+)
+def test_json_rows_are_as_strict_as_any(pellucid, server, text, right):
+    result = pellucid("predict", "table", "--json-row", "-", input=text)
+
+    assert result.exit_code == 2
+    assert right in result.stderr
+    assert not server.requests["Predict"]
+
+
 def test_pictures_are_predicted_file_by_file(pellucid, server, picture):
     server.replies["Predict"] = predict_message(rows=2)
 
@@ -252,6 +298,13 @@ def test_a_failed_call_is_one_line_on_stderr_and_nothing_on_stdout(pellucid, ser
         (("predict", "table", "x.png", *ROW), "inputs is FILE and --row; give"),
         (("predict", "table", "--row", "age"), "--row is 'age'; it must be NAME=VALUE"),
         (("predict", "table", "--row", "age=old"), "--row age is 'old'; it must be a number"),
+        (("predict", "table", "--row", "age=1_0"), "--row age is '1_0'; it must be a number"),
+        (("predict", "table", "--row", "age=3"), "inputs['row'][0] lacks the column 'colour'; its columns are: 'age'"),
+        (("predict", "table", *ROW, "--row", "size=big"), "has 'size', which the model does not take"),
+        (("predict", "table", "--row", "age=3", "--row", "colour=Red"), "is 'Red', no category of the column (perhaps"),
+        (("predict", "table", "nowhere.csv"), "is 'nowhere.csv', but there is no such file"),
+        (("predict", "table", "a.csv", "b.csv"), "is 2 files; give one file with all rows"),
+        (("predict", "table", "cat.jpg"), "a table's rows must be a dict, a pandas"),
         (("predict", "photos", "nowhere.png"), "there is no such file"),
         (("attribute", "table", *ROW, "-p", "steps"), "--parameter is 'steps'; it must be NAME=VALUE"),
         (("attribute", "table", *ROW, "--space", "odds"), "space is 'odds'; it must be one of"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from client.fake_server import (
     DIGEST,
+    MODELS,
     Failure,
     attribute_message,
     attribution_message,
@@ -133,6 +134,20 @@ def test_explanations_beside_a_prediction_succeed_and_fail_one_by_one(client, se
         _ = failed.attribution
     assert [each.method for each in server.requests["Predict"][0].explanations] == ["saliency", "occlusion"]
     assert server.requests["Predict"][0].explanations[1].parameters["window"].integer == 3
+
+
+def test_rows_are_refused_only_by_what_the_server_serves_now(client, server, monkeypatch):
+    client.predict("table", ROW)
+    changed = model_service_pb2.GetModelResponse()
+    changed.CopyFrom(MODELS["table"])
+    changed.inputs[0].columns[0].name = "years"
+    monkeypatch.setitem(MODELS, "table", changed)
+
+    client.predict("table", {"years": 40, "colour": "red"})
+
+    assert len(server.requests["GetModel"]) == 2
+    with pytest.raises(errors.InvalidRequestError, match="lacks the column 'years'"):
+        client.predict("table", ROW)
 
 
 def test_the_signature_is_asked_for_once(client, server):

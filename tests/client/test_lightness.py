@@ -5,7 +5,19 @@ import sys
 
 import pytest
 
-HEAVY = ["torch", "onnxruntime", "matplotlib", "PIL", "rich", "typer", "pandas", "scipy", "pellucid_server"]
+HEAVY = [
+    "torch",
+    "onnxruntime",
+    "matplotlib",
+    "PIL",
+    "rich",
+    "typer",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "scipy",
+    "pellucid_server",
+]
 
 
 def python(code):

@@ -104,6 +104,21 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
     assert shared.suspects() == frozenset()
 
 
+def test_a_bug_is_logged_by_its_type_and_place_without_its_words(repository, tmp_path):
+    with (tmp_path / "log").open("wb") as log, worker(repository, tmp_path, log) as front:
+        front.next(Hello)
+        (tmp_path / "running").write_bytes(b"\xff is no text")
+        front.predict(7)
+        done = front.next(Done)
+
+    written = (tmp_path / "log").read_text()
+    assert done.failure.message == "internal error"
+    assert "job 7 failed" in written
+    assert "faults.py" in written
+    assert "UnicodeDecodeError\n" in written
+    assert "codec" not in written.rpartition("UnicodeDecodeError")[2]
+
+
 def test_an_interrupt_from_the_terminal_does_not_end_a_worker(shared):
     os.killpg(shared.process.pid, signal.SIGINT)
     shared.predict(8)

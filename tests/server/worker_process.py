@@ -20,7 +20,7 @@ BEAT_SECONDS = 0.05
 class Front:
     """A worker process and the front's end of everything that it shares with it."""
 
-    def __init__(self, repository, faults, record, **settings):
+    def __init__(self, repository, faults, record, log=None, **settings):
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
@@ -29,6 +29,7 @@ class Front:
                 pass_fds=[theirs.fileno(), record],
                 env=worker_environment(1),
                 process_group=0,
+                stderr=log,
             )
         self.socket = ours
         self.socket.settimeout(60)
@@ -86,9 +87,9 @@ class Front:
 
 
 @contextmanager
-def worker(repository, folder, **settings):
+def worker(repository, folder, log=None, **settings):
     """Start a worker; `folder` gets its fault points."""
-    front = Front(repository, str(folder), new_record(), **settings)
+    front = Front(repository, str(folder), new_record(), log, **settings)
     try:
         yield front
     finally:

@@ -30,6 +30,8 @@ app = typer.Typer(
 # The caller's own mistakes, for which another request is the remedy.
 _MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
 
+_TABLES = (".npy", ".csv")
+
 AddressOption = Annotated[
     str, typer.Option(envvar="PELLUCID_ADDRESS", help="The server, HOST:PORT.", show_default=True)
 ]
@@ -48,7 +50,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothin
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name; `pellucid models` lists them.")]
 FilesArgument = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="FILE...", help="Pictures, or one .npy array of rows.", show_default=False),
+    typer.Argument(metavar="FILE...", help="Pictures, one .npy array of rows, or one .csv table.", show_default=False),
 ]
 RowOption = Annotated[
     list[str] | None,
@@ -99,7 +101,7 @@ def predict(
         if as_json:
             _print_json(prediction.to_dict())
         else:
-            tables.show_prediction(_console(), prediction, [str(file) for file in files or []])
+            tables.show_prediction(_console(), prediction, _row_names(files or []))
         if npz is not None:
             _save_arrays(npz, predicted_arrays(prediction))
         if out is not None:
@@ -282,9 +284,17 @@ def _inputs(model: Model, files: list[Path] | None, row: list[str] | None, json_
     return paths
 
 
+def _row_names(files: Sequence[Path]) -> list[str]:
+    """Return the rows' names: those of pictures; the rows of one file have none of their own."""
+    return [] if any(file.suffix.lower() in _TABLES for file in files) else [str(file) for file in files]
+
+
 def _json(path: Path) -> Any:
     try:
-        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_members)
+    except InvalidRequestError:
+        raise
     except UnicodeDecodeError as error:
         raise invalid("--json-row", f"{path} is no text in UTF-8; it must be JSON, in UTF-8") from error
     except json.JSONDecodeError as error:
@@ -295,6 +305,11 @@ def _json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         what = "is nested too deep, or has a number of too many digits; it must be an object or a list of such"
         raise invalid("--json-row", f"{path} {what}") from error
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; a name that comes twice would lose a value."""
+    return once("--json-row", pairs)
 
 
 def _array(path: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from pellucid.catalogue import Model
+from pellucid.cells import parsed_category, parsed_number
 from pellucid.errors import invalid
 from pellucid.results import Attribution, Prediction
 from pellucid.specs import Element
@@ -59,12 +60,15 @@ def row_value(model: Model, word: str) -> tuple[str, float | str]:
     """
     name, value = _pair(word, "--row")
     columns = {column.name: column for each in model.inputs for column in each.columns}
-    if name in columns and columns[name].categories:
+    if name not in columns:
+        # Refused with the others that are unknown, and with those that are missing.
         return name, value
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise invalid(f"--row {name}", f"is {value!r}; it must be a number") from error
+    if columns[name].categories:
+        return name, parsed_category(columns[name], value)
+    number = parsed_number(value)
+    if number is None:
+        raise invalid(f"--row {name}", f"is {value!r}; it must be a number")
+    return name, number
 
 
 def once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:

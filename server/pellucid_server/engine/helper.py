@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 from pellucid_server import wire
+from pellucid_server.traces import trace
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,11 @@ _FAILED, _NO_MEMORY = "failed", "no memory"
 
 class HelperError(RuntimeError):
     """A function failed in the helper process, or the process ended."""
+
+    @property
+    def log_text(self) -> str:
+        """The message, which quotes no arguments: see `pellucid_server.traces`."""
+        return str(self)
 
 
 class Waitable(Protocol):
@@ -291,8 +296,8 @@ def _answered(frame: bytes) -> bytes:
         return wire.frame((function(*arguments), "", ""))
     except MemoryError:
         return wire.frame((None, _NO_MEMORY, ""))
-    except Exception:  # noqa: BLE001 - the caller's process raises it, with this text for the log
-        return wire.frame((None, _FAILED, traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001 - the caller's process raises it, with this text for the log
+        return wire.frame((None, _FAILED, trace(error)))
 
 
 def _read(connection: socket.socket, calls: "SimpleQueue[bytes]") -> None:

@@ -84,6 +84,11 @@ class CallerKeys:
         call.caller = _text(self.caller, metadata)[:_CALLER_LENGTH] or _host(context.peer())
         call.priority = _text(self.priority, metadata)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The keys themselves."""
+        return frozenset({self.caller, self.priority})
+
     def named(self, error: PellucidError) -> PellucidError:
         """Return an error about the class with the metadata's key in place of "priority"; others as they are."""
         if not isinstance(error, InvalidRequestError) or error.metadata.get("field") != "priority":

@@ -1,12 +1,13 @@
 """What happens around every handler: request id, deadline, errors, metrics, and one line in the log.
 
-However a request ends, it has one outcome: one line, one count, one status for its caller.
+However a request ends, it has one outcome: one line, one count, one status for its caller. The line has nothing of
+what the caller sent but names: of the caller, the class, the model and the request.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -14,11 +15,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
+from pellucid_server.config import DEFAULT_CLASSES
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.faults import Faults
 from pellucid_server.jobs import Hello, JobTiming
 from pellucid_server.metrics import UNKNOWN, RequestRecorder
-from pellucid_server.rpc import status
+from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 
 _log = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class Boundary:
         The metadata keys of the caller and the class; None is the default ones.
     faults
         Its points "decode" and "replying"; None is none.
+    classes
+        The names of the classes of requests: others are `unknown` in the log.
     """
 
     def __init__(
@@ -61,7 +65,9 @@ class Boundary:
         *,
         keys: CallerKeys | None = None,
         faults: Faults | None = None,
+        classes: Collection[str] = frozenset(DEFAULT_CLASSES),
     ) -> None:
+        self._classes = frozenset(classes)
         self._visits: dict[asyncio.Task[Any], _Visit] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,6 +78,7 @@ class Boundary:
         self._labelled: Hello | None = None
         self._models: frozenset[str] = frozenset()
         self._methods: frozenset[str] = frozenset()
+        self._names = self._keys.names
 
     @property
     def in_flight(self) -> int:
@@ -193,7 +200,23 @@ class Boundary:
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
-            _log.log(level, "request", extra={"fields": _fields(call, code, seconds, failure)}, exc_info=cause)
+            priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
+            fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
+            _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
+
+    def _failed(self, failure: PellucidError | None) -> dict[str, object]:
+        """Say what went wrong without the caller's values: the message may quote them, and so may a path."""
+        if failure is None:
+            return {}
+        fields: dict[str, object] = {"reason": failure.reason}
+        path = failure.metadata.get("field", "")
+        if path:
+            fields["field"] = places.shown(path, self._names)
+        if "resource_type" in failure.metadata:
+            fields["resource"] = failure.metadata["resource_type"]
+        if not failure.quotes_request:
+            fields["error"] = failure.message[:1000]
+        return fields
 
     def _labels(self, call: Call) -> tuple[str, str]:
         """Return the method and the model as labels: names that nobody serves are all one."""
@@ -203,6 +226,7 @@ class Boundary:
             names = (*(model.key.name for model in hello.models), *(model.name for model in hello.broken))
             self._models = frozenset(names)
             self._methods = frozenset(method.name for method in hello.methods)
+            self._names = self._keys.names | places.served_names(hello)
         method = call.method if not call.method or call.method in self._methods else UNKNOWN
         model = call.model if not call.model or call.model in self._models else UNKNOWN
         return method, model
@@ -240,18 +264,18 @@ def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
-def _fields(call: Call, code: grpc.StatusCode, seconds: float, failure: PellucidError | None) -> dict[str, object]:
+def _fields(
+    call: Call, code: grpc.StatusCode, seconds: float, words: tuple[str, str], timing: JobTiming | None
+) -> dict[str, object]:
+    """Return what every line has; `words` are the class and the method, in words of the server's own."""
+    priority, method = words
     fields: dict[str, object] = {"id": call.request_id, "rpc": call.rpc, "code": code.name}
-    named = {"caller": call.caller, "class": call.priority, "model": call.model, "method": call.method}
+    named = {"caller": call.caller, "class": priority, "model": call.model, "method": method}
     fields |= {name: value[:_NAME_LENGTH] for name, value in named.items() if value}
     fields["seconds"] = round(seconds, 6)
-    timing = _timing(call, failure)
     if timing is not None:
         fields["queue_seconds"] = round(timing.queue_seconds, 6)
         fields["compute_seconds"] = round(timing.compute_seconds, 6)
         fields["rows_forward"] = timing.rows_forward
         fields["rows_backward"] = timing.rows_backward
-    if failure is not None:
-        fields["reason"] = failure.reason
-        fields["error"] = failure.message[:1000]
     return fields

@@ -170,13 +170,14 @@ async def test_a_request_is_one_line_with_what_an_operator_asks_for(explanations
     }
 
 
-async def test_a_callers_mistake_is_logged_without_a_traceback(explanations, pool, caplog, lines):
+async def test_a_callers_mistake_is_logged_by_its_reason_alone(explanations, pool, caplog, lines):
     pool.answer = NotFoundError("No method 'x'.", resource_type="method", resource_name="x")
 
     await ended(explanations.Attribute(attribute_request("x")))
 
     (line,) = lines()
-    assert (line["method"], line["reason"], line["error"]) == ("x", "NOT_FOUND", "No method 'x'.")
+    assert (line["method"], line["reason"], line["resource"]) == ("unknown", "NOT_FOUND", "method")
+    assert "error" not in line
     assert (caplog.records[-1].levelname, caplog.records[-1].exc_info) == ("INFO", None)
 
 

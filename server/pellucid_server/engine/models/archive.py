@@ -3,23 +3,24 @@
 A `.pt2` file can make torch run code in many ways, some of which are plain text: pickled sample
 inputs, weights and objects, guards, size expressions, names of operators and classes, names that
 end up in generated source code. So a file is rebuilt, not inspected: its entries are read here, its
-text and the bytes of its tensors are copied into a new archive in memory, part by part and each
-held to a rule (`serialized_program`), and torch sees that archive alone. What is not known is refused.
+text is turned into the objects of torch's schema, part by part and each held to a rule
+(`serialized_program`), its tensors are made from their bytes, and torch sees those alone. What is not
+known is refused.
 """
 
-import io
 import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from logging import CRITICAL, getLogger
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch._export.serde import schema
 from torch._export.serde.schema import Layout, ScalarType
-from torch.export.pt2_archive._package import PT2ArchiveWriter, load_pt2
+from torch._export.serde.serialize import ExportedProgramDeserializer
 
 from pellucid_server.engine.models.serialized_program import (
     REMEDY,
@@ -51,23 +52,32 @@ _NEVER_READ = re.compile(r"data/sample_inputs/model\.pt|extra/[^/\\]{1,255}|\.da
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _LIMITS = dict.fromkeys([_PROGRAM, *_LISTS.values()], LARGEST_TEXT_BYTES) | dict.fromkeys(_FIXED, 64)
 
-_ITEM_BYTES: Mapping[int, int] = {
-    ScalarType.BYTE: 1,
-    ScalarType.CHAR: 1,
-    ScalarType.BOOL: 1,
-    ScalarType.SHORT: 2,
-    ScalarType.HALF: 2,
-    ScalarType.BFLOAT16: 2,
-    ScalarType.UINT16: 2,
-    ScalarType.INT: 4,
-    ScalarType.FLOAT: 4,
-    ScalarType.UINT32: 4,
-    ScalarType.LONG: 8,
-    ScalarType.DOUBLE: 8,
-    ScalarType.UINT64: 8,
-    ScalarType.COMPLEXFLOAT: 8,
-    ScalarType.COMPLEXDOUBLE: 16,
+_DTYPES: Mapping[int, torch.dtype] = {
+    ScalarType.BYTE: torch.uint8,
+    ScalarType.CHAR: torch.int8,
+    ScalarType.BOOL: torch.bool,
+    ScalarType.SHORT: torch.int16,
+    ScalarType.HALF: torch.float16,
+    ScalarType.BFLOAT16: torch.bfloat16,
+    ScalarType.UINT16: torch.uint16,
+    ScalarType.INT: torch.int32,
+    ScalarType.FLOAT: torch.float32,
+    ScalarType.UINT32: torch.uint32,
+    ScalarType.LONG: torch.int64,
+    ScalarType.DOUBLE: torch.float64,
+    ScalarType.UINT64: torch.uint64,
+    ScalarType.COMPLEXFLOAT: torch.complex64,
+    ScalarType.COMPLEXDOUBLE: torch.complex128,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What torch makes a program of."""
+
+    program: schema.ExportedProgram
+    weights: dict[str, torch.Tensor]
+    constants: dict[str, torch.Tensor]
 
 
 def load_program(path: Path) -> torch.export.ExportedProgram:
@@ -82,7 +92,8 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     -------
     torch.export.ExportedProgram
         Parameters, buffers and operators are bit for bit those of the file, and `nn_module_stack`
-        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone.
+        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone,
+        and the shapes that the file gives of values between inputs and outputs: `functional` derives them.
 
     Raises
     ------
@@ -92,14 +103,14 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     """
     try:
         with zipfile.ZipFile(path) as file:
-            archive = _rebuilt_archive(_Entries(file, path.stat().st_size))
+            parts = _rebuilt_parts(_Entries(file, path.stat().st_size))
     except OSError as error:
         raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"{path} is no .pt2 file, or is damaged: copy it again, or {REMEDY}.") from error
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from error
-    return _loaded(archive, path)
+    return _loaded(parts, path)
 
 
 def program_bytes(path: Path) -> int:
@@ -112,11 +123,13 @@ def program_bytes(path: Path) -> int:
     return max(sizes, default=0)
 
 
-def _loaded(archive: io.BytesIO, path: Path) -> torch.export.ExportedProgram:
-    # Not torch.export.load: it is this call and, when it fails, a second reading in an older format.
+def _loaded(parts: _Parts, path: Path) -> torch.export.ExportedProgram:
+    # Not torch.export.load: it reads an archive, with what it may hold, and takes twice as long.
     try:
         with _silenced():
-            program: torch.export.ExportedProgram = load_pt2(archive).exported_programs["model"]
+            program: torch.export.ExportedProgram = ExportedProgramDeserializer().deserialize(
+                parts.program, parts.weights, parts.constants
+            )
     except Exception as error:
         raise ModelFileError(
             f"{path}: torch cannot build the graph that model.json describes ({type(error).__name__}): "
@@ -148,15 +161,13 @@ def _check_tensors(program: torch.export.ExportedProgram) -> None:
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Keep torch from warning of what is meant: dropped guards leave sizes that no operator names."""
-    loggers = [getLogger(name) for name in ("torch._export.serde.serialize", "torch.export.pt2_archive._package")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(CRITICAL)
+    logger = getLogger("torch._export.serde.serialize")
+    level = logger.level
+    logger.setLevel(CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)
 
 
 class _Entries:
@@ -192,6 +203,15 @@ class _Entries:
         """Read an entry whole."""
         return self._file.read(self._info(name))
 
+    def read_into(self, name: str, buffer: memoryview) -> None:
+        """Read an entry whole into a buffer of its size."""
+        with self._file.open(self._info(name)) as entry:
+            while buffer:
+                read = entry.readinto(buffer)  # type: ignore[attr-defined]
+                if not read:
+                    raise EOFError
+                buffer = buffer[read:]
+
     def _info(self, name: str) -> zipfile.ZipInfo:
         if name not in self._infos:
             raise ModelFileError(f"the entry {name!r} is missing: the file is damaged; {REMEDY}.")
@@ -220,49 +240,76 @@ def _check_size(info: zipfile.ZipInfo, limit: int, file_bytes: int) -> None:
         )
 
 
-def _rebuilt_archive(entries: _Entries) -> io.BytesIO:
+def _rebuilt_parts(entries: _Entries) -> _Parts:
     for name, content in _FIXED.items():
         if entries.read(name) != content:
             raise ModelFileError(f"the entry {name!r} is not {content.decode()!r}: {REMEDY}.")
-    archive = io.BytesIO()
-    with PT2ArchiveWriter(archive) as writer:
-        writer.write_bytes(_PROGRAM, rebuilt_program(entries.read(_PROGRAM)))
-        writer.write_bytes(_SAMPLE_INPUTS, b"")
-        for folder, prefix in _FOLDERS.items():
-            text, payloads = rebuilt_payloads(entries.read(_LISTS[folder]), _LISTS[folder])
-            writer.write_bytes(_LISTS[folder], text)
-            for name in _checked_payloads(entries, payloads, folder, prefix):
-                writer.write_bytes(name, entries.read(name))
-    archive.seek(0)
-    return archive
+    program = rebuilt_program(entries.read(_PROGRAM))
+    weights, constants = (_tensors(entries, folder, prefix) for folder, prefix in _FOLDERS.items())
+    return _Parts(program, weights, constants)
 
 
-def _checked_payloads(
-    entries: _Entries, payloads: Mapping[str, Mapping[str, Any]], folder: str, prefix: str
-) -> Iterator[str]:
-    """Check each tensor against its entry, and name the entries in use, each once."""
-    types: dict[str, int] = {}
-    for tensor, payload in payloads.items():
-        path, meta = payload["path_name"], payload["tensor_meta"]
-        if not path.startswith(prefix):
-            raise ModelFileError(f"the tensor {tensor!r} is said to be in {folder}{path}, where none can be: refused.")
-        new = path not in types
-        if types.setdefault(path, meta["dtype"]) != meta["dtype"]:
-            raise ModelFileError(f"{folder}{path} is read as two types of number: refused.")
-        _check_extent(tensor, meta, entries.size(folder + path))
-        if new:
-            yield folder + path
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A tensor's place in an entry: sizes, strides and offset in elements, each of which lies in the entry."""
+
+    entry: str
+    dtype: torch.dtype
+    sizes: list[int]
+    strides: list[int]
+    offset: int
+    is_parameter: bool
+    requires_grad: bool
 
 
-def _check_extent(tensor: str, meta: Mapping[str, Any], stored_bytes: int) -> None:
-    """Check that every element lies in the stored bytes."""
-    item_bytes = _ITEM_BYTES.get(meta["dtype"])
-    if item_bytes is None or meta["layout"] != Layout.Strided:
+def _tensors(entries: _Entries, folder: str, prefix: str) -> dict[str, torch.Tensor]:
+    """Make the tensors of a list; those that share an entry share its memory."""
+    payloads = rebuilt_payloads(entries.read(_LISTS[folder]), _LISTS[folder])
+    places = {name: _checked_place(entries, name, payload, folder, prefix) for name, payload in payloads.items()}
+    types: dict[str, torch.dtype] = {}
+    for place in places.values():
+        if types.setdefault(place.entry, place.dtype) != place.dtype:
+            raise ModelFileError(f"{place.entry} is read as two types of number: refused.")
+    stored = {entry: _stored(entries, entry, dtype) for entry, dtype in types.items()}
+    return {name: _tensor(stored[place.entry], place) for name, place in places.items()}
+
+
+def _tensor(stored: torch.Tensor, place: _Place) -> torch.Tensor:
+    tensor = stored.as_strided(place.sizes, place.strides, place.offset)
+    return torch.nn.Parameter(tensor, requires_grad=place.requires_grad) if place.is_parameter else tensor
+
+
+def _stored(entries: _Entries, entry: str, dtype: torch.dtype) -> torch.Tensor:
+    """Read the numbers of an entry."""
+    stored = torch.empty(entries.size(entry), dtype=torch.uint8)
+    entries.read_into(entry, memoryview(stored.numpy()))  # type: ignore[arg-type]
+    # A byte that is neither 0 nor 1 is no truth value, and what operators make of one is not defined.
+    return stored != 0 if dtype is torch.bool else stored.view(dtype)
+
+
+def _checked_place(entries: _Entries, tensor: str, payload: schema.PayloadMeta, folder: str, prefix: str) -> _Place:
+    path, meta = payload.path_name, payload.tensor_meta
+    if meta is None:
+        raise ModelFileError(f"the tensor {tensor!r} has no sizes: the file is damaged; {REMEDY}.")
+    if not path.startswith(prefix):
+        raise ModelFileError(f"the tensor {tensor!r} is said to be in {folder}{path}, where none can be: refused.")
+    dtype = _DTYPES.get(meta.dtype)
+    if dtype is None or meta.layout != Layout.Strided:
         raise ModelFileError(
-            f"the tensor {tensor!r} has the type {ScalarType(meta['dtype']).name} and the layout "
-            f"{Layout(meta['layout']).name}; dense tensors of plain numbers are read."
+            f"the tensor {tensor!r} has the type {ScalarType(meta.dtype).name} and the layout "
+            f"{Layout(meta.layout).name}; dense tensors of plain numbers are read."
         )
-    sizes, strides, (offset,) = (_integers(meta[name], tensor) for name in ("sizes", "strides", "storage_offset"))
+    sizes, strides, (offset,) = (
+        _integers(values, tensor) for values in (meta.sizes, meta.strides, [meta.storage_offset])
+    )
+    _check_extent(tensor, (sizes, strides, offset), entries.size(folder + path), dtype.itemsize)
+    requires_grad = meta.requires_grad and (dtype.is_floating_point or dtype.is_complex)
+    return _Place(folder + path, dtype, sizes, strides, offset, payload.is_param, requires_grad)
+
+
+def _check_extent(tensor: str, place: tuple[list[int], list[int], int], stored_bytes: int, item_bytes: int) -> None:
+    """Check that every element lies in the stored bytes."""
+    sizes, strides, offset = place
     elements, stored = math.prod(sizes), stored_bytes // item_bytes
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     outside = elements > 0 and last >= stored
@@ -273,9 +320,8 @@ def _check_extent(tensor: str, meta: Mapping[str, Any], stored_bytes: int) -> No
         )
 
 
-def _integers(values: Any, tensor: str) -> list[int]:
-    entries = values if isinstance(values, list) else [values]
-    integers = [entry.get("as_int", -1) for entry in entries]
+def _integers(values: list[schema.SymInt], tensor: str) -> list[int]:
+    integers = [entry.value if entry.type == "as_int" else -1 for entry in values]
     if any(integer < 0 for integer in integers):
         raise ModelFileError(f"the tensor {tensor!r} has sizes, strides or an offset that are no counts: refused.")
     return integers

@@ -1,5 +1,6 @@
 """Puts a model version together: its files' signature, its manifest, and what running it shows."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from pellucid_server.engine.models.trial import (
 from pellucid_server.engine.question import Arrays
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import Array, ModelKey, OutputInfo, ParityInfo
+
+_log = logging.getLogger(__name__)
 
 _DTYPES = {
     torch.float16: "float16",
@@ -95,6 +98,12 @@ def assemble(
     findings = _try_out(graph, session, signature, rows)
     if findings.parity is not None and not findings.parity.holds:
         _refuse_disagreeing(manifest, findings.parity)
+        _log.warning(
+            "model %s, version %d: model.onnx is not used, as it differs from model.pt2 by %.2g of the largest "
+            "output, more than "
+            "%g; export both from the same weights",
+            *(key.name, key.version, findings.parity.largest_difference, findings.parity.tolerance),
+        )
         session = None
     runs = [graph_run(graph)] if graph is not None else []
     runs += [session.run_checked] if session is not None else []

@@ -19,6 +19,9 @@ from pellucid_server.engine.models.sizes import Holding, holding, row_shape
 aten = torch.ops.aten
 
 _CHANNELS_FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "upsample", "pixel_shuffle")
+_SAME_FORM = frozenset({aten.alias, aten.contiguous, aten.detach, aten.to})
+"""Operators that may give a view of their operand, but of its own form."""
+
 _CHANNELS_LAST = ("linear", "layer_norm", "rms_norm", "embedding", "lstm", "gru", "rnn", "matmul", "attention")
 
 
@@ -161,7 +164,7 @@ def _same_rank_source(node: fx.Node, rank: int) -> fx.Node | None:
 
 
 def _reorders(node: fx.Node) -> bool:
-    """Tell whether an operator looks at its operand in another form: all views, but for plain aliases."""
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target is aten.alias.default:
+    """Tell whether an operator looks at its operand in another form: all views, but for those of the same form."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.overloadpacket in _SAME_FORM:
         return False
     return any(result.alias_info is not None for result in node.target._schema.returns)

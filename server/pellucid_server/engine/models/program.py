@@ -1,6 +1,5 @@
 """From an exported program to one functional graph, or a refusal that names the remedy."""
 
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from pellucid_server.engine.models.functional import functional_program
 from pellucid_server.engine.models.lengths import Lengths, read_lengths
 from pellucid_server.engine.models.sizes import Holding, expression, holding, row_shape
 
@@ -110,7 +110,7 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
         If rows cannot be packed: the batch is fixed or not axis 0 of every input and output; or if a
         forward pass is not a function of the rows: it changes buffers, is in training mode or random.
     """
-    functional = _explicit(program).run_decompositions({})
+    functional = functional_program(program)
     for node in functional.graph.nodes:
         _refuse_training(node)
     _refuse_mutation(functional)
@@ -137,85 +137,6 @@ def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[.
 def _value(name: str, node: fx.Node) -> GraphValue:
     value = node.meta["val"]
     return GraphValue(name, value.dtype, row_shape(value))
-
-
-# In-place operators
-
-
-def _explicit(program: ExportedProgram) -> ExportedProgram:
-    """Take away in-place operators as far as that is simple; `run_decompositions` makes the rest functional.
-
-    It does so correctly, but it makes views of a changed value again where they are used first, under the
-    path of the module that uses them: a Flatten behind an in-place ReLU would vanish from the layers.
-    """
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(program.graph, copies))
-    graph.output_node().meta.update(program.graph.output_node().meta)
-    for node, copy in copies.items():
-        # The signature goes by names, and copying changes those that Python uses itself, such as "input".
-        copy.name = node.name
-    changing = [node for node in graph.nodes if _mutable(node)]
-    if not changing:
-        return program
-    for node in changing:
-        pure = _out_of_place(node, graph.output_node())
-        if pure is not None:
-            _use_from_there(graph, node.args[0], node)
-            node.target = pure
-    last_changes = {_base(node): node for node in changing if _mutable(node)}
-    for base, node in last_changes.items():
-        with graph.inserting_after(node):
-            settled = graph.call_function(aten.clone.default, (base,))
-        settled.meta = {**node.meta, "val": base.meta["val"]}
-        _use_from_there(graph, base, settled)
-    module = fx.GraphModule(program.graph_module, graph)
-    module.meta.update(program.graph_module.meta)
-    return program._update(module, program.graph_signature)
-
-
-def _use_from_there(graph: fx.Graph, old: fx.Node, new: fx.Node) -> None:
-    """Use `new` in place of `old` behind it. The program's outputs stay: its signature names them."""
-    output = graph.output_node()
-    old.replace_all_uses_with(new, delete_user_cb=lambda user: user > new and user is not output)
-
-
-def _base(node: fx.Node) -> fx.Node:
-    """Return the value whose memory that of `node` is a part of."""
-    while node.op == "call_function" and not _fresh(node) and node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _out_of_place(node: fx.Node, output: fx.Node) -> Any:
-    """Return the out-of-place form of an in-place operator if it can simply take its place, or None."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.args:
-        return None
-    name = node.target._schema.name.removeprefix("aten::")
-    changed = node.args[0]
-    if not name.endswith("_") or name.startswith("_") or not isinstance(changed, fx.Node):
-        return None
-    if not _fresh(changed) or any(user is output or (user < node and not _fresh(user)) for user in changed.users):
-        return None
-    operands = [arg.meta.get("val") for arg in node.all_input_nodes]
-    if len({operand.dtype for operand in operands if isinstance(operand, torch.Tensor)}) != 1:
-        return None
-    packet = getattr(aten, name[:-1], None)
-    return getattr(packet, node.target._overloadname, None)
-
-
-def _mutable(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _fresh(node: fx.Node) -> bool:
-    """Tell whether the value of `node` surely shares no memory with another value."""
-    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-        return _fresh(node.args[0])
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    aliasing = any(result.alias_info is not None for result in node.target._schema.returns)
-    return not aliasing and torch.Tag.maybe_aliasing_or_mutating not in node.target.tags
 
 
 # What cannot be served
@@ -447,6 +368,8 @@ def _copy(
     if copy.target in _VIEWS:
         # A value fed into a suffix may have other strides than the export saw; a view would refuse it.
         copy.target = aten.reshape.default
+    if copy.target is aten.view_as.default:
+        copy.target = aten.reshape_as.default
     if copy.target is aten.clone.default and not copy.kwargs:
         # What is left of a dropout. No value is ever written to, so that no copy is needed.
         copy.target = aten.alias.default

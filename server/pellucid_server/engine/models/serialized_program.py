@@ -39,14 +39,19 @@ _STATE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,1023}")
 _PAYLOAD_NAME = re.compile(r"(weight|tensor)_\d{1,9}")
 _STACK = re.compile(r"[A-Za-z0-9_.@<>,;:\[\]()\- ]{0,16384}")
 _KEY = re.compile(r"[^\x00-\x1f\x7f'\"\\{}]{1,256}")
+_UNBACKED = re.compile(r"z?u")
+"""How the names of symbols begin that stand for sizes which depend on data."""
+
 _DEEPEST_TREE = 32
 _DEVICES = ("cpu", "cuda")
 _DIALECTS = ("ATEN", "TRAINING")
 _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
-def rebuilt_program(text: bytes) -> bytes:
-    """Rebuild `model.json`.
+def rebuilt_program(text: bytes) -> schema.ExportedProgram:
+    """Rebuild `model.json`, as the objects that torch reads it into.
+
+    Values between inputs and outputs are described by their type alone, unless sizes depend on data.
 
     Raises
     ------
@@ -59,19 +64,36 @@ def rebuilt_program(text: bytes) -> bytes:
         raise ModelFileError(
             f"model.json has format {major!r}; this server reads {schema.SCHEMA_VERSION[0]}: {REMEDY}."
         )
-    return _written(_rebuilt(schema.ExportedProgram, data, "model.json"))
+    program: schema.ExportedProgram = _rebuilt(schema.ExportedProgram, data, "model.json")
+    if not any(_UNBACKED.match(symbol) for symbol in program.range_constraints):
+        _forget_values(program.graph_module.graph)
+    return program
 
 
-def rebuilt_payloads(text: bytes, name: str) -> tuple[bytes, Mapping[str, Mapping[str, Any]]]:
-    """Rebuild a payload list; return it, and its entries by the name of the tensor.
+def _forget_values(graph: schema.Graph) -> None:
+    """Put numbers in place of the described values between inputs and outputs: `functional` derives them itself.
+
+    torch would make each of them with its sizes, which takes as long as all the rest. Where sizes depend on
+    data, the descriptions are where torch learns their symbols from.
+    """
+    inputs = {argument.value.name for argument in graph.inputs if argument.type == "as_tensor"}
+    numbers: dict[int, schema.TensorMeta] = {}
+    for name, value in graph.tensor_values.items():
+        if name not in inputs:
+            number = dataclasses.replace(value, sizes=[], strides=[], requires_grad=False)
+            graph.tensor_values[name] = numbers.setdefault(value.dtype, number)
+
+
+def rebuilt_payloads(text: bytes, name: str) -> Mapping[str, schema.PayloadMeta]:
+    """Rebuild a payload list; return its entries by the name of the tensor.
 
     Raises
     ------
     ModelFileError
         An entry is pickled, is no plain tensor, or the list is damaged.
     """
-    rebuilt = _rebuilt(schema.PayloadConfig, _parsed(text, name), name)
-    return _written(rebuilt), rebuilt["config"]
+    payloads: Mapping[str, schema.PayloadMeta] = _rebuilt(schema.PayloadConfig, _parsed(text, name), name).config
+    return payloads
 
 
 def _parsed(text: bytes, where: str) -> object:
@@ -79,10 +101,6 @@ def _parsed(text: bytes, where: str) -> object:
         return json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{where} is not JSON: the file is damaged; {REMEDY}.") from error
-
-
-def _written(data: object) -> bytes:
-    return json.dumps(data).encode("utf-8")
 
 
 def _member(data: object, name: str) -> object:
@@ -100,7 +118,7 @@ def _rebuilt(kind: Any, data: object, where: str) -> Any:
     return _rebuilt_value(kind, data, where, None)
 
 
-def _rebuilt_class(kind: Any, data: object, where: str) -> dict[str, Any]:
+def _rebuilt_class(kind: Any, data: object, where: str) -> Any:
     given = _object(data, where)
     rebuilt: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
@@ -114,10 +132,10 @@ def _rebuilt_class(kind: Any, data: object, where: str) -> dict[str, Any]:
             rebuilt[field.name] = _rebuilt_field(kind, field.name, hint, given[field.name], path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ModelFileError(f"{path} is missing: the file is damaged; {REMEDY}.")
-    return rebuilt
+    return kind(**rebuilt)
 
 
-def _rebuilt_union(kind: Any, data: object, where: str) -> dict[str, Any]:
+def _rebuilt_union(kind: Any, data: object, where: str) -> Any:
     given = _object(data, where)
     _require(len(given) == 1, where, data, "an object with one member")
     ((name, value),) = given.items()
@@ -125,7 +143,7 @@ def _rebuilt_union(kind: Any, data: object, where: str) -> dict[str, Any]:
         raise ModelFileError(
             f"{where} is of the kind {name!r}, which a server does not load. Leave it out of the export."
         )
-    return {name: _rebuilt_field(kind, name, _hints(kind)[name], value, f"{where}.{name}")}
+    return kind.create(**{name: _rebuilt_field(kind, name, _hints(kind)[name], value, f"{where}.{name}")})
 
 
 def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) -> Any:
@@ -153,7 +171,7 @@ def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], st
         return _text(rule, data, where)
     if kind is float and isinstance(data, str):
         _require(data in ("Infinity", "-Infinity", "NaN"), where, data, "a number")
-        return data
+        return float(data)
     if kind is float:
         _require(type(data) in (int, float), where, data, "a number")
         return float(typing.cast(float, data))
@@ -357,12 +375,13 @@ def _node_metadata(data: object, where: str) -> dict[str, str]:
     return {} if not stack else {"nn_module_stack": _text(_module_stack, stack, f"{where}.nn_module_stack")}
 
 
-def _call_graph(data: object, where: str) -> list[dict[str, Any]]:
+def _call_graph(data: object, where: str) -> list[schema.ModuleCallEntry]:
     """Keep the signature of the whole model, which comes first; those of its modules serve to take it apart."""
     modules = _list(data, where)
     _require(len(modules) > 0, where, data, "a list that begins with the whole model")
     signature = _object(modules[0], where).get("signature")
-    return [{"fqn": "", "signature": _rebuilt(schema.ModuleCallSignature, signature, f"{where}[0].signature")}]
+    rebuilt = _rebuilt(schema.ModuleCallSignature, signature, f"{where}[0].signature")
+    return [schema.ModuleCallEntry(fqn="", signature=rebuilt)]
 
 
 def _device_type(data: object, where: str) -> str:
@@ -386,7 +405,7 @@ def _raw(data: object, where: str) -> bool:
     return False
 
 
-def _tensor_meta(data: object, where: str) -> dict[str, Any]:
+def _tensor_meta(data: object, where: str) -> Any:
     return _rebuilt_class(schema.TensorMeta, data, where)
 
 

@@ -1,29 +1,24 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.lengths import Lengths, Size, length_error, names_a_length
+from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, one_line, read_onnx
+from pellucid_server.engine.models.onnx_watch import PREFIX, watched_outputs, with_watches
 from pellucid_server.engine.question import Arrays
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
-_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-_READS_FILES = ("EPContext",)
-"""Operators of those domains that name a file to read."""
-
-_OPEN_LENGTH = 256
-"""Assumed length of an axis that is open, where memory is estimated."""
+__all__ = ["Session", "SessionError", "Value"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -49,10 +44,6 @@ _REFUSALS = (
 """What ONNX Runtime raises for a file that it cannot load or run; their only common base is Exception."""
 
 
-class SessionError(Exception):
-    """An ONNX file that cannot be served; the message says why, and what would be right."""
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """An input or output: `shape` is a row's, with None where it is not fixed."""
@@ -68,8 +59,7 @@ class Session:
     Parameters
     ----------
     path
-        The file. What it names outside its folder, and operators that ONNX Runtime itself does not
-        bring, are refused before it is loaded.
+        The file. What must not be run of it is refused before it is loaded (`read_onnx`).
     threads
         Threads of ONNX Runtime; they do not spin while they wait, as they share their cores.
     device
@@ -86,16 +76,19 @@ class Session:
     """
 
     def __init__(self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS) -> None:
-        model = _checked(path)
-        self.largest_value_bytes = _largest_value_bytes(model)
+        file = read_onnx(path)
+        self.largest_value_bytes = file.largest_value_bytes
         """Bytes of the largest value in the file, for a row."""
-        self._session = _open(path, threads, device)
+        self._session = _open(path, file, threads, device)
+        self._watches = file.watches
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
-        self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
+        outputs = [entry for entry in self._session.get_outputs() if not entry.name.startswith(PREFIX)]
+        self.outputs = tuple(_value(entry, path, "output") for entry in outputs)
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
         """Which open axes have one name, and so one length."""
         self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
+        self._watched = watched_outputs(self._watches)
         self._trim_seconds = trim_seconds
         self._trimmed_at = time.monotonic()
         self._trimming = onnxruntime.RunOptions()
@@ -130,98 +123,38 @@ class Session:
         try:
             return self._run(rows)
         except _REFUSALS as error:
-            raise SessionError(f"ONNX Runtime cannot run it: {_line(error)}") from error
+            raise SessionError(f"ONNX Runtime cannot run it: {one_line(error)}") from error
 
     def _run(self, rows: Arrays) -> dict[str, Array]:
         now = time.monotonic()
         trims = now - self._trimmed_at >= self._trim_seconds
         if trims:
             self._trimmed_at = now
-        values = self._session.run(self._names, rows, self._trimming if trims else None)
-        return dict(zip(self._names, values, strict=True))
+        names = [*self._names, *self._watched]
+        values = dict(zip(names, self._session.run(names, rows, self._trimming if trims else None), strict=True))
+        harm = next(filter(None, (watch.harm(values) for watch in self._watches)), None)
+        if harm is not None:
+            raise SessionError(harm)
+        return {name: values[name] for name in self._names}
 
 
-def _checked(path: Path) -> onnx.ModelProto:
-    """Read a file; refuse one that is no ONNX model, or would have other files read or other code run."""
-    try:
-        # Parses as well, and turns a damaged file into an error of its own.
-        onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise SessionError(
-            f"it is not an ONNX file that can be served ({_line(error)}); export the model again"
-        ) from error
-    model = onnx.load(str(path), load_external_data=False)
-    own = {(function.domain, function.name) for function in model.functions}
-    for message in _messages(model):
-        if isinstance(message, onnx.TensorProto):
-            _check_location(message, path.parent)
-        elif isinstance(message, onnx.NodeProto):
-            _check_operator(message, own)
-    return model
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """Walk all tensors and nodes of a model, in whatever part of it they are."""
-    if isinstance(message, onnx.TensorProto):
-        yield message
-        return
-    if isinstance(message, onnx.NodeProto):
-        yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if isinstance(value, Sequence) else (value,):
-                yield from _messages(part)
-
-
-def _check_location(tensor: onnx.TensorProto, folder: Path) -> None:
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
-    if location is None:
-        return
-    relative = PurePosixPath(location)
-    inside = folder.joinpath(location).resolve().is_relative_to(folder.resolve())
-    if relative.is_absolute() or ".." in relative.parts or "\\" in location or not inside:
-        raise SessionError(
-            f"tensor {tensor.name!r} has its data in {location!r}, outside the folder of the file; save the model with "
-            "its data beside it"
-        )
-    if not folder.joinpath(location).is_file():
-        raise SessionError(f"tensor {tensor.name!r} has its data in {location!r}, which is missing; copy it there too")
-
-
-def _check_operator(node: onnx.NodeProto, own: set[tuple[str, str]]) -> None:
-    known = node.domain in _DOMAINS or (node.domain, node.op_type) in own
-    if not known or node.op_type in _READS_FILES:
-        raise SessionError(
-            f"node {node.name!r} is an operator {node.op_type!r} of the domain {node.domain!r}; only the standard "
-            f"operators can be served (domains: {', '.join(domain for domain in _DOMAINS if domain)})"
-        )
-
-
-def _largest_value_bytes(model: onnx.ModelProto) -> int:
-    try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    except onnx.shape_inference.InferenceError:
-        graph = model.graph
-    return max(_row_bytes(value) for value in (*graph.value_info, *graph.input, *graph.output))
-
-
-def _row_bytes(value: onnx.ValueInfoProto) -> int:
-    lengths = [dim.dim_value or _OPEN_LENGTH for dim in value.type.tensor_type.shape.dim]
-    return 8 * math.prod(lengths[1:])
-
-
-def _open(path: Path, threads: int, device: str) -> onnxruntime.InferenceSession:
+def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Its errors are raised as well; written to standard error, they would quote what a caller sent.
+    options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Else a file that is both would be read as ONNX Runtime's own format, of which nothing is checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     providers = _providers(device)
+    content = with_watches(file.model, file.watches).SerializeToString() if file.watches else str(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except _REFUSALS as error:
-        raise SessionError(f"ONNX Runtime cannot load it: {_line(error)}") from error
+        raise SessionError(f"ONNX Runtime cannot load it: {one_line(error)}") from error
     session.disable_fallback()
     if session.get_providers()[0] != providers[0][0]:
         raise SessionError(f"ONNX Runtime cannot use the device {device!r}; it would run on the CPU instead")
@@ -267,7 +200,3 @@ def _sizes(shape: Sequence[int | str | None]) -> tuple[Size | None, ...]:
     """Read the names of a row's open axes; one called as the rows are has to do with the batch, and is left alone."""
     rows, *lengths = shape
     return tuple(Size(length) if isinstance(length, str) and length != rows else None for length in lengths)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -1,5 +1,11 @@
-"""Rows of named columns become rows of numbers: standardized, one-hot or ordinal."""
+"""Rows of named columns become rows of numbers: standardized, one-hot or ordinal.
 
+Columns go by their names alone. A cell must be of its column's kind; the one leniency is for codes: a whole number
+stands for the category that is written as it, as 2 for "2".
+"""
+
+from collections import Counter
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -18,6 +24,10 @@ from pellucid_server.engine.models.preprocessing import (
 from pellucid_server.engine.question import Feature
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import Array, ColumnInfo, Input, InputInfo, TableInput, TensorInput
+
+_EXACT = 2.0**53
+"""Whole numbers below this are each a float of their own."""
+_MOST_NAMES = 40
 
 Rows = tuple[dict[str, float | str], ...]
 
@@ -107,29 +117,28 @@ class TablePreprocessor:
         return rows
 
     def _wrong_columns(self, row: dict[str, float | str], field: str) -> InvalidRequestError:
-        known = ", ".join(self.columns)
-        missing = next((name for name in self.columns if name not in row), None)
-        if missing is not None:
-            return InvalidRequestError(
-                f"{field} has no column {missing!r}; the model's columns are: {known}.",
-                field=_cell(field, missing),
-            )
-        unknown = next(name for name in row if name not in self._names)
-        return InvalidRequestError(
-            f"{field} has a column {unknown!r}, which the model does not know; its columns are: {known}.",
-            field=_cell(field, unknown),
-        )
+        missing = [name for name in self.columns if name not in row]
+        unknown = sorted(name for name in row if name not in self._names)
+        wrong = [f"has no {_columns(missing)}"] if missing else []
+        if unknown:
+            wrong.append(f"has {_columns(unknown)}, which the model does not know")
+        first = missing[0] if missing else unknown[0]
+        text = f"{field} {' and '.join(wrong)}; its columns are: {', '.join(self.columns)}."
+        return InvalidRequestError(text, field=_cell(field, first))
 
     def _wrong_category(self, table: Rows, field: str) -> InvalidRequestError:
+        codes = dict(self._one_hots) | {name: known for name, _, known in self._ordinals}
         index, column = next(
             (index, column)
             for index, row in enumerate(table)
             for column in self._columns
-            if column.categories and row[column.name] not in column.categories
+            if column.categories and row[column.name] not in codes[column.name]
         )
         path = _cell(f"{field}.rows[{index}]", column.name)
+        value = table[index][column.name]
+        what = repr(value) if isinstance(value, str) else f"the number {value!r}"
         return InvalidRequestError(
-            f"{path} is {table[index][column.name]!r}; it must be a category, one of: {', '.join(column.categories)}.",
+            f"{path} is {what}; it must be a category, one of: {', '.join(column.categories)}.",
             field=path,
         )
 
@@ -181,6 +190,12 @@ class _Numbers:
         )
 
 
+def _columns(names: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"column{'s' if len(names) > 1 else ''} {listed}{more}"
+
+
 def _cell(field: str, name: str) -> str:
     return f'{field}.cells["{name}"]'
 
@@ -194,7 +209,23 @@ def _ordinal(column: ColumnManifest) -> bool:
 
 
 def _codes(column: ColumnManifest, first: int) -> dict[Any, int]:
-    return {category: first + index for index, category in enumerate(column.categories)}
+    """Return the code of each category, also under the number that it is the text of."""
+    codes: dict[Any, int] = {category: first + index for index, category in enumerate(column.categories)}
+    numbers = [_number(category) for category in column.categories]
+    times = Counter(numbers)
+    for index, (category, number) in enumerate(zip(column.categories, numbers, strict=True)):
+        # "2" beside "2.0" leaves open which one 2 means.
+        if number is not None and times[number] == 1 and category == str(int(number)):
+            codes[number] = first + index
+    return codes
+
+
+def _number(category: str) -> float | None:
+    try:
+        number = float(category)
+    except ValueError:
+        return None
+    return number if abs(number) < _EXACT else None
 
 
 def _ranges(columns: tuple[ColumnManifest, ...]) -> npt.NDArray[np.float32] | None:

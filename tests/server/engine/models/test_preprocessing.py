@@ -504,6 +504,51 @@ def test_a_missing_column_is_refused_by_name():
     assert "has no column 'size'" in error.message
 
 
+def test_all_missing_and_all_unknown_columns_are_named():
+    row = {"age": 55.0, "colour": "green", "weight": 1.0, "Height": 1.0}
+
+    error = refusal(tables(), TableInput((row,)))
+
+    assert "has no columns 'size', 'height'" in error.message
+    assert "has columns 'Height', 'weight', which the model does not know" in error.message
+    assert "its columns are: colour, age, size, height" in error.message
+
+
+CODES = (
+    ColumnManifest("sex", categories=("1", "2"), encoding="ordinal"),
+    ColumnManifest("ward", categories=("007", "7", "-3", "x")),
+    ColumnManifest("grade", categories=("2", "2.0", "3", "9007199254740993", "nan"), encoding="ordinal"),
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "number", "category"),
+    [("sex", 2.0, "2"), ("sex", 1.0, "1"), ("ward", -3.0, "-3"), ("grade", 3.0, "3")],
+)
+def test_a_whole_number_stands_for_the_category_that_is_written_as_it(column, number, category):
+    row = {"sex": "1", "ward": "x", "grade": "3"}
+    preprocessor = tables(CODES, width=6)
+
+    by_number = preprocessor.prepare(TableInput(({**row, column: number},)), FIELD).rows
+    by_text = preprocessor.prepare(TableInput(({**row, column: category},)), FIELD).rows
+
+    assert by_number.tolist() == by_text.tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "number"),
+    [("sex", 0.0), ("sex", 1.5), ("sex", 3.0), ("ward", 7.0), ("grade", 2.0), ("grade", 9007199254740992.0)],
+    ids=["none", "no whole number", "unknown", "also 007", "also 2.0", "beyond the exact"],
+)
+def test_a_number_that_leaves_the_category_open_is_refused_with_those_there_are(column, number):
+    row = {"sex": "1", "ward": "x", "grade": "3"}
+
+    error = refusal(tables(CODES, width=6), TableInput(({**row, column: number},)))
+
+    assert error.metadata["field"] == f'{FIELD}.table.rows[0].cells["{column}"]'
+    assert f"is the number {number!r}; it must be a category, one of: " in error.message
+
+
 @pytest.mark.parametrize(
     ("columns", "given", "field", "part"),
     [

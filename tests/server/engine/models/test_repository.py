@@ -169,6 +169,17 @@ def test_the_graph_serves_where_onnx_runtime_differs_and_the_difference_is_told(
     assert (loaded.runtime, loaded.session, loaded.parity.holds) == ("graph", None, False)
 
 
+def test_an_onnx_file_that_differs_is_reported_in_the_log_by_name(model, caplog):
+    put_graph(model / "1")
+    put_onnx(model / "1", weight=-WEIGHT)
+
+    load_one(model)
+
+    (record,) = [entry for entry in caplog.records if "model.onnx is not used" in entry.getMessage()]
+    assert f"model {model.name}, version 1" in record.getMessage()
+    assert record.levelname == "WARNING"
+
+
 def test_a_difference_in_the_fifth_digit_is_no_disagreement(model):
     put_graph(model / "1")
     put_onnx(model / "1", weight=WEIGHT * np.float32(1 + 2e-5))

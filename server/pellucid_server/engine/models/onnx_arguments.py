@@ -1,0 +1,317 @@
+"""Holds ONNX operators to their contract where ONNX Runtime does not.
+
+What each rule stops was found by running ONNX Runtime 1.32 with arguments that do not fit: a crash, a read beyond an
+array, or an answer of memory that was never written. ONNX Runtime checks the rest itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, helper
+
+from pellucid_server.engine.models.onnx_graphs import Scope
+from pellucid_server.engine.models.onnx_operators import listed
+
+Attributes = Mapping[str, Any]
+Check = Callable[[onnx.NodeProto, Attributes, Scope], str | None]
+"""Returns what is wrong, and what would be right; None for a node that fits."""
+
+_FLAGS = listed(
+    """
+    align_corners allowzero antialias broadcast causal ceil_mode center_point_box channels_last count_include_pad
+    detect_negative detect_positive do_rotary exclude_outside exclusive fmod input_forget inverse is_causal is_test
+    keepdims largest layout linear_before_reset noop_with_empty_axes onesided periodic reverse saturate
+    select_last_index sorted storage_order training_mode transA transB transBatchA transBatchB unidirectional upper
+    zeros
+    """
+)
+"""Attributes that are 0 or 1; others reach ONNX Runtime's code cut to 32 bits there and whole here."""
+
+_LOWEST = {
+    **dict.fromkeys(("dilations", "group", "kernel_shape", "strides", "offset_group", "num_groups", "blocksize"), 1),
+    **dict.fromkeys(
+        ("hidden_size", "num_heads", "q_num_heads", "kv_num_heads", "bits", "block_size", "K", "N", "size"), 1
+    ),
+    **dict.fromkeys(("batch_dims", "sampling_ratio", "output_padding", "output_shape", "n_targets", "targets"), 0),
+    **dict.fromkeys(("output_height", "output_width", "inputdimensions", "n_supports", "vectors_per_class"), 0),
+}
+_HIGHEST = 1 << 30
+"""Of each whole number in an attribute that is a size, so that no product of two leaves 64 bits."""
+
+_WINDOWS = listed(
+    """
+    AveragePool Conv ConvInteger ConvTranspose DeformConv FusedConv LpPool MaxPool MaxUnpool NhwcMaxPool
+    QLinearAveragePool QLinearConv Col2Im
+    """
+)
+_MAY_BE_ZERO = frozenset(
+    {
+        ("QLinearAveragePool", "kernel_shape"),
+        ("MatMulNBits", "block_size"),
+        ("DequantizeLinear", "block_size"),
+        ("QuantizeLinear", "block_size"),
+    }
+)
+
+
+def misfit(node: onnx.NodeProto, version: int, scope: Scope) -> str | None:
+    """Return what is wrong with a node's arguments, and what would be right, or None."""
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute if not entry.ref_attr_name}
+    return (
+        _misfit_reference(node)
+        or _misfit_input(node, version)
+        or _misfit_number(node, attributes)
+        or _misfit_random(node, attributes, version, scope)
+        or (_CHECKS[node.op_type](node, attributes, scope) if node.op_type in _CHECKS else None)
+    )
+
+
+def _misfit_reference(node: onnx.NodeProto) -> str | None:
+    referring = next((entry.name for entry in node.attribute if entry.ref_attr_name), None)
+    if referring is None:
+        return None
+    return (
+        f"its {referring} is an attribute of a function around it that cannot be resolved; write its value "
+        "into the node"
+    )
+
+
+def _misfit_input(node: onnx.NodeProto, version: int) -> str | None:
+    """Find an input that is left out and must not be: ONNX Runtime follows a null pointer there."""
+    if all(node.input) and node.op_type not in ("Max", "Min", "Mean", "Sum"):
+        return None
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+    for place, name in enumerate(node.input):
+        formal = schema.inputs[min(place, len(schema.inputs) - 1)]
+        if not name and formal.option != onnx.defs.OpSchema.FormalParameterOption.Optional:
+            return f"its input {place} ({formal.name}) is left out; it needs it"
+    return None
+
+
+def _misfit_number(node: onnx.NodeProto, attributes: Attributes) -> str | None:
+    for name, value in attributes.items():
+        numbers = [value] if isinstance(value, int) else value if _whole_numbers(node, name) else []
+        if name in _FLAGS and any(number not in (0, 1) for number in numbers):
+            return f"its {name} is {value}; it must be 0 or 1"
+        lowest = 0 if (node.op_type, name) in _MAY_BE_ZERO else _LOWEST.get(name)
+        if name == "pads" and node.op_type in _WINDOWS:
+            lowest = 0
+        if lowest is not None and any(not lowest <= number <= _HIGHEST for number in numbers):
+            return f"its {name} is {_shown(value)}; it must be in [{lowest}, {_HIGHEST}]"
+    return None
+
+
+def _whole_numbers(node: onnx.NodeProto, name: str) -> bool:
+    return any(entry.name == name and entry.type == AttributeProto.INTS for entry in node.attribute)
+
+
+def _shown(value: object) -> str:
+    text = str(list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _misfit_random(node: onnx.NodeProto, attributes: Attributes, version: int, scope: Scope) -> str | None:
+    """Find what behaves as in training: it draws random numbers, or takes a batch's own mean."""
+    evaluation = "export the model in evaluation mode (model.eval())"
+    if node.op_type == "BatchNormalization":
+        extra = version < 14 and any(node.output[1:])
+        if attributes.get("training_mode") or extra or (attributes.get("is_test", 1) == 0 and version < 7):
+            return f"it normalizes as in training, so that rows depend on each other; {evaluation}"
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        training = scope.constant(node.input[2])
+        if training is None or training.size != 1 or bool(training.item()):
+            return f"it drops values at random, as its training_mode is not a constant False; {evaluation}"
+    return None
+
+
+def _concat(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    """Refuse inputs that may be empty where the others are not: ONNX Runtime leaves a part of the output unwritten."""
+    if scope.depth == 0 or concat_fits(node, scope):
+        return None
+    return (
+        "it stands in a branch, a loop or a function, where reading the file cannot show whether one of its "
+        "inputs is empty; "
+        "compute it outside"
+    )
+
+
+def concat_fits(node: onnx.NodeProto, scope: Scope) -> bool:
+    """Tell whether reading the file shows that no input of a Concat is empty, or that all have one axis."""
+    shapes = [scope.shape(name) for name in node.input]
+    if any(shape is None for shape in shapes):
+        return False
+    known = [shape for shape in shapes if shape is not None]
+    return all(len(shape) == 1 for shape in known) or all(_filled(length, scope) for shape in known for length in shape)
+
+
+def _filled(length: int | str | None, scope: Scope) -> bool:
+    """Tell whether an axis has at least one element: names of the inputs' axes do, as no row is empty."""
+    return length in scope.filled if isinstance(length, str) else bool(length)
+
+
+def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
+    def check(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+        for place, ranks in places.items():
+            if place >= len(node.input) or not node.input[place]:
+                continue
+            shape = scope.shape(node.input[place])
+            if shape is None or len(shape) not in ranks:
+                found = "cannot be found out by reading the file" if shape is None else f"is {len(shape)}"
+                return (
+                    f"its input {place} must have {' or '.join(map(str, ranks))} axes, and their number {found}; "
+                    "reshape it to "
+                    "fixed axes just before"
+                )
+        return None
+
+    return check
+
+
+def _convolution_of_whole_numbers(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    place = 1 if node.op_type == "ConvInteger" else 3
+    shape = scope.shape(node.input[place]) if len(node.input) > place else None
+    if shape is None or not all(isinstance(length, int) and length > 0 for length in shape):
+        return "its weights must be in the file, and not empty"
+    return None
+
+
+def _short_time_fourier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    for place, name in ((1, "frame_step"), (3, "frame_length")):
+        if len(node.input) <= place or not node.input[place]:
+            continue
+        value = scope.constant(node.input[place])
+        if value is None or value.size != 1 or not 1 <= int(value.item()) <= _HIGHEST:
+            return f"its {name} must be a constant of at least 1"
+    return _known_rank({0: (2, 3)})(node, attributes, scope)
+
+
+def _features(node: onnx.NodeProto, scope: Scope) -> int | None:
+    shape = scope.shape(node.input[0]) if node.input else None
+    length = shape[-1] if shape else None
+    return length if isinstance(length, int) else None
+
+
+def _linear_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if attributes.get("post_transform") == b"PROBIT":
+        # For one class, the other's half of the output is never written.
+        return "its post_transform is PROBIT; it must be NONE, LOGISTIC, SOFTMAX or SOFTMAX_ZERO"
+    classes = len(attributes.get("intercepts", ())) or 1
+    coefficients, features = len(attributes.get("coefficients", ())), _features(node, scope)
+    if coefficients % classes or (features is not None and coefficients != classes * features):
+        return (
+            f"it has {coefficients} coefficients and {len(attributes.get('intercepts', ()))} intercepts; there "
+            "must be one "
+            "intercept for each class, and a coefficient for each class and feature"
+        )
+    return None
+
+
+def _linear_regressor(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    targets, features = attributes.get("targets", 1), _features(node, scope)
+    coefficients, intercepts = len(attributes.get("coefficients", ())), len(attributes.get("intercepts", ()))
+    if intercepts not in (0, targets) or coefficients != targets * (features or coefficients / max(targets, 1)):
+        return (
+            f"it has {coefficients} coefficients and {intercepts} intercepts for {targets} targets; there must be one "
+            "intercept for each target, and a coefficient for each target and feature"
+        )
+    return None
+
+
+def _attention(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if any(node.input[6:]) or any(node.output[1:]):
+        return "it takes or gives keys and values of earlier steps; export one forward pass, without a cache"
+    return _filled_input(2)(node, attributes, scope)
+
+
+def _quantized_gemm(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    given = [len(node.input) > place and bool(node.input[place]) for place in (7, 8)]
+    return None if given[0] == given[1] else "it has one of y_scale and y_zero_point; it needs both or none"
+
+
+def _quantized(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if len(node.input) < 5 or not all(node.input[:5]):
+        return "one of its scales and zero points is left out; it needs all four"
+    return None
+
+
+def _filled_input(place: int) -> Check:
+    def check(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+        shape = scope.shape(node.input[place]) if place < len(node.input) else None
+        return f"its input {place} is empty; give it elements" if shape is not None and 0 in shape else None
+
+    return check
+
+
+def _quantized_average(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    # A window larger than the picture divides by zero.
+    if attributes.get("channels_last"):
+        return "its channels_last is 1; it must be 0"
+    return _quantized(node, attributes, scope)
+
+
+_NODE_LISTS = (
+    "nodes_treeids",
+    "nodes_nodeids",
+    "nodes_featureids",
+    "nodes_modes",
+    "nodes_truenodeids",
+    "nodes_falsenodeids",
+)
+
+
+def _trees(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    """Check the ids of an ensemble of trees, so that each walk stays inside a tree and ends at a leaf."""
+    lists = [list(attributes.get(name, ())) for name in _NODE_LISTS]
+    if len({len(entries) for entries in lists}) != 1:
+        return f"its lists of nodes ({', '.join(_NODE_LISTS)}) must be of one length"
+    features = _features(node, scope)
+    keys = {(tree, name): place for place, (tree, name) in enumerate(zip(lists[0], lists[1], strict=True))}
+    if len(keys) != len(lists[0]):
+        return "two nodes of a tree have one id; each must have its own"
+    parents, children = [0] * len(keys), [list[int]() for _ in keys]
+    for tree, name, feature, mode, true, false in zip(*lists, strict=True):
+        if mode == b"LEAF":
+            continue
+        if feature < 0 or (features is not None and feature >= features):
+            return f"node {name} of its tree {tree} compares feature {feature}; there are {features or 'fewer'}"
+        for child in (true, false):
+            place = keys.get((tree, child))
+            if place is None:
+                return f"node {name} of its tree {tree} leads to a node {child}, which the tree does not have"
+            parents[place] += 1
+            children[keys[tree, name]].append(place)
+    ready = [place for place, count in enumerate(parents) if count == 0]
+    for place in ready:
+        for child in children[place]:
+            parents[child] -= 1
+            if parents[child] == 0:
+                ready.append(child)
+    return None if len(ready) == len(keys) else "the nodes of a tree lead back to themselves; a tree must end in leaves"
+
+
+_CHECKS: dict[str, Check] = {
+    "Concat": _concat,
+    "QLinearConcat": _concat,
+    "Conv": _filled_input(1),
+    "DequantizeLinear": _filled_input(0),
+    "QLinearConv": _convolution_of_whole_numbers,
+    "ConvInteger": _convolution_of_whole_numbers,
+    "DFT": _known_rank({0: tuple(range(2, 9))}),
+    "STFT": _short_time_fourier,
+    "ReverseSequence": _known_rank({0: tuple(range(2, 9))}),
+    "MultiHeadAttention": _attention,
+    "QGemm": _quantized_gemm,
+    "QLinearAveragePool": _quantized_average,
+    **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearSoftmax"), _quantized),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _filled_input(0)),
+    "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
+    "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),
+    "LinearClassifier": _linear_classifier,
+    "LinearRegressor": _linear_regressor,
+    "TreeEnsembleClassifier": _trees,
+    "TreeEnsembleRegressor": _trees,
+}

@@ -1,0 +1,136 @@
+"""Walks over the parts of an ONNX file: nodes wherever they stand, constants, and shapes that can be inferred."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+_SMALL = 4096
+"""Bytes of a weight up to which its values are kept where shapes are inferred; reshapes and the like need them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A graph, and what its nodes may name: its own constants and those of the graphs around it."""
+
+    graph: onnx.GraphProto | onnx.FunctionProto
+    constants: Mapping[str, onnx.TensorProto]
+    depth: int
+    shapes: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict)
+    """What is inferred of the graph's values, of the outermost graph only."""
+    filled: frozenset[str] = frozenset()
+    """Names of the axes of the model's inputs, which have at least one element each."""
+
+    def constant(self, name: str) -> Array | None:
+        """Return the value that an input always has, or None."""
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return None
+        try:
+            return numpy_helper.to_array(tensor)
+        except (TypeError, ValueError, KeyError):
+            return None
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """Return what is known of a value's shape, with None for unknown lengths; None where nothing is."""
+        if name in self.constants:
+            return tuple(self.constants[name].dims)
+        return self.shapes.get(name)
+
+
+def scopes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | str | None, ...]]) -> Iterator[Scope]:
+    """Yield the model's graph, every graph inside its nodes, and its functions."""
+    taken = (entry.type.tensor_type.shape.dim for entry in model.graph.input)
+    filled = frozenset(dim.dim_param for dims in taken for dim in dims if dim.dim_param)
+    for scope in _inside(model.graph, {}, 0, shapes):
+        yield replace(scope, filled=filled) if scope.depth == 0 else scope
+    for function in model.functions:
+        yield from _inside(function, {}, 1, {})
+
+
+def _inside(
+    graph: onnx.GraphProto | onnx.FunctionProto,
+    outer: Mapping[str, onnx.TensorProto],
+    depth: int,
+    shapes: Mapping[str, tuple[int | str | None, ...]],
+) -> Iterator[Scope]:
+    constants = dict(outer)
+    if isinstance(graph, onnx.GraphProto):
+        for entry in graph.input if depth else ():
+            constants.pop(entry.name, None)
+        constants |= {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for name in node.output:
+            constants.pop(name, None)
+        if node.op_type == "Constant" and node.output:
+            value = next((entry.t for entry in node.attribute if entry.name == "value" and entry.HasField("t")), None)
+            if value is not None:
+                constants[node.output[0]] = value
+    yield Scope(graph, constants, depth, shapes)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _inside(inner, constants, depth + 1, {})
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs directly inside a node."""
+    for entry in node.attribute:
+        if entry.HasField("g"):
+            yield entry.g
+        yield from entry.graphs
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
+    """Infer shapes from the inputs and weights alone: what the file says of values between them may be untrue."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return {}
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    return {
+        entry.name: tuple(_length(dim) for dim in entry.type.tensor_type.shape.dim)
+        for entry in values
+        if entry.type.tensor_type.HasField("shape")
+    }
+
+
+def _length(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param or None
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without large weights, and without what it claims of shapes."""
+    bare = onnx.ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.graph.name = model.graph.name
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.node.extend(model.graph.node)
+    for node in bare.graph.node:
+        for graph in subgraphs(node):
+            _strip(graph)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= _SMALL:
+            bare.graph.initializer.append(tensor)
+        else:
+            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    bare.graph.output.extend(model.graph.output)
+    for entry in bare.graph.output:
+        entry.type.tensor_type.ClearField("shape")
+    return bare
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    graph.ClearField("value_info")
+    for entry in (*graph.input, *graph.output):
+        if entry.type.HasField("tensor_type"):
+            entry.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _strip(inner)

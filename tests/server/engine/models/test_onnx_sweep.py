@@ -1,0 +1,110 @@
+"""No ONNX operator that is served reads or writes beyond its arrays, whatever its arguments.
+
+A part of the sweep that `onnx_long_sweep.py` does at length, with its seed printed.
+"""
+
+import random
+
+import numpy as np
+import pytest
+from onnx import helper
+from pellucid_server.engine.models.onnx_operators import refusal
+from server.engine.models.onnx_more_starts import more_starts
+from server.engine.models.onnx_starts import onnx_starts, start
+from server.engine.models.onnx_sweep import MODES, Runner, call_of, random_call, sweep
+
+SEED = 20
+CALLS = 700
+MODULES = (
+    "argmax", "averagepool", "cast", "col2im", "concat", "conv", "convtranspose", "cumsum", "dequantizelinear",
+    "einsum", "gather", "gathernd", "gridsample", "gru", "layernormalization", "loop", "lrn", "lstm", "max",
+    "maxpool", "maxunpool", "nonmaxsuppression", "onehot", "pad", "qlinearconv", "reshape", "resize",
+    "reversesequence", "roialign", "scan", "scatterelements", "scatternd", "slice", "split", "stft",
+    "topk", "where",
+)  # fmt: skip
+"""A part of the onnx package's cases, as all of them take long to make."""
+
+
+def served(starts):
+    return [
+        entry for entry in starts if all(refusal(node.domain, node.op_type) is None for node in entry.model.graph.node)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_operator_reads_or_writes_beyond_its_arrays():
+    print(f"seed {SEED}")
+    starts = served([*more_starts(), *onnx_starts(MODULES)])
+    by_operator = {entry.operator: [other for other in starts if other.operator == entry.operator] for entry in starts}
+
+    def calls():
+        generator = random.Random(SEED)
+        for _ in range(CALLS):
+            yield random_call(generator.choice(by_operator[generator.choice(sorted(by_operator))]), generator)
+
+    count, findings = sweep(calls)
+
+    assert len(by_operator) > 100
+    assert count == CALLS
+    assert [finding for finding in findings if not stops(finding)] == []
+
+
+def stops(finding):
+    """Tell whether an operator ended the process at an empty array, with nothing read or written."""
+    on_empty = finding.operator.removeprefix("com.microsoft.") in (
+        *("GRU", "LSTM", "RNN", "MultiHeadAttention", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+    )
+    return on_empty and finding.kind in ("dies of SIGABRT", "dies of SIGFPE")
+
+
+def unchanged(model, feeds):
+    pass
+
+
+KNOWN = {
+    "an unwritten half": (
+        helper.make_node("LinearClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", coefficients=[0.5] * 3,
+                         intercepts=[0.1], classlabels_ints=[0, 1], post_transform="PROBIT"),
+        {"x": np.ones((5, 3), np.float32)}, "reads beyond",
+    ),
+    "an unwritten part": (
+        helper.make_node("Concat", ["x", "z"], ["y"], axis=1),
+        {"x": np.ones((2, 2), np.float32), "z": np.ones((0, 2), np.float32)}, "reads beyond",
+    ),
+    "a write": (
+        helper.make_node("QGemm", ["x", "s", "z", "w", "s", "z", "b", "", "z"], ["y"], domain="com.microsoft"),
+        {"x": np.ones((3, 4), np.uint8), "s": np.array(0.1, np.float32), "z": np.array(3, np.uint8),
+         "w": np.ones((4, 5), np.uint8), "b": np.ones(5, np.int32)}, "writes beyond",
+    ),
+    "a crash": (
+        helper.make_node("Max", ["x", "", "x"], ["y"]), {"x": np.ones(3, np.float32)}, "dies of SIGSEGV",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("node", "feeds", "kind"), KNOWN.values(), ids=KNOWN)
+def test_the_sweep_finds_what_onnx_runtime_does_and_the_checks_stop_it(node, feeds, kind):
+    call = call_of(start("known", [node], feeds), [("as it is", unchanged)], "hidden")
+
+    def calls():
+        yield call
+
+    _, unchecked = sweep(calls, checks=False)
+    _, checked = sweep(calls)
+
+    assert [finding.kind for finding in unchecked] == [kind]
+    assert checked == []
+
+
+def test_arguments_that_fit_are_run():
+    starts = served(more_starts())
+    runner = Runner()
+
+    run = {
+        entry.operator
+        for entry in starts
+        if any(not isinstance(runner.answer(call_of(entry, [("as it is", unchanged)], mode)), str) for mode in MODES)
+    }
+
+    assert {entry.operator for entry in starts} == run
+    assert len(run) > 60
