@@ -46,10 +46,10 @@ _FIRST_LOAD_MODULES = (
 
 _MIB = 1 << 20
 _FILE_BYTES_A_SECOND = 4 * _MIB
-_GRAPH_BYTES_A_SECOND = _MIB
+_GRAPH_BYTES_A_SECOND = _MIB // 4
 _MEMORY_FOR_FILES = 6
 _MEMORY_FOR_GRAPH = 32
-"""Bytes of memory for each byte of a graph's text: 10,000 operators are 30 MiB of it."""
+"""Bytes of memory for each byte of a graph's text: 10,000 operators are some 10 MiB of it."""
 
 _MOST_REASON_BYTES = 640
 """Of a reason that callers read: with what goes before it, it fits a status."""
