@@ -16,7 +16,7 @@ from pellucid.cli import tables
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
 from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays, row_value
 from pellucid.client import DEFAULT_ADDRESS, Client
-from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, invalid
+from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, broken, invalid
 from pellucid.receipts import json_text
 from pellucid.results import Attribution, ExplanationOutcome
 from pellucid.specs import ExplanationSpec
@@ -97,7 +97,7 @@ def predict(
         check_array_file(npz)
         if out is not None:
             make_picture_folder(out)
-        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        inputs = _inputs(_served(client, model, version), files, row, json_row)
         prediction = client.predict(model, inputs, top_k=top_k, explanations=explain or [], version=version)
         if as_json:
             _print_json(prediction.to_dict())
@@ -160,7 +160,7 @@ def attribute(
     with _asking(address, timeout, caller=caller, priority=priority) as client:
         check_picture_file(out)
         check_array_file(npz)
-        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        inputs = _inputs(_served(client, model, version), files, row, json_row)
         spec = ExplanationSpec(
             method=method,
             parameters=once("--parameter", [parameter(each) for each in parameters or []]),
@@ -246,6 +246,14 @@ def _asking(
         _fail(str(error), _exit_code(error))
     except OSError as error:
         _fail(f"{error.filename or 'A file'}: {error.strerror or 'it cannot be read'}.", 1)
+
+
+def _served(client: Client, name: str, version: int) -> Model:
+    """Return the description of a model that is to be asked, or say why it cannot be."""
+    model = client.model(name, version=version)
+    if model.state == "broken":
+        raise broken(model.name, model.version, model.reason)
+    return model
 
 
 def _exit_code(error: PellucidError) -> int:

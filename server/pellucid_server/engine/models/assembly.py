@@ -1,7 +1,7 @@
 """Puts a model version together: its files' signature, its manifest, and what running it shows."""
 
 import logging
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pellucid_server.engine.models.background import read_background
 from pellucid_server.engine.models.baselines import medoid
 from pellucid_server.engine.models.derivatives import gradient_obstacle
 from pellucid_server.engine.models.graph import Graph, GraphValue
@@ -56,6 +57,9 @@ _DTYPES = {
     torch.bool: "bool",
 }
 
+_MOST_ROW_ELEMENTS = 1 << 28
+"""Numbers in a row of an input or output: as float32 they are 1 GiB, half of what a message can hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
@@ -90,6 +94,7 @@ def assemble(
         The model does not run as its files say.
     """
     signature = _signature(graph, session)
+    _require_small_rows(signature)
     inputs = _preprocessors(manifest, signature, {} if graph is None else graph.index_ranges)
     background = _background(folder / manifest.background, signature) if manifest.background else {}
     lengths = _lengths(graph, session)
@@ -141,6 +146,17 @@ def _signature(graph: Graph | None, session: Session | None) -> _Signature:
         _require_alike("inputs", signature.inputs, session.inputs)
         _require_alike("outputs", signature.outputs, session.outputs)
     return signature
+
+
+def _require_small_rows(signature: _Signature) -> None:
+    """Refuse rows that no request could hold, before three of them are made."""
+    for role, values in (("input", signature.inputs), ("output", signature.outputs)):
+        for value in values:
+            elements = math.prod(length for length in value.shape if length is not None)
+            if elements > _MOST_ROW_ELEMENTS:
+                raise UnfitManifestError(
+                    f"{role} {value.name!r} has {elements} elements per row; at most {_MOST_ROW_ELEMENTS} are served"
+                )
 
 
 def _lengths(graph: Graph | None, session: Session | None) -> Lengths:
@@ -228,13 +244,7 @@ def _output(entry: OutputManifest, value: Value, result: Array) -> OutputInfo:
 
 def _background(path: Path, signature: _Signature) -> Arrays:
     """Read the background, an array (rows, *features) for each input, as the model takes it."""
-    arrays = _arrays(path)
-    names = [value.name for value in signature.inputs]
-    if sorted(arrays) != sorted(names):
-        raise UnfitManifestError(
-            f"{path.name} has the arrays {', '.join(arrays) or 'none'}; it must have one for each input: "
-            f"{', '.join(names)}"
-        )
+    arrays = read_background(path, [value.name for value in signature.inputs])
     try:
         rows = {
             value.name: checked_rows(arrays[value.name], value.dtype, value.shape, f'{path.name}["{value.name}"]')
@@ -247,16 +257,6 @@ def _background(path: Path, signature: _Signature) -> Arrays:
     for array in rows.values():
         array.flags.writeable = False
     return rows
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UnfitManifestError(
-            f"{path.name} cannot be read as arrays of numbers; write it with numpy.savez, one array for each input"
-        ) from error
 
 
 def _try_out(graph: Graph | None, session: Session | None, signature: _Signature, rows: Arrays) -> _Findings:

@@ -38,7 +38,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid_server.engine.models.strict_toml import ManifestError, Table, is_count, is_numbers
+from pellucid_server.engine.models.files import UnfitFileError, check_file
+from pellucid_server.engine.models.strict_toml import (
+    MOST_CHARACTERS,
+    MOST_TEXTS,
+    ManifestError,
+    Table,
+    is_count,
+    is_numbers,
+    is_texts,
+)
 
 RUNTIMES = ("auto", "graph", "onnxruntime")
 MODALITIES = ("tensor", "image", "tabular")
@@ -46,6 +55,10 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 KINDS = ("logits", "sigmoid-logits", "probabilities", "values")
 ENCODINGS = ("one-hot", "ordinal")
 ROLES = ("values", "mask")
+
+_MOST_DESCRIPTION_CHARACTERS = 4096
+_MOST_MANIFEST_BYTES = 4 << 20
+_MOST_LABELS_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +137,7 @@ def read_manifest(path: Path) -> Manifest:
     inputs = tuple(_input(entry) for entry in table.tables("inputs"))
     outputs = tuple(_output(entry) for entry in table.tables("outputs"))
     manifest = Manifest(
-        description=table.text("description"),
+        description=table.text("description", most=_MOST_DESCRIPTION_CHARACTERS),
         runtime=table.choice("runtime", RUNTIMES, "auto"),
         background=background,
         solo=table.flag("solo"),
@@ -142,13 +155,18 @@ def read_manifest(path: Path) -> Manifest:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
+        check_file(path, path.parent, most_bytes=_MOST_MANIFEST_BYTES)
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnfitFileError as error:
+        raise ManifestError(str(error)) from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} must be UTF-8 text; it is not, from byte {error.start} on.") from error
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"{path} is not TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} has a number of too many digits, or is nested too deep.") from error
 
 
 def _input(table: Table) -> InputManifest:
@@ -232,15 +250,23 @@ def _output(table: Table) -> tuple[OutputManifest, str]:
 
 
 def _labels(table: Table, file: str) -> tuple[str, ...]:
+    path = table.path.parent.joinpath(file)
     try:
-        lines = table.path.parent.joinpath(file).read_text(encoding="utf-8").splitlines()
+        check_file(path, table.path.parent, most_bytes=_MOST_LABELS_BYTES)
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnfitFileError as error:
+        raise table.error("labels_file", f"is a file that is not read: {str(error).rstrip('.')}") from error
     except UnicodeDecodeError as error:
         raise table.wrong("labels_file", f"must be UTF-8 text, and is not from byte {error.start} on") from error
-    labels = tuple(line.strip() for line in lines)
+    labels = [line.strip() for line in lines]
     if not all(labels) or not labels:
         number = labels.index("") + 1 if labels else 1
         raise table.wrong("labels_file", f"must have a label on every line, and has none on line {number}")
-    return labels
+    if not is_texts(labels):
+        raise table.wrong(
+            "labels_file", f"must have up to {MOST_TEXTS} labels, each of up to {MOST_CHARACTERS} characters"
+        )
+    return tuple(labels)
 
 
 def _floats(values: list[float]) -> tuple[float, ...]:
