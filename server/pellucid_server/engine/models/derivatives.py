@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid_server.engine.models.graph import Graph
 
-_NAMED = re.compile(r"aten::(\w+)")
+_NAMED = re.compile(r"(?:aten::|function '|derivative for ')(\w+)")
 
 
 def gradient_obstacle(graph: Graph, rows: Mapping[str, torch.Tensor]) -> str:
