@@ -64,16 +64,15 @@ CALLS: Mapping[str, Call] = {
     ge greater greater_equal gt heaviside hypot igamma igammac isclose ldexp le less less_equal logaddexp logaddexp2
     logical_and logical_or logical_xor lt max maximum min minimum mul multiply ne nextafter not_equal pow remainder
     rsub sub subtract true_divide xlogy xlog1py gammainc gammaincc expand_as view_as reshape_as type_as
-    cosine_similarity pairwise_distance huber_loss l1_loss mse_loss smooth_l1_loss soft_margin_loss kl_div
+    cosine_similarity pairwise_distance huber_loss l1_loss mse_loss smooth_l1_loss kl_div
     binary_cross_entropy binary_cross_entropy_with_logits nn.functional.poisson_nll_loss copy_ complex
     dist polar multilabel_soft_margin_loss hinge_embedding_loss""": lambda v: (v.x, v.y),
+    "soft_margin_loss": lambda v: (v.x, v.y.detach()),
     "zeta": lambda v: (v.x + 1.5, v.y + 0.5),
     "bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift gcd lcm": lambda v: (v.n, v.n + 1),
     """all any amax amin argmax argmin argsort cummax cummin cumprod cumsum logcumsumexp logsumexp median mode nanmean
-    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze unsqueeze_copy""": lambda v: (
-        v.s,
-        1,
-    ),
+    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze
+    unsqueeze_copy""": lambda v: (v.s, 1),
     "polygamma special.polygamma": lambda v: (1, v.x),
     "Tensor.polygamma": lambda v: (v.x, 1),
     "mvlgamma multigammaln": lambda v: (v.x + 3, 2),
@@ -220,7 +219,7 @@ CALLS: Mapping[str, Call] = {
     "conv1d": lambda v: (v.seq, v.w(2, 6, 3)),
     "conv2d": lambda v: (v.img, v.w(3, 2, 3, 3), v.w(3), 1, 1),
     "conv3d": lambda v: (v.vol, v.w(2, 2, 2, 2, 2)),
-    "conv_tbc": lambda v: (v.seq.contiguous(), v.w(3, 6, 2), v.w(2)),
+    "conv_tbc": lambda v: (v.seq.transpose(0, 1).contiguous(), v.w(3, 6, 2), v.w(2)),
     "conv_transpose1d": lambda v: (v.seq, v.w(6, 2, 3)),
     "conv_transpose2d": lambda v: (v.img, v.w(2, 3, 3, 3)),
     "conv_transpose3d": lambda v: (v.vol, v.w(2, 2, 2, 2, 2)),
