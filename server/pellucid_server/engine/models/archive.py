@@ -82,7 +82,8 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     -------
     torch.export.ExportedProgram
         Parameters, buffers and operators are bit for bit those of the file, and `nn_module_stack`
-        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone.
+        still names each operator's modules. Guards, example inputs and extra files are gone; of a stack
+        trace the author's line is left.
 
     Raises
     ------
