@@ -119,7 +119,9 @@ def _gradient(output: Tensor, data: Tensor) -> Tensor | None:
     """Return a derivative of a sum of weighted elements, or None where torch has none."""
     weights = torch.linspace(0.5, 1.5, output.numel()).reshape(output.shape).to(output.dtype)
     try:
-        (gradient,) = torch.autograd.grad((output * weights).sum(), [data], retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            (output * weights).sum(), [data], retain_graph=True, allow_unused=True, materialize_grads=True
+        )
     except RuntimeError as error:
         if "derivative" not in str(error):
             raise
