@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, qu
 from pellucid_server.engine.models import onnx_operators
 from pellucid_server.engine.models.onnx_file import SessionError, read_onnx
 from pellucid_server.engine.models.session import Session
+from pellucid_server.errors import InvalidRequestError
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -274,15 +275,18 @@ def test_an_answer_of_memory_that_was_never_written_is_not_given(load):
 
     assert session.run({"x": np.array([[1, 0, 0]], np.float32)})["y"].tolist() == [[1, 0, 0, 1, 0, 0]]
     assert [entry.name for entry in session.outputs] == ["y"]
-    with pytest.raises(SessionError, match="node 'join' concatenates arrays of which one is empty"):
-        session.run({"x": np.array([[0, 0, 0]], np.float32)})
+    empty = {"x": np.array([[0, 0, 0]], np.float32)}
+    with pytest.raises(InvalidRequestError, match=r"'join' \(Concat\) takes an array that is empty as its input 1"):
+        session.run(empty)
+    with pytest.raises(SessionError, match=r"'join' \(Concat\) takes an array that is empty as its input 1"):
+        session.run_checked(empty)
 
 
-def test_a_concat_of_arrays_that_cannot_be_empty_is_not_watched(load):
+def test_a_concat_of_arrays_that_cannot_be_empty_has_no_guard(load):
     session = load(model([node("Concat", ["x", "x"], ["y"], axis=1)]))
 
     assert session.run({"x": np.array([[1, 2, 3]], np.float32)})["y"].tolist() == [[1, 2, 3, 1, 2, 3]]
-    assert not session._watches
+    assert not session._guards
 
 
 def call(name):
