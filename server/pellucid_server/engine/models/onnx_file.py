@@ -16,8 +16,8 @@ import onnx
 import onnx.inliner
 
 from pellucid_server.engine.models.onnx_arguments import misfit, misfit_number
-from pellucid_server.engine.models.onnx_graphs import Scope, inferred_shapes, scopes, subgraphs
-from pellucid_server.engine.models.onnx_guards import Guard, guards
+from pellucid_server.engine.models.onnx_graphs import Scope, drop_claims, inferred_shapes, scopes, subgraphs
+from pellucid_server.engine.models.onnx_guards import Guard, add_guards, guards
 from pellucid_server.engine.models.onnx_operators import refusal
 
 _LARGEST_FILE = 2**31 - 1
@@ -47,7 +47,8 @@ class OnnxFile:
     """What reading a file shows."""
 
     model: onnx.ModelProto
-    """With the functions of its own in place of the nodes that call them."""
+    """As ONNX Runtime may run it: with its own functions in place of the nodes that call them, without what it claims
+    of shapes, and with guards."""
 
     guards: tuple[Guard, ...]
     largest_value_bytes: int
@@ -68,7 +69,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def checked_model(model: onnx.ModelProto) -> OnnxFile:
-    """Check all of a model but its data.
+    """Check all of a model but its data, and make it ready to be run; the model given may be changed.
 
     Raises
     ------
@@ -85,7 +86,10 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
     for place, scope in enumerate(scopes(model, shapes)):
         _check_nodes(scope, model, misfit)
         found += guards(model, place, scope)
-    return OnnxFile(model, tuple(found), _checked_values(model, shapes))
+    largest = _checked_values(model, shapes)
+    drop_claims(model, shapes)
+    add_guards(model, found)
+    return OnnxFile(model, tuple(found), largest)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:

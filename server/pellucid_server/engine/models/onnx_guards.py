@@ -21,6 +21,9 @@ PREFIX = "pellucid.filled."
 """Before the names of the nodes and values that are added to a file."""
 
 _TRIPPED = re.compile(rf"'{re.escape(PREFIX)}(\d+)'")
+_UNNAMED = re.compile(r"running Reshape node.*Input shape:\{(\d+,)*0(,\d+)*\}, requested shape", re.DOTALL)
+"""As a guard ends a run in a branch that ONNX Runtime has put in place of its If, under a name of its own."""
+
 _OPSET = 21
 """Of the standard domain, for a file that imports none."""
 
@@ -92,15 +95,11 @@ def known_empty(node: onnx.NodeProto, scope: Scope) -> str | None:
     return None if empty is None else f"its input {empty} is empty; give it elements"
 
 
-def with_guards(model: onnx.ModelProto, needed: Sequence[Guard]) -> onnx.ModelProto:
-    """Return a copy of the model with the guards, and without what it claims of shapes inside."""
-    guarded = onnx.ModelProto()
-    guarded.CopyFrom(model)
-    if needed and not any(entry.domain in ("", "ai.onnx") for entry in guarded.opset_import):
-        guarded.opset_import.append(helper.make_opsetid("", _OPSET))
-    for place, scope in enumerate(list(scopes(guarded, {}))):
-        if isinstance(scope.graph, onnx.GraphProto):
-            scope.graph.ClearField("value_info")
+def add_guards(model: onnx.ModelProto, needed: Sequence[Guard]) -> None:
+    """Put guards into a model."""
+    if needed and not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", _OPSET))
+    for place, scope in enumerate(list(scopes(model, {}))):
         before: dict[int, list[onnx.NodeProto]] = {}
         for number, guard in enumerate(needed):
             if guard.graph == place:
@@ -110,7 +109,6 @@ def with_guards(model: onnx.ModelProto, needed: Sequence[Guard]) -> onnx.ModelPr
         for index in sorted(before, reverse=True):
             for added in reversed(before[index]):
                 scope.graph.node.insert(index, added)
-    return guarded
 
 
 def _chain(number: int, name: str, guard: Guard) -> list[onnx.NodeProto]:
@@ -144,8 +142,9 @@ def _chain(number: int, name: str, guard: Guard) -> list[onnx.NodeProto]:
     return nodes
 
 
-def tripped(error: Exception, needed: Sequence[Guard]) -> Guard | None:
-    """Return the guard that ended a run with an error of ONNX Runtime, or None."""
+def tripped(error: Exception, needed: Sequence[Guard]) -> str | None:
+    """Return what a guard found that ended a run with an error of ONNX Runtime, or None where none did."""
     found = _TRIPPED.search(str(error)) if needed else None
-    number = int(found.group(1)) if found else len(needed)
-    return needed[number] if number < len(needed) else None
+    if found and int(found.group(1)) < len(needed):
+        return needed[int(found.group(1))].harm
+    return "nodes take an array that is empty" if needed and _UNNAMED.search(str(error)) else None

@@ -13,8 +13,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.lengths import Lengths, Size, UnfitLengthsError, length_error, names_a_length
 from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, one_line, read_onnx
-from pellucid_server.engine.models.onnx_guards import tripped, with_guards
+from pellucid_server.engine.models.onnx_guards import tripped
 from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import InvalidRequestError
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
@@ -101,13 +102,14 @@ class Session:
             A whole number in the rows is beyond a table that it indexes, open axes are of lengths that do not go
             together, or an axis is empty, of the rows or of a value made of them that must not be.
         """
+        _require_filled(rows)
         try:
             return self._run(rows)
         except _REFUSALS as error:
-            guard = tripped(error, self._guards)
-            if guard is not None:
+            harm = tripped(error, self._guards)
+            if harm is not None:
                 raise UnfitLengthsError(
-                    f"The model cannot be run on these rows: its {guard.harm}; send rows for which it is not.",
+                    f"The model cannot be run on these rows: its {harm}; send rows for which it is not.",
                     field="inputs",
                 ) from error
             if names_an_index(error):
@@ -127,9 +129,9 @@ class Session:
         try:
             return self._run(rows)
         except _REFUSALS as error:
-            guard = tripped(error, self._guards)
-            if guard is not None:
-                raise SessionError(f"its {guard.harm}, on which ONNX Runtime must not be run") from error
+            harm = tripped(error, self._guards)
+            if harm is not None:
+                raise SessionError(f"its {harm}, on which ONNX Runtime must not be run") from error
             raise SessionError(f"ONNX Runtime cannot run it: {one_line(error)}") from error
 
     def _run(self, rows: Arrays) -> dict[str, Array]:
@@ -139,6 +141,16 @@ class Session:
             self._trimmed_at = now
         values = self._session.run(self._names, rows, self._trimming if trims else None)
         return dict(zip(self._names, values, strict=True))
+
+
+def _require_filled(rows: Arrays) -> None:
+    """Refuse an axis of length 0: ONNX Runtime ends the process at one in some operators."""
+    for name, array in rows.items():
+        if 0 in array.shape:
+            raise InvalidRequestError(
+                f'inputs["{name}"] has the length 0 on axis {array.shape.index(0)}; it must be at least 1.',
+                field=f'inputs["{name}"]',
+            )
 
 
 def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.InferenceSession:
@@ -153,7 +165,9 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     providers = _providers(device)
-    content = with_guards(file.model, file.guards).SerializeToString() if file.guards else str(path)
+    content = file.model.SerializeToString()
+    # The weights need not be in memory once more while ONNX Runtime reads them.
+    file.model.Clear()
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except _REFUSALS as error:
@@ -196,6 +210,10 @@ def _value(entry: Any, path: Path, role: str) -> Value:
             "export the model with a dynamic axis 0, as pellucid-export does"
         )
     shape = tuple(length if isinstance(length, int) else None for length in entry.shape[1:])
+    if role == "input" and any(length is not None and length < 1 for length in shape):
+        raise SessionError(
+            f"{role} {entry.name!r} has the shape {entry.shape}; each axis of a row must be open or at least 1 long"
+        )
     return Value(entry.name, np.dtype(_DTYPES[entry.type]), shape)
 
 

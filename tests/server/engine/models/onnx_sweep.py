@@ -6,6 +6,7 @@ is a read beyond one, or of memory that was never written; a child that died by 
 """
 
 import ctypes
+import faulthandler
 import mmap
 import os
 import random
@@ -21,7 +22,6 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, helper
 from pellucid_server.engine.models.onnx_file import SessionError, checked_model
-from pellucid_server.engine.models.onnx_guards import with_guards
 
 Array = NDArray[np.generic]
 
@@ -403,10 +403,7 @@ class Runner:
         return self._answer(call, content, None)
 
     def _content(self, model: onnx.ModelProto) -> bytes:
-        if not self._checks:
-            return model.SerializeToString()
-        file = checked_model(model)
-        return (with_guards(file.model, file.guards) if file.guards else model).SerializeToString()
+        return (checked_model(model).model if self._checks else model).SerializeToString()
 
     def _answer(self, call: Call, content: bytes, earlier: list[Array | None] | None) -> list[Array | None] | str:
         options = onnxruntime.SessionOptions()
@@ -510,6 +507,7 @@ def _serve(calls: Iterator[Call], skip: int, shared: mmap.mmap, writable: int, r
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if runner.limited:
             resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))

@@ -198,8 +198,41 @@ BAD_ARGUMENTS = {
              classlabels_ints=[1]),
         "4 coefficients",
     ),
+    "axis": (node("LayerNormalization", ["x", "w"], ["y"], axis=2**63 - 1), "axis is 9223372036854775807"),
+    "axes": (node("Transpose", ["x"], ["y"], perm=[0, 65]), "perm is [0, 65]; it must be in [-64, 64]"),
+    "labels": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2],
+             classlabels_strings=["a"]),
+        "has both classlabels_int64s and classlabels_strings",
+    ),
+    "a class too many": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2],
+             class_ids=[0, 2]),
+        "a leaf of class 2; it has 2 labels",
+    ),
+    "probit of trees": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1],
+             post_transform="PROBIT"),
+        "post_transform is PROBIT",
+    ),
+    "another past": (
+        node("Attention", ["x", "w", "w", "", "x"], ["y"], domain="com.microsoft"), "keys and values of earlier steps"
+    ),
+    "left out of a concatenation": (
+        node("QLinearConcat", ["w", "w", "x", "", "w"], ["y"], domain="com.microsoft", axis=0), "is left out"
+    ),
+    "always empty": (
+        node("SkipLayerNormalization", ["x", "none", "w"], ["y"], domain="com.microsoft"), "its input 1 is empty"
+    ),
     "unknown axes": (node("STFT", ["x", "i", "", "i"], ["y"]), "frame_step must be a constant of at least 1"),
 }  # fmt: skip
+
+
+def test_keys_and_values_of_earlier_steps_are_refused(refused):
+    body = node("Attention", ["x", "x", "x", "", "x", "x"], ["y"], name="this")
+
+    assert "node 'this'" in refused(model([body], opset=23))
+    assert "keys and values of earlier steps" in refused(model([body], opset=23))
 
 
 @pytest.mark.parametrize(("bad", "part"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
@@ -210,7 +243,10 @@ def test_arguments_that_do_not_fit_are_refused_by_name(refused, bad, part):
 
     message = refused(
         model(
-            [bad], [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64)], inputs=inputs, outputs=outputs
+            [bad],
+            [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64), constant("none", [])],
+            inputs=inputs,
+            outputs=outputs,
         )
     )
 
