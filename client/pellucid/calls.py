@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 
 from pellucid import catalogue, errors
 from pellucid.checks import checked_list, checked_text, checked_whole, shortened
-from pellucid.errors import InvalidRequestError, MessageTooLargeError, PellucidError
+from pellucid.errors import InvalidRequestError, MessageTooLargeError, PellucidError, UnsupportedError
 from pellucid.inputs import Sent, read_inputs
 from pellucid.receipts import read_receipt
 from pellucid.results import (
@@ -120,6 +120,21 @@ class Signatures:
         spec = _model_spec(name, version)
         known = self.models.get((spec.name, spec.version))
         return (yield from self.refresh(name, version)) if known is None else known
+
+    def served(self, name: str, version: int) -> Flow[catalogue.Model]:
+        """Return the description of a model that is to be asked.
+
+        Raises
+        ------
+        UnsupportedError
+            The server could not load it.
+        """
+        found = yield from self.get(name, version)
+        if found.state == "broken":
+            # It may be mended by the next time.
+            self.forget(name, version)
+            raise errors.broken(found.name, found.version, found.reason)
+        return found
 
     def known(self, name: str, version: int) -> bool:
         """Tell whether a model has been described already."""
@@ -249,7 +264,7 @@ def _written(
 ) -> Flow[tuple[catalogue.Model, T]]:
     """Write a request by what the model takes; a refusal may mean that the model has changed since it was described."""
     known = signatures.known(name, version)
-    described = yield from signatures.get(name, version)
+    described = yield from signatures.served(name, version)
     try:
         return described, write(described)
     except InvalidRequestError as error:
@@ -258,7 +273,10 @@ def _written(
         raise refused
     signatures.forget(name, version)
     try:
-        found = yield from signatures.get(name, version)
+        found = yield from signatures.served(name, version)
+    except UnsupportedError:
+        # It could not be loaded again.
+        raise
     except PellucidError:
         raise refused from None
     if found == described:
@@ -309,6 +327,7 @@ def _prediction(
             _outcome(result, spec.method, tops, timing, sent)
             for result, spec in zip(reply.explanations, specs, strict=True)
         ),
+        warnings=tuple(reply.warnings),
     )
 
 

@@ -20,11 +20,17 @@ class _Plain:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary(_Plain):
-    """A model version in a list; `latest` if it is the one that version 0 means."""
+    """A model version in a list; `latest` if it is the one that version 0 means.
+
+    `state` is "serving", or "broken" if the server could not load it; then `reason` says why, and its version is 0
+    where the server could not even read which versions there are.
+    """
 
     key: ModelKey
     description: str
     latest: bool
+    state: str = "serving"
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -99,6 +105,8 @@ class Layer(_Plain):
 class Capability(_Plain):
     """Whether a model allows a method, and if not, why not.
 
+    Of a method that is allowed, `reason` says what a call must give because the model has no default for it: a
+    baseline. Else it is empty.
     `rows` are the evaluation rows that a row takes with the method's default parameters: at the least for methods that
     refine, at the most for others; None if not known.
     """
@@ -120,7 +128,10 @@ class Parity(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class Model(_Plain):
-    """A model version: signature, layers, capabilities."""
+    """A model version: signature, layers, capabilities.
+
+    `state` is "serving", or "broken" if the server could not load it; then there is nothing but its key and `reason`.
+    """
 
     key: ModelKey
     description: str
@@ -132,6 +143,8 @@ class Model(_Plain):
     parity: Parity | None
     background_rows: int
     solo: bool
+    state: str = "serving"
+    reason: str = ""
 
     @property
     def name(self) -> str:
@@ -179,7 +192,10 @@ class Method(_Plain):
 
 def read_models(reply: model_service_pb2.ListModelsResponse) -> tuple[ModelSummary, ...]:
     """Read the list of models, by name, then version."""
-    return tuple(ModelSummary(read_model_key(each.model), each.description, each.latest) for each in reply.models)
+    return tuple(
+        ModelSummary(read_model_key(each.model), each.description, each.latest, _state(each.state), each.reason)
+        for each in reply.models
+    )
 
 
 def read_model(reply: model_service_pb2.GetModelResponse) -> Model:
@@ -199,12 +215,19 @@ def read_model(reply: model_service_pb2.GetModelResponse) -> Model:
         parity=_parity(reply.parity) if reply.HasField("parity") else None,
         background_rows=reply.background_rows,
         solo=reply.solo,
+        state=_state(reply.state),
+        reason=reply.reason,
     )
 
 
 def read_methods(reply: model_service_pb2.ListMethodsResponse) -> tuple[Method, ...]:
     """Read the list of methods, by RPC, then name."""
     return tuple(_method(each) for each in reply.methods)
+
+
+def _state(state: int) -> str:
+    """Read a model's state; servers that do not know of states list only what they serve."""
+    return enum_word(model_service_pb2.ModelState, state, "MODEL_STATE_") or "serving"
 
 
 def _input(message: model_service_pb2.InputSignature) -> InputSignature:

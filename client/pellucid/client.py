@@ -164,7 +164,7 @@ class Client:
         seed: int = 0,
         tolerance: float | None = None,
         sum_channels: bool = False,
-        dtype: Literal["float32", "float16"] = "float32",
+        dtype: Literal["float32", "float16", "float64"] = "float32",
         version: int = 0,
         priority: str | None = None,
         timeout: float | None = None,

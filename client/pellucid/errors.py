@@ -181,6 +181,14 @@ def invalid(field: str, what: str) -> InvalidRequestError:
     return InvalidRequestError(text, metadata={"field": field}, violations={field: text})
 
 
+def broken(name: str, version: int, reason: str) -> UnsupportedError:
+    """Make the error for a model that the server could not load, as the server itself makes it."""
+    where = f"{name}/{version}" if version else name
+    text = f"The model {where} is not served, as it could not be loaded: {reason}"
+    subject = f"models/{where}"
+    return UnsupportedError(text, metadata={"subject": subject, "state": "broken"}, violations={subject: text})
+
+
 def closed() -> CancelledError:
     """Make the error for a call of a client that is closed."""
     return CancelledError("The client is closed; make another one to call again.")

@@ -81,6 +81,8 @@ def caption(attribution: Attribution) -> str:
         facts.append(f"standard error {attribution.accuracy.standard_error:.2g}")
     if attribution.accuracy.partial:
         facts.append("cut short by the deadline")
+    if attribution.accuracy.warnings:
+        facts.append(f"warnings: {len(attribution.accuracy.warnings)}")
     return "\n".join([*textwrap.wrap(first, 90), ", ".join(facts)])
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,8 @@ class Receipt:
     tolerance: float | None
     runtime: Runtime
     work: Work
+    baseline_blur_sigma: float = 0.0
+    """For a blurred baseline: the blur's standard deviation in pixels; else 0."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers."""
@@ -96,7 +99,7 @@ class Receipt:
 
     def to_json(self) -> str:
         """Return it as JSON, keys in a fixed order."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        return json_text(self.to_dict(), sort_keys=True)
 
 
 def plain(value: Any) -> Any:
@@ -113,6 +116,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def json_text(value: Any, *, sort_keys: bool = False) -> str:
+    """Write plain values as JSON; what it has no numbers for becomes "NaN", "Infinity" and "-Infinity"."""
+    try:
+        return json.dumps(value, allow_nan=False, sort_keys=sort_keys)
+    except ValueError:
+        return json.dumps(_named_numbers(value), allow_nan=False, sort_keys=sort_keys)
+
+
+def _named_numbers(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _named_numbers(each) for key, each in value.items()}
+    return [_named_numbers(each) for each in value] if isinstance(value, list) else value
+
+
 def read_receipt(message: explanation_pb2.Receipt) -> Receipt:
     """Read a receipt off a reply."""
     return Receipt(
@@ -123,6 +142,7 @@ def read_receipt(message: explanation_pb2.Receipt) -> Receipt:
         target=_target(message.target) if message.HasField("target") else None,
         baseline=baseline_word(message.baseline),
         baseline_digest=message.baseline_digest,
+        baseline_blur_sigma=message.baseline_blur_sigma,
         seed=message.seed,
         tolerance=message.tolerance if message.HasField("tolerance") else None,
         runtime=_runtime(message.runtime),

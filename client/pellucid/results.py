@@ -183,7 +183,7 @@ class Attribution:
     @property
     def probability(self) -> float | None:
         """The explained class's probability, where it is among `top`."""
-        return next((each.probability for each in self.top if (each.index,) == self.output_index), None)
+        return next((each.probability for each in self.top if (each.index,) == (self.output_index or (0,))), None)
 
     def plot(self, *, picture: Any = None, smooth: float = 0.0) -> "Figure":
         """Draw the attributions: over the picture, or as bars of columns. Needs `pellucid[plot]`.
@@ -218,6 +218,7 @@ class Attribution:
         shapes = ", ".join(f"{name} {list(each.scores.shape)}" for name, each in self.inputs.items())
         gap = "" if self.approximation_error is None else f", gap {self.approximation_error:.2%}"
         gap += ", partial" if self.accuracy.partial else ""
+        gap += _warned(self.accuracy.warnings)
         score = f"{self.output}[{self.target_name}] = {self.instance_output_value:.4g}"
         return f"<Attribution by {self.method} of {score}{gap}: {shapes}>"
 
@@ -275,6 +276,8 @@ class Prediction:
         What the prediction is a function of, and where the call's time went.
     explanations
         One for each explanation asked for, in order.
+    warnings
+        What a reader should know, in sentences: values that are NaN or infinite.
     """
 
     outputs: Mapping[str, Array]
@@ -282,6 +285,7 @@ class Prediction:
     receipt: Receipt
     timing: Timing
     explanations: tuple[ExplanationOutcome, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def top(self) -> tuple[TopClasses, ...]:
@@ -296,15 +300,16 @@ class Prediction:
             "receipt": self.receipt.to_dict(),
             "timing": plain(self.timing),
             "explanations": [each.to_dict() for each in self.explanations],
+            "warnings": list(self.warnings),
         }
 
     def __repr__(self) -> str:
         model = f"{self.receipt.model.name}/{self.receipt.model.version}"
         if self.top:
             firsts = ", ".join(_shown(row[0]) for row in self.top[:3] if row)
-            return f"<Prediction by {model}: {firsts}{', …' if len(self.top) > 3 else ''}>"
+            return f"<Prediction by {model}: {firsts}{', …' if len(self.top) > 3 else ''}{_warned(self.warnings)}>"
         shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in self.outputs.items())
-        return f"<Prediction by {model}: {shapes}>"
+        return f"<Prediction by {model}: {shapes}{_warned(self.warnings)}>"
 
     def _repr_html_(self) -> str | None:
         """Return a table of the highest classes for a notebook; None, and so the text, without classes."""
@@ -317,6 +322,11 @@ class Prediction:
             for each in row
         )
         return f"<table><tr><th>row</th><th>class</th><th>value</th><th>probability</th></tr>{rows}</table>"
+
+
+def _warned(warnings: tuple[str, ...]) -> str:
+    """Count warnings for a result's short form, so that they are not overlooked."""
+    return f", {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else ""
 
 
 def _index_name(index: tuple[int, ...]) -> str:

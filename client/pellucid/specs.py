@@ -23,6 +23,7 @@ _KINDS = {
     "mean": explanation_pb2.BASELINE_KIND_MEAN,
     "blur": explanation_pb2.BASELINE_KIND_BLUR,
     "background": explanation_pb2.BASELINE_KIND_BACKGROUND,
+    "medoid": explanation_pb2.BASELINE_KIND_MEDOID,
 }
 _SPACES = {
     "logits": explanation_pb2.OUTPUT_SPACE_LOGITS,
@@ -30,7 +31,11 @@ _SPACES = {
 }
 _MOST_SEED = (1 << 64) - 1
 _MOST_AXES = 32
-_REPLY_TYPES = {"float32": tensor_pb2.DATA_TYPE_FLOAT32, "float16": tensor_pb2.DATA_TYPE_FLOAT16}
+_REPLY_TYPES = {
+    "float32": tensor_pb2.DATA_TYPE_FLOAT32,
+    "float16": tensor_pb2.DATA_TYPE_FLOAT16,
+    "float64": tensor_pb2.DATA_TYPE_FLOAT64,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ class ExplanationSpec:
     space
         "logits" or "probabilities"; None for the output as the model gives it.
     baseline
-        "zeros", "mean", "blur" or a `Blur`, "background", or a row as for the call's inputs; None for
-        the method's default.
+        "zeros", "mean", "medoid", "blur" or a `Blur`, "background", or rows as for the call's inputs: one,
+        or several for methods that average over a background. None for the method's default.
     seed
         Seed of everything random in the method.
     tolerance
@@ -68,7 +73,7 @@ class ExplanationSpec:
     sum_channels
         Add a picture's attributions up over its channels.
     dtype
-        "float32", or "float16" for half the bytes and three digits.
+        "float32", "float16" for half the bytes and three digits, or "float64".
     """
 
     method: str
@@ -81,7 +86,7 @@ class ExplanationSpec:
     seed: int = 0
     tolerance: float | None = None
     sum_channels: bool = False
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16", "float64"] = "float32"
 
 
 def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> explanation_pb2.ExplanationSpec:
@@ -184,7 +189,7 @@ def _baseline(model: Model, baseline: Any, where: str) -> explanation_pb2.Baseli
     if isinstance(baseline, str) and not is_file(baseline):
         known = ", ".join(map(repr, _KINDS))
         shown = shortened(baseline)
-        raise invalid(where, f"is {shown}, which is no file; it must be one of {known}, or a row like the inputs'")
+        raise invalid(where, f"is {shown}, which is no file; it must be one of {known}, or rows like the inputs'")
     given = read_inputs(model, baseline, where=where)
     return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_GIVEN, inputs=given.messages)
 

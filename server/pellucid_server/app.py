@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
@@ -20,16 +19,15 @@ from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.housekeeping import settle
-from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder
+from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.process import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
-from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE, add_services
+from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.service import add_services
 
 _log = logging.getLogger(__name__)
-
-_SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 
 _ENDLESS_SECONDS = 1e9
 
@@ -93,7 +91,8 @@ class App:
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
         self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
         self._hurried = asyncio.Event()
-        self._health = health_aio.HealthServicer()
+        self._registry.register(ModelsCollector(lambda: self._pool.hello))
+        self._health = Health()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._metrics_server: Any = None
@@ -111,7 +110,7 @@ class App:
             A worker refused or died before it was ready.
         """
         ProcessCollector(registry=self._registry)
-        await self._set_health(False)
+        await self._health.show(False, None)
         self._listen()
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
@@ -163,7 +162,7 @@ class App:
         add_services(server, self._pool, self._config.limits, self._boundary)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
-            names = (*_SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         address = f"{config.host}:{config.port}"
         try:
@@ -189,14 +188,9 @@ class App:
         self._metrics_server.server_close()
 
     def _change_health(self, healthy: bool) -> None:
-        change = asyncio.get_running_loop().create_task(self._set_health(healthy))
+        change = asyncio.get_running_loop().create_task(self._health.show(healthy, self._pool.hello))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
-
-    async def _set_health(self, healthy: bool) -> None:
-        states = health_pb2.HealthCheckResponse
-        for service in _SERVICES:
-            await self._health.set(service, states.SERVING if healthy else states.NOT_SERVING)
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:

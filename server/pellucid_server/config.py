@@ -104,6 +104,15 @@ class ModelsConfig(_Section):
     repository: Path = Path("models")
     """Folder of model folders, each with a model.toml; a relative path starts at the working directory."""
 
+    on_error: Literal["skip", "stop"] = "skip"
+    """What a model that cannot be loaded does: "skip" serves the others and lists it, "stop" refuses to start."""
+
+    load_seconds: float = Field(default=8.0, gt=0, allow_inf_nan=False)
+    """Processor time for trying out a model, beside 4 s for each MiB of graph and 1 s for each 4 MiB of all files."""
+
+    load_bytes: int = Field(default=768 * _MIB, ge=64 * _MIB)
+    """Memory for trying out a model, beside 32 times the bytes of its graph and 6 times those of all files."""
+
 
 class PoolConfig(_Section):
     """Which workers there are and how jobs wait for them."""
@@ -280,6 +289,9 @@ class Config(BaseSettings):
                 class_weights={name: entry.weight for name, entry in self.classes.items()},
                 heartbeat_seconds=min(_MOST_HEARTBEAT_SECONDS, self.pool.hang_seconds / 4),
                 fault_folder=self.faults.folder,
+                on_broken_model=self.models.on_error,
+                load_seconds=self.models.load_seconds,
+                load_bytes=self.models.load_bytes,
             )
             for device in self.pool.devices
         )

@@ -51,7 +51,10 @@ class NotFoundError(PellucidError):
 
 
 class UnsupportedError(PellucidError):
-    """The model cannot do what is asked. Metadata: `subject`, what stands in the way."""
+    """The model cannot do what is asked. Metadata: `subject`, what stands in the way.
+
+    Of a model that could not be loaded, `state` is "broken" too.
+    """
 
     reason = "UNSUPPORTED"
 
@@ -100,6 +103,13 @@ class UnimplementedError(PellucidError):
 
     reason = "UNIMPLEMENTED"
     quotes_request = False
+
+
+def broken_model(name: str, version: int, reason: str) -> UnsupportedError:
+    """Make the error for a request to a model that could not be loaded; version 0 stands for all of its versions."""
+    where = f"{name}/{version}" if version else name
+    text = f"The model {where} is not served, as it could not be loaded: {reason}"
+    return UnsupportedError(text, subject=f"models/{where}", state="broken")
 
 
 def error_classes() -> tuple[type[PellucidError], ...]:

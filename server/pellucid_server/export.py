@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,11 +197,31 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _program(module: nn.Module, arguments: dict[str, Tensor], shapes: dict[str, dict[int, Dim]]) -> ExportedProgram:
+    _require_tensors(module, arguments)
     try:
         with torch.enable_grad():
             return torch.export.export(module, (), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(f"torch.export refuses the network: {_reason(error)}.") from error
+
+
+def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
+    """Refuse an object that libraries return around their tensors: an export would hold the object's class."""
+    try:
+        with torch.no_grad():
+            result = module(**{name: tensor.clone() for name, tensor in arguments.items()})
+    except Exception:  # noqa: BLE001 - whatever forward raises, the export raises it again with more to say
+        return
+    if isinstance(result, (Tensor, tuple, list)) or type(result) in (dict, OrderedDict):
+        return
+    held = vars(result) if hasattr(result, "__dict__") else {}
+    fields = [name for name, value in held.items() if isinstance(value, Tensor)]
+    best = "logits" if "logits" in fields or not fields else fields[0]
+    call = ", ".join(arguments)
+    raise ExportError(
+        f"forward returns {type(result).__name__}; a server needs a tensor, or a tuple, list or dict of tensors. Wrap "
+        f"the network in a torch.nn.Module whose forward({call}) says: return model({call}).{best}"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -215,8 +236,26 @@ def _reason(error: BaseException) -> str:
         place = re.findall(r'File "([^"]+)", line (\d+), in forward', message)[-1:]
         where = "".join(f" ({Path(file).name}, line {line})" for file, line in place)
         return f"forward chooses by the values of a tensor{where}; use torch.where, or masks"
+    if "Constraints violated" in message or "ConstraintViolation" in type(error).__name__:
+        return _violated(message)
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
     return f"{type(error).__name__}: {first}".rstrip(".:")[:500]
+
+
+def _violated(message: str) -> str:
+    """Say which lengths forward is limited to, where torch says which of its conditions they break."""
+    limits = re.findall(r"(\w+) = Dim\('\w+', (?:min=(\d+))?(?:, )?(?:max=(\d+))?\)", message)
+    parts = [
+        f"{name} {' and '.join(filter(None, (least and f'from {least}', most and f'up to {most}')))}"
+        for name, least, most in limits
+    ]
+    unequal = re.findall(r"generated guard L\['(\w+)'\]\.size\(\)\[(\d+)\] != (\d+)", message)
+    parts += [f"axis {axis} of {name} other than {length}" for name, axis, length in unequal]
+    takes = f"forward works for {', '.join(dict.fromkeys(parts))} only" if parts else "forward limits its open axes"
+    return (
+        f"{takes}: it compares a length with a number, or joins an open axis with a fixed one. Take conditions on "
+        "shapes out of forward, or leave that axis fixed (the batch, axis 0, cannot be)"
+    )
 
 
 def _export_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:

@@ -45,6 +45,7 @@ def draw_trials(
     for batch in _BATCHES:
         rows = {name: _random(tensor, batch, shapes[name], generator) for name, tensor in arguments.items()}
         outputs = _eager(module, rows, batch)
+        _require_rows(outputs, names, batch)
         if len(outputs) != len(names):
             raise ExportError(f"forward returns {len(outputs)} tensors on {batch} rows, and the graph {len(names)}.")
         trials.append(Trial(rows, dict(zip(names, outputs, strict=True))))
@@ -59,6 +60,19 @@ def _eager(module: nn.Module, rows: Mapping[str, Tensor], batch: int) -> list[Te
         reason = str(error).partition("\n")[0]
         raise ExportError(f"forward fails on {batch} rows like the example's: {reason}") from error
     return [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _require_rows(outputs: list[Tensor], names: list[str], batch: int) -> None:
+    """Refuse an output that loses the axis of its rows, as `squeeze()` takes away that of a single one."""
+    for name, output in zip(names, outputs, strict=False):
+        if output.ndim and len(output) == batch:
+            continue
+        shape = f"({', '.join(map(str, output.shape))})"
+        raise ExportError(
+            f"Output {name!r} has the shape {shape} for {batch} row{'s' if batch > 1 else ''}; its axis 0 must be the "
+            "rows. A squeeze() without an axis takes away that of a single row, (rows,) for 2 rows and () for 1: "
+            "write squeeze(1), or reshape(x.shape[0], -1)."
+        )
 
 
 def _random(tensor: Tensor, batch: int, axes: Mapping[int, Dim], generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fault points: named places in a request's life at which tests hold it, or end the process it is in.
+"""Fault points: named places in a request's or a model's life at which tests hold it, or end the process it is in.
 
 For tests only, and nothing but a comparison with None where no folder is set. A point is armed by a file
 of its name in the folder, whose text says what happens there:
@@ -7,7 +7,8 @@ of its name in the folder, whose text says what happens there:
   where jobs arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
   nobody's, and where their batches do (``chunk``) it runs no other of that thread's;
 - `crash`: the process ends at once, as from a crash;
-- `hold NAME`, `kill NAME`: waits, or ends the process, but only for a job of the model NAME.
+- `hold NAME`, `kill NAME`: waits, or ends the process, but only for a job of the model NAME;
+- `abort`, `abort NAME`: the process ends by a signal, as native code ends it.
 
 Reaching an armed point adds a line, the process id, to the file `POINT.reached` beside it. Arm a point by moving
 the file there whole, or before anything can reach it: an empty file arms nothing.
@@ -15,6 +16,7 @@ the file there whole, or before anything can reach it: an empty file arms nothin
 ====================  ============================================================================
 point                 where
 ====================  ============================================================================
+``loading``           child of a worker: a model is about to be tried out
 ``decode``            front: the request has arrived and has not been read
 ``queued``            front: the job is admitted and has no place on a worker yet
 ``sent``              worker: the job has arrived and waits for its turn
@@ -31,7 +33,10 @@ import time
 from pathlib import Path
 
 POINTS = ("decode", "queued", "sent", "running", "chunk", "answered", "replying")
-"""Every point, in the order of a request's life."""
+"""Every point of a request's life, in order."""
+
+LOADING = "loading"
+"""The point of a model's life."""
 
 EXIT_STATUS = 70
 """Exit status of a process that a point ended."""
@@ -79,6 +84,8 @@ class Faults:
             self._note(point)
         if what in {"crash", "kill"}:
             os._exit(EXIT_STATUS)
+        if what == "abort":
+            os.abort()
         return what == "hold"
 
     def _note(self, point: str) -> None:

@@ -76,7 +76,10 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class BaselineSpec:
-    """What absence looks like. `kind` is "" (the default), "zeros", "mean", "blur", "given" or "background"."""
+    """What absence looks like.
+
+    `kind` is "" (the default), "zeros", "mean", "medoid", "blur", "given" or "background".
+    """
 
     kind: str = ""
     blur_sigma: float = 0.0
@@ -85,7 +88,7 @@ class BaselineSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFormat:
-    """How arrays come back. `data_type` is "float32" or "float16"."""
+    """How arrays come back. `data_type` is "float32", "float16" or "float64"."""
 
     sum_channels: bool = False
     data_type: str = "float32"
@@ -204,6 +207,8 @@ class Receipt:
     target: TargetSpec | None = None
     baseline: str = ""
     baseline_digest: str = ""
+    blur_sigma: float = 0.0
+    """For a baseline of kind "blur": its standard deviation in pixels; else 0."""
     seed: int = 0
     tolerance: float | None = None
 
@@ -267,6 +272,8 @@ class PredictResult:
     outputs: Mapping[str, OutputResult]
     receipt: Receipt
     explanations: tuple[ExplanationOutcome, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What a reader should know, in plain sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +425,39 @@ class MethodInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenModel:
+    """A model version that could not be loaded; version 0 where the versions themselves could not be read.
+
+    `reason` names the model and its files, relative to the repository, and what would be right.
+    """
+
+    name: str
+    version: int
+    reason: str
+
+
+def find_broken(broken: tuple[BrokenModel, ...], key: ModelKey) -> BrokenModel | None:
+    """Find the broken version that a key names, or the highest for version 0; a broken model is so in all versions."""
+    found = {each.version: each for each in broken if each.name == key.name}
+    if not found:
+        return None
+    return found.get(key.version or max(found), found.get(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What trying out a model version showed: `reason` is why it is broken, empty if it is not.
+
+    It holds for the files of which `fingerprint` was taken.
+    """
+
+    name: str
+    version: int
+    fingerprint: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """What a worker is started with; the front reads it from the configuration and sends it first."""
 
@@ -431,6 +471,14 @@ class WorkerSettings:
     heartbeat_seconds: float = 1.0
     fault_folder: str = ""
     """Where tests arm fault points, see `pellucid_server.faults`; empty for none."""
+    on_broken_model: str = "skip"
+    """"skip" serves the models that load, "stop" refuses to start unless all do."""
+    load_seconds: float = 8.0
+    """Processor time for trying out a model whose files are small."""
+    load_bytes: int = 768 << 20
+    """Memory for trying out a model whose files are small."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What an earlier process for the same device found, which is not tried out again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,12 +504,24 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """Worker to front, before `Hello`: it is about to load this model version into its own process."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """Worker to front, once: models are loaded and warm, work may come."""
 
     models: tuple[ModelInfo, ...]
     methods: tuple[MethodInfo, ...]
     device: str
+    broken: tuple[BrokenModel, ...] = ()
+    """Models that could not be loaded, by name, then version."""
+    verdicts: tuple[Verdict, ...] = ()
+    """For the settings of the next process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,4 +562,4 @@ class Done:
     failure: Failure | None = None
 
 
-Message = WorkerSettings | Start | Cancel | Hello | Refused | Progress | Heartbeat | Done
+Message = WorkerSettings | Start | Cancel | Loading | Hello | Refused | Progress | Heartbeat | Done

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from pellucid_server.jobs import JobTiming
+from pellucid_server.jobs import Hello, JobTiming
 from pellucid_server.pool.observer import Observer
 
 UNKNOWN = "unknown"
@@ -186,6 +188,27 @@ class PoolRecorder(Observer):
     def refused(self, priority: str, cause: str) -> None:
         """Count a job that was not taken."""
         self._metrics.requests_refused.labels(priority, cause).inc()
+
+
+class ModelsCollector(Collector):
+    """What there is in the model repository, as the workers last said; `hello` gives that."""
+
+    def __init__(self, hello: Callable[[], Hello | None]) -> None:
+        self._hello = hello
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Count the model versions by state, and name those that are broken."""
+        hello = self._hello()
+        served, broken = (0, ()) if hello is None else (len(hello.models), hello.broken)
+        count = GaugeMetricFamily("pellucid_models", "Model versions by state.", labels=["state"])
+        count.add_metric(["serving"], served)
+        count.add_metric(["broken"], len(broken))
+        named = GaugeMetricFamily(
+            "pellucid_model_broken", "1 for each model that could not be loaded.", labels=["model", "version"]
+        )
+        for each in broken:
+            named.add_metric([each.name, str(each.version)], 1)
+        return count, named
 
 
 class _Rows:

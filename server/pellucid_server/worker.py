@@ -1,8 +1,9 @@
 """The worker process: loads the models onto one device and answers jobs on an inherited socket.
 
 Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first frame is its settings; it
-answers `Hello` once every model is loaded and warm, or `Refused`, and then sends a `Heartbeat` at equal
-intervals. It notes what it is busy with in the record M, if there is one (see `pellucid_server.recorder`).
+answers `Hello` once every model is tried out and loaded, or found broken, or `Refused`, and then sends a
+`Heartbeat` at equal intervals. It notes what it is busy with in the record M, if there is one (see
+`pellucid_server.recorder`).
 It exits at end of file, whatever it is doing, and when one of its threads fails.
 """
 
@@ -17,7 +18,6 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -30,7 +30,9 @@ from pellucid_server.engine.helper import Helper
 from pellucid_server.engine.hub import Hub
 from pellucid_server.engine.job_state import JobState
 from pellucid_server.engine.model_handle import Machinery
-from pellucid_server.engine.models.repository import ModelError, load_repository
+from pellucid_server.engine.models.guard import GuardError
+from pellucid_server.engine.models.loading import Loader
+from pellucid_server.engine.models.repository import ModelError
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.predict import predict
 from pellucid_server.engine.operations.session import BUG, Models, Session, failure
@@ -45,6 +47,7 @@ from pellucid_server.jobs import (
     Hello,
     Job,
     JobTiming,
+    Loading,
     PredictJob,
     Progress,
     Refused,
@@ -238,9 +241,16 @@ def main() -> NoReturn:
     if settings is None:
         os._exit(0)
     _prepare_process(settings)
+    registry.discover(methods_package)
+    try:
+        # Before any thread is started: it forks.
+        loader = Loader.begin(settings, registry.methods())
+    except ModelError as error:
+        connection.send_now(Refused(str(error)))
+        os._exit(0)
     ready: Future[Worker] = Future()
     threading.Thread(target=_read, args=(connection, ready), name="reader", daemon=True).start()
-    worker = _ready_worker(connection, settings, recorder, ready)
+    worker = _ready_worker(connection, settings, recorder, ready, loader)
     if worker is None:
         os._exit(0)
     trimmed = time.monotonic()
@@ -291,18 +301,23 @@ def _missing_device(device: str) -> str:
 
 
 def _ready_worker(
-    connection: Connection, settings: WorkerSettings, recorder: Recorder | None, ready: "Future[Worker]"
+    connection: Connection,
+    settings: WorkerSettings,
+    recorder: Recorder | None,
+    ready: "Future[Worker]",
+    loader: Loader,
 ) -> Worker | None:
     """Load the models and greet the front; hand the worker to the reader before work can come."""
-    registry.discover(methods_package)
     missing = _missing_device(settings.device)
     if missing:
         connection.send_now(Refused(missing))
+        loader.close()
         return None
     try:
-        loaded = load_repository(Path(settings.model_repository), settings.device, settings.threads)
-    except ModelError as error:
+        loaded = loader.load(lambda version: connection.send_now(Loading(version.name, version.number)))
+    except (ModelError, GuardError) as error:
         connection.send_now(Refused(str(error)))
+        loader.close()
         return None
     faults = Faults(settings.fault_folder)
     engine = Engine(
@@ -318,13 +333,15 @@ def _ready_worker(
     machinery = Machinery(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
     settle()
     methods = registry.methods()
-    worker = Worker(connection, Models.of(loaded), machinery, faults)
+    worker = Worker(connection, Models.of(loaded.models, loaded.broken), machinery, faults)
     ready.set_result(worker)
     connection.send_now(
         Hello(
-            models=tuple(model.info(methods) for model in loaded),
+            models=tuple(model.info(methods) for model in loaded.models),
             methods=tuple(method.info() for method in methods),
             device=settings.device,
+            broken=loaded.broken,
+            verdicts=loaded.verdicts,
         )
     )
     helper.start()

@@ -1,10 +1,12 @@
 """What results say of themselves."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 from pellucid.errors import OverloadedError
-from pellucid.receipts import BatchShape, ModelKey, Outcome, Receipt, Runtime, Target, Work
+from pellucid.receipts import BatchShape, ModelKey, Outcome, Receipt, Runtime, Target, Work, json_text
 from pellucid.results import ClassScore, ExplanationOutcome, InputAttribution, Prediction, Timing
 
 RECEIPT = Receipt(
@@ -36,6 +38,21 @@ def test_a_receipt_survives_json_whole():
     assert found["target"]["outcome"]["index"] == [2]
     assert found["work"]["batch_shapes"] == [{"evaluation": "forward", "rows": 4, "batches": 1}]
     assert set(found) == set(Receipt.__dataclass_fields__)
+
+
+def test_json_has_words_for_the_numbers_that_it_does_not_have():
+    value = {"b": [1.5, math.nan, [math.inf]], "a": {"x": -math.inf}, "text": "NaN", "none": None, "flag": True}
+
+    text = json_text(value, sort_keys=True)
+
+    words = '{"a": {"x": "-Infinity"}, "b": [1.5, "NaN", ["Infinity"]], "flag": true, "none": null, "text": "NaN"}'
+    assert text == words
+
+
+def test_warnings_are_counted_where_a_prediction_is_shown():
+    assert repr(replace(prediction("owl"), warnings=("One.",))).endswith("owl 62.5%, 1 warning>")
+    assert repr(replace(prediction(), warnings=("One.", "Two."))).endswith(", 2 warnings>")
+    assert replace(prediction(), warnings=("One.",)).to_dict()["warnings"] == ["One."]
 
 
 def test_a_prediction_says_its_highest_classes():

@@ -71,6 +71,7 @@ def test_contrast_output_and_space_go_without_a_target():
         ("mean", explanation_pb2.BASELINE_KIND_MEAN, 0),
         ("blur", explanation_pb2.BASELINE_KIND_BLUR, 0),
         ("background", explanation_pb2.BASELINE_KIND_BACKGROUND, 0),
+        ("medoid", explanation_pb2.BASELINE_KIND_MEDOID, 0),
         (Blur(3), explanation_pb2.BASELINE_KIND_BLUR, 3),
     ],
 )

@@ -18,6 +18,8 @@ MESSAGES = {
     "attribute_request": explanation_service_pb2.AttributeRequest,
     "attribute_response": explanation_service_pb2.AttributeResponse,
     "get_model_response": model_service_pb2.GetModelResponse,
+    "broken_model_response": model_service_pb2.GetModelResponse,
+    "list_models_response": model_service_pb2.ListModelsResponse,
     "list_methods_response": model_service_pb2.ListMethodsResponse,
 }
 

@@ -31,7 +31,7 @@ class Points:
 
     def arm(self, point: str, what: str = "hold") -> None:
         """Make whoever reaches a point do `what`."""
-        assert point in faults.POINTS
+        assert point in (faults.LOADING, *faults.POINTS)
         (self.folder / f"{point}.reached").unlink(missing_ok=True)
         part = self.folder / "arming"
         part.write_text(what)
@@ -39,7 +39,7 @@ class Points:
 
     def release(self, *points: str) -> None:
         """Let everybody pass these points, or all of them."""
-        for point in points or faults.POINTS:
+        for point in points or (faults.LOADING, *faults.POINTS):
             (self.folder / point).unlink(missing_ok=True)
 
     def reached_by(self, point: str) -> set[int]:
@@ -115,10 +115,16 @@ def worker_pids(server: Server) -> set[int]:
 
 @contextlib.contextmanager
 def serve_with_points(
-    models: Path, folder: Path, settings: Mapping[str, str] | None = None
+    models: Path,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    armed: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, Points]]:
-    """Run a server whose requests can be held; `folder` gets its log and its points."""
+    """Run a server whose requests can be held; `folder` gets its log and its points, `armed` ones before it starts."""
     points = Points(folder / "points")
     points.folder.mkdir()
+    for point, what in (armed or {}).items():
+        points.arm(point, what)
     with serve(models, folder, {**QUICK, "PELLUCID_FAULTS__FOLDER": str(points.folder), **(settings or {})}) as server:
         yield server, points

@@ -154,10 +154,10 @@ MALFORMED_EXPLANATIONS = {
         with_baseline(explanation_pb2.BASELINE_KIND_GIVEN),
         "explanation.baseline.inputs",
     ),
-    "a given baseline of two rows": (
+    "a given baseline of more rows than are taken": (
         with_baseline(
             explanation_pb2.BASELINE_KIND_GIVEN,
-            inputs={"features": rows(np.ones((2, 30)))},
+            inputs={"features": rows(np.ones((4097, 30)))},
         ),
         "explanation.baseline.inputs",
     ),

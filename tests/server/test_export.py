@@ -236,6 +236,60 @@ def test_what_cannot_be_exported_is_refused_with_a_remedy_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+class Squeezed(nn.Module):
+    """Loses the axis of its rows where there is one row."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.sum(1, keepdim=True).squeeze()
+
+
+class Limited(nn.Module):
+    """Does something else for three rows or fewer."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows if rows.shape[0] > 3 else rows * 2
+
+
+class Answer:
+    """What a library returns around its tensors."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+class Wrapping(nn.Module):
+    """Returns an object that holds its logits."""
+
+    def forward(self, rows: torch.Tensor) -> Answer:
+        return Answer(rows)
+
+
+class Drawing(nn.Module):
+    """Adds noise."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows + torch.randn_like(rows)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Squeezed(), r"shape \(\) for 1 row; .*\(rows,\) for 2 rows and \(\) for 1: write squeeze\(1\)"),
+        (Limited(), r"works for batch up to 3 only: it compares a length with a number"),
+        (Wrapping(), r"returns Answer; .* whose forward\(rows\) says: return model\(rows\)\.logits"),
+        (Drawing(), r"'aten\.randn_like\.default' \(test_export\.py, line \d+: return rows \+ .*as an input"),
+    ],
+)
+def test_what_a_server_would_refuse_is_said_in_words_for_the_author(
+    tmp_path: Path, module: nn.Module, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        export(module, (torch.ones(2, 4),), tmp_path / "model" / "1", onnx=False)
+
+    assert "Constraints violated" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_network_whose_answers_do_not_repeat_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"differs from the network by .* no random numbers, no state"):
         export(Counting(), (torch.ones(2, 4),), tmp_path / "1")

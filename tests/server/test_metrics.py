@@ -2,8 +2,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pellucid_server.jobs import JobTiming
-from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder
+from pellucid_server.jobs import BrokenModel, Hello, JobTiming, ModelInfo, ModelKey
+from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from prometheus_client import CollectorRegistry, generate_latest
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
@@ -138,3 +138,17 @@ def test_names_carry_their_units(registry):
     counts = {"pellucid_requests_in_flight", "pellucid_jobs_pending", "pellucid_queue_jobs", "pellucid_queue_rows"}
     units = ("_seconds", "_bytes", "_total", "_created")
     assert {name for name in families - counts if not name.endswith(units)} == set()
+
+
+def test_models_are_counted_by_state_and_broken_ones_named(registry):
+    said = [None]
+    registry.register(ModelsCollector(lambda: said[0]))
+    before = registry.get_sample_value("pellucid_models", {"state": "serving"})
+    served = ModelInfo(ModelKey("m", 1, ""), "", (), (), (), (), "graph", None, 0, False)
+
+    said[0] = Hello((served,), (), "cpu", (BrokenModel("n", 2, "It is damaged."), BrokenModel("o", 0, "It is empty.")))
+
+    assert before == 0
+    assert registry.get_sample_value("pellucid_models", {"state": "serving"}) == 1
+    assert registry.get_sample_value("pellucid_models", {"state": "broken"}) == 2
+    assert registry.get_sample_value("pellucid_model_broken", {"model": "n", "version": "2"}) == 1

@@ -4,26 +4,22 @@ import gc
 import os
 import select
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import weakref
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pellucid_server import wire
-from pellucid_server.config import worker_environment
+from e2e.serving import wait_until
 from pellucid_server.engine.engine import Engine
 from pellucid_server.engine.helper import Helper
 from pellucid_server.engine.hub import Hub
 from pellucid_server.engine.model_handle import Machinery
 from pellucid_server.errors import UnsupportedError, error_from_wire
-from pellucid_server.faults import EXIT_STATUS, Faults
+from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
 from pellucid_server.jobs import (
     AttributeJob,
     Cancel,
@@ -31,21 +27,20 @@ from pellucid_server.jobs import (
     ExplanationSpec,
     Heartbeat,
     Hello,
+    Loading,
     ModelKey,
     PredictJob,
     Refused,
     Start,
     TensorInput,
-    WorkerSettings,
 )
-from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.wire import LENGTH
 from pellucid_server.worker import Worker
+from server.worker_process import BEAT_SECONDS, ROW, worker
 from torch import nn
 from torch.export import Dim
 
 WEIGHT = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
-ROW = np.array([[1, 0, -1]], np.float32)
-BEAT_SECONDS = 0.05
 MANIFEST = """
 [[inputs]]
 name = "input"
@@ -69,83 +64,11 @@ def repository(tmp_path_factory):
     return folder
 
 
-class Front:
-    """A worker process and the front's end of everything that it shares with it."""
-
-    def __init__(self, repository, faults, record, log=None):
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
-            self.process = subprocess.Popen(
-                [*command, "--record", str(record)],
-                pass_fds=[theirs.fileno(), record],
-                env=worker_environment(1),
-                process_group=0,
-                stderr=log,
-            )
-        self.socket = ours
-        self.socket.settimeout(60)
-        self.faults = faults
-        self._stream = ours.makefile("rb")
-        self._record = Recorder(record)
-        self.send(
-            WorkerSettings(
-                "cpu", str(repository), 1, 0.05, 1 << 28, heartbeat_seconds=BEAT_SECONDS, fault_folder=faults
-            )
-        )
-
-    def send(self, message):
-        self.socket.sendall(wire.frame(message))
-
-    def receive(self):
-        (length,) = wire.LENGTH.unpack(self._stream.read(wire.LENGTH.size))
-        return wire.decode(self._stream.read(length))
-
-    def next(self, kind):
-        """Return the next message of a class."""
-        return next(message for message in iter(self.receive, None) if isinstance(message, kind))
-
-    def predict(self, job_id, rows=ROW, **settings):
-        """Ask for a prediction."""
-        job = PredictJob(ModelKey("linear"), {"input": TensorInput(rows)})
-        self.send(Start(job_id, job, None, **settings))
-
-    def arm(self, point, what):
-        Path(self.faults, point).write_text(what)
-
-    def disarm(self, point):
-        Path(self.faults, point).unlink()
-
-    def suspects(self):
-        return self._record.suspects()
-
-    def close(self):
-        """Close the connection, as a front that ends does."""
-        self._stream.close()
-        self.socket.close()
-
-    def children(self):
-        """Return descriptors that become readable when the worker's child processes end, by their command lines."""
-        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        pids = [int(pid) for path in found for pid in path.read_text().split()]
-        return {Path(f"/proc/{pid}/cmdline").read_text(): os.pidfd_open(pid) for pid in pids}
-
-
-@contextmanager
-def worker(repository, folder, log=None):
-    front = Front(repository, str(folder), new_record(), log)
-    try:
-        yield front
-    finally:
-        front.close()
-        front.process.kill()
-        front.process.wait()
-
-
 @pytest.fixture(scope="module")
 def shared(repository, tmp_path_factory):
     """A worker that greeted, for tests that do it no harm."""
     with worker(repository, tmp_path_factory.mktemp("faults")) as front:
+        front.announced = front.receive()
         front.greeting = front.receive()
         yield front
 
@@ -158,7 +81,8 @@ def own(repository, tmp_path):
         yield front
 
 
-def test_a_worker_greets_before_anything_else_with_its_models_and_methods(shared):
+def test_a_worker_names_the_model_that_it_loads_and_greets_with_its_models_and_methods(shared):
+    assert shared.announced == Loading("linear", 1)
     assert isinstance(shared.greeting, Hello)
     assert [model.key.name for model in shared.greeting.models] == ["linear"]
     assert "integrated-gradients" in [method.name for method in shared.greeting.methods]
@@ -275,20 +199,32 @@ def test_a_worker_that_dies_as_a_job_arrives_suspects_nobody(own):
     assert own.suspects() == frozenset()
 
 
-def test_a_worker_whose_front_dies_while_it_loads_ends(tmp_path):
-    # Whoever opens the file waits for ever, as for a vast one.
-    (tmp_path / "models" / "endless").mkdir(parents=True)
-    os.mkfifo(tmp_path / "models" / "endless" / "model.toml")
+def close_connection(front):
+    front.close()
 
-    with worker(tmp_path / "models", tmp_path) as front:
-        front.close()
 
-        assert front.process.wait(60) == 0
+def kill_process(front):
+    front.process.kill()
+
+
+@pytest.mark.parametrize(("end", "status"), [(close_connection, 0), (kill_process, -signal.SIGKILL)])
+def test_a_worker_that_ends_while_a_model_is_tried_out_leaves_no_process(repository, tmp_path, end, status):
+    (tmp_path / LOADING).write_text("hold")
+
+    with worker(repository, tmp_path, load_seconds=3600.0) as front:
+        wait_until((tmp_path / f"{LOADING}.reached").exists, seconds=60, what="the model is being tried out")
+        (guard,) = front.children().values()
+        child = os.pidfd_open(int((tmp_path / f"{LOADING}.reached").read_text()))
+        end(front)
+
+        assert front.process.wait(60) == status
+        assert select.select([child], [], [], 60)[0] == [child]
+        assert select.select([guard], [], [], 60)[0] == [guard]
 
 
 def test_a_worker_of_which_a_thread_fails_ends(own):
     # The reader cannot read this, and nobody else would.
-    own.socket.sendall(wire.LENGTH.pack(1) + b"\xc1")
+    own.socket.sendall(LENGTH.pack(1) + b"\xc1")
 
     assert own.process.wait(20) == 1
 

@@ -16,7 +16,8 @@ from pellucid.cli import tables
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
 from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays, row_value
 from pellucid.client import DEFAULT_ADDRESS, Client
-from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, invalid
+from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, broken, invalid
+from pellucid.receipts import json_text
 from pellucid.results import Attribution, ExplanationOutcome
 from pellucid.specs import ExplanationSpec
 
@@ -96,7 +97,7 @@ def predict(
         check_array_file(npz)
         if out is not None:
             make_picture_folder(out)
-        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        inputs = _inputs(_served(client, model, version), files, row, json_row)
         prediction = client.predict(model, inputs, top_k=top_k, explanations=explain or [], version=version)
         if as_json:
             _print_json(prediction.to_dict())
@@ -131,7 +132,11 @@ def attribute(
     output: Annotated[str | None, typer.Option(help="The output.", show_default="the model's first")] = None,
     space: Annotated[str | None, typer.Option(help="logits or probabilities.", show_default=False)] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="zeros, mean, blur, background, or a picture's file.", show_default=False)
+        str | None,
+        typer.Option(
+            help="zeros, mean, medoid, blur, background, a picture's file, or rows in a .json or .npy file.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     tolerance: Annotated[
@@ -155,7 +160,7 @@ def attribute(
     with _asking(address, timeout, caller=caller, priority=priority) as client:
         check_picture_file(out)
         check_array_file(npz)
-        inputs = _inputs(client.model(model, version=version), files, row, json_row)
+        inputs = _inputs(_served(client, model, version), files, row, json_row)
         spec = ExplanationSpec(
             method=method,
             parameters=once("--parameter", [parameter(each) for each in parameters or []]),
@@ -163,7 +168,7 @@ def attribute(
             contrast=element(contrast),
             output=output,
             space=space,  # type: ignore[arg-type]  # checked with the specification
-            baseline=baseline,
+            baseline=_baseline(baseline),
             seed=seed,
             tolerance=tolerance,
         )
@@ -243,6 +248,14 @@ def _asking(
         _fail(f"{error.filename or 'A file'}: {error.strerror or 'it cannot be read'}.", 1)
 
 
+def _served(client: Client, name: str, version: int) -> Model:
+    """Return the description of a model that is to be asked, or say why it cannot be."""
+    model = client.model(name, version=version)
+    if model.state == "broken":
+        raise broken(model.name, model.version, model.reason)
+    return model
+
+
 def _exit_code(error: PellucidError) -> int:
     return 2 if isinstance(error, _MISTAKES) else 1
 
@@ -281,36 +294,40 @@ def _row_names(files: Sequence[Path]) -> list[str]:
     return [] if any(file.suffix.lower() in _TABLES for file in files) else [str(file) for file in files]
 
 
-def _json(path: Path) -> Any:
+def _baseline(given: str | None) -> Any:
+    """Read baseline rows off a file that is no picture; anything else is checked with the specification."""
+    if given is not None and given.endswith((".json", ".npy")):
+        path = Path(given)
+        if not path.is_file():
+            raise invalid("--baseline", f"is {given}, but there is no such file")
+        return _json(path, "--baseline") if path.suffix == ".json" else _array(path, "--baseline")
+    return given
+
+
+def _json(path: Path, option: str = "--json-row") -> Any:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_members)
+        # A name that comes twice would lose a value.
+        return json.loads(text, object_pairs_hook=lambda pairs: once(option, pairs))
     except InvalidRequestError:
         raise
     except UnicodeDecodeError as error:
-        raise invalid("--json-row", f"{path} is no text in UTF-8; it must be JSON, in UTF-8") from error
+        raise invalid(option, f"{path} is no text in UTF-8; it must be JSON, in UTF-8") from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise invalid(
-            "--json-row", f"{path} is no JSON from {place} on; it must be an object or a list of such"
-        ) from error
+        raise invalid(option, f"{path} is no JSON from {place} on; it must be an object or a list of such") from error
     except (ValueError, RecursionError) as error:
         what = "is nested too deep, or has a number of too many digits; it must be an object or a list of such"
-        raise invalid("--json-row", f"{path} {what}") from error
+        raise invalid(option, f"{path} {what}") from error
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; a name that comes twice would lose a value."""
-    return once("--json-row", pairs)
-
-
-def _array(path: Path) -> Any:
+def _array(path: Path, option: str = "FILE") -> Any:
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OverflowError, MemoryError) as error:
         # Its head may tell of more elements than there are, or than fit the memory.
-        raise invalid("FILE", f"{path} is no array that numpy.save has written") from error
+        raise invalid(option, f"{path} is no array that numpy.save has written") from error
 
 
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -329,7 +346,7 @@ def _save_figure(attribution: Attribution, path: Path, *, smooth: float = 0.0) -
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value))  # noqa: T201 - a command's own words
+    print(json_text(value))  # noqa: T201 - a command's own words
 
 
 def _console() -> Console:

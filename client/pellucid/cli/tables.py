@@ -25,6 +25,8 @@ def show_prediction(console: Console, prediction: Prediction, names: Sequence[st
                 _show_classes(console, f"{named}: {output}", prediction.tops[output][row])
             else:
                 _say(console, f"{named}: {output} = {np.array2string(value, precision=6, threshold=20)}")
+    for warning in prediction.warnings:
+        _say(console, f"Note: {warning}", style="yellow")
     for outcome in prediction.explanations:
         _show_outcome(console, outcome)
     _show_receipt(console, prediction.receipt, prediction.timing)
@@ -41,13 +43,20 @@ def show_attributions(console: Console, attributions: Sequence[Attribution]) -> 
 
 
 def show_models(console: Console, summaries: Sequence[ModelSummary]) -> None:
-    """Print the models, a line each."""
-    rows = [[each.name, str(each.version), "yes" if each.latest else "", each.description] for each in summaries]
-    _show_table(console, ["model", "version", "latest", "description"], rows)
+    """Print the models, a line each; those that the server could not load with the reason."""
+    rows = [
+        [each.name, str(each.version or ""), "yes" if each.latest else "", each.state, each.reason or each.description]
+        for each in summaries
+    ]
+    _show_table(console, ["model", "version", "latest", "state", "description"], rows)
 
 
 def show_model(console: Console, model: Model, *, layers: bool) -> None:
     """Print a model's signature and capabilities, and its layers on request."""
+    if model.state == "broken":
+        _say(console, f"{model.name} version {model.version or 'unknown'}: broken", style="bold red")
+        _say(console, f"The server could not load it: {model.reason}")
+        return
     _say(console, f"{model.name} version {model.version}", style="bold")
     _say(console, model.description)
     parity = f", parity {model.parity.largest_difference:.2g}" if model.parity is not None else ""
@@ -66,7 +75,7 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
     rows = [
         [each.method, "yes" if each.allowed else "no", str(each.rows or ""), each.reason] for each in model.capabilities
     ]
-    _show_table(console, ["method", "allowed", "evaluations a row", "why not"], rows, right=(2,))
+    _show_table(console, ["method", "allowed", "evaluations a row", "why not, or what to give"], rows, right=(2,))
     if layers:
         rows = [
             [each.name, each.type, _shape(each.shape), str(each.units), "yes" if each.cuttable else ""]

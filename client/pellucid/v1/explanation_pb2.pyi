@@ -22,6 +22,7 @@ class BaselineKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     BASELINE_KIND_BLUR: _ClassVar[BaselineKind]
     BASELINE_KIND_GIVEN: _ClassVar[BaselineKind]
     BASELINE_KIND_BACKGROUND: _ClassVar[BaselineKind]
+    BASELINE_KIND_MEDOID: _ClassVar[BaselineKind]
 OUTPUT_SPACE_UNSPECIFIED: OutputSpace
 OUTPUT_SPACE_LOGITS: OutputSpace
 OUTPUT_SPACE_PROBABILITIES: OutputSpace
@@ -31,6 +32,7 @@ BASELINE_KIND_MEAN: BaselineKind
 BASELINE_KIND_BLUR: BaselineKind
 BASELINE_KIND_GIVEN: BaselineKind
 BASELINE_KIND_BACKGROUND: BaselineKind
+BASELINE_KIND_MEDOID: BaselineKind
 
 class ModelSpec(_message.Message):
     __slots__ = ("name", "version", "digest")
@@ -214,7 +216,7 @@ class Runtime(_message.Message):
     def __init__(self, forward: _Optional[str] = ..., gradient: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance")
+    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance", "baseline_blur_sigma")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +235,7 @@ class Receipt(_message.Message):
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_BLUR_SIGMA_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     input_digest: str
     method: str
@@ -244,7 +247,8 @@ class Receipt(_message.Message):
     runtime: Runtime
     work: Work
     tolerance: float
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., tolerance: _Optional[float] = ...) -> None: ...
+    baseline_blur_sigma: float
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., tolerance: _Optional[float] = ..., baseline_blur_sigma: _Optional[float] = ...) -> None: ...
 
 class Attribution(_message.Message):
     __slots__ = ("inputs", "output", "output_index", "label", "instance_output_value", "baseline_output_value", "approximation_error", "accuracy", "group_scores", "group_standard_errors", "receipt")

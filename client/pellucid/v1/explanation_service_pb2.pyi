@@ -85,7 +85,7 @@ class Timing(_message.Message):
     def __init__(self, queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("outputs", "explanations", "receipt", "timing")
+    __slots__ = ("outputs", "explanations", "receipt", "timing", "warnings")
     class OutputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,11 +97,13 @@ class PredictResponse(_message.Message):
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     outputs: _containers.MessageMap[str, Output]
     explanations: _containers.RepeatedCompositeFieldContainer[ExplanationResult]
     receipt: _explanation_pb2.Receipt
     timing: Timing
-    def __init__(self, outputs: _Optional[_Mapping[str, Output]] = ..., explanations: _Optional[_Iterable[_Union[ExplanationResult, _Mapping]]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, outputs: _Optional[_Mapping[str, Output]] = ..., explanations: _Optional[_Iterable[_Union[ExplanationResult, _Mapping]]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttributeRequest(_message.Message):
     __slots__ = ("model", "inputs", "explanation")

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
+    MODEL_STATE_SERVING: _ClassVar[ModelState]
+    MODEL_STATE_BROKEN: _ClassVar[ModelState]
+
 class Modality(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODALITY_UNSPECIFIED: _ClassVar[Modality]
@@ -32,6 +38,9 @@ class ParameterType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PARAMETER_TYPE_FLAG: _ClassVar[ParameterType]
     PARAMETER_TYPE_TEXT: _ClassVar[ParameterType]
     PARAMETER_TYPE_TENSOR: _ClassVar[ParameterType]
+MODEL_STATE_UNSPECIFIED: ModelState
+MODEL_STATE_SERVING: ModelState
+MODEL_STATE_BROKEN: ModelState
 MODALITY_UNSPECIFIED: Modality
 MODALITY_TENSOR: Modality
 MODALITY_IMAGE: Modality
@@ -54,14 +63,18 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("model", "description", "latest")
+    __slots__ = ("model", "description", "latest", "state", "reason")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     LATEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     model: _explanation_pb2.ModelSpec
     description: str
     latest: bool
-    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., description: _Optional[str] = ..., latest: bool = ...) -> None: ...
+    state: ModelState
+    reason: str
+    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., description: _Optional[str] = ..., latest: bool = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)
@@ -174,7 +187,7 @@ class Parity(_message.Message):
     def __init__(self, largest_difference: _Optional[float] = ..., tolerance: _Optional[float] = ..., holds: bool = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
-    __slots__ = ("model", "description", "inputs", "outputs", "layers", "capabilities", "runtime", "parity", "background_rows", "solo")
+    __slots__ = ("model", "description", "inputs", "outputs", "layers", "capabilities", "runtime", "parity", "background_rows", "solo", "state", "reason")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +198,8 @@ class GetModelResponse(_message.Message):
     PARITY_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_ROWS_FIELD_NUMBER: _ClassVar[int]
     SOLO_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     model: _explanation_pb2.ModelSpec
     description: str
     inputs: _containers.RepeatedCompositeFieldContainer[InputSignature]
@@ -195,7 +210,9 @@ class GetModelResponse(_message.Message):
     parity: Parity
     background_rows: int
     solo: bool
-    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., description: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSignature, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputSignature, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., runtime: _Optional[str] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., background_rows: _Optional[int] = ..., solo: bool = ...) -> None: ...
+    state: ModelState
+    reason: str
+    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., description: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSignature, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputSignature, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, _Mapping]]] = ..., runtime: _Optional[str] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., background_rows: _Optional[int] = ..., solo: bool = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ListMethodsRequest(_message.Message):
     __slots__ = ()

@@ -57,7 +57,7 @@ class ModelServiceServicer(object):
     """
 
     def ListModels(self, request, context):
-        """Names every model version that is served.
+        """Names every model version of the repository, and whether it is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

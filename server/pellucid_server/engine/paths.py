@@ -114,15 +114,20 @@ def measure(
     if line.corners_beside_points:
         values, gradients = model.gradient(line.rows(np.concatenate([places, corners])), target)
         sums = _weighted({name: rows[: len(places)] for name, rows in gradients.items()}, shares)
-        return values[len(places) :], {name: rows * line.change[name] for name, rows in sums.items()}
+        return values[len(places) :], {name: _scaled(rows, line.change[name]) for name, rows in sums.items()}
     values = model.scores(line.rows(corners), target)
     sums = {name: np.zeros((len(segments), *change.shape)) for name, change in line.change.items()}
     for block in model.blocks(len(places)):
         _, gradients = model.gradient(line.rows(places[block]), target)
         touched = np.flatnonzero(shares[:, block].any(axis=1))
         for name, rows in _weighted(gradients, shares[touched, block]).items():
-            sums[name][touched] += rows * line.change[name]
+            sums[name][touched] += _scaled(rows, line.change[name])
     return values, sums
+
+
+def _scaled(gradients: npt.NDArray[np.float64], change: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Multiply gradients by the change: what does not change scores 0, whatever its gradient is, infinite or NaN."""
+    return np.where(change == 0, 0.0, np.multiply(gradients, change))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -193,6 +198,11 @@ def refined(
     )
     kept = tuple(segment for index, segment in enumerate(segments) if index not in set(halved))
     return tuple(sorted(kept + _segments(line, pairs, values, sums), key=lambda segment: segment.begin))
+
+
+def finite(segments: tuple[Segment, ...]) -> bool:
+    """Whether every segment's gap is a finite number; more points cannot mend one that is not."""
+    return bool(np.isfinite([segment.gap for segment in segments]).all())
 
 
 def closed(segments: tuple[Segment, ...], tolerance: float) -> bool:

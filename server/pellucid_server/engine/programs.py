@@ -98,9 +98,10 @@ class Gradient:
         indices, weights = tensors.pop(INDICES), tensors.pop(WEIGHTS)
         with torch.enable_grad():
             outputs, leaves = self._run(tensors)
-            values = _probabilities(outputs[self._target.output], self._target.space).flatten(1)
+            values = _probabilities(outputs[self._target.output], self._target.space)
+            values = values.reshape(len(values), -1)  # An output with one number a row has no axis to flatten.
             scores = (values.gather(1, indices) * weights.to(values.dtype)).sum(1)
-            gradients = torch.autograd.grad(scores.sum(), tuple(leaves.values()), allow_unused=True)
+            gradients = _gradients(scores.sum(), tuple(leaves.values()))
         found = {
             name: torch.zeros_like(leaf) if gradient is None else gradient
             for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
@@ -166,6 +167,13 @@ def _probabilities(values: Tensor, space: str) -> Tensor:
     if space == "sigmoid":
         return values.sigmoid()
     return values
+
+
+def _gradients(total: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradient at each leaf, None where it has none: also where the score looks everything up in tables."""
+    if not total.requires_grad:
+        return (None,) * len(leaves)
+    return torch.autograd.grad(total, leaves, allow_unused=True)
 
 
 def _graph(model: LoadedModel) -> Graph:

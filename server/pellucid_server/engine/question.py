@@ -41,6 +41,14 @@ class Feature:
     """For tables: the column of each element of a row, (*features)."""
     ranges: npt.NDArray[np.float32] | None = None
     """Largest minus smallest value of each element, broadcastable to (*features), where the model states it."""
+    columns: tuple[str, ...] = ()
+    """For tables: the columns' names, which `groups` numbers."""
+    coded: npt.NDArray[np.bool_] | None = None
+    """For tables: the elements that stand for a category, one-hot or ordinal, (*features); None if there are none."""
+    uncentred: tuple[str, ...] = ()
+    """For tables: the columns whose zeros are not known to be their mean."""
+    mask: bool = False
+    """Whether the input only says which parts of others count: baselines that are made leave it as it is."""
 
 
 @dataclass(frozen=True, slots=True)

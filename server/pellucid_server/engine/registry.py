@@ -122,6 +122,8 @@ class Method:
     """The parameter that the number of rows is in proportion to; empty if there is none."""
     answers_early: bool
     """Whether it answers before its deadline with what it has; with `takes_tolerance`, it does if it is given one."""
+    implies_zero: bool = False
+    """Whether, without a baseline, its scores are what elements add over zero."""
 
     def resolve(self, parameters: Mapping[str, ParamValue]) -> Any:
         """Check `parameters` and return the method's `Params`, defaults filled in.
@@ -138,8 +140,8 @@ class Method:
         """Describe the method to callers."""
         kinds = {
             Background.NONE: (),
-            Background.ONE: ("zeros", "mean", "blur", "given"),
-            Background.MANY: ("zeros", "mean", "blur", "given", "background"),
+            Background.ONE: ("zeros", "mean", "medoid", "blur", "given"),
+            Background.MANY: ("zeros", "mean", "medoid", "blur", "given", "background"),
         }
         return MethodInfo(
             name=self.name,
@@ -173,6 +175,7 @@ def method(
     baselines: Background = Background.ONE,
     takes_tolerance: bool = False,
     answers_early: bool = False,
+    implies_zero: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function under `name`; its docstring's first line is the summary.
 
@@ -207,6 +210,7 @@ def method(
             cost=cost,
             rows_parameter=rows_parameter,
             answers_early=answers_early,
+            implies_zero=implies_zero,
         )
         return function
 

@@ -61,7 +61,7 @@ class Pool:
         self._faults = faults
         self._draining = False
         self._watchers: list[Callable[[bool], None]] = []
-        self._told_healthy = False
+        self._told: tuple[object, ...] = (False,)
         self._started = False
         self._weights: Weights | None = None
         self._dispatcher = Dispatcher(
@@ -98,7 +98,7 @@ class Pool:
         return {name: (queue.jobs, queue.rows, queue.size_bytes) for name, queue in self._dispatcher.queues.items()}
 
     def watch(self, callback: Callable[[bool], None]) -> None:
-        """Call `callback` with `healthy` whenever that changes."""
+        """Call `callback` with `healthy` whenever that, or what is served, changes."""
         self._watchers.append(callback)
 
     async def start(self) -> None:
@@ -272,8 +272,9 @@ class Pool:
         self._tell()
 
     def _tell(self) -> None:
-        healthy = self.healthy
-        if healthy != self._told_healthy:
-            self._told_healthy = healthy
+        healthy, hello = self.healthy, self.hello
+        state = (True, hello.models, hello.broken) if healthy and hello is not None else (healthy,)
+        if state != self._told:
+            self._told = state
             for callback in self._watchers:
                 callback(healthy)

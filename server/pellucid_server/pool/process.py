@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pellucid_server.jobs import Hello, Message, Refused, WorkerSettings
+from pellucid_server.jobs import Hello, Loading, Message, Refused, WorkerSettings
 from pellucid_server.pool.connection import Connection
 from pellucid_server.recorder import Recorder, new_record
 
@@ -92,6 +92,7 @@ class WorkerProcess:
         self._recorder = spawned.recorder
         self._on_message = on_message
         self._greeting: asyncio.Future[Hello | Refused | None] = loop.create_future()
+        self._loading: Loading | None = None
 
     @classmethod
     async def launch(
@@ -155,7 +156,16 @@ class WorkerProcess:
             case Refused(message=message):
                 raise WorkerStartError(message)
             case None:
-                raise WorkerStartError(f"The worker for {device} ended before it was ready; its own log says why.")
+                raise WorkerStartError(
+                    f"The worker for {device} ended before it was ready{self.progress}; its own log says why."
+                )
+
+    @property
+    def progress(self) -> str:
+        """How far a worker that is not ready has come, to be put behind that; empty if that is not known."""
+        if self._loading is None:
+            return ""
+        return f", when it had begun to load the model {self._loading.name!r}, version {self._loading.version}"
 
     def kill(self) -> None:
         """Kill the process and count it as lost, even if the system cannot end it just now."""
@@ -191,6 +201,8 @@ class WorkerProcess:
             self._on_message(message)
         elif isinstance(message, Hello | Refused):
             self._greeting.set_result(message)
+        elif isinstance(message, Loading):
+            self._loading = message
 
     def _lose(self) -> None:
         if not self._greeting.done():

@@ -5,10 +5,11 @@ import itertools
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Protocol
 
 from pellucid_server.config import PoolConfig
-from pellucid_server.jobs import Cancel, Done, Heartbeat, Hello, Message, Progress, Start, WorkerSettings
+from pellucid_server.jobs import Cancel, Done, Heartbeat, Hello, Message, Progress, Start, Verdict, WorkerSettings
 from pellucid_server.pool.backoff import Backoff
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.process import Launcher, WorkerProcess, WorkerStartError
@@ -56,6 +57,7 @@ class SupervisedWorker:
         self._launcher = launcher
         self._owner = owner
         self._observer = observer
+        self._verdicts: tuple[Verdict, ...] = ()
         self._process: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ready_since = 0.0
@@ -208,9 +210,12 @@ class SupervisedWorker:
 
     async def _bring_up(self) -> None:
         began = time.monotonic()
-        process = await WorkerProcess.launch(self._launcher, self._settings, self._receive)
+        # What was found of the models before holds as long as their files do; unless it was of no use.
+        settings, self._verdicts = replace(self._settings, verdicts=self._verdicts), ()
+        process = await WorkerProcess.launch(self._launcher, settings, self._receive)
         try:
             self.hello = await self._greeting(process)
+            self._verdicts = self.hello.verdicts
             if process.lost.done():
                 raise WorkerStartError(f"The worker for {self.device} ended as soon as it was ready.")
             self._process = process
@@ -242,7 +247,8 @@ class SupervisedWorker:
                 return await process.hello(self.device)
         except TimeoutError:
             raise WorkerStartError(
-                f"The worker for {self.device} was not ready within {limit_seconds:g} s (pool.start_seconds)."
+                f"The worker for {self.device} was not ready within {limit_seconds:g} s (pool.start_seconds)"
+                f"{process.progress}."
             ) from None
 
     async def _keep(self) -> None:

@@ -23,15 +23,24 @@ _CELL_BYTES = 8
 
 
 class Weights:
-    """Evaluation rows of jobs, by the models and methods that a worker has."""
+    """Evaluation rows of jobs, by the models and methods that a worker has.
+
+    Of methods that average over a background, a coalition counts once, however many baseline rows it is evaluated
+    with: those rows fill batches, and take far less time than as many rows of the jobs beside them.
+    """
 
     def __init__(self, hello: Hello) -> None:
         self._parameters = {method.name: method.rows_parameter for method in hello.methods}
         self._early = {method.name for method in hello.methods if method.answers_early}
         self._tolerant = {method.name for method in hello.methods if method.takes_tolerance}
+        averaging = {method.name for method in hello.methods if "background" in method.baselines}
         self._rows: dict[tuple[str, int], Mapping[str, int]] = {}
         for model in sorted(hello.models, key=lambda each: each.key.version):
-            rows = {entry.method: entry.rows for entry in model.capabilities}
+            averaged = max(model.background_rows, 1)
+            rows = {
+                entry.method: -(-entry.rows // averaged) if entry.method in averaging else entry.rows
+                for entry in model.capabilities
+            }
             # Version 0 is the highest.
             self._rows[model.key.name, model.key.version] = self._rows[model.key.name, 0] = rows
 

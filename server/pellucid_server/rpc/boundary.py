@@ -223,7 +223,8 @@ class Boundary:
         hello = self._served()
         if hello is not None and hello is not self._labelled:
             self._labelled = hello
-            self._models = frozenset(model.key.name for model in hello.models)
+            names = (*(model.key.name for model in hello.models), *(model.name for model in hello.broken))
+            self._models = frozenset(names)
             self._methods = frozenset(method.name for method in hello.methods)
             self._names = self._keys.names | places.served_names(hello)
         method = call.method if not call.method or call.method in self._methods else UNKNOWN

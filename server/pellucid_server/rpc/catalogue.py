@@ -3,7 +3,7 @@
 from pellucid.v1 import explanation_pb2, model_service_pb2
 
 from pellucid_server import jobs
-from pellucid_server.errors import NotFoundError, UnavailableError, UnsupportedError
+from pellucid_server.errors import NotFoundError, UnavailableError, UnsupportedError, broken_model
 from pellucid_server.rpc.replies import baseline_kind, model_spec, param_value
 
 _MODALITIES = {
@@ -40,17 +40,23 @@ def known(hello: jobs.Hello | None) -> jobs.Hello:
     return hello
 
 
-def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo:
-    """Find a model version; version 0 is the highest.
+def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo | jobs.BrokenModel:
+    """Find a model version; version 0 is the highest that is served, or, if none is, the highest.
 
     Raises
     ------
     NotFoundError
-        The model or the version is not served.
+        The repository does not have the model or the version.
     UnsupportedError
-        The version has another digest than `key` insists on.
+        The version has another digest than `key` insists on, or is broken and so has none.
     """
     versions = {model.key.version: model for model in hello.models if model.key.name == key.name}
+    if key.version not in versions and not (versions and key.version == 0):
+        broken = jobs.find_broken(hello.broken, key)
+        if broken is not None and key.digest:
+            raise broken_model(broken.name, broken.version, broken.reason)
+        if broken is not None:
+            return broken
     if not versions:
         names = ", ".join(sorted({model.key.name for model in hello.models})) or "none"
         text = f"No model {key.name!r}; served: {names}."
@@ -68,23 +74,34 @@ def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo:
 
 
 def list_models_response(hello: jobs.Hello) -> model_service_pb2.ListModelsResponse:
-    """Write the list of models, by name, then version."""
+    """Write the list of models, by name, then version, broken ones among them."""
     ordered = sorted(hello.models, key=lambda model: (model.key.name, model.key.version))
     highest = {model.key.name: model.key.version for model in ordered}
-    return model_service_pb2.ListModelsResponse(
-        models=[
-            model_service_pb2.ModelSummary(
-                model=model_spec(model.key),
-                description=model.description,
-                latest=model.key.version == highest[model.key.name],
-            )
-            for model in ordered
-        ]
-    )
+    served = [
+        model_service_pb2.ModelSummary(
+            model=model_spec(model.key),
+            description=model.description,
+            latest=model.key.version == highest[model.key.name],
+            state=model_service_pb2.MODEL_STATE_SERVING,
+        )
+        for model in ordered
+    ]
+    broken = [
+        model_service_pb2.ModelSummary(
+            model=_broken_spec(each), state=model_service_pb2.MODEL_STATE_BROKEN, reason=each.reason
+        )
+        for each in hello.broken
+    ]
+    listed = sorted([*served, *broken], key=lambda each: (each.model.name, each.model.version))
+    return model_service_pb2.ListModelsResponse(models=listed)
 
 
-def get_model_response(model: jobs.ModelInfo) -> model_service_pb2.GetModelResponse:
+def get_model_response(model: jobs.ModelInfo | jobs.BrokenModel) -> model_service_pb2.GetModelResponse:
     """Write all that a caller can know of a model version."""
+    if isinstance(model, jobs.BrokenModel):
+        return model_service_pb2.GetModelResponse(
+            model=_broken_spec(model), state=model_service_pb2.MODEL_STATE_BROKEN, reason=model.reason
+        )
     return model_service_pb2.GetModelResponse(
         model=model_spec(model.key),
         description=model.description,
@@ -99,6 +116,7 @@ def get_model_response(model: jobs.ModelInfo) -> model_service_pb2.GetModelRespo
         parity=None if model.parity is None else _parity(model.parity),
         background_rows=model.background_rows,
         solo=model.solo,
+        state=model_service_pb2.MODEL_STATE_SERVING,
     )
 
 
@@ -106,6 +124,10 @@ def list_methods_response(hello: jobs.Hello) -> model_service_pb2.ListMethodsRes
     """Write the list of methods, by RPC, then name."""
     ordered = sorted(hello.methods, key=lambda method: (method.rpc, method.name))
     return model_service_pb2.ListMethodsResponse(methods=[_method(each) for each in ordered])
+
+
+def _broken_spec(model: jobs.BrokenModel) -> explanation_pb2.ModelSpec:
+    return model_spec(jobs.ModelKey(model.name, model.version))
 
 
 def _input(info: jobs.InputInfo) -> model_service_pb2.InputSignature:

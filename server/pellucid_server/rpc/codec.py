@@ -23,6 +23,7 @@ BASELINES = {
     explanation_pb2.BASELINE_KIND_BLUR: "blur",
     explanation_pb2.BASELINE_KIND_GIVEN: "given",
     explanation_pb2.BASELINE_KIND_BACKGROUND: "background",
+    explanation_pb2.BASELINE_KIND_MEDOID: "medoid",
 }
 """Kinds of baseline, and the engine's words for them."""
 
@@ -37,7 +38,9 @@ _REPLY_TYPES = {
     tensor_pb2.DATA_TYPE_UNSPECIFIED: "float32",
     tensor_pb2.DATA_TYPE_FLOAT32: "float32",
     tensor_pb2.DATA_TYPE_FLOAT16: "float16",
+    tensor_pb2.DATA_TYPE_FLOAT64: "float64",
 }
+_MOST_BASELINE_ROWS = 4096
 _DEFAULT_TOP_K, _MOST_TOP_K = 5, 1000
 _LEAST_TOLERANCE = 1e-6
 _MOST_BLUR_SIGMA = 100.0
@@ -274,7 +277,7 @@ def _baseline(baseline: explanation_pb2.Baseline, field: str) -> jobs.BaselineSp
         _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
     if baseline.inputs and kind != "given":
         _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
-    inputs = _inputs(baseline.inputs, f"{field}.inputs", 1) if kind == "given" else {}
+    inputs = _inputs(baseline.inputs, f"{field}.inputs", _MOST_BASELINE_ROWS) if kind == "given" else {}
     return jobs.BaselineSpec(kind, float(sigma), inputs)
 
 

@@ -25,6 +25,7 @@ def predict_response(
         explanations=[_outcome(outcome, request_id) for outcome in result.explanations],
         receipt=_receipt(result.receipt),
         timing=_timing(timing, total_seconds),
+        warnings=result.warnings,
     )
 
 
@@ -162,6 +163,7 @@ def _receipt(receipt: jobs.Receipt) -> explanation_pb2.Receipt:
         target=None if receipt.target is None else _target(receipt.target),
         baseline=baseline_kind(receipt.baseline),
         baseline_digest=receipt.baseline_digest,
+        baseline_blur_sigma=receipt.blur_sigma,
         seed=receipt.seed,
         tolerance=receipt.tolerance,
         runtime=_runtime(receipt.runtime),

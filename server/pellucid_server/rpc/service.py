@@ -79,7 +79,7 @@ class ModelService:
     async def ListModels(  # noqa: N802 - the schema's name
         self, request: model_service_pb2.ListModelsRequest, call: Call
     ) -> model_service_pb2.ListModelsResponse:
-        """Name every model version."""
+        """Name every model version, and whether it is served."""
         return catalogue.list_models_response(catalogue.known(self._pool.hello))
 
     async def GetModel(  # noqa: N802 - the schema's name

@@ -2,6 +2,7 @@
 
 The folder of the model repository says how it starts: "refuse", "crash", "mute" (is never ready),
 "stuck" (is never ready and ignores end of file), "stay" (ignores end of file),
+"fatal" (dies while it loads a model), "tried" (found a model broken; notes how many verdicts it is given),
 "flaky" (refuses the second start; counts them in a file there), "dozy" (the second start is never ready),
 or anything else. It sends heartbeats if its settings name an interval above 0.
 """
@@ -23,6 +24,7 @@ from pellucid_server.jobs import (
     Heartbeat,
     Hello,
     JobTiming,
+    Loading,
     MethodInfo,
     ModelInfo,
     ModelKey,
@@ -33,6 +35,7 @@ from pellucid_server.jobs import (
     Refused,
     Runtime,
     Start,
+    Verdict,
     Work,
 )
 from pellucid_server.recorder import Recorder
@@ -192,7 +195,12 @@ def main():
         time.sleep(60)
     if repository.name == "crash":
         sys.exit(4)
-    worker.send(Hello(MODELS, METHODS, settings.device))
+    if repository.name == "fatal":
+        worker.send(Loading("iris", 2))
+        sys.exit(4)
+    verdicts = (Verdict("iris", 2, "abc", "It is damaged."),) if repository.name == "tried" else ()
+    (repository / "verdicts").write_text(str(len(settings.verdicts)))
+    worker.send(Hello(MODELS, METHODS, settings.device, verdicts=verdicts))
     if settings.heartbeat_seconds:
         threading.Thread(target=worker.beat, args=(settings.heartbeat_seconds,), daemon=True).start()
     worker.serve()

@@ -152,7 +152,15 @@ async def test_a_worker_that_hangs_at_a_restart_is_tried_again(make_pool, diary,
 
 
 @pytest.mark.parametrize(
-    ("start", "message"), [("refuse", "model 'm': there is no model.toml"), ("crash", "ended before it was ready")]
+    ("start", "message"),
+    [
+        ("refuse", "model 'm': there is no model.toml"),
+        ("crash", "ended before it was ready"),
+        (
+            "fatal",
+            "ended before it was ready, when it had begun to load the model 'iris', version 2; its own log says why",
+        ),
+    ],
 )
 async def test_a_worker_that_cannot_start_is_an_error_at_the_first_start(make_pool, start, message):
     pool = make_pool(start=start, workers=2)
@@ -289,3 +297,16 @@ async def test_the_wait_doubles_unless_the_worker_lived_long_beside_its_own(make
 
     waits = [record.args[1] for record in caplog.records if "started again in" in record.msg]
     assert waits == [first_seconds * each for each in times]
+
+
+async def test_a_restarted_worker_is_given_what_was_found_of_the_models(make_pool, tmp_path):
+    pool = make_pool(start="tried")
+
+    await pool.start()
+    first = (tmp_path / "tried" / "verdicts").read_text()
+    health = Health(pool)
+    kill(pool)
+    await health.becomes(False)
+    await health.becomes(True)
+
+    assert (first, (tmp_path / "tried" / "verdicts").read_text()) == ("0", "1")

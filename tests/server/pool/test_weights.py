@@ -133,3 +133,29 @@ def test_only_jobs_whose_every_explanation_answers_early_can_be_cut(specs, found
     assert weights.can_be_cut(PredictJob(ModelKey("m"), THREE_ROWS, explanations=specs)) is found
     attributed = [weights.can_be_cut(AttributeJob(ModelKey("m"), THREE_ROWS, spec)) for spec in specs]
     assert (bool(attributed) and all(attributed)) is found
+
+
+AVERAGING = Weights(
+    Hello(
+        (replace(model(1, shap=1001, other=9), background_rows=10), model(2, shap=101)),
+        (replace(method("shap", "samples"), baselines=("zeros", "given", "background")), method("other", "samples")),
+        "cpu",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "kind", "parameters", "rows"),
+    [
+        (1, "shap", "", {}, 101),
+        (1, "shap", "background", {}, 101),
+        (1, "shap", "zeros", {}, 101),
+        (1, "shap", "", {"samples": 50}, 50),
+        (2, "shap", "", {}, 101),
+        (1, "other", "", {}, 9),
+    ],
+)
+def test_a_coalition_weighs_the_same_with_every_baseline(version, name, kind, parameters, rows):
+    spec = ExplanationSpec(name, parameters, baseline=BaselineSpec(kind))
+
+    assert AVERAGING.rows(AttributeJob(ModelKey("m", version), THREE_ROWS, spec)) == 3 * rows

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import grpc
 import pytest
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import model_service_pb2 as model_pb
 from pellucid.v1 import tensor_pb2
+from pellucid_server import jobs
 
 
 def get(name="iris", version=0, digest=""):
@@ -67,6 +70,7 @@ async def test_a_model_is_described_whole(models):
         parity=model_pb.Parity(largest_difference=1e-6, tolerance=1e-4, holds=True),
         background_rows=5,
         solo=True,
+        state=model_pb.MODEL_STATE_SERVING,
     )
 
 
@@ -95,6 +99,52 @@ async def test_a_model_that_is_not_served_is_named_in_the_error(models, request_
         await models.GetModel(request_)
 
     assert (caught.value.code().name, caught.value.details()) == (code, message)
+
+
+BROKEN = (jobs.BrokenModel("iris", 3, "iris/3 is damaged."), jobs.BrokenModel("rose", 0, "rose has no version."))
+
+
+@pytest.fixture
+def broken(pool):
+    """Has a later version of the model broken, and another model as a whole."""
+    pool.hello = replace(pool.hello, broken=BROKEN)
+
+
+async def test_broken_models_are_listed_in_their_places(models, broken):
+    reply = await models.ListModels(model_pb.ListModelsRequest())
+
+    assert [(each.model.name, each.model.version, each.state, each.latest, each.reason) for each in reply.models] == [
+        ("iris", 1, model_pb.MODEL_STATE_SERVING, False, ""),
+        ("iris", 2, model_pb.MODEL_STATE_SERVING, True, ""),
+        ("iris", 3, model_pb.MODEL_STATE_BROKEN, False, "iris/3 is damaged."),
+        ("rose", 0, model_pb.MODEL_STATE_BROKEN, False, "rose has no version."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "version", "reason"),
+    [
+        (get(), 2, ""),
+        (get(version=3), 3, "iris/3 is damaged."),
+        (get("rose"), 0, "rose has no version."),
+        (get("rose", version=5), 0, "rose has no version."),
+    ],
+)
+async def test_version_0_is_the_highest_that_is_served_and_a_broken_one_says_why(
+    models, broken, request_, version, reason
+):
+    reply = await models.GetModel(request_)
+
+    assert (reply.model.version, reply.reason) == (version, reason)
+    assert reply.state == (model_pb.MODEL_STATE_BROKEN if reason else model_pb.MODEL_STATE_SERVING)
+
+
+async def test_a_broken_model_has_no_digest_to_insist_on(models, broken):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await models.GetModel(get(version=3, digest="ab" * 32))
+
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "iris/3 is damaged." in caught.value.details()
 
 
 async def test_methods_are_described_with_their_parameters(models):

@@ -226,10 +226,10 @@ BAD_EXPLANATIONS = {
     "sigma nan": ("baseline { kind: BASELINE_KIND_BLUR blur_sigma: nan }", "baseline.blur_sigma", "is nan"),
     "rows that are not asked for": (f"baseline {{ {INPUTS} }}", "baseline.inputs", "not BASELINE_KIND_GIVEN"),
     "given without rows": ("baseline { kind: BASELINE_KIND_GIVEN }", "baseline.inputs", "is empty"),
-    "given two rows": (
-        f'baseline {{ kind: BASELINE_KIND_GIVEN inputs {{ key: "x" value {{ table {{ {ROW} {ROW} }} }} }} }}',
+    "given too many rows": (
+        f'baseline {{ kind: BASELINE_KIND_GIVEN inputs {{ key: "x" value {{ table {{ {4097 * ROW} }} }} }} }}',
         "baseline.inputs",
-        "has 2 rows",
+        "has 4097 rows",
     ),
     "tolerance below": ("tolerance: 0", "tolerance", "is 0; it must be in [1e-06, 1]"),
     "tolerance above": ("tolerance: 1.5", "tolerance", "is 1.5"),

@@ -29,7 +29,7 @@ from pellucid_server.engine.models.serialized_program import (
     rebuilt_program,
 )
 
-__all__ = ["ModelFileError", "load_program"]
+__all__ = ["ModelFileError", "load_program", "program_bytes"]
 
 LARGEST_TEXT_BYTES = 256 * 2**20
 """Bytes of model.json, and of each list of payloads; a network of 10,000 operators has some 30 MiB."""
@@ -113,6 +113,16 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     return _loaded(parts, path)
 
 
+def program_bytes(path: Path) -> int:
+    """Return the bytes of a file's graph, as its list of entries says; 0 if that cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            sizes = [info.file_size for info in file.infolist() if info.filename.partition("/")[2] == _PROGRAM]
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return 0
+    return max(sizes, default=0)
+
+
 def _loaded(parts: _Parts, path: Path) -> torch.export.ExportedProgram:
     # Not torch.export.load: it reads an archive, with what it may hold, and takes twice as long.
     try:
@@ -125,7 +135,27 @@ def _loaded(parts: _Parts, path: Path) -> torch.export.ExportedProgram:
             f"{path}: torch cannot build the graph that model.json describes ({type(error).__name__}): "
             f"the file contradicts itself; {REMEDY}."
         ) from error
+    try:
+        _check_tensors(program)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
     return program
+
+
+def _check_tensors(program: torch.export.ExportedProgram) -> None:
+    """Check that each stored tensor is what the graph takes it for: operators were checked by that alone."""
+    expected = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    stored = {**program.constants, **program.state_dict}
+    for spec in program.graph_signature.input_specs:
+        tensor = stored.get(spec.target) if spec.target is not None else None
+        value = expected.get(getattr(spec.arg, "name", ""))
+        if not isinstance(tensor, torch.Tensor) or not isinstance(value, torch.Tensor):
+            continue
+        if tensor.dtype != value.dtype or tuple(tensor.shape) != tuple(value.shape):
+            raise ModelFileError(
+                f"the tensor {spec.target!r} is stored as {tensor.dtype} {tuple(tensor.shape)}, and the graph takes it "
+                f"for {value.dtype} {tuple(value.shape)}: the file contradicts itself; {REMEDY}."
+            )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Puts a model version together: its files' signature, its manifest, and what running it shows."""
 
 import logging
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pellucid_server.engine.models.background import read_background
+from pellucid_server.engine.models.baselines import medoid
+from pellucid_server.engine.models.derivatives import gradient_obstacle
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.engine.models.independence import rows_independent
 from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange
 from pellucid_server.engine.models.lengths import FIXED, Lengths
 from pellucid_server.engine.models.loaded import LoadedModel, wire_shape
 from pellucid_server.engine.models.manifest import InputManifest, Manifest, OutputManifest
+from pellucid_server.engine.models.masks import with_masks
 from pellucid_server.engine.models.pictures import PicturePreprocessor
 from pellucid_server.engine.models.preprocessing import (
     Preprocessor,
@@ -26,6 +30,7 @@ from pellucid_server.engine.models.session import Session, Value
 from pellucid_server.engine.models.tables import TablePreprocessor
 from pellucid_server.engine.models.trial import (
     PARITY_TOLERANCE,
+    graph_rows,
     graph_run,
     largest_difference,
     measure_row_bytes,
@@ -51,6 +56,9 @@ _DTYPES = {
     torch.uint8: "uint8",
     torch.bool: "bool",
 }
+
+_MOST_ROW_ELEMENTS = 1 << 28
+"""Numbers in a row of an input or output: as float32 they are 1 GiB, half of what a message can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ def assemble(
         The model does not run as its files say.
     """
     signature = _signature(graph, session)
+    _require_small_rows(signature)
     inputs = _preprocessors(manifest, signature, {} if graph is None else graph.index_ranges)
     background = _background(folder / manifest.background, signature) if manifest.background else {}
     lengths = _lengths(graph, session)
@@ -100,24 +109,29 @@ def assemble(
             *(key.name, key.version, findings.parity.largest_difference, findings.parity.tolerance),
         )
         session = None
+    features = {name: preprocessor.feature for name, preprocessor in inputs.items()}
+    features = with_masks(features, {name: preprocessor.info for name, preprocessor in inputs.items()}, manifest)
     runs = [graph_run(graph)] if graph is not None else []
     runs += [session.run_checked] if session is not None else []
+    obstacle = gradient_obstacle(graph, graph_rows(rows, graph.device)) if graph is not None else ""
     return LoadedModel(
         key=key,
         manifest=manifest,
         inputs=inputs,
         outputs=_outputs(manifest, signature, findings.outputs),
         lengths=narrowed_lengths(runs, rows, lengths),
-        features={name: preprocessor.feature for name, preprocessor in inputs.items()},
+        features=features,
         background=background,
+        medoid=medoid(background, features) if background else {},
         runtime="graph" if session is None else "onnxruntime",
         graph=graph,
         session=session,
         solo=manifest.solo or not findings.independent,
         precision=_precision(signature),
         parity=findings.parity,
-        memory=measure_row_bytes(graph, session, rows),
+        memory=measure_row_bytes(graph, session, rows, gradients=not obstacle),
         input_row_bytes=sum(array[0].nbytes for array in rows.values()),
+        gradient_obstacle=obstacle,
     )
 
 
@@ -132,6 +146,17 @@ def _signature(graph: Graph | None, session: Session | None) -> _Signature:
         _require_alike("inputs", signature.inputs, session.inputs)
         _require_alike("outputs", signature.outputs, session.outputs)
     return signature
+
+
+def _require_small_rows(signature: _Signature) -> None:
+    """Refuse rows that no request could hold, before three of them are made."""
+    for role, values in (("input", signature.inputs), ("output", signature.outputs)):
+        for value in values:
+            elements = math.prod(length for length in value.shape if length is not None)
+            if elements > _MOST_ROW_ELEMENTS:
+                raise UnfitManifestError(
+                    f"{role} {value.name!r} has {elements} elements per row; at most {_MOST_ROW_ELEMENTS} are served"
+                )
 
 
 def _lengths(graph: Graph | None, session: Session | None) -> Lengths:
@@ -198,12 +223,17 @@ def _outputs(manifest: Manifest, signature: _Signature, results: Arrays) -> tupl
 
 
 def _output(entry: OutputManifest, value: Value, result: Array) -> OutputInfo:
-    if entry.kind != "values" and (value.dtype.kind != "f" or not value.shape):
+    if entry.kind != "values" and value.dtype.kind != "f":
         raise UnfitManifestError(
-            f"output {entry.name!r} is {value.dtype.name} with {len(value.shape)} axes a row, so that its kind must be "
-            f"'values'; {entry.kind!r} is for floating-point numbers with the classes on the last axis"
+            f"output {entry.name!r} is {value.dtype.name}, so that its kind must be 'values'; {entry.kind!r} is for "
+            "floating-point numbers"
         )
-    classes = result.shape[-1] if value.shape else 0
+    if entry.kind == "logits" and not value.shape:
+        raise UnfitManifestError(
+            f"output {entry.name!r} has one number per row, so that its kind must be 'values', 'probabilities' or "
+            "'sigmoid-logits'; 'logits' is for classes on the last axis"
+        )
+    classes = result.shape[-1] if value.shape else 1
     if entry.labels and len(entry.labels) != classes:
         raise UnfitManifestError(
             f"output {entry.name!r} has {len(entry.labels)} labels, and {classes} elements on its last axis; there "
@@ -214,13 +244,7 @@ def _output(entry: OutputManifest, value: Value, result: Array) -> OutputInfo:
 
 def _background(path: Path, signature: _Signature) -> Arrays:
     """Read the background, an array (rows, *features) for each input, as the model takes it."""
-    arrays = _arrays(path)
-    names = [value.name for value in signature.inputs]
-    if sorted(arrays) != sorted(names):
-        raise UnfitManifestError(
-            f"{path.name} has the arrays {', '.join(arrays) or 'none'}; it must have one for each input: "
-            f"{', '.join(names)}"
-        )
+    arrays = read_background(path, [value.name for value in signature.inputs])
     try:
         rows = {
             value.name: checked_rows(arrays[value.name], value.dtype, value.shape, f'{path.name}["{value.name}"]')
@@ -233,16 +257,6 @@ def _background(path: Path, signature: _Signature) -> Arrays:
     for array in rows.values():
         array.flags.writeable = False
     return rows
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UnfitManifestError(
-            f"{path.name} cannot be read as arrays of numbers; write it with numpy.savez, one array for each input"
-        ) from error
 
 
 def _try_out(graph: Graph | None, session: Session | None, signature: _Signature, rows: Arrays) -> _Findings:

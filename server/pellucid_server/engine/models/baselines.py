@@ -1,27 +1,43 @@
-"""Rows that stand for absence, made in the model's input space, after preprocessing."""
+"""Rows that stand for absence, made in the model's input space, after preprocessing.
+
+Masks keep the row's own values in all of them: a mask that is switched off leaves a model nothing to go by.
+"""
 
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
+from pellucid_server.engine.naming import coded_columns, columns_text
 from pellucid_server.engine.question import Arrays, Feature
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.jobs import Array
 
-KINDS = ("zeros", "mean", "blur", "background")
+KINDS = ("zeros", "mean", "medoid", "blur", "background")
 MOST_SIGMA = 100.0
+
+_TOGETHER = 4096
+"""Elements that are worked on at once, in float64: a background of pictures is large."""
 
 
 def baseline_rows(
-    kind: str, row: Arrays, *, features: Mapping[str, Feature], background: Arrays, sigma: float, field: str
+    kind: str,
+    row: Arrays,
+    *,
+    features: Mapping[str, Feature],
+    background: Arrays,
+    sigma: float,
+    field: str,
+    many: bool = False,
+    medoid_rows: Arrays | None = None,
 ) -> tuple[str, Arrays]:
     """Make the baseline of a row.
 
     Parameters
     ----------
     kind
-        One of `KINDS`, or "" for the default: "mean" for a model with a table and a background, else "zeros".
+        One of `KINDS`, or "" for the default; see `default_kind`.
     row
         The row to be explained, (*features) each.
     features
@@ -32,6 +48,10 @@ def baseline_rows(
         For "blur": standard deviation in pixels, in (0, 100].
     field
         Path of the baseline in the request, for errors.
+    many
+        Whether the method averages over a background.
+    medoid_rows
+        The background's medoid, (1, *features) each, where it is known already.
 
     Returns
     -------
@@ -44,34 +64,148 @@ def baseline_rows(
     InvalidRequestError
         The kind is unknown, or sigma is out of range.
     UnsupportedError
-        The model has no background where one is needed, or it is of another shape than the row, or
-        "blur" is asked of what is not a picture.
+        The model has no background where one is needed, or it is of another shape than the row,
+        "blur" is asked of what is not a picture, or the model has no default.
     """
+    varied = {name: array for name, array in row.items() if not features[name].mask}
     if kind == "":
-        tabular = any(feature.modality == "tabular" for feature in features.values())
-        kind = "mean" if tabular and background else "zeros"
+        fitting = all(background[name].shape[1:] == array.shape for name, array in varied.items() if background)
+        kind = default_kind(features, has_background=bool(background) and fitting, many=many)
+        if not kind:
+            raise UnsupportedError(no_default(features), subject="background")
     if kind not in KINDS:
         raise InvalidRequestError(f"{field}.kind is {kind!r}; it must be one of: {', '.join(KINDS)}.", field=field)
-    if kind in ("mean", "background") and background:
-        _require_shapes(kind, row, background)
-    if kind == "zeros":
-        return kind, {name: np.zeros_like(array)[None] for name, array in row.items()}
-    if kind == "blur":
-        return kind, {name: _blurred(array, features[name], name, sigma, field)[None] for name, array in row.items()}
-    if kind == "mean":
-        return kind, {name: _mean(name, array, features[name], background)[None] for name, array in row.items()}
-    if not background:
-        raise UnsupportedError(
-            "The model has no background rows to compare with; set the baseline to ZEROS or GIVEN, or add a background "
-            "to its model.toml.",
-            subject="background",
-        )
-    return kind, {name: background[name] for name in row}
+    if kind in ("mean", "medoid", "background") and background:
+        _require_shapes(kind, varied, background)
+    made = _made(kind, varied, features, background, sigma, field, medoid_rows)
+    count = len(next(iter(made.values())))
+    held = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in row.items() if name not in made}
+    return kind, {name: made[name] if name in made else held[name] for name in row}
+
+
+def default_kind(features: Mapping[str, Feature], *, has_background: bool, many: bool) -> str:
+    """Return what a method compares with if the request names no baseline; empty if there is nothing sensible.
+
+    With a background: all its rows, for a method that takes `many`; else, but for models of pictures alone, their
+    mean, or, where inputs have categories or whole numbers, of which a mean is none, their medoid. Without one:
+    zeros, which for pictures are grey; unless there are columns of tables whose mean is not known to be zero.
+    """
+    varied = [feature for feature in features.values() if not feature.mask]
+    if has_background and many:
+        return "background"
+    if has_background and any(feature.modality != "image" for feature in varied):
+        coded = any(feature.coded is not None or not feature.differentiable for feature in varied)
+        return "medoid" if coded else "mean"
+    return "" if any(feature.uncentred for feature in varied) else "zeros"
+
+
+def no_default(features: Mapping[str, Feature]) -> str:
+    """Say why a model without background has no default baseline, and what to give."""
+    name, feature = next((name, feature) for name, feature in features.items() if feature.uncentred)
+    return (
+        "The model has no background rows, and nothing says that zero is the mean of "
+        f"{columns_text(feature.uncentred)} of input {name!r}; give baseline rows in the request (a baseline of kind "
+        "GIVEN), or add a background to its model.toml."
+    )
+
+
+def baseline_warnings(kind: str, features: Mapping[str, Feature]) -> tuple[str, ...]:
+    """Say where a baseline of `kind` is a row that means nothing, and which inputs it leaves alone."""
+    found = []
+    for name, feature in features.items():
+        if kind == "zeros" and feature.uncentred and not feature.mask:
+            found.append(f"{zero_text(name, feature)}; compare with the background, or with rows of your own.")
+        if kind == "mean" and feature.coded is not None and not feature.mask:
+            columns = columns_text(coded_columns(feature))
+            found.append(
+                f"The baseline is a mean of categories in {columns} of input {name!r}, which no row has; compare with "
+                "MEDOID, the background, or rows of your own."
+            )
+        if kind not in ("", "given") and feature.mask:
+            found.append(f"Input {name!r} is a mask of others: it was held at its value and scores 0.")
+    return tuple(found)
+
+
+def zero_text(name: str, feature: Feature) -> str:
+    """Say of which columns zero is not known to be the mean."""
+    no_category = ", and it is no category of a one-hot column" if _one_hot(feature) is not None else ""
+    return f"Zero is not known to be the mean of {columns_text(feature.uncentred)} of input {name!r}{no_category}"
 
 
 def blurred(rows: Array, sigma: float) -> Array:
     """Blur pictures, (rows, channels, height, width), by a Gaussian of `sigma` pixels; edges are continued."""
     return np.asarray(ndimage.gaussian_filter(rows, (0, 0, sigma, sigma), mode="nearest"))
+
+
+def medoid(background: Arrays, features: Mapping[str, Feature]) -> dict[str, Array]:
+    """Return the background row that is closest to all others, (1, *features) each; the first of several.
+
+    The distance of two rows is the sum of the squared differences of their elements: of numbers in units of their
+    standard deviation, of one-hot elements as they are, and of whole numbers 2 where they are not the same, as
+    if they were one-hot.
+    """
+    distances = np.zeros(len(next(iter(background.values()), ())))
+    for name, rows in background.items():
+        if not features[name].mask:
+            distances += _distances(rows.reshape(len(rows), -1), features[name])
+    # Rows that are equally far must not be told apart by rounding.
+    nearest = int((distances <= distances.min() * (1 + 1e-9)).argmax())
+    return {name: rows[nearest : nearest + 1] for name, rows in background.items()}
+
+
+def _distances(rows: Array, feature: Feature) -> npt.NDArray[np.float64]:
+    """Return each row's mean squared distance from all rows, less what is the same for all, (rows,)."""
+    found = np.zeros(len(rows))
+    if not feature.differentiable:
+        for column in rows.T:
+            _, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
+            found += 2 * (1 - counts[codes] / len(rows))
+        return found
+    one_hot = _one_hot(feature)
+    for start in range(0, rows.shape[1], _TOGETHER):
+        values = rows[:, start : start + _TOGETHER].astype(np.float64)
+        deviations = values.std(axis=0)
+        if one_hot is not None:
+            deviations[one_hot[start : start + _TOGETHER]] = 1.0
+        values -= values.mean(axis=0)
+        found += np.square(values / np.where(deviations > 0, deviations, 1.0)).sum(axis=1)
+    return found
+
+
+def _one_hot(feature: Feature) -> npt.NDArray[np.bool_] | None:
+    """Return which elements are one of several of a column, (elements,)."""
+    if feature.coded is None or feature.groups is None:
+        return None
+    groups = feature.groups.reshape(-1)
+    several: npt.NDArray[np.bool_] = np.bincount(groups)[groups] > 1
+    return several & feature.coded.reshape(-1)
+
+
+def _made(
+    kind: str,
+    row: Arrays,
+    features: Mapping[str, Feature],
+    background: Arrays,
+    sigma: float,
+    field: str,
+    medoid_rows: Arrays | None,
+) -> dict[str, Array]:
+    if kind == "zeros":
+        return {name: np.zeros_like(array)[None] for name, array in row.items()}
+    if kind == "blur":
+        return {name: _blurred(array, features[name], name, sigma, field)[None] for name, array in row.items()}
+    if kind == "mean":
+        return {name: _mean(name, array, features[name], background)[None] for name, array in row.items()}
+    if not background:
+        raise UnsupportedError(
+            f"The model has no background rows to compare with; set the baseline to {_others(features)}, or add a "
+            "background to its model.toml.",
+            subject="background",
+        )
+    if kind == "medoid":
+        found = medoid_rows or medoid(background, features)
+        return {name: found[name] for name in row}
+    return {name: background[name] for name in row}
 
 
 def _blurred(array: Array, feature: Feature, name: str, sigma: float, field: str) -> Array:
@@ -95,9 +229,14 @@ def _mean(name: str, array: Array, feature: Feature, background: Arrays) -> Arra
         return np.broadcast_to(colour, array.shape).astype(array.dtype)
     raise UnsupportedError(
         f"The model has no background rows, whose mean would be the baseline of input {name!r}; set the baseline to "
-        "ZEROS or GIVEN, or add a background to its model.toml.",
+        f"{_others({name: feature})}, or add a background to its model.toml.",
         subject="background",
     )
+
+
+def _others(features: Mapping[str, Feature]) -> str:
+    """Name the kinds of baseline that need no background, of which zeros are one only where zero means something."""
+    return "GIVEN" if any(feature.uncentred for feature in features.values()) else "ZEROS or GIVEN"
 
 
 def _commonest(rows: Array) -> Array:

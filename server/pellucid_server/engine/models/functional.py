@@ -7,7 +7,6 @@ what its operator takes, and take apart the few operators that stand for others 
 
 import operator
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,40 +18,57 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 aten = torch.ops.aten
 
 
-def functional_program(program: ExportedProgram) -> ExportedProgram:
+Check = Callable[[fx.Node], None]
+"""Raises an error for a node whose operator cannot take what it is given: `meta["val"]` of its arguments."""
+
+
+def functional_program(program: ExportedProgram, check: Check = lambda node: None) -> ExportedProgram:
     """Return the program without in-place operators; `meta["val"]` of each node is derived from the inputs'.
 
-    `program` is not changed. What a file says of values between its inputs and outputs is not used.
+    `program` is not changed. What a file says of values between its inputs and outputs is used only where sizes
+    depend on data. Each node is checked before what its operator gives is derived.
     """
     explicit = _explicit(program)
-    mode = _fake_mode(explicit)
-    graph = explicit.graph
-    if mode is not None and all(_simple(node) for node in graph.nodes):
-        with suppress(_NotSimpleError):
-            return _with_graph(explicit, _Derivation(mode).run(graph))
+    derived = _derived(explicit.graph, check)
+    if derived is None:
+        for node in program.graph.nodes:
+            check(node)
+    elif not any(_mutable(node) for node in derived.nodes):
+        return _with_graph(explicit, derived)
     functional: ExportedProgram = explicit.run_decompositions({})
     return functional
+
+
+def _derived(graph: fx.Graph, check: Check) -> fx.Graph | None:
+    """Return a copy of the graph whose values are derived; None if that is not simple."""
+    mode = _fake_mode(graph)
+    if mode is None or not all(_simple(node) for node in graph.nodes):
+        return None
+    try:
+        return _Derivation(mode, check).run(graph)
+    except _NotSimpleError:
+        return None
 
 
 class _NotSimpleError(Exception):
     """The graph needs torch's own way."""
 
 
-def _fake_mode(program: ExportedProgram) -> FakeTensorMode | None:
-    values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder")
+def _fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
+    values = (node.meta.get("val") for node in graph.nodes if node.op == "placeholder")
     return next((value.fake_mode for value in values if hasattr(value, "fake_mode")), None)
 
 
 def _simple(node: fx.Node) -> bool:
-    """Whether a node's value can be derived by calling its operator: nothing is changed, drawn or read from data."""
+    """Whether a node's value can be derived by calling its operator: no size depends on data."""
     if node.op != "call_function":
         return node.op in ("placeholder", "output")
-    if node.meta.get("unbacked_bindings") or _mutable(node):
+    if node.meta.get("unbacked_bindings"):
         return False
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target is not aten.native_batch_norm.default
@@ -62,8 +78,9 @@ def _simple(node: fx.Node) -> bool:
 class _Derivation:
     """Copies a graph, and derives what each value is."""
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self, mode: FakeTensorMode, check: Check) -> None:
         self._mode = mode
+        self._check = check
         self._graph = fx.Graph()
         self._copies: dict[fx.Node, fx.Node] = {}
 
@@ -80,10 +97,15 @@ class _Derivation:
     def _copy(self, node: fx.Node) -> fx.Node:
         if node.op != "call_function":
             return self._graph.node_copy(node, self._copies.__getitem__)
+        copy = self._graph.node_copy(node, self._copies.__getitem__)
+        self._check(copy)
         args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), self._given)
         if _stands_for_others(node.target):
+            self._graph.erase_node(copy)
             return self._taken_apart(node, args, kwargs)
-        copy = self._graph.node_copy(node, self._copies.__getitem__)
+        if _mutable(node):
+            # An alias takes the change, so that what the value was before stays known.
+            args, kwargs = tree_map_only(torch.Tensor, aten.alias.default, (args, kwargs))
         copy.meta["val"] = value = _called(node.target)(*args, **kwargs)
         if any(free_unbacked_symbols(part) for part in tree_leaves(value)):
             raise _NotSimpleError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid_server.engine.models.baselines import baseline_rows
+from pellucid_server.engine.models.baselines import baseline_rows, default_kind, no_default
 from pellucid_server.engine.models.graph import Graph
 from pellucid_server.engine.models.lengths import Lengths
 from pellucid_server.engine.models.manifest import Manifest
@@ -13,7 +13,7 @@ from pellucid_server.engine.models.preprocessing import Preprocessor
 from pellucid_server.engine.models.session import Session
 from pellucid_server.engine.models.trial import RowBytes
 from pellucid_server.engine.question import Arrays, Feature, Question, Target
-from pellucid_server.engine.registry import Method, Need
+from pellucid_server.engine.registry import Background, Method, Need
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import CapabilityInfo, LayerInfo, ModelInfo, ModelKey, OutputInfo, ParityInfo
 
@@ -39,6 +39,8 @@ class LoadedModel:
         What methods are told of each input.
     background
         Rows after preprocessing, (rows, *features) each; empty if there are none.
+    medoid
+        The background row that is closest to all others, (1, *features) each; empty without a background.
     runtime
         What serves forward passes: "onnxruntime" or "graph".
     graph, session
@@ -49,6 +51,8 @@ class LoadedModel:
         Floating-point type of the model's arithmetic, "float32" for example.
     parity
         Agreement of the ONNX file with the graph, if there are both and the session was wanted.
+    gradient_obstacle
+        Why gradients of it cannot be computed, as an operator has none; empty if they can.
     """
 
     key: ModelKey
@@ -58,6 +62,7 @@ class LoadedModel:
     lengths: Lengths
     features: Mapping[str, Feature]
     background: Arrays
+    medoid: Arrays
     runtime: str
     graph: Graph | None
     session: Session | None
@@ -66,6 +71,7 @@ class LoadedModel:
     parity: ParityInfo | None
     memory: RowBytes
     input_row_bytes: int
+    gradient_obstacle: str = ""
 
     @property
     def name(self) -> str:
@@ -112,10 +118,25 @@ class LoadedModel:
         return self.memory.backward if backward else self.memory.forward
 
     def baseline(
-        self, kind: str, row: Arrays, *, sigma: float = 10.0, field: str = "explanation.baseline"
+        self, kind: str, row: Arrays, *, many: bool = False, sigma: float = 10.0, field: str = "explanation.baseline"
     ) -> tuple[str, Arrays]:
         """Return the resolved kind and the baseline rows of a row; see `baselines.baseline_rows`."""
-        return baseline_rows(kind, row, features=self.features, background=self.background, sigma=sigma, field=field)
+        return baseline_rows(
+            kind,
+            row,
+            features=self.features,
+            background=self.background,
+            sigma=sigma,
+            field=field,
+            many=many,
+            medoid_rows=self.medoid,
+        )
+
+    def lacking(self, method: Method) -> str:
+        """Say what a request must give, as the model has no default baseline for a method; empty if it has."""
+        if method.baselines is Background.NONE or self._default_kind(method):
+            return ""
+        return no_default(self.features)
 
     def info(self, methods: Sequence[Method]) -> ModelInfo:
         """Describe the model to callers, with what it allows of `methods`."""
@@ -134,7 +155,12 @@ class LoadedModel:
 
     def _capability(self, method: Method) -> CapabilityInfo:
         reason = self.refusal(method)
-        return CapabilityInfo(method.name, not reason, reason, 0 if reason else self._default_rows(method))
+        rows = 0 if reason else self._default_rows(method)
+        return CapabilityInfo(method.name, not reason, reason or self.lacking(method), rows)
+
+    def _default_kind(self, method: Method) -> str:
+        many = method.baselines is Background.MANY
+        return default_kind(self.features, has_background=bool(self.background), many=many)
 
     def _default_rows(self, method: Method) -> int:
         """Return the rows that a row takes by default, if all of it differs from the baseline; 0 if it is refused."""
@@ -142,9 +168,13 @@ class LoadedModel:
             name: tuple(max(length, 1) for length in preprocessor.info.shape)
             for name, preprocessor in self.inputs.items()
         }
+        baselines = len(next(iter(self.background.values()))) if self._default_kind(method) == "background" else 1
         question = Question(
             inputs={name: np.broadcast_to(np.float32(1), shape) for name, shape in shapes.items()},
-            baselines={name: np.broadcast_to(np.float32(0), (1, *shape)) for name, shape in shapes.items()},
+            baselines={
+                name: np.broadcast_to(np.float32(self.features[name].mask), (baselines, *shape))
+                for name, shape in shapes.items()
+            },
             target=Target("", ()),
             features=self.features,
         )
@@ -160,6 +190,8 @@ class LoadedModel:
             return _NO_GRAPH.format(what=need.value)
         if need is Need.GRADIENTS and not any(feature.differentiable for feature in self.features.values()):
             return _WHOLE_NUMBERS
+        if need is Need.GRADIENTS:
+            return self.gradient_obstacle
         return ""
 
     def _layers(self) -> tuple[LayerInfo, ...]:

@@ -24,10 +24,13 @@ manifest takes plain tensors and gives plain values, under the names in its file
     unit = ""
 
 A tensor input may have `ranges`, pairs [minimum, maximum]: one for all elements or one for each
-element of a row's last axis; whole numbers outside theirs are refused. A tabular input has
+element of a row's last axis; whole numbers outside theirs are refused. It may have a `role`, "mask"
+where it only says which parts of other inputs count, or "values"; left out, inputs of flags, and whole
+numbers under a name that ends in "mask", are masks of a model that has other inputs. A tabular input has
 `[[inputs.columns]]`, each with a `name` and perhaps a `unit`, and either what a numeric column
 is standardized by (`mean`, `standard_deviation`) and where its values lie (`minimum`,
-`maximum`), or `categories` and an `encoding`, "one-hot" (the default) or "ordinal".
+`maximum`), or `categories` and an `encoding`, "one-hot" (the default) or "ordinal". A `mean` that is
+stated is taken for the column's mean: without a background, it is what a row is compared with.
 """
 
 import tomllib
@@ -35,13 +38,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid_server.engine.models.strict_toml import ManifestError, Table, is_count, is_numbers
+from pellucid_server.engine.models.files import UnfitFileError, check_file
+from pellucid_server.engine.models.strict_toml import (
+    MOST_CHARACTERS,
+    MOST_TEXTS,
+    ManifestError,
+    Table,
+    is_count,
+    is_numbers,
+    is_texts,
+)
 
 RUNTIMES = ("auto", "graph", "onnxruntime")
 MODALITIES = ("tensor", "image", "tabular")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 KINDS = ("logits", "sigmoid-logits", "probabilities", "values")
 ENCODINGS = ("one-hot", "ordinal")
+ROLES = ("values", "mask")
+
+_MOST_DESCRIPTION_CHARACTERS = 4096
+_MOST_MANIFEST_BYTES = 4 << 20
+_MOST_LABELS_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +74,10 @@ class ImageManifest:
 
 @dataclass(frozen=True, slots=True)
 class ColumnManifest:
-    """A column of a table: numeric if it has no `categories`."""
+    """A column of a table: numeric if it has no `categories`. Without a `mean` none is subtracted."""
 
     name: str
-    mean: float = 0.0
+    mean: float | None = None
     standard_deviation: float = 1.0
     minimum: float | None = None
     maximum: float | None = None
@@ -71,13 +88,14 @@ class ColumnManifest:
 
 @dataclass(frozen=True, slots=True)
 class InputManifest:
-    """An input: `image` is set for pictures, `columns` for tables, `ranges` perhaps for tensors."""
+    """An input: `image` is set for pictures, `columns` for tables, `ranges` and `role` perhaps for tensors."""
 
     name: str
     modality: str = "tensor"
     image: ImageManifest | None = None
     columns: tuple[ColumnManifest, ...] = ()
     ranges: tuple[tuple[float, float], ...] = ()
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +137,7 @@ def read_manifest(path: Path) -> Manifest:
     inputs = tuple(_input(entry) for entry in table.tables("inputs"))
     outputs = tuple(_output(entry) for entry in table.tables("outputs"))
     manifest = Manifest(
-        description=table.text("description"),
+        description=table.text("description", most=_MOST_DESCRIPTION_CHARACTERS),
         runtime=table.choice("runtime", RUNTIMES, "auto"),
         background=background,
         solo=table.flag("solo"),
@@ -137,13 +155,18 @@ def read_manifest(path: Path) -> Manifest:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
+        check_file(path, path.parent, most_bytes=_MOST_MANIFEST_BYTES)
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnfitFileError as error:
+        raise ManifestError(str(error)) from error
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} must be UTF-8 text; it is not, from byte {error.start} on.") from error
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"{path} is not TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} has a number of too many digits, or is nested too deep.") from error
 
 
 def _input(table: Table) -> InputManifest:
@@ -156,7 +179,7 @@ def _input(table: Table) -> InputManifest:
     elif modality == "tabular":
         entry = InputManifest(name, modality, columns=_columns(table))
     else:
-        entry = InputManifest(name, modality, ranges=_ranges(table))
+        entry = InputManifest(name, modality, ranges=_ranges(table), role=table.choice("role", ROLES, ""))
     table.finish()
     return entry
 
@@ -197,7 +220,7 @@ def _column(table: Table) -> ColumnManifest:
 
 
 def _numeric_column(table: Table, name: str, unit: str) -> ColumnManifest:
-    mean, deviation = table.number("mean", 0.0), table.number("standard_deviation", 1.0)
+    mean, deviation = table.number("mean", None), table.number("standard_deviation", 1.0)
     if deviation <= 0:
         raise table.wrong("standard_deviation", "must be above 0")
     minimum, maximum = table.number("minimum", None), table.number("maximum", None)
@@ -227,15 +250,23 @@ def _output(table: Table) -> tuple[OutputManifest, str]:
 
 
 def _labels(table: Table, file: str) -> tuple[str, ...]:
+    path = table.path.parent.joinpath(file)
     try:
-        lines = table.path.parent.joinpath(file).read_text(encoding="utf-8").splitlines()
+        check_file(path, table.path.parent, most_bytes=_MOST_LABELS_BYTES)
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnfitFileError as error:
+        raise table.error("labels_file", f"is a file that is not read: {str(error).rstrip('.')}") from error
     except UnicodeDecodeError as error:
         raise table.wrong("labels_file", f"must be UTF-8 text, and is not from byte {error.start} on") from error
-    labels = tuple(line.strip() for line in lines)
+    labels = [line.strip() for line in lines]
     if not all(labels) or not labels:
         number = labels.index("") + 1 if labels else 1
         raise table.wrong("labels_file", f"must have a label on every line, and has none on line {number}")
-    return labels
+    if not is_texts(labels):
+        raise table.wrong(
+            "labels_file", f"must have up to {MOST_TEXTS} labels, each of up to {MOST_CHARACTERS} characters"
+        )
+    return tuple(labels)
 
 
 def _floats(values: list[float]) -> tuple[float, ...]:

@@ -10,8 +10,13 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
+from pellucid_server.engine.models.contract_rules import TRAINING
+from pellucid_server.engine.models.contracts import broken_contract, checked
+from pellucid_server.engine.models.declarations import LARGEST_VALUE_BYTES, oversized, unlike_declared
 from pellucid_server.engine.models.functional import functional_program
 from pellucid_server.engine.models.lengths import Lengths, read_lengths
+from pellucid_server.engine.models.operators import runnable
+from pellucid_server.engine.models.remedies import place_text
 from pellucid_server.engine.models.sizes import Holding, expression, holding, row_shape
 
 aten = torch.ops.aten
@@ -21,6 +26,7 @@ _EXPORT = (
     "dynamic_shapes={{{0!r}: {{0: torch.export.Dim.DYNAMIC}}}}"
 )
 _EVAL = "Call model.eval() before torch.export.export: an exported program cannot be switched afterwards."
+_FUNCTIONAL = "A dropout that is called as a function needs training=self.training, or p = 0 there."
 
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _CHECKS = frozenset(
@@ -107,12 +113,18 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
     Raises
     ------
     UnfitModelError
-        If rows cannot be packed: the batch is fixed or not axis 0 of every input and output; or if a
-        forward pass is not a function of the rows: it changes buffers, is in training mode or random.
+        If rows cannot be packed: the batch is fixed or not axis 0 of every input and output; if a
+        forward pass is not a function of the rows: it changes buffers, is in training mode or random; or if
+        weights are not as the graph says, an operator is given what it cannot take, or a value is too large.
     """
-    functional = functional_program(program)
+    unlike = unlike_declared(program)
+    if unlike is not None:
+        raise UnfitModelError(f"{unlike}. The file contradicts itself: export the model again.")
+    functional = _functional(program)
     for node in functional.graph.nodes:
         _refuse_training(node)
+        _refuse_unlisted(node)
+        _refuse_unsafe(node)
     _refuse_mutation(functional)
     placeholders = _inputs(functional)
     batch, largest = _batch(functional, placeholders)
@@ -125,7 +137,11 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Program:
 
 
 def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[..., tuple[Any, ...]]:
-    """Return `graph` as a function of its placeholders that shares `tensors`."""
+    """Return `graph` as a function of its placeholders that shares `tensors`. Operators check their contracts.
+
+    The graph keeps the plain operators, by which others know what a node does.
+    """
+    graph = _checking(graph)
     used = {str(node.target): tensors[str(node.target)] for node in graph.nodes if node.op == "get_attr"}
     module = fx.GraphModule(used, graph)
     # Found in the instance before nn.Module's __getattr__, which is a slow Python function.
@@ -134,9 +150,34 @@ def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[.
     return run
 
 
+def _checking(graph: fx.Graph) -> fx.Graph:
+    """Return the graph with operators that check their contracts; itself where none has one."""
+    if all(checked(node.target) is node.target for node in graph.nodes if node.op == "call_function"):
+        return graph
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for node in copy.nodes:
+        if node.op == "call_function":
+            node.target = checked(node.target)
+    return copy
+
+
 def _value(name: str, node: fx.Node) -> GraphValue:
     value = node.meta["val"]
     return GraphValue(name, value.dtype, row_shape(value))
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """Make a program functional, and derive what each value is from the inputs' sizes alone."""
+    try:
+        return functional_program(program, _refuse_unsafe)
+    except UnfitModelError:
+        raise
+    except Exception as error:
+        raise UnfitModelError(
+            f"The values of the graph cannot be derived from its inputs ({type(error).__name__}): an operator is given "
+            "what does not fit it. The file contradicts itself: export the model again."
+        ) from error
 
 
 # What cannot be served
@@ -154,14 +195,39 @@ def _refuse_training(node: fx.Node) -> None:
         raise UnfitModelError(f"{where} normalizes in training mode, by the batch it happens to be in. {_EVAL}")
     dropout = _argument(node, "dropout_p") or (_argument(node, "dropout") and _argument(node, "train"))
     if dropout:
-        raise UnfitModelError(f"{where} drops values at random, as in training. {_EVAL}")
+        raise UnfitModelError(f"{where} drops values at random, as in training. {_EVAL} {_FUNCTIONAL}")
     tags = getattr(node.target, "tags", ())
     if torch.Tag.nondeterministic_seeded in tags and node.target not in _HARMLESS_WHEN_SEEDED:
         if _argument(node, "training") is False:
             return
         raise UnfitModelError(
             f"{where} is random ({node.target}): the same row would have different answers. "
-            f"{_EVAL} Take other random operators out of forward, or pass the random numbers as an input."
+            f"{_EVAL} {_FUNCTIONAL} Take other random operators out of forward, or pass the random numbers as an input."
+        )
+
+
+def _refuse_unlisted(node: fx.Node) -> None:
+    if isinstance(node.target, torch._ops.OpOverload) and node.target not in _CHECKS and not runnable(node.target):
+        raise UnfitModelError(
+            f"{_where(node)} comes down to the operator {node.target}, which is not on the list of those that a "
+            "server runs. Write the forward without it."
+        )
+
+
+def _refuse_unsafe(node: fx.Node) -> None:
+    broken = broken_contract(node)
+    if broken == TRAINING:
+        raise UnfitModelError(f"{_where(node)} normalizes in training mode, by the batch it happens to be in. {_EVAL}")
+    if broken is not None:
+        raise UnfitModelError(
+            f"{_where(node)} gives the operator {node.target} {broken}. torch does not check this itself; "
+            "export the model again, or correct the file."
+        )
+    large = oversized(node)
+    if large is not None:
+        raise UnfitModelError(
+            f"{_where(node)} makes a value of {large} bytes for one row ({node.target}); up to {LARGEST_VALUE_BYTES} "
+            "are served. Make it in parts, or leave it out of forward."
         )
 
 
@@ -180,7 +246,8 @@ def _where(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path, kind = next(reversed(stack.values()), ("", ""))
     name = str(kind).rsplit(".", maxsplit=1)[-1]
-    return f"Layer {path!r} ({name})" if path else "The model's forward"
+    module = f"Layer {path!r} ({name})" if path else "The model's forward"
+    return module + place_text(node.meta.get("stack_trace"))
 
 
 def _refuse_mutation(program: ExportedProgram) -> None:

@@ -3,8 +3,9 @@
 torch reads this text by dataclasses of which only the names of fields are held to their types, and
 then resolves, imports, evaluates or writes into generated source code many of its strings. Here
 every value is held to its declared type, every string to a rule of its own (`_TEXTS`), and what a
-server has no use for is not carried over: guards (torch compiles them), stack traces, names of
-functions, custom objects, subgraphs, submodules' signatures. A kind of text without a rule is refused.
+server has no use for is not carried over: guards (torch compiles them), names of functions, custom
+objects, subgraphs, submodules' signatures. Of a stack trace only the author's line is, for messages. A
+kind of text without a rule is refused.
 """
 
 import dataclasses
@@ -21,7 +22,8 @@ from typing import Any
 import torch
 from torch._export.serde import schema, union
 
-from pellucid_server.engine.models.operators import allowed
+from pellucid_server.engine.models.operators import allowed, filled
+from pellucid_server.engine.models.remedies import place, refusal
 from pellucid_server.engine.models.size_expressions import SYMBOL, ExpressionError, checked_expression
 
 
@@ -120,6 +122,8 @@ def _rebuilt(kind: Any, data: object, where: str) -> Any:
 
 def _rebuilt_class(kind: Any, data: object, where: str) -> Any:
     given = _object(data, where)
+    if kind is schema.Node:
+        given = _known_operator(given)
     rebuilt: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         path = f"{where}.{field.name}"
@@ -133,6 +137,17 @@ def _rebuilt_class(kind: Any, data: object, where: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ModelFileError(f"{path} is missing: the file is damaged; {REMEDY}.")
     return kind(**rebuilt)
+
+
+def _known_operator(node: dict[str, Any]) -> dict[str, Any]:
+    """Refuse an operator that is not on the list; replace one that gives memory nobody has written."""
+    target = node.get("target")
+    inputs = node.get("inputs")
+    if isinstance(target, str) and isinstance(inputs, list):
+        target, inputs = filled(target, inputs)
+    if isinstance(target, str) and not allowed(target):
+        raise ModelFileError(refusal(target, node.get("metadata")))
+    return {**node, "target": target, "inputs": inputs}
 
 
 def _rebuilt_union(kind: Any, data: object, where: str) -> Any:
@@ -166,6 +181,7 @@ def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) ->
 def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], str] | None) -> Any:
     if isinstance(kind, type) and issubclass(kind, enum.IntEnum):
         _require(type(data) is int and data in set(kind), where, data, "a known " + kind.__name__)
+        _require(kind is not schema.Layout or data == schema.Layout.Strided, where, data, "the layout of dense tensors")
         return data
     if kind is str:
         return _text(rule, data, where)
@@ -371,8 +387,11 @@ def _always(value: object) -> Policy:
 
 
 def _node_metadata(data: object, where: str) -> dict[str, str]:
-    stack = _object(data, where).get("nn_module_stack")
-    return {} if not stack else {"nn_module_stack": _text(_module_stack, stack, f"{where}.nn_module_stack")}
+    """Keep the modules that an operator stands in, and the author's line, without the folders of its file."""
+    metadata = _object(data, where)
+    stack, line = metadata.get("nn_module_stack"), place(metadata.get("stack_trace"))
+    kept = {} if not stack else {"nn_module_stack": _text(_module_stack, stack, f"{where}.nn_module_stack")}
+    return kept | ({"stack_trace": line} if line else {})
 
 
 def _call_graph(data: object, where: str) -> list[schema.ModuleCallEntry]:

@@ -6,7 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from pellucid_server.engine.models.files import UnfitFileError, check_file
+
 _T = TypeVar("_T")
+
+MOST_COUNT = (1 << 31) - 1
+"""The largest count that is taken."""
+
+MOST_CHARACTERS = 1024
+"""Characters of a name, a label, a category or a unit."""
+
+MOST_TEXTS = 1 << 18
+"""Labels or categories; the largest vocabularies have so many."""
+
+_MOST_KEY_CHARACTERS = 120
 
 
 class ManifestError(Exception):
@@ -28,11 +41,12 @@ class Table:
 
     def error(self, key: str, what: str) -> ManifestError:
         """Make the error that says `what` of a key ("is missing")."""
-        return ManifestError(f"{self.path}: {self._prefix}{key} {what}.")
+        shown = key if key.isprintable() else ascii(key)
+        return ManifestError(f"{self.path}: {self._prefix}{shown[:_MOST_KEY_CHARACTERS]} {what}.")
 
     def wrong(self, key: str, right: str) -> ManifestError:
         """Make the error that shows a key's value and says what would be `right` ("must be a text")."""
-        shown = repr(self._content[key]) if key in self._content else "missing"
+        shown = _written(self._content[key]) if key in self._content else "missing"
         return self.error(key, f"is {shown if len(shown) <= 80 else shown[:77] + '...'}; it {right}")
 
     def has(self, key: str) -> bool:
@@ -46,11 +60,11 @@ class Table:
             raise self.wrong(key, f"must be {right}")
         return self._content[key]
 
-    def text(self, key: str, *, required: bool = False) -> str:
-        """Take a text; absent it is empty, and required it may not be."""
+    def text(self, key: str, *, required: bool = False, most: int = MOST_CHARACTERS) -> str:
+        """Take a text of up to `most` characters; absent it is empty, and required it may not be."""
         if required:
-            return str(self.take(key, _is_filled_text, "a text, not empty"))
-        return self._optional(key, lambda value: isinstance(value, str), "a text", "")
+            return str(self.take(key, lambda value: _is_text(value, most) and value != "", f"{_text(most)}, not empty"))
+        return self._optional(key, lambda value: _is_text(value, most), _text(most), "")
 
     def flag(self, key: str) -> bool:
         """Take a yes or no; absent it is no."""
@@ -58,7 +72,7 @@ class Table:
 
     def count(self, key: str, default: int | None) -> int:
         """Take a whole number of at least 1; it must be there if the default is None."""
-        right = "a whole number of at least 1"
+        right = f"a whole number of at least 1, and at most {MOST_COUNT}"
         if default is None:
             return int(self.take(key, is_count, right))
         return self._optional(key, is_count, right, default)
@@ -74,7 +88,11 @@ class Table:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Take a list of texts; absent it is empty, and there it may not be."""
-        return tuple(self._optional(key, _is_texts, 'a list of texts, not empty, such as ["low", "high"]', ()))
+        right = (
+            f"a list of up to {MOST_TEXTS} texts, not empty and of up to {MOST_CHARACTERS} characters, such as "
+            '["low", "high"]'
+        )
+        return tuple(self._optional(key, is_texts, right, ()))
 
     def file(self, key: str) -> str:
         """Take the name of a file below this one's folder, "/" between its parts; absent it is empty."""
@@ -84,8 +102,13 @@ class Table:
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts or "\\" in name or not name.isprintable():
             raise self.wrong(key, f"must be the name of a file in the folder of {self.path.name}")
-        if not self.path.parent.joinpath(name).is_file():
+        path = self.path.parent.joinpath(name)
+        if not path.exists():
             raise self.wrong(key, f"must be the name of a file in {self.path.parent}, and there is none of that name")
+        try:
+            check_file(path, self.path.parent)
+        except UnfitFileError as error:
+            raise ManifestError(f"{self.path}: {self._prefix}{key}: {error}") from error
         return str(relative)
 
     def table(self, key: str) -> "Table":
@@ -121,13 +144,19 @@ class Table:
 
 
 def is_count(value: object) -> bool:
-    """Return whether a value is a whole number of at least 1."""
-    return type(value) is int and value >= 1
+    """Return whether a value is a whole number from 1 to what fits 31 bits."""
+    return type(value) is int and 1 <= value <= MOST_COUNT
 
 
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # A whole number of hundreds of digits.
+        return False
 
 
 def is_numbers(value: object) -> bool:
@@ -135,12 +164,29 @@ def is_numbers(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(is_number(entry) for entry in value)
 
 
-def _is_filled_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def is_texts(value: object) -> bool:
+    """Return whether a value is a list of texts, at least one and not too many, none empty or too long."""
+    return (
+        isinstance(value, list)
+        and 0 < len(value) <= MOST_TEXTS
+        and all(_is_text(entry, MOST_CHARACTERS) and entry for entry in value)
+    )
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_filled_text(entry) for entry in value)
+def _is_text(value: object, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _text(most: int) -> str:
+    return f"a text of up to {most} characters"
+
+
+def _written(value: object) -> str:
+    """Write a value down; numbers of thousands of digits and lists nested too deep cannot be."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "too long to be shown"
 
 
 def _is_tables(value: object) -> bool:

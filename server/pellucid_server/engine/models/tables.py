@@ -58,7 +58,16 @@ class TablePreprocessor:
         self._ordinals = [(c.name, int(at), _codes(c, 0)) for c, at in zip(columns, starts, strict=True) if _ordinal(c)]
         self._one_hots = [(c.name, _codes(c, int(at))) for c, at in zip(columns, starts, strict=True) if _one_hot(c)]
         groups = np.repeat(np.arange(len(columns), dtype=np.int32), widths)
-        self.feature = Feature("tabular", True, groups=groups, ranges=_ranges(columns))
+        coded = np.repeat(np.array([bool(column.categories) for column in columns]), widths)
+        self.feature = Feature(
+            "tabular",
+            True,
+            groups=groups,
+            ranges=_ranges(columns),
+            columns=self.columns,
+            coded=coded if coded.any() else None,
+            uncentred=tuple(column.name for column in columns if not _centred(column)),
+        )
         infos = tuple(ColumnInfo(c.name, c.categories, c.minimum, c.maximum, c.unit) for c in columns)
         self.info = InputInfo(manifest.name, "tabular", dtype.name, (width,), columns=infos)
 
@@ -150,7 +159,7 @@ class _Numbers:
         numeric = [(column, at) for column, at in zip(columns, starts, strict=True) if not column.categories]
         self.names = tuple(column.name for column, _ in numeric)
         self._get: Any = itemgetter(*self.names) if self.names else None
-        self._mean = np.array([column.mean for column, _ in numeric])
+        self._mean = np.array([0.0 if column.mean is None else column.mean for column, _ in numeric])
         self._scale = np.array([column.standard_deviation for column, _ in numeric])
         self._at: Any = np.array([at for _, at in numeric], np.int64)
         if len(numeric) == len(columns):
@@ -226,6 +235,19 @@ def _number(category: str) -> float | None:
     except ValueError:
         return None
     return number if abs(number) < _EXACT else None
+
+
+def _centred(column: ColumnManifest) -> bool:
+    """Whether zero is the column's mean: one that is stated, and lies inside the stated range.
+
+    A "mean" at an end of the range is one of columns that are scaled to lie between 0 and 1.
+    """
+    if column.categories or column.mean is None:
+        return False
+    if column.minimum is not None and column.minimum == column.maximum:
+        return column.mean == column.minimum
+    above = column.minimum is None or column.mean > column.minimum
+    return above and (column.maximum is None or column.mean < column.maximum)
 
 
 def _ranges(columns: tuple[ColumnManifest, ...]) -> npt.NDArray[np.float32] | None:

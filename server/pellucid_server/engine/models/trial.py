@@ -96,8 +96,13 @@ def largest_difference(outputs: Arrays, reference: Arrays) -> float:
     return max(_difference(outputs[name], values) for name, values in reference.items())
 
 
-def measure_row_bytes(graph: Graph | None, session: Session | None, rows: Arrays) -> RowBytes:
-    """Estimate the memory that a row takes: some of the largest values, and backward what that keeps."""
+def measure_row_bytes(
+    graph: Graph | None, session: Session | None, rows: Arrays, *, gradients: bool = True
+) -> RowBytes:
+    """Estimate the memory that a row takes: some of the largest values, and backward what that keeps.
+
+    Without `gradients`, nothing is run backward.
+    """
     held = sum(array[0].nbytes for array in rows.values())
     if graph is None:
         largest = 0 if session is None else session.largest_value_bytes
@@ -106,6 +111,8 @@ def measure_row_bytes(graph: Graph | None, session: Session | None, rows: Arrays
         graph(graph_rows(rows, graph.device))
     # An operator holds what it reads, what it writes and a workspace; backward, their gradients.
     forward = held + 4 * (counted.largest // _ROWS)
+    if not gradients:
+        return RowBytes(forward=forward, backward=0)
     # Parameters are kept as well, however many rows there are: they cancel.
     kept = (_kept_bytes(graph, rows) - _kept_bytes(graph, _first(rows, 1))) // (_ROWS - 1)
     return RowBytes(forward=forward, backward=forward + kept)

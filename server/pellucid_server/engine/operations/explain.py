@@ -3,42 +3,47 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pellucid_server.engine import registry
 from pellucid_server.engine.hub import MOST_HANDS
 from pellucid_server.engine.models.lengths import UnfitLengthsError
 from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.engine.operations.rows import Rows, digest, prepare
+from pellucid_server.engine.operations.comparisons import (
+    Baselines,
+    blur_sigma,
+    comparison_warnings,
+    make_baseline,
+    read_baseline,
+)
+from pellucid_server.engine.operations.presentation import present
+from pellucid_server.engine.operations.rows import Rows, digest
 from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.operations.targets import Resolved, resolve
+from pellucid_server.engine.operations.watched import (
+    EvaluationError,
+    WatchedHandle,
+    nonfinite_warnings,
+    require_finite_answer,
+)
 from pellucid_server.engine.question import Arrays, Attribution, Question, Target
-from pellucid_server.engine.registry import Background, Cost, Method
+from pellucid_server.engine.registry import Cost, Method
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from pellucid_server.jobs import (
     Accuracy,
     AttributionResult,
     ExplanationSpec,
-    InputAttribution,
     Receipt,
-    ReplyFormat,
 )
 
-_SIGMA = 10.0
 _CAUTION = 0.8
 """Part of the least time that is taken for certain: the pace is a measurement."""
 _NOTHING = Cost()
 _ANY_TARGET = Target("", ())
-_INPUTS = "inputs"
-_HALF_LIMIT = float(np.finfo(np.float16).max)
-
-_Baselines = tuple[str, Arrays]
-"""A baseline's kind and its rows, (baselines, *features) each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,9 @@ class Order:
     method: Method
     params: Any
     given: Arrays | None
-    """The caller's own baseline, (1, *features) each, preprocessed."""
+    """The caller's own baseline, (baselines, *features) each, preprocessed."""
     field: str
-    made: dict[int, _Baselines] = dataclasses.field(default_factory=dict)
+    made: dict[int, Baselines] = dataclasses.field(default_factory=dict)
     """Baselines that were made to know what a row costs, by its number; they leave when it is explained."""
 
 
@@ -63,7 +68,7 @@ def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, f
     InvalidRequestError, NotFoundError
         The method, a parameter, the baseline or the tolerance is wrong.
     UnsupportedError
-        The model does not allow the method.
+        The model does not allow the method, or has no default baseline for it.
     """
     method = registry.lookup(spec.method, field=f"{field}.method")
     reason = model.refusal(method)
@@ -75,7 +80,7 @@ def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, f
     if spec.tolerance is not None and not method.takes_tolerance:
         where = f"{field}.tolerance"
         raise InvalidRequestError(f"{method.name} takes no tolerance; leave {where} out.", field=where)
-    return Order(spec, method, params, _given(session, model, method, spec, field), field)
+    return Order(spec, method, params, read_baseline(session, model, method, spec, field), field)
 
 
 def require_time(session: Session, model: LoadedModel, order: Order, rows: Rows, *, others: Cost = _NOTHING) -> None:
@@ -133,7 +138,7 @@ def explain_row(
     resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
     require_finite(resolved.value, number)
     row = rows.row(number)
-    kind, baselines = order.made.pop(number) if number in order.made else _baselines(model, order, row)
+    kind, baselines = order.made.pop(number) if number in order.made else _compared(model, order, row)
     question = Question(
         inputs=row,
         baselines=baselines,
@@ -143,23 +148,31 @@ def explain_row(
         tolerance=order.spec.tolerance,
         time_share=time_share,
     )
-    handle = session.handle(model)
-    with _naming_fields(order.field, compared=bool(baselines)):
-        answer = order.method.function(handle, question, order.params)
+    handle, name = session.handle(model), order.method.name
+    watched = WatchedHandle(handle, question, method=name, field=order.field, number=number)
+    # What overflows on the way is not finite in the end, and is refused there.
+    with _naming_fields(order.field), np.errstate(all="ignore"):
+        answer = order.method.function(watched, question, order.params)
+    warnings = comparison_warnings(model, order.method, kind) + nonfinite_warnings(prediction, number)
+    answer = dataclasses.replace(answer, warnings=answer.warnings + warnings)
     receipt = Receipt(
         model=model.key,
         input_digest=digest(row),
         runtime=session.runtime(model, handle.tally),
         work=handle.tally.work(),
-        method=order.method.name,
+        method=name,
         parameters=_resolved_parameters(order.params, answer),
         target=resolved.spec,
         baseline=kind,
         baseline_digest=digest(baselines) if baselines else "",
+        blur_sigma=blur_sigma(order.spec.baseline) if kind == "blur" else 0.0,
         seed=order.spec.seed,
         tolerance=answer.tolerance or None,
     )
-    return _result(model, order, rows, number, resolved, answer, receipt)
+    result = _result(model, order, rows, number, resolved, answer, receipt)
+    compared = bool(baselines)
+    require_finite_answer(result, method=name, field=order.field, compared=compared, problem=watched.problem)
+    return result
 
 
 def time_share(position: int, count: int) -> float:
@@ -173,68 +186,27 @@ def time_share(position: int, count: int) -> float:
 def _least_cost(model: LoadedModel, order: Order, rows: Rows, number: int) -> Cost:
     """Return the evaluation rows without which there is no explanation of row `number`; keep its baseline."""
     row = rows.row(number)
-    order.made[number] = made = _baselines(model, order, row)
+    order.made[number] = made = _compared(model, order, row)
     question = Question(row, made[1], _ANY_TARGET, model.features, order.spec.seed, order.spec.tolerance)
     with _naming_fields(order.field):
         return order.method.cost(order.params, question).lowest
 
 
-@contextlib.contextmanager
-def _naming_fields(field: str, *, compared: bool = False) -> Iterator[None]:
-    """Put the path of the explanation, `field`, before the fields that a method's errors name: only here is it known.
+def _compared(model: LoadedModel, order: Order, row: Arrays) -> Baselines:
+    return make_baseline(model, order.method, order.spec.baseline, order.given, row, order.field)
 
-    An error that names the inputs is the model's, of rows that it did not take. If the method has `compared` the row
-    with a baseline, it is that, which has the row's lengths: the model has predicted the row itself.
-    """
+
+@contextlib.contextmanager
+def _naming_fields(field: str) -> Iterator[None]:
+    """Put the path of the explanation, `field`, before the fields that a method's errors name: it is known here."""
     try:
         yield
-    except UnfitLengthsError:
+    except (UnfitLengthsError, EvaluationError):
         raise
     except InvalidRequestError as error:
         named = error.metadata.get("field", "parameters")
-        if named == _INPUTS and not compared:
-            raise
-        if named == _INPUTS:
-            text = (
-                f"A whole number in {field}.baseline, or on the way from it to the inputs, is beyond a table of the "
-                "model; choose a baseline of numbers that the model knows."
-            )
-            raise InvalidRequestError(text, field=f"{field}.baseline") from error
         text = f"{field}.{error.message}" if error.message.startswith(named) else error.message
         raise InvalidRequestError(text, field=f"{field}.{named}") from error
-
-
-def _given(session: Session, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str) -> Arrays | None:
-    """Check the baseline's kind against the method; preprocess the caller's own baseline."""
-    kind, where = spec.baseline.kind, f"{field}.baseline"
-    if method.baselines is Background.NONE and kind:
-        raise InvalidRequestError(f"{method.name} compares with no baseline; leave {where} out.", field=where)
-    if kind == "background" and method.baselines is not Background.MANY:
-        where = f"{where}.kind"
-        text = f"{method.name} compares with one baseline, not with a background; for its mean, set {where} to MEAN."
-        raise InvalidRequestError(text, field=where)
-    if kind != "given":
-        return None
-    prepared = prepare(session, model, spec.baseline.inputs, field=f"{where}.inputs")
-    if prepared.count != 1:
-        text = f"{where}.inputs has {prepared.count} rows; a baseline is one row."
-        raise InvalidRequestError(text, field=f"{where}.inputs")
-    return prepared.arrays
-
-
-def _baselines(model: LoadedModel, order: Order, row: Arrays) -> _Baselines:
-    """Make the baseline of a row."""
-    if order.method.baselines is Background.NONE:
-        return "", {}
-    if order.given is not None:
-        for name, rows in order.given.items():
-            if rows.shape[1:] != row[name].shape:
-                where = f'{order.field}.baseline.inputs["{name}"]'
-                text = f"{where} has a row of shape {list(rows.shape[1:])}; the request's has {list(row[name].shape)}."
-                raise InvalidRequestError(text, field=where)
-        return "given", order.given
-    spec = order.spec.baseline
-    return model.baseline(spec.kind, row, sigma=spec.blur_sigma or _SIGMA, field=f"{order.field}.baseline")
 
 
 def _resolved_parameters(params: Any, answer: Attribution) -> dict[str, Any]:
@@ -255,7 +227,7 @@ def _result(
     value = resolved.value if answer.instance_value is None else answer.instance_value
     return AttributionResult(
         inputs={
-            name: _input_attribution(model, name, scores, answer.groups, rows, number, order.spec.format)
+            name: present(model, name, scores, answer.groups, rows, number, order.spec.format, order.field)
             for name, scores in answer.scores.items()
         },
         output=resolved.target.output,
@@ -282,50 +254,11 @@ def _result(
 def _relative_gap(answer: Attribution, value: float) -> float | None:
     if answer.signed_gap is None or answer.baseline_value is None or value == answer.baseline_value:
         return None
-    return abs(answer.signed_gap) / abs(value - answer.baseline_value)
+    share = abs(answer.signed_gap) / abs(value - answer.baseline_value)
+    # Beside a gap, a change can be so small that its share is beyond all numbers.
+    return share if math.isfinite(share) else None
 
 
 def _standard_error(answer: Attribution) -> float | None:
     errors = answer.group_standard_errors
     return answer.standard_error if errors is None or errors.size == 0 else float(errors.max())
-
-
-def _input_attribution(
-    model: LoadedModel,
-    name: str,
-    scores: npt.NDArray[np.generic],
-    groups: Mapping[str, npt.NDArray[np.int32]],
-    rows: Rows,
-    number: int,
-    form: ReplyFormat,
-) -> InputAttribution:
-    """Put one input's scores into the caller's terms: columns of a table, the box of a picture."""
-    feature, found = model.features[name], groups.get(name)
-    if feature.modality == "tabular" and feature.groups is not None:
-        columns, by_column = _by_column(feature.groups.reshape(-1), scores, found)
-        return InputAttribution(_typed(columns, form), model.inputs[name].columns, None, by_column)
-    if feature.modality == "image":
-        if form.sum_channels:
-            scores = scores.astype(np.float64).sum(axis=0)
-        plane = None if found is None else np.ascontiguousarray(found.reshape(-1, *found.shape[-2:])[0])
-        return InputAttribution(_typed(scores, form), (), rows.boxes[name][number], plane)
-    shape = scores.shape
-    spread = None if found is None else np.ascontiguousarray(np.broadcast_to(found, shape))
-    return InputAttribution(_typed(scores, form), (), None, spread)
-
-
-def _by_column(
-    columns: npt.NDArray[np.int32], scores: npt.NDArray[np.generic], groups: npt.NDArray[np.int32] | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32] | None]:
-    """Add elements' scores up by their column, and pick the column's group, which all its elements share."""
-    summed = np.bincount(columns, scores.reshape(-1).astype(np.float64)).astype(np.float64, copy=False)
-    if groups is None:
-        return summed, None
-    _, first = np.unique(columns, return_index=True)
-    return summed, np.broadcast_to(groups, scores.shape).reshape(-1)[first]
-
-
-def _typed(scores: npt.NDArray[np.generic], form: ReplyFormat) -> npt.NDArray[np.generic]:
-    if form.data_type == "float16":
-        return np.asarray(np.clip(scores, -_HALF_LIMIT, _HALF_LIMIT), np.float16)
-    return scores.astype(np.float32)

@@ -1,5 +1,6 @@
 """`Predict`: what the model says, with the explanations asked for beside it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.operations.explain import Order, explain_row, read_order, require_time, time_share
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.session import Session, failure
+from pellucid_server.engine.operations.watched import nonfinite_warnings
 from pellucid_server.engine.programs import probabilities
 from pellucid_server.engine.question import Arrays
 from pellucid_server.errors import CancelledError, InvalidRequestError
@@ -30,6 +32,7 @@ from pellucid_server.jobs import (
 Made = TypeVar("Made")
 
 _RESERVE_SECONDS = 0.2
+_MOST_WARNINGS = 10
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
 
 
@@ -51,26 +54,47 @@ def predict(session: Session, job: PredictJob) -> PredictResult:
         outputs={info.name: output_result(info, outputs[info.name], job.top_k) for info in infos},
         receipt=receipt,
         explanations=_explanations(session, model, job, rows, outputs) if job.explanations else (),
+        warnings=_warnings(infos, outputs, rows.count),
     )
 
 
+def _warnings(infos: tuple[OutputInfo, ...], outputs: Arrays, count: int) -> tuple[str, ...]:
+    """Say which values of the prediction are no finite numbers, of the first rows that have some."""
+    wanted = {info.name: outputs[info.name] for info in infos}
+    if all(np.isfinite(values).all() for values in wanted.values() if values.dtype.kind == "f"):
+        return ()
+    found: tuple[str, ...] = ()
+    for number in range(count):
+        found += nonfinite_warnings({name: values[number] for name, values in wanted.items()}, number)
+        if len(found) >= _MOST_WARNINGS:
+            return (*found[:_MOST_WARNINGS], "Further rows may have values that are not finite.")
+    return found
+
+
 def output_result(info: OutputInfo, values: npt.NDArray[np.generic], top_k: int) -> OutputResult:
-    """Name the highest classes of each row, where the output is one of classes."""
-    if info.kind not in _SPACES or values.ndim != 2 or top_k == 0:
+    """Name the highest classes of each row, where the output is one of classes; NaN has no rank and is left out."""
+    if info.kind not in _SPACES or values.ndim > 2 or top_k == 0:
         return OutputResult(values)
-    shares = probabilities(values.astype(np.float64), _SPACES[info.kind])
-    # A stable sort of the negated values puts the lower index first among ties.
-    order = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :top_k]
+    table = values.reshape(len(values), -1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shares = probabilities(table.astype(np.float64), _SPACES[info.kind])
+    # A stable sort of the negated values puts the lower index first among equal ones, and NaN last.
+    order = np.argsort(-table.astype(np.float64), axis=1, kind="stable")[:, :top_k]
     return OutputResult(
         values,
         tuple(
             tuple(
-                ClassScore(index, info.labels[index] if info.labels else "", float(row[index]), float(share[index]))
+                ClassScore(index, info.labels[index] if info.labels else "", float(row[index]), _finite(share[index]))
                 for index in chosen.tolist()
+                if not np.isnan(row[index])
             )
-            for row, share, chosen in zip(values, shares, order, strict=True)
+            for row, share, chosen in zip(table, shares, order, strict=True)
         ),
     )
+
+
+def _finite(share: float) -> float | None:
+    return float(share) if math.isfinite(share) else None
 
 
 def _wanted(model: LoadedModel, names: tuple[str, ...]) -> tuple[OutputInfo, ...]:

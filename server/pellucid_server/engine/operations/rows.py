@@ -29,8 +29,12 @@ class Rows:
         return {name: array[number] for name, array in self.arrays.items()}
 
 
-def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *, field: str = "inputs") -> Rows:
+def prepare(
+    session: Session, model: LoadedModel, inputs: Mapping[str, Input], *, field: str = "inputs", most: int = 0
+) -> Rows:
     """Preprocess `inputs` for `model`; other jobs go on while pictures are decoded and resampled.
+
+    `most` is the largest number of rows; 0 for the model's own limit.
 
     Raises
     ------
@@ -50,7 +54,7 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
     for given in inputs.values():
         if isinstance(given, PicturesInput) and given.encoded:
             # Before they are decoded, which takes long.
-            _require_rows(model, len(given.encoded), field)
+            _require_rows(model, len(given.encoded), field, most)
     prepared = {
         name: _prepared(session, preprocessor, inputs[name], f'{field}["{name}"]')
         for name, preprocessor in model.inputs.items()
@@ -60,15 +64,16 @@ def prepare(session: Session, model: LoadedModel, inputs: Mapping[str, Input], *
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise InvalidRequestError(f"All inputs must have the same number of rows; {listed}.", field=field)
     count = next(iter(counts.values()))
-    _require_rows(model, count, field)
+    _require_rows(model, count, field, most)
     arrays = {name: entry.rows for name, entry in prepared.items()}
     model.lengths.require({name: array.shape[1:] for name, array in arrays.items()}, field)
     return Rows(arrays, {name: entry.boxes for name, entry in prepared.items()}, count)
 
 
-def _require_rows(model: LoadedModel, count: int, field: str) -> None:
-    if not 1 <= count <= model.max_rows:
-        text = f"{field} has {count} rows; {model.key.name} takes 1 to {model.max_rows} a request."
+def _require_rows(model: LoadedModel, count: int, field: str, most: int) -> None:
+    most = most or model.max_rows
+    if not 1 <= count <= most:
+        text = f"{field} has {count} rows; {model.key.name} takes 1 to {most} a request."
         raise InvalidRequestError(text, field=field)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pellucid_server.engine.job_state import JobState, Tally
 from pellucid_server.engine.model_handle import Machinery, ModelHandle
 from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnsupportedError
+from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnsupportedError, broken_model
 from pellucid_server.housekeeping import drop_frames
-from pellucid_server.jobs import Failure, ModelKey, Runtime
+from pellucid_server.jobs import BrokenModel, Failure, ModelKey, Runtime, find_broken
 
 _log = logging.getLogger(__name__)
 
@@ -45,26 +45,31 @@ def failure(job: JobState, error: Exception) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models that a worker serves."""
+    """The models that a worker serves, and those that it could not load."""
 
     by_key: Mapping[tuple[str, int], LoadedModel]
+    broken: tuple[BrokenModel, ...] = ()
 
     @classmethod
-    def of(cls, models: tuple[LoadedModel, ...]) -> "Models":
+    def of(cls, models: tuple[LoadedModel, ...], broken: tuple[BrokenModel, ...] = ()) -> "Models":
         """Index models by name and version."""
-        return cls({(model.key.name, model.key.version): model for model in models})
+        return cls({(model.key.name, model.key.version): model for model in models}, broken)
 
     def find(self, key: ModelKey) -> LoadedModel:
-        """Find a model version; version 0 is the highest.
+        """Find a model version; version 0 is the highest that is served.
 
         Raises
         ------
         NotFoundError
             The model or the version is unknown.
         UnsupportedError
-            The caller insists on another digest than the one served.
+            The version could not be loaded, or the caller insists on another digest than the one served.
         """
         versions = sorted(version for name, version in self.by_key if name == key.name)
+        if key.version not in versions and not (versions and key.version == 0):
+            broken = find_broken(self.broken, key)
+            if broken is not None:
+                raise broken_model(broken.name, broken.version, broken.reason)
         if not versions:
             names = ", ".join(sorted({name for name, _ in self.by_key})) or "none"
             text = f"No model {key.name!r}; served: {names}."

@@ -1,8 +1,6 @@
 """From the target that a caller names to the scalar that a method explains."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +9,6 @@ from pellucid_server.engine.programs import probabilities
 from pellucid_server.engine.question import Arrays, Target
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
-
-_TIE = 1e-5
-"""Values closer than this share of the largest count as tied, so that rounding never decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +50,31 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
         if not (spec.contrast.index or spec.contrast.label):
             raise InvalidRequestError(f"{where} is empty; set its index or its label.", field=where)
         against = _element(spec.contrast, info, values, where)
+        if not values.shape:
+            text = f"{where} is set, but output {info.name!r} has one number per row; leave the contrast out."
+            raise InvalidRequestError(text, field=where)
         if against == index:
             text = f"{where} is {_named(against, info)}, which is the outcome itself; name another element."
             raise InvalidRequestError(text, field=where)
         elements += ((_flat(against, values.shape), -1.0),)
         contrast = Outcome(index=against)
-    read = probabilities(values[None].astype(np.float64), space).reshape(-1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        read = probabilities(values[None].astype(np.float64), space).reshape(-1)
     return Resolved(
         target=Target(info.name, elements, space),
         spec=TargetSpec(info.name, Outcome(index=index), contrast, spec.space or _natural_space(info)),
         index=index,
         label=_label(index, info),
-        value=math.fsum(weight * float(read[element]) for element, weight in elements),
+        value=sum(weight * float(read[element]) for element, weight in elements),
     )
 
 
 def highest(values: npt.NDArray[np.generic]) -> int:
-    """Return the flat index of the highest value; of values tied to rounding, the lowest index."""
-    flat: npt.NDArray[Any] = values.reshape(-1)
-    top = float(flat.max())
-    return int((flat >= top - _TIE * abs(top)).argmax())
+    """Return the flat index of the highest value, the lowest of equal ones: the class that a prediction names first.
+
+    However close two values are, what is explained is what was predicted. None may be NaN.
+    """
+    return int(values.reshape(-1).argmax())
 
 
 def _flat(index: tuple[int, ...], shape: tuple[int, ...]) -> int:
@@ -110,9 +110,12 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
     if outcome.label:
         return _by_label(outcome.label, info, values.shape, field)
     if not outcome.index:
+        _require_rank(values, info, field)
         place = highest(values)
         return (place,) if values.ndim == 1 else tuple(int(part) for part in np.unravel_index(place, values.shape))
     shape = values.shape
+    if not shape and outcome.index == (0,):
+        return ()
     if len(outcome.index) != len(shape) or any(
         not 0 <= part < length for part, length in zip(outcome.index, shape, strict=False)
     ):
@@ -124,9 +127,26 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
     return outcome.index
 
 
+def _require_rank(values: npt.NDArray[np.generic], info: OutputInfo, field: str) -> None:
+    """Refuse to name the highest of values of which some have no rank."""
+    missing = np.isnan(np.asarray(values, np.float64).reshape(-1))
+    if missing.any():
+        text = (
+            f"Output {info.name!r} has NaN in {int(missing.sum())} of its {missing.size} values, first at index "
+            f"{place_text(missing, values.shape)}, so that none is the highest; send rows for which the model's "
+            f"outputs are finite, or name an element in {field}."
+        )
+        raise InvalidRequestError(text, field=field)
+
+
+def place_text(found: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> str:
+    """Write the first index where `found` is true, on each axis of `shape`."""
+    return str([int(part) for part in np.unravel_index(int(found.reshape(-1).argmax()), shape)])
+
+
 def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) -> tuple[int, ...]:
     where = f"{field}.label"
-    if not info.labels or len(shape) != 1:
+    if not info.labels or len(shape) > 1:
         raise InvalidRequestError(
             f"Output {info.name!r} has no labels; give an index in place of {where}.", field=where
         )
@@ -141,11 +161,12 @@ def _by_label(label: str, info: OutputInfo, shape: tuple[int, ...], field: str) 
         raise InvalidRequestError(
             f"{where} {label!r} is the label of the indices {listed}; give one of them.", field=where
         )
-    return (places[0],)
+    return (places[0],) if shape else ()
 
 
 def _label(index: tuple[int, ...], info: OutputInfo) -> str:
-    return info.labels[index[-1]] if info.labels and index else ""
+    """Return an element's label; the only number of a row has the only label."""
+    return info.labels[index[-1] if index else 0] if info.labels else ""
 
 
 def _named(index: tuple[int, ...], info: OutputInfo) -> str:

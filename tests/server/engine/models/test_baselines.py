@@ -4,12 +4,24 @@ import math
 
 import numpy as np
 import pytest
-from pellucid_server.engine.models.baselines import baseline_rows, blurred
+from pellucid_server.engine.models.baselines import baseline_rows, baseline_warnings, blurred, default_kind, medoid
 from pellucid_server.engine.question import Feature
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 
 TENSOR, IMAGE, TABLE = Feature("tensor", True), Feature("image", True), Feature("tabular", True)
 WHOLE = Feature("tensor", False)
+MASK = Feature("tensor", False, mask=True)
+RAW_TABLE = Feature(
+    "tabular", True, groups=np.arange(2, dtype=np.int32), columns=("radius", "area"), uncentred=("radius", "area")
+)
+CODED_TABLE = Feature(
+    "tabular",
+    True,
+    groups=np.array([0, 1, 1, 1], np.int32),
+    columns=("age", "status"),
+    coded=np.array([False, True, True, True]),
+    uncentred=("age", "status"),
+)
 ROW = np.array([1, 2, 3], np.float32)
 BACKGROUND = np.array([[0, 2, 4], [4, 2, 0], [5, 5, 5], [-1, -1, -1]], np.float32)
 
@@ -20,17 +32,119 @@ def baseline(kind, rows, features, background=None, sigma=10.0):
     )
 
 
+NO_ROW, ROWS = False, True
+
+
 @pytest.mark.parametrize(
-    ("features", "background", "kind"),
+    ("features", "background", "one", "many"),
     [
-        ({"x": TENSOR}, {}, "zeros"),
-        ({"x": TENSOR}, {"x": BACKGROUND}, "zeros"),
-        ({"x": TABLE}, {}, "zeros"),
-        ({"x": TABLE}, {"x": BACKGROUND}, "mean"),
+        ({"x": TENSOR}, NO_ROW, "zeros", "zeros"),
+        ({"x": TENSOR}, ROWS, "mean", "background"),
+        ({"x": WHOLE}, ROWS, "medoid", "background"),
+        ({"x": TABLE}, NO_ROW, "zeros", "zeros"),
+        ({"x": TABLE}, ROWS, "mean", "background"),
+        ({"x": RAW_TABLE}, NO_ROW, "", ""),
+        ({"x": RAW_TABLE}, ROWS, "mean", "background"),
+        ({"x": CODED_TABLE}, NO_ROW, "", ""),
+        ({"x": CODED_TABLE}, ROWS, "medoid", "background"),
+        ({"x": IMAGE}, NO_ROW, "zeros", "zeros"),
+        ({"x": IMAGE}, ROWS, "zeros", "background"),
+        ({"x": IMAGE, "y": TABLE}, ROWS, "mean", "background"),
+        ({"x": IMAGE, "y": RAW_TABLE}, NO_ROW, "", ""),
+        ({"x": TENSOR, "y": MASK}, ROWS, "mean", "background"),
+        ({"x": TENSOR, "y": MASK}, NO_ROW, "zeros", "zeros"),
     ],
 )
-def test_the_default_is_the_mean_of_a_tables_background_and_zeros_otherwise(features, background, kind):
-    assert baseline("", {"x": ROW}, features, background)[0] == kind
+def test_the_default_is_a_background_where_there_is_one_and_never_a_row_that_means_nothing(
+    features, background, one, many
+):
+    assert default_kind(features, has_background=background, many=False) == one
+    assert default_kind(features, has_background=background, many=True) == many
+
+
+def test_without_anything_sensible_to_compare_with_the_columns_and_what_to_give_are_named():
+    with pytest.raises(UnsupportedError) as caught:
+        baseline("", {"x": ROW}, {"x": RAW_TABLE})
+
+    assert "zero is the mean of columns 'radius', 'area' of input 'x'" in caught.value.message
+    assert "GIVEN" in caught.value.message
+    assert "model.toml" in caught.value.message
+
+
+def test_the_default_of_rows_of_another_length_than_the_backgrounds_is_that_without_a_background():
+    kind, rows = baseline("", {"x": ROW[:2]}, {"x": TENSOR}, {"x": BACKGROUND})
+
+    assert (kind, rows["x"].tolist()) == ("zeros", [[0, 0]])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "mean", "medoid", "background"])
+def test_masks_are_left_as_they_are_in_every_baseline_that_is_made(kind):
+    flags = np.array([True, False, True])
+    background = {"x": BACKGROUND, "m": np.zeros((4, 3), np.bool_)}
+
+    _, rows = baseline(kind, {"m": flags, "x": ROW}, {"m": MASK, "x": TENSOR}, background)
+
+    assert list(rows) == ["m", "x"]
+    assert rows["m"].tolist() == [flags.tolist()] * len(rows["x"])
+
+
+def distance(row, other):
+    """Between rows of a number and a column of three categories: in standard deviations, and 2 for a change."""
+    return ((row[0] - other[0]) / NUMBERS.std()) ** 2 + 2 * (tuple(row[1:]) != tuple(other[1:]))
+
+
+NUMBERS = np.array([3.0, 1.0, 100.0, 2.0, 1.5, 2.5, 4.0])
+STATES = np.eye(3)[[0, 1, 0, 0, 2, 0, 1]]
+
+
+@pytest.mark.parametrize("turn", range(7))
+def test_the_medoid_is_the_row_with_the_smallest_sum_of_distances(turn):
+    rows = np.roll(np.column_stack([NUMBERS, STATES]), turn, axis=0)
+    sums = [sum(distance(row, other) for other in rows) for row in rows]
+
+    found = medoid({"x": rows}, {"x": CODED_TABLE})["x"]
+
+    assert found.tolist() == [rows[int(np.argmin(sums))].tolist()]
+
+
+def test_of_whole_numbers_the_medoid_shares_the_most_with_the_others():
+    codes = np.array([[1, 5], [2, 5], [2, 7], [2, 5], [3, 7]])
+
+    assert medoid({"x": codes}, {"x": WHOLE})["x"].tolist() == [[2, 5]]
+
+
+def test_of_rows_that_are_equally_close_the_first_is_the_medoid():
+    rows = np.array([[1.0], [-1.0], [1.0], [-1.0]], np.float32)
+
+    assert medoid({"x": rows}, {"x": TENSOR})["x"].tolist() == [[1.0]]
+
+
+def test_one_row_that_never_changes_is_its_own_medoid():
+    found = medoid({"x": BACKGROUND[:1]}, {"x": TENSOR})
+
+    assert found["x"].tolist() == BACKGROUND[:1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "parts"),
+    [
+        ("zeros", {"x": TABLE}, []),
+        ("zeros", {"x": TENSOR}, []),
+        ("zeros", {"x": RAW_TABLE}, ["'radius', 'area' of input 'x';"]),
+        ("zeros", {"x": CODED_TABLE}, ["'age', 'status' of input 'x', and it is no category"]),
+        ("mean", {"x": CODED_TABLE}, ["a mean of categories in column 'status'"]),
+        ("medoid", {"x": CODED_TABLE}, []),
+        ("background", {"x": CODED_TABLE}, []),
+        ("given", {"x": CODED_TABLE, "m": MASK}, []),
+        ("background", {"x": TENSOR, "m": MASK}, ["Input 'm' is a mask of others"]),
+        ("", {"x": CODED_TABLE, "m": MASK}, []),
+    ],
+)
+def test_a_baseline_that_means_nothing_is_warned_of(kind, features, parts):
+    found = baseline_warnings(kind, features)
+
+    assert len(found) == len(parts)
+    assert all(part in warning for part, warning in zip(parts, found, strict=True))
 
 
 def test_the_default_of_a_picture_is_zeros():
@@ -127,5 +241,13 @@ def test_a_blur_out_of_range_is_refused(sigma):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(InvalidRequestError, match="'median'; it must be one of: zeros, mean, blur, background"):
+    with pytest.raises(InvalidRequestError, match="'median'; it must be one of: zeros, mean, medoid, blur, background"):
         baseline("median", {"x": ROW}, {"x": TENSOR})
+
+
+@pytest.mark.parametrize("kind", ["mean", "medoid", "background"])
+def test_zeros_are_not_advised_where_zero_means_nothing(kind):
+    with pytest.raises(UnsupportedError) as caught:
+        baseline(kind, {"x": ROW[:2]}, {"x": RAW_TABLE})
+
+    assert "set the baseline to GIVEN, or add a background" in caught.value.message

@@ -102,6 +102,20 @@ def test_ranges_are_one_pair_or_several(read, text, ranges):
     assert read(f'[[inputs]]\nname = "x"\nranges = {text}').inputs == (InputManifest("x", ranges=ranges),)
 
 
+@pytest.mark.parametrize("role", ["mask", "values"])
+def test_an_input_may_have_a_role(read, role):
+    assert read(f'[[inputs]]\nname = "x"\nrole = "{role}"').inputs == (InputManifest("x", role=role),)
+
+
+@pytest.mark.parametrize(("text", "mean"), [("", None), ("mean = 0", 0.0), ("mean = 0.0", 0.0), ("mean = 2.5", 2.5)])
+def test_a_mean_that_is_stated_is_told_from_one_that_is_not(read, text, mean):
+    lines = f'[[inputs]]\nname = "x"\nmodality = "tabular"\n[[inputs.columns]]\nname = "a"\n{text}'
+
+    (column,) = read(lines).inputs[0].columns
+
+    assert column == ColumnManifest("a", mean)
+
+
 def test_labels_stand_in_the_manifest_or_in_a_file(read, tmp_path):
     (tmp_path / "labels.txt").write_text("cat\n dog \ncat\n", encoding="utf-8")
 
@@ -139,6 +153,7 @@ REFUSED = {
     "input without a name": ("[[inputs]]\nmodality = 'tensor'", ["inputs[0].name is missing", "a text"]),
     "empty name": ("[[inputs]]\nname = ''", ["inputs[0].name is ''", "not empty"]),
     "one name twice": ("[[inputs]]\nname = 'x'\n[[inputs]]\nname = 'x'", ["inputs has 'x' twice"]),
+    "unknown role": ("[[inputs]]\nname = 'x'\nrole = 'flag'", ["inputs[0].role is 'flag'", "values, mask"]),
     "unknown modality": ("[[inputs]]\nname = 'x'\nmodality = 'sound'", ["'sound'", "tensor, image, tabular"]),
     "texts": ("[[inputs]]\nname = 'x'\nmodality = 'text'", ["inputs[0].modality is 'text'", "not supported yet"]),
     "picture without sizes": ("[[inputs]]\nname = 'x'\nmodality = 'image'", ["inputs[0].resize is missing"]),

@@ -447,6 +447,37 @@ def test_methods_learn_the_column_and_the_range_of_each_element():
     assert feature.ranges.tolist() == [1, 1, 1, 10, 2, 2]
 
 
+def test_methods_learn_which_elements_are_codes_of_categories():
+    feature = tables().feature
+
+    assert feature.columns == ("colour", "age", "size", "height")
+    assert feature.coded.tolist() == [True, True, True, False, True, False]
+    assert tables(NUMERIC, width=2).feature.coded is None
+
+
+@pytest.mark.parametrize(
+    ("column", "centred"),
+    [
+        (ColumnManifest("a"), False),
+        (ColumnManifest("a", None, 2.0), False),
+        (ColumnManifest("a", 14.0, 3.5), True),
+        (ColumnManifest("a", 0.0), True),
+        (ColumnManifest("a", 14.0, 3.5, 6.0, 28.0), True),
+        (ColumnManifest("a", 14.0, 3.5, 6.0), True),
+        (ColumnManifest("a", 14.0, 3.5, None, 28.0), True),
+        (ColumnManifest("a", 6.0, 22.0, 6.0, 28.0), False),
+        (ColumnManifest("a", 28.0, 22.0, 6.0, 28.0), False),
+        (ColumnManifest("a", 0.0, 1.0, 6.0, 28.0), False),
+        (ColumnManifest("a", 5.0, 1.0, 5.0, 5.0), True),
+        (ColumnManifest("a", categories=("x", "y"), encoding="ordinal"), False),
+        (ColumnManifest("a", categories=("x",)), False),
+    ],
+    ids=str,
+)
+def test_zero_is_a_columns_mean_only_if_the_manifest_says_so_and_its_range_allows_it(column, centred):
+    assert tables((column,), width=1).feature.uncentred == (() if centred else ("a",))
+
+
 def test_ranges_are_unknown_if_one_column_does_not_state_its_own():
     assert tables((*COLUMNS[:3], ColumnManifest("height", minimum=1.0))).feature.ranges is None
 

@@ -263,6 +263,22 @@ def test_whole_numbers_have_no_gradient(model):
     assert loaded.features["x"] == Feature("tensor", False)
 
 
+class Stepped(torch.nn.Module):
+    def forward(self, x):
+        return torch.heaviside(x, x)
+
+
+def test_an_operator_without_a_derivative_leaves_a_model_without_gradients(model):
+    put_graph(model / "1", Stepped())
+
+    loaded = load_one(model)
+
+    assert loaded.capabilities == {Need.FORWARD, Need.LAYERS}
+    assert loaded.refusal(method(Need.GRADIENTS)) == (
+        "the operator aten.heaviside of the model has no derivative in what it is given"
+    )
+
+
 def test_a_graph_whose_rows_depend_on_one_another_is_solo(model):
     put_graph(model / "1", Centred())
 

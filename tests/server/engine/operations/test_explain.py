@@ -56,7 +56,7 @@ class Model:
     open_lengths: bool = False
     features: dict[str, Feature] = field(default_factory=lambda: {"x": Feature("tensor", True)})
 
-    def baseline(self, kind, row, *, sigma, field):
+    def baseline(self, kind, row, *, many, sigma, field):
         return "zeros", {name: np.zeros_like(array)[None] for name, array in row.items()}
 
 
@@ -167,9 +167,9 @@ def test_a_baseline_is_made_once_whether_or_not_the_cost_was_asked_for(left, ask
     made, costed, seen = [], [], []
 
     class Counting(Model):
-        def baseline(self, kind, row, *, sigma, field):
+        def baseline(self, kind, row, *, many, sigma, field):
             made.append(row["x"])
-            return super().baseline(kind, row, sigma=sigma, field=field)
+            return super().baseline(kind, row, many=many, sigma=sigma, field=field)
 
     def answer(handle, question, params):
         seen.append(question.baselines["x"])

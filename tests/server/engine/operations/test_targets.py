@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pellucid_server.engine.operations.predict import output_result
 from pellucid_server.engine.operations.targets import highest, resolve
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
@@ -87,7 +88,92 @@ def test_a_label_that_two_classes_have_is_refused():
         resolve(TargetSpec(outcome=Outcome(label="crane")), (twins,), {"twins": np.zeros(2)}, field="target")
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-7, -1e-7])
-def test_of_values_tied_to_rounding_the_lowest_index_is_the_highest(noise):
-    assert highest(np.array([1.0, 3.0, 3.0 + noise, 2.0])) == 1
-    assert highest(np.array([-3.0, -1.0 + noise, -1.0])) == 1
+NUMBER = OutputInfo("number", "values", "float32", ())
+CHANCE = OutputInfo("chance", "sigmoid-logits", "float32", (), ("ill",))
+
+
+@pytest.mark.parametrize("outcome", [Outcome(), Outcome(index=(0,))])
+def test_the_only_number_of_a_row_is_the_target(outcome):
+    found = resolve(TargetSpec(outcome=outcome), (NUMBER,), {"number": np.array(2.5, np.float32)}, field="target")
+
+    assert (found.index, found.label, found.value) == ((), "", 2.5)
+    assert found.target.elements == ((0, 1.0),)
+
+
+def test_the_only_number_of_a_row_has_the_only_label_and_a_probability():
+    spec = TargetSpec(outcome=Outcome(label="ill"), space="probabilities")
+
+    found = resolve(spec, (CHANCE,), {"chance": np.array(np.log(3.0), np.float32)}, field="target")
+
+    assert (found.index, found.label, found.value) == ((), "ill", pytest.approx(0.75))
+
+
+def test_the_only_number_of_a_row_has_nothing_to_be_contrasted_with():
+    spec = TargetSpec(contrast=Outcome(index=(0,)))
+
+    with pytest.raises(InvalidRequestError, match="one number per row; leave the contrast out"):
+        resolve(spec, (NUMBER,), {"number": np.array(2.5, np.float32)}, field="target")
+
+
+@pytest.mark.parametrize(
+    ("values", "index"),
+    [
+        ([1000.0, 1000.005], 1),
+        ([1.0, 3.0, 3.0000001], 2),
+        ([-3.0, -1.0000001, -1.0], 2),
+        ([1.0, 3.0, 3.0], 1),
+        ([2.0, 2.0, 2.0], 0),
+        ([-0.0, 0.0], 0),
+        ([0.0, -0.0], 0),
+        ([5.0], 0),
+        ([1.0, np.inf], 1),
+        ([-np.inf, -1e308], 1),
+        ([1e308, 1.7e308], 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_the_explained_element_is_the_first_that_a_prediction_names(values, index, dtype):
+    with np.errstate(over="ignore"):
+        row = np.array(values, dtype)
+    expected = index if dtype == np.float64 else int(np.argmax(row))
+
+    place = highest(row)
+
+    top = output_result(OutputInfo("y", "logits", row.dtype.name, row.shape), row[None], 1).top[0][0]
+    assert place == top.index == expected
+
+
+def test_among_nan_none_is_the_highest_and_it_is_said_where_they_are():
+    row = ROW | {"classes": np.array([1.0, np.nan, np.nan], np.float32)}
+
+    with pytest.raises(InvalidRequestError) as caught:
+        resolve(TargetSpec(), INFOS, row, field="target")
+
+    assert "has NaN in 2 of its 3 values, first at index [1]" in caught.value.message
+    assert caught.value.metadata["field"] == "target.outcome"
+
+
+def test_an_element_that_is_named_is_explained_beside_nan():
+    row = ROW | {"classes": np.array([1.0, np.nan, np.nan], np.float32)}
+
+    found = resolve(TargetSpec(outcome=Outcome(label="cat")), INFOS, row, field="target")
+
+    assert found.value == 1.0
+
+
+@pytest.mark.parametrize("values", [[np.inf, np.inf], [np.inf, -np.inf], [-np.inf, np.inf]])
+def test_the_difference_of_infinities_is_a_score_to_be_refused_and_no_bug(values):
+    spec = TargetSpec(outcome=Outcome(index=(0,)), contrast=Outcome(index=(1,)))
+
+    found = resolve(spec, (SHARES,), {"shares": np.array(values, np.float32)}, field="target")
+
+    assert not np.isfinite(found.value)
+
+
+def test_nan_has_no_rank_among_the_classes_and_no_probability_is_nan():
+    logits = np.array([[np.nan, 1.0, 2.0], [0.0, np.inf, -np.inf], [np.nan, np.nan, np.nan]], np.float32)
+
+    tops = output_result(CLASSES, logits, 5).top
+
+    assert [[each.index for each in row] for row in tops] == [[2, 1], [1, 0, 2], []]
+    assert all(each.probability is None for row in tops for each in row)

@@ -26,6 +26,7 @@ class Params:
     needs=(Need.GRADIENTS,),
     axioms=(Axiom.EXACT_ON_LINEAR, Axiom.DUMMY, Axiom.SYMMETRIC),
     baselines=Background.NONE,
+    implies_zero=True,
 )
 def input_x_gradient(model: Handle, question: Question, params: Params) -> Attribution:
     """Score each element by its value times the target's gradient.

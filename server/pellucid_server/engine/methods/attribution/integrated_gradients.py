@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.arrays import as_scores, fixed_warnings, total
+from pellucid_server.engine.flatness import flat_text, path_warnings, stuck_text
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.pace import Pace
 from pellucid_server.engine.paths import (
@@ -23,6 +24,7 @@ from pellucid_server.engine.paths import (
     Line,
     Segment,
     closed,
+    finite,
     first_segments,
     integrated,
     measure,
@@ -51,6 +53,12 @@ _REMEDIES = {
     "the edges": "Leave the edges out, raise the tolerance",
 }
 """What helps against what stood in the way of a tolerance."""
+
+_ROUNDS = 3
+"""Rounds of halving after which it is asked whether the gradient misses what the score depends on.
+
+By then the segments with the largest gaps are a 32nd of the path long: a kink shows its slope there.
+"""
 
 _LARGE_GAP = 0.05
 """Share of the score's change above which a gap deserves a warning, where no tolerance speaks of it."""
@@ -134,11 +142,13 @@ def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> At
     values, sums = measure(model, question.target, line, whole, whole[0], points=steps)
     change = float(values[1] - values[0])
     gap = total(sums) - change
-    warnings = fixed_warnings(question)
+    warnings = fixed_warnings(question) + path_warnings(question)
     if abs(gap) > max(_LARGE_GAP * abs(change), rounding(values)):
+        flat = flat_text(question, line, sums)
+        reason = f"; the gradient of {flat} was 0 at every point, so that more may not help" if flat else ""
         warnings += (
             f"The attributions' sum misses the score's change, {change:.6g}, by {gap:.3g}; "
-            "ask for more steps, or for a tolerance in place of steps.",
+            f"ask for more steps, or for a tolerance in place of steps{reason}.",
         )
     return Attribution(
         as_scores({name: rows[0] for name, rows in sums.items()}, question.inputs),
@@ -155,8 +165,14 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
     segments = first_segments(model, question.target, line)
     rows = POINTS * len(segments)
     pace.ran(len(segments) // 2)
-    short, hurried = "", False
-    while not _met(question, segments):
+    short, hurried, stuck, rounds = "", False, "", 0
+    while finite(segments) and not _met(question, segments):
+        if rounds in (0, _ROUNDS):
+            stuck = stuck_text(model, question, line, segments, every=rounds == _ROUNDS)
+        if stuck:
+            short = "the gradient"
+            break
+        rounds += 1
         wanted = _worst(segments, (max_rows - rows) // (2 * POINTS))
         halved = _worst(segments, pace.more(len(wanted)))
         hurried = hurried or len(halved) < len(wanted)
@@ -166,7 +182,7 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
         segments = refined(model, question.target, line, segments, halved)
         rows += 2 * POINTS * len(halved)
         pace.ran(len(halved))
-    return _in_segments(question, line, segments, rows=rows, short=short, hurried=hurried)
+    return _in_segments(question, line, segments, rows=rows, short=short, hurried=hurried, stuck=stuck)
 
 
 def _in_segments(
@@ -177,6 +193,7 @@ def _in_segments(
     rows: int,
     short: str = "",
     hurried: bool = False,
+    stuck: str = "",
 ) -> Attribution:
     """Make the answer of its segments.
 
@@ -188,11 +205,19 @@ def _in_segments(
         What stood in the way of the tolerance; empty if it is met.
     hurried
         Whether with more time it would have been other segments.
+    stuck
+        What has no gradient on the path although the score depends on it.
     """
     gaps = np.array([segment.gap for segment in segments])
     first, last = segments[0].begin_value, segments[-1].end_value
-    warnings = fixed_warnings(question)
-    if short:
+    warnings = fixed_warnings(question) + path_warnings(question)
+    if stuck:
+        warnings += (
+            f"The gradient of {stuck} was 0 at all points of the path, though the score depends on it: it scores 0, "
+            f"and the attributions' sum misses the score's change, {last - first:.6g}, by {gaps.sum():.3g}. More "
+            "points do not help; use feature-ablation or kernel-shap.",
+        )
+    elif short:
         warnings += (
             f"The tolerance was not met with {rows} gradient rows, all that {short} allowed: the segments' gaps sum to "
             f"{gaps.sum():.3g} and their magnitudes to {np.abs(gaps).sum():.3g}, where the score changes by "

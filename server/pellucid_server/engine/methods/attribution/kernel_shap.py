@@ -17,11 +17,19 @@ from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.pace import Pace
 from pellucid_server.engine.question import Attribution, Question, Scores
 from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter, require
+from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import ParamValue
 
 _SAMPLES = 2048
 _SAMPLES_PER_PLAYER = 2
 _LEAST_PER_PLAYER = 4
+_LEAST_SAMPLES = 16
+
+_USUAL_ROWS = 1 << 20
+"""Rows forward that the default number of samples stays within, if it can, over a large background."""
+
+_MOST_ROWS = 10_000_000
+"""Most rows forward of an answer: coalitions times baseline rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,9 @@ class Params:
         None,
         "Coalitions to evaluate beside the empty and the full one, each with every baseline row; at least "
         f"{_LEAST_PER_PLAYER} for each group that differs from the baseline, unless all coalitions fit, which are "
-        f"then all evaluated. Left out: {_SAMPLES_PER_PLAYER} for each such group and {_SAMPLES} more.",
-        minimum=16,
+        f"then all evaluated. Left out: {_SAMPLES_PER_PLAYER} for each such group and {_SAMPLES} more, or fewer where "
+        f"they make more than {_USUAL_ROWS} rows with the baseline rows.",
+        minimum=_LEAST_SAMPLES,
         maximum=16384,
     )
     evaluated: int | None = parameter(
@@ -54,7 +63,7 @@ class Params:
 def _cost(params: Params, question: Question) -> Cost:
     least, likely = varying_counts(question, segments=params.segments, regions=params.regions)
     rows = functools.partial(_rows, question)
-    samples = _samples(params, likely)
+    samples = _samples(params, likely, question)
     if params.evaluated is not None:
         return Cost(forward=rows(params.evaluated + 2), least=Cost(forward=rows(2)))
     whole = rows(coalition_count(likely, samples))
@@ -62,6 +71,7 @@ def _cost(params: Params, question: Question) -> Cost:
         # Regions are not known yet: a design has all coalitions, or two pairs of them for each group at the least.
         return Cost(forward=whole, least=Cost(forward=rows(min(2**least, _LEAST_PER_PLAYER * least + 2))))
     _require_samples(samples, least)
+    _require_rows(question, coalition_count(least, samples))
     return Cost(forward=whole, least=Cost(forward=rows(least_coalition_count(least, samples))))
 
 
@@ -89,12 +99,13 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     Raises
     ------
     InvalidRequestError
-        There are too many groups, or too few samples for them.
+        There are too many groups, or too few samples for them, or too many samples for the baseline rows.
     """
     groups = group(model, question, segments=params.segments, regions=params.regions)
     players = groups.varying(question.inputs, question.baselines)
-    samples = _samples(params, len(players))
+    samples = _samples(params, len(players), question)
     _require_samples(samples, len(players))
+    _require_rows(question, coalition_count(len(players), samples))
     plan = design(len(players), samples, question.seed, compute=model.compute)
     game = _Game(model, question, groups, players)
     resolved: dict[str, ParamValue] = {"samples": samples}
@@ -180,17 +191,37 @@ class _Game:
 
 def _rows(question: Question, coalitions: int) -> int:
     """Return the rows forward of so many coalitions, of which the full one needs no baseline."""
-    return (coalitions - 1) * len(next(iter(question.baselines.values()))) + 1
+    return (coalitions - 1) * _baseline_count(question) + 1
 
 
-def _samples(params: Params, players: int) -> int:
-    return _SAMPLES_PER_PLAYER * players + _SAMPLES if params.samples is None else params.samples
+def _baseline_count(question: Question) -> int:
+    return len(next(iter(question.baselines.values())))
+
+
+def _samples(params: Params, players: int, question: Question) -> int:
+    """Return the samples asked for; or the default, fewer over a background that would make them too many rows."""
+    if params.samples is not None:
+        return params.samples
+    fitting = _USUAL_ROWS // _baseline_count(question)
+    return min(_SAMPLES_PER_PLAYER * players + _SAMPLES, max(fitting, _LEAST_PER_PLAYER * players, _LEAST_SAMPLES))
 
 
 def _require_samples(samples: int, players: int) -> None:
     least = _LEAST_PER_PLAYER * players
     right = f"must be at least {least} for {players} varying groups"
     require(samples >= min(least, 2**players - 2), "samples", samples, right)
+
+
+def _require_rows(question: Question, coalitions: int) -> None:
+    """Refuse more rows than there is any use in evaluating: each coalition is one row for every baseline row."""
+    baselines, rows = _baseline_count(question), _rows(question, coalitions)
+    if rows > _MOST_ROWS:
+        field = 'parameters["samples"]'
+        text = (
+            f"{coalitions} coalitions, each with {baselines} baseline rows, are {rows} rows to evaluate, more than the "
+            f"{_MOST_ROWS} that are taken; lower {field}, or compare with fewer baseline rows."
+        )
+        raise InvalidRequestError(text, field=field)
 
 
 def _wanted_pairs(plan: Sampled, evaluated: int | None) -> int:

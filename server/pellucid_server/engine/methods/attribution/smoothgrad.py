@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.arrays import as_scores, differentiable_inputs, fixed_warnings, generator
 from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.naming import coded_columns, columns_text
 from pellucid_server.engine.pace import Pace
 from pellucid_server.engine.question import Arrays, Attribution, Question
 from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter
@@ -52,9 +53,10 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     """Score each element by the target's gradient, averaged over noise around the input.
 
     Scores are in units of the target per unit of the input, (*features). The same seed gives the same
-    noise, however rows are packed; the largest standard error of an element is reported. `samples` rows
-    forward and backward. If the deadline is near, the answer is the average over the samples that there was
-    time for, which are the first ones, at least 2.
+    noise, however rows are packed; the largest standard error of an element is reported. Codes of categories
+    and masks get no noise, as what lies between two codes is no category. `samples` rows forward and backward.
+    If the deadline is near, the answer is the average over the samples that there was time for, which are the
+    first ones, at least 2.
     """
     noisy = _NoisyGradients(model, question, params)
     pace = Pace(model, time_share=question.time_share)
@@ -66,7 +68,7 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
         model.progress(noisy.drawn / params.samples)
         count = pace.more(params.samples - noisy.drawn)
     partial = noisy.drawn < params.samples
-    warnings = fixed_warnings(question)
+    warnings = fixed_warnings(question) + _held_warnings(question)
     if partial:
         warnings += (
             f"The deadline left time for {noisy.drawn} of the {params.samples} samples; the answer is the average over "
@@ -126,10 +128,30 @@ class _NoisyGradients:
 
 
 def _deviation(question: Question, name: str, noise: float) -> npt.NDArray[np.float32]:
-    """Return the noise's standard deviation, broadcastable to (*features)."""
-    ranges, values = question.features[name].ranges, question.inputs[name]
-    found = np.ptp(values) if ranges is None else ranges
-    return np.float32(noise) * np.asarray(found, np.float32)
+    """Return the noise's standard deviation, broadcastable to (*features): 0 for what is held."""
+    feature, values = question.features[name], question.inputs[name]
+    if feature.mask:
+        return np.zeros((), np.float32)
+    if feature.coded is None:
+        found = np.ptp(values) if feature.ranges is None else feature.ranges
+        return np.float32(noise) * np.asarray(found, np.float32)
+    coded = feature.coded.reshape(values.shape)
+    numbers = values[~coded]
+    width = feature.ranges if feature.ranges is not None else np.ptp(numbers) if numbers.size else 0.0
+    return np.where(coded, np.float32(0), np.float32(noise) * np.asarray(width, np.float32))
+
+
+def _held_warnings(question: Question) -> tuple[str, ...]:
+    """Say which inputs and columns got no noise."""
+    found: list[str] = []
+    for name in differentiable_inputs(question):
+        feature = question.features[name]
+        if feature.mask:
+            found.append(f"Input {name!r} is a mask of others: no noise was added to it.")
+        elif columns := coded_columns(feature):
+            named = columns_text(columns)
+            found.append(f"No noise was added to {named} of input {name!r}: what lies between categories is none.")
+    return tuple(found)
 
 
 def _noisy(inputs: Arrays, noise: Arrays, count: int) -> Arrays:

@@ -370,3 +370,93 @@ def test_rows_of_pictures_are_built_in_blocks_and_end_points_only_go_forward(exp
 
     assert handle.sizes == {"scores": [2], "gradient": [6, 6, 6, 2]}
     np.testing.assert_allclose(answer.scores["x"], np.tanh(x), rtol=1e-5, atol=1e-6)
+
+
+TABLE = torch.tensor([0.0, 4.0, -2.0, 3.0, 1.0], dtype=torch.float64)
+
+
+def looked_up(inputs):
+    return torch.sin(inputs["x"][:, 0]) + TABLE[inputs["x"][:, 1].detach().long()]
+
+
+def test_an_element_without_a_gradient_that_the_score_depends_on_is_named_in_place_of_ever_more_points(explain):
+    handle = Formula(looked_up)
+
+    answer = explain("integrated-gradients", handle, tensor_question([1.2, 4.0]))
+
+    assert handle.rows[1] < 500
+    assert not answer.tolerance_met
+    np.testing.assert_allclose(answer.scores["x"], [np.sin(1.2), 0], rtol=1e-3)
+    assert answer.signed_gap == pytest.approx(-1.0, abs=1e-3)
+    (warning,) = answer.warnings
+    assert "The gradient of 1 of the 2 elements of input 'x', the first at index [1], was 0 at all points" in warning
+
+
+def test_an_element_whose_effects_cancel_at_the_ends_is_named_too(explain):
+    # At 0 and at 4 the table has the same number, and others on the way.
+    returning = torch.tensor([1.0, 4.0, -2.0, 3.0, 1.0], dtype=torch.float64)
+    handle = Formula(lambda i: torch.sin(i["x"][:, 0]) + returning[i["x"][:, 1].detach().long()])
+
+    answer = explain("integrated-gradients", handle, tensor_question([1.2, 4.0]))
+
+    assert handle.rows[1] < 500
+    assert "the first at index [1], was 0 at all points" in answer.warnings[0]
+
+
+def test_codes_of_a_column_are_known_for_what_they_are_after_the_first_round(explain):
+    handle = Formula(looked_up)
+    question = tensor_question(
+        [1.2, 4.0],
+        modality="tabular",
+        groups=np.array([0, 1], np.int32),
+        columns=("age", "level"),
+        coded=np.array([False, True]),
+    )
+
+    answer = explain("integrated-gradients", handle, question)
+
+    assert handle.rows[1] == 37 + 5
+    assert "column 'level' of input 'x' takes values between categories" in answer.warnings[0]
+    assert "The gradient of column 'level' of input 'x' was 0 at all points" in answer.warnings[1]
+
+
+def test_an_input_that_is_looked_up_as_a_whole_is_named_as_one(explain):
+    handle = Formula(lambda inputs: TABLE[inputs["x"].detach().long()].sum(1) + 0 * inputs["x"].sum(1))
+
+    answer = explain("integrated-gradients", handle, tensor_question([1.5, 3.5]))
+
+    assert "The gradient of input 'x' was 0 at all points" in answer.warnings[0]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.99, 0.999])
+def test_a_kink_beside_an_element_that_does_nothing_is_still_closed(explain, threshold):
+    def kink(inputs):
+        return torch.relu(inputs["x"][:, 0] - threshold) + 0 * inputs["x"][:, 1]
+
+    answer = explain("integrated-gradients", Formula(kink), tensor_question([1.0, 1.0]))
+
+    assert answer.tolerance_met
+    np.testing.assert_allclose(answer.scores["x"], [1 - threshold, 0], rtol=0.011, atol=1e-9)
+    assert answer.warnings == ()
+
+
+def test_with_steps_a_large_gap_names_what_had_no_gradient(explain):
+    answer = explain("integrated-gradients", Formula(looked_up), tensor_question([1.2, 4.0]), steps=16)
+
+    assert "the gradient of 1 of the 2 elements of input 'x', the first at index [1], was 0" in answer.warnings[0]
+
+
+def test_a_column_that_stays_the_same_is_not_warned_of(explain):
+    question = tensor_question(
+        [1.2, 4.0],
+        [0.0, 4.0],
+        modality="tabular",
+        groups=np.array([0, 1], np.int32),
+        columns=("age", "level"),
+        coded=np.array([False, True]),
+    )
+
+    answer = explain("integrated-gradients", Formula(looked_up), question)
+
+    assert answer.warnings == ()
+    assert answer.tolerance_met

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import ShapleyValues
+from pellucid_server.engine import registry
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import Formula, tensor_question
 from server.engine.methods.networks import PICTURE, cnn, mlp, multi_layer, score
@@ -295,3 +296,28 @@ def test_with_far_more_time_than_it_takes_all_coalitions_are_evaluated_together(
     assert handle.sizes["scores"] == [2086]
     assert not answer.partial
     np.testing.assert_array_equal(answer.group_scores, explain("kernel-shap", unhurried, eighteen(1)).group_scores)
+
+
+@pytest.mark.parametrize(
+    ("players", "rows", "samples"),
+    [(12, 1, 2072), (12, 400, 2072), (12, 1000, 1048), (12, 3000, 349), (40, 60_000, 160), (2, 200_000, 16)],
+)
+def test_the_default_number_of_samples_gives_way_to_a_large_background(players, rows, samples):
+    question = tensor_question(np.ones(players), np.zeros((rows, players)))
+    method = registry.lookup("kernel-shap")
+
+    cost = method.cost(method.resolve({}), question)
+
+    evaluated = min(2**players, samples // 2 * 2 + 2)
+    assert cost.forward == (evaluated - 1) * rows + 1
+
+
+def test_more_rows_than_are_of_use_are_refused_with_what_makes_them(explain):
+    question = tensor_question(np.ones(20), np.zeros((4096, 20)))
+
+    with pytest.raises(InvalidRequestError) as caught:
+        explain("kernel-shap", Formula(tangled), question, samples=16384)
+
+    assert "16386 coalitions, each with 4096 baseline rows, are 67112961 rows" in caught.value.message
+    assert "fewer baseline rows" in caught.value.message
+    assert caught.value.metadata == {"field": 'parameters["samples"]'}

@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pellucid_server.engine.question import Feature
-from server.engine.methods.closed_forms import Formula, tensor_question
+from pellucid_server.engine.question import Feature, Question
+from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 SEEDS = range(20)
 
@@ -173,3 +173,56 @@ def test_with_far_more_time_than_it_takes_all_samples_are_evaluated_together(exp
 
     assert handle.sizes["gradient"] == [50]
     assert not answer.partial
+
+
+PEOPLE = Feature(
+    "tabular",
+    True,
+    groups=np.array([0, 1, 1, 2, 3], np.int32),
+    columns=("age", "sex", "level", "income"),
+    coded=np.array([False, True, True, True, False]),
+)
+PERSON = np.array([0.5, 0, 1, 3, -1.5], np.float32)
+STATED = np.array([4, 1, 1, 3, 2], np.float32)
+
+
+@pytest.mark.parametrize("ranges", [None, STATED], ids=["ranges of the row", "ranges that are stated"])
+def test_codes_of_categories_get_no_noise_and_numbers_do(explain, ranges):
+    handle = Formula(squares)
+    question = dataclasses.replace(tensor_question(PERSON), features={"x": dataclasses.replace(PEOPLE, ranges=ranges)})
+
+    answer = explain("smoothgrad", handle, question, samples=400)
+
+    seen = handle.latest["x"]
+    np.testing.assert_array_equal(seen[:, 1:4], np.broadcast_to(PERSON[1:4], (400, 3)))
+    # Of the row alone, the numbers' own range is 2: the codes do not stretch it.
+    widths = np.array([2.0, 2.0]) if ranges is None else ranges[[0, 4]]
+    np.testing.assert_allclose(seen[:, [0, 4]].std(axis=0), 0.15 * widths, rtol=0.1)
+    assert answer.warnings == (
+        "No noise was added to columns 'sex', 'level' of input 'x': what lies between categories is none.",
+    )
+
+
+def test_a_table_of_categories_alone_has_the_plain_gradient(explain):
+    feature = dataclasses.replace(PEOPLE, coded=np.ones(5, np.bool_))
+    question = dataclasses.replace(tensor_question(PERSON), features={"x": feature})
+
+    answer = explain("smoothgrad", Formula(squares), question)
+
+    np.testing.assert_array_equal(answer.scores["x"], 2 * PERSON)
+    assert answer.standard_error == 0
+
+
+def test_a_mask_of_numbers_gets_no_noise(explain):
+    handle = Formula(lambda inputs: (inputs["x"] * inputs["m"]).sum(1))
+    question = Question(
+        inputs={"x": np.array([1.0, 2.0], np.float32), "m": np.array([1.0, 0.0], np.float32)},
+        baselines={},
+        target=TARGET,
+        features={"x": Feature("tensor", True), "m": Feature("tensor", True, mask=True)},
+    )
+
+    answer = explain("smoothgrad", handle, question)
+
+    assert (handle.latest["m"] == [1.0, 0.0]).all()
+    assert any("Input 'm' is a mask of others: no noise" in warning for warning in answer.warnings)

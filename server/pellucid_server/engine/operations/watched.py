@@ -1,0 +1,280 @@
+"""A method's evaluations and its answer, watched: what is NaN or infinite is refused, with where it came up.
+
+Evaluations are watched because only there is it known which row was at fault. The finished answer is checked as a
+whole, so that no method can leave a number out.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.handle import Handle
+from pellucid_server.engine.models.lengths import UnfitLengthsError
+from pellucid_server.engine.operations.targets import place_text
+from pellucid_server.engine.question import Arrays, Question, Scores, Target
+from pellucid_server.errors import InvalidRequestError
+from pellucid_server.jobs import AttributionResult
+
+_OTHER_BASELINE = "choose another baseline"
+_OTHER_ROW = "send another row"
+_SMALLER_STEPS = "ask for less noise, or send another row"
+
+
+class EvaluationError(InvalidRequestError):
+    """The model cannot evaluate a row that an explanation needs; the field is its path in the request."""
+
+
+class NotFiniteError(EvaluationError):
+    """A number that an explanation needs is NaN or infinite."""
+
+
+class WatchedHandle:
+    """A handle that watches out for scores and gradients that are not finite; implements `Handle`.
+
+    A score that is asked for ends the explanation at once. Of an evaluation of gradients not all is of use to a
+    method: what is not finite there is kept as `problem`, for the case that the answer is not finite either. Errors
+    say which row they are of: the caller's own, a baseline's, or one that the method made of them.
+
+    Parameters
+    ----------
+    handle
+        What evaluates.
+    question
+        The row and the baselines that a method compares.
+    method
+        The method's name, for messages.
+    field
+        Path of the explanation in the request.
+    number
+        The row's number in the request.
+    """
+
+    def __init__(self, handle: Handle, question: Question, *, method: str, field: str, number: int) -> None:
+        self._handle = handle
+        self._question = question
+        self._method = method
+        self._field = field
+        self._number = number
+        self.problem: NotFiniteError | None = None
+        """What is wrong with the first gradient that is not finite, or the score beside it."""
+
+    def forward(self, rows: Arrays) -> Arrays:
+        """Return every output of the model by name, (rows, *shape), as it is."""
+        return self._handle.forward(rows)
+
+    def scores(self, rows: Arrays, target: Target) -> Scores:
+        """Return the target's score of each row, (rows,), all finite.
+
+        Raises
+        ------
+        NotFiniteError
+            A score is NaN or infinite.
+        """
+        with self._naming_rows(rows):
+            found = self._handle.scores(rows, target)
+        bad = ~np.isfinite(found)
+        if bad.any():
+            raise self._bad_scores(found, bad, rows)
+        return found
+
+    def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
+        """Return the target's score of each row and its gradient, as they are."""
+        with self._naming_rows(rows):
+            scores, gradients = self._handle.gradient(rows, target, at=at)
+        if self.problem is None:
+            self.problem = self._problem(scores, gradients, rows)
+        return scores, gradients
+
+    def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
+        """Return the value of each layer by name, (rows, *shape), as it is."""
+        return self._handle.activations(rows, layers)
+
+    def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
+        """Return the outputs had `layer` had these values, as they are."""
+        return self._handle.suffix(rows, layer, values)
+
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `function` in the helper process."""
+        return self._handle.compute(function, *arguments)
+
+    def blocks(self, count: int) -> Iterator[slice]:
+        """Cut `count` rows into slices."""
+        return self._handle.blocks(count)
+
+    def seconds_left(self) -> float:
+        """Return the time until the deadline."""
+        return self._handle.seconds_left()
+
+    def least_seconds(self, *, forward: int, backward: int) -> float:
+        """Return a lower bound of the device time for so many rows."""
+        return self._handle.least_seconds(forward=forward, backward=backward)
+
+    def likely_seconds(self, *, forward: int, backward: int) -> float:
+        """Return about how long so many rows take the device."""
+        return self._handle.likely_seconds(forward=forward, backward=backward)
+
+    def progress(self, share: float) -> None:
+        """Tell the caller that this share of the job is done."""
+        self._handle.progress(share)
+
+    @contextlib.contextmanager
+    def _naming_rows(self, rows: Arrays) -> Iterator[None]:
+        """Say of an error in the inputs, a whole number beyond a table of the model, whose it is."""
+        try:
+            yield
+        except UnfitLengthsError:
+            raise
+        except InvalidRequestError as error:
+            if error.metadata.get("field") != "inputs":
+                raise
+            raise self._refused(rows, error) from error
+
+    def _refused(self, rows: Arrays, error: InvalidRequestError) -> EvaluationError:
+        if self._question.baselines:
+            # It has the row's lengths, and the row itself has been predicted.
+            field = f"{self._field}.baseline"
+            text = (
+                f"A whole number in {field}, or on the way from it to the inputs, is beyond a table of the model; "
+                "choose a baseline of numbers that the model knows."
+            )
+            return EvaluationError(text, field=field)
+        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
+            return EvaluationError(error.message, field="inputs")
+        text = (
+            f"{self._method} changes the inputs a little, and a whole number among them is then beyond a table of the "
+            "model; declare the categories of its columns in model.toml, or use another method."
+        )
+        return EvaluationError(text, field=f"{self._field}.method")
+
+    def _problem(self, scores: Scores, gradients: Arrays, rows: Arrays) -> NotFiniteError | None:
+        bad = ~np.isfinite(scores)
+        if bad.any():
+            return self._bad_scores(scores, bad, rows)
+        for name, values in gradients.items():
+            bad = ~np.isfinite(values)
+            if bad.any():
+                return self._bad_gradient(name, values, bad, rows)
+        return None
+
+    def _bad_scores(self, scores: Scores, bad: npt.NDArray[np.bool_], rows: Arrays) -> NotFiniteError:
+        first = int(bad.argmax())
+        where, field, help_text = self._place(rows, first)
+        return NotFiniteError(
+            f"{self._method} found the score {scores[first]} {where}, and no finite score for {int(bad.sum())} of "
+            f"the {len(bad)} rows evaluated together; {help_text}.",
+            field=field,
+        )
+
+    def _bad_gradient(
+        self, name: str, values: npt.NDArray[np.generic], bad: npt.NDArray[np.bool_], rows: Arrays
+    ) -> NotFiniteError:
+        axes = tuple(range(1, bad.ndim))
+        first = int(bad.any(axis=axes).argmax())
+        where, field, help_text = self._place(rows, first)
+        place = np.unravel_index(int(bad[first].reshape(-1).argmax()), bad.shape[1:])
+        named = f"input {name!r}" if name in self._question.inputs else f"layer {name!r}"
+        index = _element(self._question, name, place_text(bad[first], bad.shape[1:]), place)
+        return NotFiniteError(
+            f"The gradient of the score {where} is not finite for {int(bad[first].sum())} of the {bad[first].size} "
+            f"elements of {named}, first {values[first][place]} at {index}; {help_text}, or use a method that needs "
+            "no gradient.",
+            field=field,
+        )
+
+    def _place(self, rows: Arrays, number: int) -> tuple[str, str, str]:
+        """Say where row `number` of an evaluation lies, the field at fault, and what would help."""
+        row = {name: array[number] for name, array in rows.items()}
+        baseline = f"{self._field}.baseline"
+        if _same(row, self._question.inputs):
+            return f"at row {self._number} of inputs", "inputs", _OTHER_ROW
+        if not self._question.baselines:
+            return f"near row {self._number} of inputs", "inputs", _SMALLER_STEPS
+        for index in range(len(next(iter(self._question.baselines.values())))):
+            if _same(row, {name: each[index] for name, each in self._question.baselines.items()}):
+                which = f"at row {index} of the baseline"
+                return which, baseline, _OTHER_BASELINE
+        where = f"between the baseline and row {self._number} of inputs"
+        return where, baseline, _OTHER_BASELINE
+
+
+def require_finite_answer(
+    result: AttributionResult, *, method: str, field: str, compared: bool, problem: NotFiniteError | None = None
+) -> None:
+    """Refuse an answer in which any number is NaN or infinite, of whatever method it is.
+
+    Parameters
+    ----------
+    compared
+        Whether the method compared the row with a baseline.
+    problem
+        What its evaluations had already shown.
+
+    Raises
+    ------
+    NotFiniteError
+        It is the problem that is known, or else names the number's place in the answer.
+    """
+    for path, values in _numbers(result, ""):
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            continue
+        if problem is not None:
+            raise problem
+        many = f" in {int(bad.sum())} of {bad.size} places, first at {place_text(bad, bad.shape)}" * (bad.ndim > 0)
+        remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
+        raise NotFiniteError(
+            f"{method} found no finite number for {path}{many}, as the numbers on the way were too large to be added "
+            f"or multiplied; {remedy}.",
+            field=field,
+        )
+
+
+def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
+    """Say which outputs of row `number` of a prediction have values that are NaN or infinite.
+
+    `outputs` are of one row, (*shape) each.
+    """
+    found = []
+    for name, values in outputs.items():
+        bad = ~np.isfinite(np.asarray(values)) if values.dtype.kind == "f" else np.zeros(1, np.bool_)
+        if bad.any():
+            first = np.asarray(values).reshape(-1)[int(bad.reshape(-1).argmax())]
+            found.append(
+                f"Output {name!r} of row {number} is not finite for {int(bad.sum())} of its {bad.size} values, first "
+                f"{first} at index {place_text(bad, bad.shape)}."
+            )
+    return tuple(found)
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
+    """Walk over all floating-point numbers of a value made of dataclasses, mappings, tuples and arrays."""
+    if isinstance(value, float):
+        yield path, np.asarray(value)
+    elif isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind == "f":
+            yield path, np.asarray(value)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _numbers(each, f"{path}[{key!r}]")
+    elif isinstance(value, tuple | list):
+        for index, each in enumerate(value):
+            yield from _numbers(each, f"{path}[{index}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for entry in dataclasses.fields(value):
+            yield from _numbers(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
+
+
+def _element(question: Question, name: str, text: str, place: tuple[Any, ...]) -> str:
+    """Name an element: by its column in a table, else by its index."""
+    feature = question.features.get(name)
+    if feature is None or feature.groups is None or not feature.columns:
+        return f"index {text}"
+    return f"column {feature.columns[int(feature.groups[place])]!r}"
+
+
+def _same(row: Arrays, other: Arrays) -> bool:
+    return all(name not in row or np.array_equal(row[name], values) for name, values in other.items())

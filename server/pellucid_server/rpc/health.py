@@ -1,0 +1,40 @@
+"""gRPC's health check: of the server, of its two services, and of each model, whose name is the service's.
+
+A model is SERVING if a version of it is served, NOT_SERVING if all that there are could not be loaded, and while
+no worker is ready. A name that is not in the repository is unknown: NOT_FOUND.
+"""
+
+from typing import Any
+
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio  # type: ignore[attr-defined]
+
+from pellucid_server.jobs import Hello
+from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
+
+SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
+"""The whole server, by gRPC's convention, and the services of the schema."""
+
+_STATES = health_pb2.HealthCheckResponse
+
+
+class Health(aio.HealthServicer):  # type: ignore[misc]
+    """The health service; answers `List` too, which gRPC's own names in its schema and does not have."""
+
+    async def show(self, healthy: bool, hello: Hello | None) -> None:
+        """Set what is answered from now on; a server that is stopping stays NOT_SERVING."""
+        states = dict.fromkeys(SERVICES, healthy)
+        if hello is not None:
+            states |= {each.name: False for each in hello.broken}
+            states |= {each.key.name: healthy for each in hello.models}
+        for gone in self._server_status.keys() - states.keys():
+            # Those who watch it are to see that; after that the name is as unknown as any other.
+            await self.set(gone, _STATES.SERVICE_UNKNOWN)
+            del self._server_status[gone]
+        for name, serving in states.items():
+            await self.set(name, _STATES.SERVING if serving else _STATES.NOT_SERVING)
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - the schema's name
+        """Return the state of everything that can be checked."""
+        states = {name: _STATES(status=status) for name, status in self._server_status.items()}
+        return health_pb2.HealthListResponse(statuses=states)

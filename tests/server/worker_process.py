@@ -1,0 +1,98 @@
+"""A worker process, from the other end of its socket."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pellucid_server import wire
+from pellucid_server.config import worker_environment
+from pellucid_server.jobs import ModelKey, PredictJob, Start, TensorInput, WorkerSettings
+from pellucid_server.recorder import Recorder, new_record
+
+ROW = np.array([[1, 0, -1]], np.float32)
+BEAT_SECONDS = 0.05
+
+
+class Front:
+    """A worker process and the front's end of everything that it shares with it."""
+
+    def __init__(self, repository, faults, record, log=None, **settings):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
+            self.process = subprocess.Popen(
+                [*command, "--record", str(record)],
+                pass_fds=[theirs.fileno(), record],
+                env=worker_environment(1),
+                process_group=0,
+                stderr=log,
+            )
+        self.socket = ours
+        self.socket.settimeout(60)
+        self.faults = faults
+        self._stream = ours.makefile("rb")
+        self._record = Recorder(record)
+        self.send(
+            WorkerSettings(
+                "cpu",
+                str(repository),
+                1,
+                0.05,
+                1 << 28,
+                heartbeat_seconds=BEAT_SECONDS,
+                fault_folder=faults,
+                **settings,
+            )
+        )
+
+    def send(self, message):
+        self.socket.sendall(wire.frame(message))
+
+    def receive(self):
+        (length,) = wire.LENGTH.unpack(self._stream.read(wire.LENGTH.size))
+        return wire.decode(self._stream.read(length))
+
+    def next(self, kind):
+        """Return the next message of a class."""
+        return next(message for message in iter(self.receive, None) if isinstance(message, kind))
+
+    def predict(self, job_id, rows=ROW, **settings):
+        """Ask for a prediction."""
+        job = PredictJob(ModelKey("linear"), {"input": TensorInput(rows)})
+        self.send(Start(job_id, job, None, **settings))
+
+    def arm(self, point, what):
+        Path(self.faults, point).write_text(what)
+
+    def disarm(self, point):
+        Path(self.faults, point).unlink()
+
+    def suspects(self):
+        return self._record.suspects()
+
+    def close(self):
+        """Close the connection, as a front that ends does."""
+        self._stream.close()
+        self.socket.close()
+
+    def children(self):
+        """Return descriptors that become readable when the worker's child processes end, by their command lines."""
+        found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for path in found for pid in path.read_text().split()]
+        return {Path(f"/proc/{pid}/cmdline").read_text(): os.pidfd_open(pid) for pid in pids}
+
+
+@contextmanager
+def worker(repository, folder, log=None, **settings):
+    """Start a worker; `folder` gets its fault points."""
+    front = Front(repository, str(folder), new_record(), log, **settings)
+    try:
+        yield front
+    finally:
+        front.close()
+        front.process.kill()
+        front.process.wait()
