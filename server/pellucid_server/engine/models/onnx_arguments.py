@@ -323,7 +323,9 @@ _CHECKS: dict[str, Check] = {
     "QGemm": _quantized_gemm,
     "QLinearAveragePool": _quantized_average,
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearSoftmax"), _quantized),
-    **dict.fromkeys(("GRU", "LSTM", "RNN", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _never_empty),
+    **dict.fromkeys(
+        ("GRU", "LSTM", "RNN", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Unique"), _never_empty
+    ),
     "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
     "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),
     "LinearClassifier": _linear_classifier,

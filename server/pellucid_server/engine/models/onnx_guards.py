@@ -33,6 +33,7 @@ _ENDING = frozenset(
         ("", "LSTM"),
         ("", "RNN"),
         ("", "STFT"),
+        ("", "Unique"),
         ("com.microsoft", "MultiHeadAttention"),
         ("com.microsoft", "SkipLayerNormalization"),
         ("com.microsoft", "SkipSimplifiedLayerNormalization"),
