@@ -11,6 +11,7 @@ import onnx
 from onnx import AttributeProto, helper
 
 from pellucid_server.engine.models.onnx_graphs import Scope
+from pellucid_server.engine.models.onnx_guards import known_empty
 from pellucid_server.engine.models.onnx_operators import listed
 
 Attributes = Mapping[str, Any]
@@ -39,6 +40,9 @@ _LOWEST = {
 _HIGHEST = 1 << 30
 """Of each whole number in an attribute that is a size, so that no product of two leaves 64 bits."""
 
+_AXES = listed("axes axis batch_axis perm scan_input_axes scan_output_axes time_axis")
+_MOST_AXES = 64
+
 _WINDOWS = listed(
     """
     AveragePool Conv ConvInteger ConvTranspose DeformConv FusedConv LpPool MaxPool MaxUnpool NhwcMaxPool
@@ -57,14 +61,18 @@ _MAY_BE_ZERO = frozenset(
 
 def misfit(node: onnx.NodeProto, version: int, scope: Scope) -> str | None:
     """Return what is wrong with a node's arguments, and what would be right, or None."""
-    attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute if not entry.ref_attr_name}
+    attributes = _attributes(node)
     return (
         _misfit_reference(node)
         or _misfit_input(node, version)
-        or _misfit_number(node, attributes)
+        or misfit_number(node)
         or _misfit_random(node, attributes, version, scope)
         or (_CHECKS[node.op_type](node, attributes, scope) if node.op_type in _CHECKS else None)
     )
+
+
+def _attributes(node: onnx.NodeProto) -> Attributes:
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute if not entry.ref_attr_name}
 
 
 def _misfit_reference(node: onnx.NodeProto) -> str | None:
@@ -92,14 +100,17 @@ def _misfit_input(node: onnx.NodeProto, version: int) -> str | None:
     return None
 
 
-def _misfit_number(node: onnx.NodeProto, attributes: Attributes) -> str | None:
-    for name, value in attributes.items():
+def misfit_number(node: onnx.NodeProto) -> str | None:
+    """Return which whole number among a node's attributes is beyond its range, or None."""
+    for name, value in _attributes(node).items():
         numbers = [value] if isinstance(value, int) else value if _whole_numbers(node, name) else []
         if name in _FLAGS and any(number not in (0, 1) for number in numbers):
             return f"its {name} is {value}; it must be 0 or 1"
         lowest = 0 if (node.op_type, name) in _MAY_BE_ZERO else _LOWEST.get(name)
         if name == "pads" and node.op_type in _WINDOWS:
             lowest = 0
+        if name in _AXES and any(abs(number) > _MOST_AXES for number in numbers):
+            return f"its {name} is {_shown(value)}; it must be in [-{_MOST_AXES}, {_MOST_AXES}]"
         if lowest is not None and any(not lowest <= number <= _HIGHEST for number in numbers):
             return f"its {name} is {_shown(value)}; it must be in [{lowest}, {_HIGHEST}]"
     return None
@@ -126,31 +137,6 @@ def _misfit_random(node: onnx.NodeProto, attributes: Attributes, version: int, s
         if training is None or training.size != 1 or bool(training.item()):
             return f"it drops values at random, as its training_mode is not a constant False; {evaluation}"
     return None
-
-
-def _concat(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
-    """Refuse inputs that may be empty where the others are not: ONNX Runtime leaves a part of the output unwritten."""
-    if scope.depth == 0 or concat_fits(node, scope):
-        return None
-    return (
-        "it stands in a branch, a loop or a function, where reading the file cannot show whether one of its "
-        "inputs is empty; "
-        "compute it outside"
-    )
-
-
-def concat_fits(node: onnx.NodeProto, scope: Scope) -> bool:
-    """Tell whether reading the file shows that no input of a Concat is empty, or that all have one axis."""
-    shapes = [scope.shape(name) for name in node.input]
-    if any(shape is None for shape in shapes):
-        return False
-    known = [shape for shape in shapes if shape is not None]
-    return all(len(shape) == 1 for shape in known) or all(_filled(length, scope) for shape in known for length in shape)
-
-
-def _filled(length: int | str | None, scope: Scope) -> bool:
-    """Tell whether an axis has at least one element: names of the inputs' axes do, as no row is empty."""
-    return length in scope.filled if isinstance(length, str) else bool(length)
 
 
 def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
@@ -186,7 +172,7 @@ def _short_time_fourier(node: onnx.NodeProto, attributes: Attributes, scope: Sco
         value = scope.constant(node.input[place])
         if value is None or value.size != 1 or not 1 <= int(value.item()) <= _HIGHEST:
             return f"its {name} must be a constant of at least 1"
-    return _known_rank({0: (2, 3)})(node, attributes, scope)
+    return known_empty(node, scope) or _known_rank({0: (2, 3), 2: (1,)})(node, attributes, scope)
 
 
 def _features(node: onnx.NodeProto, scope: Scope) -> int | None:
@@ -196,9 +182,9 @@ def _features(node: onnx.NodeProto, scope: Scope) -> int | None:
 
 
 def _linear_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
-    if attributes.get("post_transform") == b"PROBIT":
-        # For one class, the other's half of the output is never written.
-        return "its post_transform is PROBIT; it must be NONE, LOGISTIC, SOFTMAX or SOFTMAX_ZERO"
+    misfit = _classifier(node, attributes, scope)
+    if misfit is not None:
+        return misfit
     classes = len(attributes.get("intercepts", ())) or 1
     coefficients, features = len(attributes.get("coefficients", ())), _features(node, scope)
     if coefficients % classes or (features is not None and coefficients != classes * features):
@@ -221,10 +207,20 @@ def _linear_regressor(node: onnx.NodeProto, attributes: Attributes, scope: Scope
     return None
 
 
+_CACHED = "it takes or gives keys and values of earlier steps; export one forward pass, without a cache"
+
+
 def _attention(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
-    if any(node.input[6:]) or any(node.output[1:]):
-        return "it takes or gives keys and values of earlier steps; export one forward pass, without a cache"
-    return _filled_input(2)(node, attributes, scope)
+    past = node.input[4:5] if node.domain else node.input[4:6]
+    return _CACHED if any(past) or any(node.output[1:3]) else None
+
+
+def _heads(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    return _CACHED if any(node.input[6:]) or any(node.output[1:]) else known_empty(node, scope)
+
+
+def _never_empty(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    return known_empty(node, scope)
 
 
 def _quantized_gemm(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
@@ -236,6 +232,10 @@ def _quantized(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> st
     if len(node.input) < 5 or not all(node.input[:5]):
         return "one of its scales and zero points is left out; it needs all four"
     return None
+
+
+def _quantized_concat(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    return None if all(node.input) else "one of its inputs is left out; it needs them all"
 
 
 def _filled_input(place: int) -> Check:
@@ -293,25 +293,44 @@ def _trees(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | 
     return None if len(ready) == len(keys) else "the nodes of a tree lead back to themselves; a tree must end in leaves"
 
 
+def _classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    if attributes.get("post_transform") == b"PROBIT":
+        # For one class, the other's half of the output is never written.
+        return "its post_transform is PROBIT; it must be NONE, LOGISTIC, SOFTMAX or SOFTMAX_ZERO"
+    given = [name for name in attributes if name.startswith("classlabels_") and attributes[name]]
+    return None if len(given) < 2 else f"it has both {' and '.join(sorted(given))}; it must have one of them"
+
+
+def _tree_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    labels = max(len(attributes.get(f"classlabels_{kind}", ())) for kind in ("strings", "int64s"))
+    beyond = next((number for number in attributes.get("class_ids", ()) if not 0 <= number < labels), None)
+    if beyond is not None:
+        return f"it has a leaf of class {beyond}; it has {labels} labels, so that each must be in [0, {labels})"
+    return _classifier(node, attributes, scope) or _trees(node, attributes, scope)
+
+
 _CHECKS: dict[str, Check] = {
-    "Concat": _concat,
-    "QLinearConcat": _concat,
     "Conv": _filled_input(1),
     "DequantizeLinear": _filled_input(0),
+    "QLinearConcat": _quantized_concat,
     "QLinearConv": _convolution_of_whole_numbers,
     "ConvInteger": _convolution_of_whole_numbers,
     "DFT": _known_rank({0: tuple(range(2, 9))}),
     "STFT": _short_time_fourier,
     "ReverseSequence": _known_rank({0: tuple(range(2, 9))}),
-    "MultiHeadAttention": _attention,
+    "Attention": _attention,
+    "MultiHeadAttention": _heads,
     "QGemm": _quantized_gemm,
     "QLinearAveragePool": _quantized_average,
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearSoftmax"), _quantized),
-    **dict.fromkeys(("GRU", "LSTM", "RNN"), _filled_input(0)),
+    **dict.fromkeys(
+        ("GRU", "LSTM", "RNN", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Unique"), _never_empty
+    ),
     "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
     "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),
     "LinearClassifier": _linear_classifier,
     "LinearRegressor": _linear_regressor,
-    "TreeEnsembleClassifier": _trees,
+    "SVMClassifier": _classifier,
+    "TreeEnsembleClassifier": _tree_classifier,
     "TreeEnsembleRegressor": _trees,
 }

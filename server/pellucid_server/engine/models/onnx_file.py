@@ -7,7 +7,7 @@ outside the file's folder. A loop without end shows only when it runs: a load is
 
 import math
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import onnx
 import onnx.inliner
 
-from pellucid_server.engine.models.onnx_arguments import concat_fits, misfit
-from pellucid_server.engine.models.onnx_graphs import Scope, inferred_shapes, scopes, subgraphs
+from pellucid_server.engine.models.onnx_arguments import misfit, misfit_number
+from pellucid_server.engine.models.onnx_graphs import Scope, drop_claims, inferred_shapes, scopes, subgraphs
+from pellucid_server.engine.models.onnx_guards import Guard, add_guards, guards
 from pellucid_server.engine.models.onnx_operators import refusal
-from pellucid_server.engine.models.onnx_watch import Watch
 
 _LARGEST_FILE = 2**31 - 1
 """What protobuf reads; larger weights are kept beside the file."""
@@ -47,9 +47,10 @@ class OnnxFile:
     """What reading a file shows."""
 
     model: onnx.ModelProto
-    """With the functions of its own in place of the nodes that call them."""
+    """As ONNX Runtime may run it: with its own functions in place of the nodes that call them, without what it claims
+    of shapes, and with guards."""
 
-    watches: tuple[Watch, ...]
+    guards: tuple[Guard, ...]
     largest_value_bytes: int
     """Bytes of the largest value in the file, for a row."""
 
@@ -68,7 +69,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def checked_model(model: onnx.ModelProto) -> OnnxFile:
-    """Check all of a model but its data.
+    """Check all of a model but its data, and make it ready to be run; the model given may be changed.
 
     Raises
     ------
@@ -78,9 +79,17 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
     _check_texts(model)
     _check_expansion(model)
     model = _inlined(model)
+    for scope in scopes(model, {}):
+        _check_nodes(scope, model, lambda node, version, scope: misfit_number(node))
     shapes = inferred_shapes(model)
-    watches = tuple(watch for scope in scopes(model, shapes) for watch in _checked_nodes(scope, model))
-    return OnnxFile(model, watches, _checked_values(model, shapes))
+    found: list[Guard] = []
+    for place, scope in enumerate(scopes(model, shapes)):
+        _check_nodes(scope, model, misfit)
+        found += guards(model, place, scope)
+    largest = _checked_values(model, shapes)
+    drop_claims(model, shapes)
+    add_guards(model, found)
+    return OnnxFile(model, tuple(found), largest)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -195,7 +204,9 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def _checked_nodes(scope: Scope, model: onnx.ModelProto) -> Iterator[Watch]:
+def _check_nodes(
+    scope: Scope, model: onnx.ModelProto, misfit: Callable[[onnx.NodeProto, int, Scope], str | None]
+) -> None:
     functions = {(function.domain, function.name) for function in model.functions}
     imports = scope.graph.opset_import if isinstance(scope.graph, onnx.FunctionProto) else model.opset_import
     versions = {entry.domain: entry.version for entry in imports}
@@ -211,8 +222,6 @@ def _checked_nodes(scope: Scope, model: onnx.ModelProto) -> Iterator[Watch]:
                 "cannot be served: "
                 f"{reason}"
             )
-        if node.op_type in ("Concat", "QLinearConcat") and not concat_fits(node, scope):
-            yield Watch(node.name, tuple(node.input))
 
 
 def _checked_values(model: onnx.ModelProto, shapes: dict[str, tuple[int | str | None, ...]]) -> int:

@@ -126,6 +126,28 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
+def drop_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | str | None, ...]]) -> None:
+    """Take out of a model what it says of shapes between its inputs and outputs, as ONNX Runtime would trust it.
+
+    It fuses operators by it, and works out what a Shape gives. Inputs and outputs of branches and loops keep their
+    number of axes, as do outputs that nodes take as well, with the lengths that are inferred.
+    """
+    for scope in scopes(model, {}):
+        if isinstance(scope.graph, onnx.GraphProto):
+            scope.graph.ClearField("value_info")
+            for entry in (*scope.graph.input, *scope.graph.output) if scope.depth else ():
+                for dim in entry.type.tensor_type.shape.dim:
+                    dim.Clear()
+    taken = {name for scope in scopes(model, {}) for node in scope.graph.node for name in node.input}
+    for entry in model.graph.output:
+        if entry.name not in taken:
+            continue
+        known = shapes.get(entry.name, ())
+        for axis, dim in enumerate(entry.type.tensor_type.shape.dim):
+            if axis >= len(known) or known[axis] != _length(dim):
+                dim.Clear()
+
+
 def _strip(graph: onnx.GraphProto) -> None:
     graph.ClearField("value_info")
     for entry in (*graph.input, *graph.output):

@@ -11,10 +11,11 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
-from pellucid_server.engine.models.lengths import Lengths, Size, length_error, names_a_length
+from pellucid_server.engine.models.lengths import Lengths, Size, UnfitLengthsError, length_error, names_a_length
 from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, one_line, read_onnx
-from pellucid_server.engine.models.onnx_watch import PREFIX, watched_outputs, with_watches
+from pellucid_server.engine.models.onnx_guards import tripped
 from pellucid_server.engine.question import Arrays
+from pellucid_server.errors import InvalidRequestError
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
@@ -80,15 +81,13 @@ class Session:
         self.largest_value_bytes = file.largest_value_bytes
         """Bytes of the largest value in the file, for a row."""
         self._session = _open(path, file, threads, device)
-        self._watches = file.watches
+        self._guards = file.guards
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
-        outputs = [entry for entry in self._session.get_outputs() if not entry.name.startswith(PREFIX)]
-        self.outputs = tuple(_value(entry, path, "output") for entry in outputs)
+        self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
         """Which open axes have one name, and so one length."""
         self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
-        self._watched = watched_outputs(self._watches)
         self._trim_seconds = trim_seconds
         self._trimmed_at = time.monotonic()
         self._trimming = onnxruntime.RunOptions()
@@ -100,12 +99,19 @@ class Session:
         Raises
         ------
         InvalidRequestError
-            A whole number in the rows is beyond a table that it indexes, or open axes are of lengths that do not
-            go together.
+            A whole number in the rows is beyond a table that it indexes, open axes are of lengths that do not go
+            together, or an axis is empty, of the rows or of a value made of them that must not be.
         """
+        _require_filled(rows)
         try:
             return self._run(rows)
         except _REFUSALS as error:
+            harm = tripped(error, self._guards)
+            if harm is not None:
+                raise UnfitLengthsError(
+                    f"The model cannot be run on these rows: its {harm}; send rows for which it is not.",
+                    field="inputs",
+                ) from error
             if names_an_index(error):
                 raise index_error([entry.name for entry in self.inputs]) from error
             if self._open and names_a_length(error):
@@ -123,6 +129,9 @@ class Session:
         try:
             return self._run(rows)
         except _REFUSALS as error:
+            harm = tripped(error, self._guards)
+            if harm is not None:
+                raise SessionError(f"its {harm}, on which ONNX Runtime must not be run") from error
             raise SessionError(f"ONNX Runtime cannot run it: {one_line(error)}") from error
 
     def _run(self, rows: Arrays) -> dict[str, Array]:
@@ -130,12 +139,18 @@ class Session:
         trims = now - self._trimmed_at >= self._trim_seconds
         if trims:
             self._trimmed_at = now
-        names = [*self._names, *self._watched]
-        values = dict(zip(names, self._session.run(names, rows, self._trimming if trims else None), strict=True))
-        harm = next(filter(None, (watch.harm(values) for watch in self._watches)), None)
-        if harm is not None:
-            raise SessionError(harm)
-        return {name: values[name] for name in self._names}
+        values = self._session.run(self._names, rows, self._trimming if trims else None)
+        return dict(zip(self._names, values, strict=True))
+
+
+def _require_filled(rows: Arrays) -> None:
+    """Refuse an axis of length 0: ONNX Runtime ends the process at one in some operators."""
+    for name, array in rows.items():
+        if 0 in array.shape:
+            raise InvalidRequestError(
+                f'inputs["{name}"] has the length 0 on axis {array.shape.index(0)}; it must be at least 1.',
+                field=f'inputs["{name}"]',
+            )
 
 
 def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.InferenceSession:
@@ -150,7 +165,9 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     providers = _providers(device)
-    content = with_watches(file.model, file.watches).SerializeToString() if file.watches else str(path)
+    content = file.model.SerializeToString()
+    # The weights need not be in memory once more while ONNX Runtime reads them.
+    file.model.Clear()
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except _REFUSALS as error:
@@ -193,6 +210,10 @@ def _value(entry: Any, path: Path, role: str) -> Value:
             "export the model with a dynamic axis 0, as pellucid-export does"
         )
     shape = tuple(length if isinstance(length, int) else None for length in entry.shape[1:])
+    if role == "input" and any(length is not None and length < 1 for length in shape):
+        raise SessionError(
+            f"{role} {entry.name!r} has the shape {entry.shape}; each axis of a row must be open or at least 1 long"
+        )
     return Value(entry.name, np.dtype(_DTYPES[entry.type]), shape)
 
 

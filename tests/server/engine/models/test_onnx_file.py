@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, qu
 from pellucid_server.engine.models import onnx_operators
 from pellucid_server.engine.models.onnx_file import SessionError, read_onnx
 from pellucid_server.engine.models.session import Session
+from pellucid_server.errors import InvalidRequestError
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -197,8 +198,41 @@ BAD_ARGUMENTS = {
              classlabels_ints=[1]),
         "4 coefficients",
     ),
+    "axis": (node("LayerNormalization", ["x", "w"], ["y"], axis=2**63 - 1), "axis is 9223372036854775807"),
+    "axes": (node("Transpose", ["x"], ["y"], perm=[0, 65]), "perm is [0, 65]; it must be in [-64, 64]"),
+    "labels": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2],
+             classlabels_strings=["a"]),
+        "has both classlabels_int64s and classlabels_strings",
+    ),
+    "a class too many": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1, 2],
+             class_ids=[0, 2]),
+        "a leaf of class 2; it has 2 labels",
+    ),
+    "probit of trees": (
+        node("TreeEnsembleClassifier", ["x"], ["l", "y"], domain="ai.onnx.ml", classlabels_int64s=[1],
+             post_transform="PROBIT"),
+        "post_transform is PROBIT",
+    ),
+    "another past": (
+        node("Attention", ["x", "w", "w", "", "x"], ["y"], domain="com.microsoft"), "keys and values of earlier steps"
+    ),
+    "left out of a concatenation": (
+        node("QLinearConcat", ["w", "w", "x", "", "w"], ["y"], domain="com.microsoft", axis=0), "is left out"
+    ),
+    "always empty": (
+        node("SkipLayerNormalization", ["x", "none", "w"], ["y"], domain="com.microsoft"), "its input 1 is empty"
+    ),
     "unknown axes": (node("STFT", ["x", "i", "", "i"], ["y"]), "frame_step must be a constant of at least 1"),
 }  # fmt: skip
+
+
+def test_keys_and_values_of_earlier_steps_are_refused(refused):
+    body = node("Attention", ["x", "x", "x", "", "x", "x"], ["y"], name="this")
+
+    assert "node 'this'" in refused(model([body], opset=23))
+    assert "keys and values of earlier steps" in refused(model([body], opset=23))
 
 
 @pytest.mark.parametrize(("bad", "part"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
@@ -209,7 +243,10 @@ def test_arguments_that_do_not_fit_are_refused_by_name(refused, bad, part):
 
     message = refused(
         model(
-            [bad], [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64)], inputs=inputs, outputs=outputs
+            [bad],
+            [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64), constant("none", [])],
+            inputs=inputs,
+            outputs=outputs,
         )
     )
 
@@ -274,15 +311,18 @@ def test_an_answer_of_memory_that_was_never_written_is_not_given(load):
 
     assert session.run({"x": np.array([[1, 0, 0]], np.float32)})["y"].tolist() == [[1, 0, 0, 1, 0, 0]]
     assert [entry.name for entry in session.outputs] == ["y"]
-    with pytest.raises(SessionError, match="node 'join' concatenates arrays of which one is empty"):
-        session.run({"x": np.array([[0, 0, 0]], np.float32)})
+    empty = {"x": np.array([[0, 0, 0]], np.float32)}
+    with pytest.raises(InvalidRequestError, match=r"'join' \(Concat\) takes an array that is empty as its input 1"):
+        session.run(empty)
+    with pytest.raises(SessionError, match=r"'join' \(Concat\) takes an array that is empty as its input 1"):
+        session.run_checked(empty)
 
 
-def test_a_concat_of_arrays_that_cannot_be_empty_is_not_watched(load):
+def test_a_concat_of_arrays_that_cannot_be_empty_has_no_guard(load):
     session = load(model([node("Concat", ["x", "x"], ["y"], axis=1)]))
 
     assert session.run({"x": np.array([[1, 2, 3]], np.float32)})["y"].tolist() == [[1, 2, 3, 1, 2, 3]]
-    assert not session._watches
+    assert not session._guards
 
 
 def call(name):
