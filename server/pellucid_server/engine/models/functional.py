@@ -35,11 +35,12 @@ def functional_program(program: ExportedProgram, check: Check = lambda node: Non
     """
     explicit = _explicit(program)
     derived = _derived(explicit.graph, check)
-    if derived is None:
+    if derived is not None and not any(_of_torch(node) for node in derived.nodes):
+        return _with_graph(explicit, derived)
+    if any(node.meta.get("unbacked_bindings") for node in program.graph.nodes):
+        # What is derived would come too late, and here a file's descriptions of values are kept.
         for node in program.graph.nodes:
             check(node)
-    elif not any(_mutable(node) for node in derived.nodes):
-        return _with_graph(explicit, derived)
     functional: ExportedProgram = explicit.run_decompositions({})
     return functional
 
@@ -70,9 +71,12 @@ def _simple(node: fx.Node) -> bool:
         return node.op in ("placeholder", "output")
     if node.meta.get("unbacked_bindings"):
         return False
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target is not aten.native_batch_norm.default
-    return not isinstance(node.target, torch._ops.OperatorBase)
+    return isinstance(node.target, torch._ops.OpOverload) or not isinstance(node.target, torch._ops.OperatorBase)
+
+
+def _of_torch(node: fx.Node) -> bool:
+    """Whether only torch's own way makes an operator functional."""
+    return _mutable(node) or node.target is aten.native_batch_norm.default
 
 
 class _Derivation:

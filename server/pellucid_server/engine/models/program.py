@@ -198,7 +198,7 @@ def _refuse_training(node: fx.Node) -> None:
         raise UnfitModelError(f"{where} drops values at random, as in training. {_EVAL} {_FUNCTIONAL}")
     tags = getattr(node.target, "tags", ())
     if torch.Tag.nondeterministic_seeded in tags and node.target not in _HARMLESS_WHEN_SEEDED:
-        if _argument(node, "training") is False:
+        if _argument(node, "training") is False or _argument(node, "train") is False:
             return
         raise UnfitModelError(
             f"{where} is random ({node.target}): the same row would have different answers. "
