@@ -86,7 +86,7 @@ def test_every_method_explains_one_number_per_row(client: Client, model: str, me
 
 
 def _expected(method: str, row: Any) -> Any:
-    """All methods are exact on a linear score; the others than gradients multiply by the row, their baseline being 0."""
+    """All methods are exact on a linear score; those that compare multiply by the row, as the baseline is 0."""
     return WEIGHTS if method in ("saliency", "smoothgrad") else WEIGHTS * row
 
 

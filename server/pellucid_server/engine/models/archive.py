@@ -92,8 +92,9 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     -------
     torch.export.ExportedProgram
         Parameters, buffers and operators are bit for bit those of the file, and `nn_module_stack`
-        still names each operator's modules. Guards, example inputs, stack traces and extra files are gone,
-        and the shapes that the file gives of values between inputs and outputs: `functional` derives them.
+        still names each operator's modules. Guards, example inputs and extra files are gone; of a stack
+        trace the author's line is left. The shapes that the file gives of values between inputs and
+        outputs are gone too: `functional` derives them.
 
     Raises
     ------

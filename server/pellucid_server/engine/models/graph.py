@@ -2,14 +2,16 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from pellucid_server.engine.models.contracts import BrokenContractError
 from pellucid_server.engine.models.index_ranges import (
     IndexRange,
     find_index_ranges,
@@ -20,6 +22,7 @@ from pellucid_server.engine.models.lengths import length_error, names_a_length
 from pellucid_server.engine.models.names import Layer, find_layers
 from pellucid_server.engine.models.program import GraphValue, Program, UnfitModelError, assemble, read_program
 from pellucid_server.engine.models.suffix import Context, Rows, Suffix, cut
+from pellucid_server.errors import InvalidRequestError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
 
@@ -92,11 +95,13 @@ class Graph:
         Raises
         ------
         InvalidRequestError
-            A whole number in the rows is beyond a table that it indexes, or open axes are of lengths that do not
-            go together.
+            A whole number in the rows is beyond a table that it indexes, open axes are of lengths that do not go
+            together, or an operator cannot take the values that it comes to (a matrix without an inverse).
         """
         try:
             values = self._run(*[rows[name] for name in self._input_names])
+        except (BrokenContractError, LinAlgError) as error:
+            raise _values_error(error, self._input_names) from error
         except (ArithmeticError, IndexError, RuntimeError) as error:
             if names_an_index(error):
                 raise index_error(self._input_names) from error
@@ -211,6 +216,13 @@ def _results(output: fx.Node) -> tuple[Any, ...]:
     """Return what an output node returns, an entry twice if it is returned twice."""
     results = output.args[0]
     return tuple(results) if isinstance(results, tuple) else (results,)
+
+
+def _values_error(error: Exception, inputs: Sequence[str]) -> InvalidRequestError:
+    """Make the error for rows that come to values which an operator refuses."""
+    what = str(error) if isinstance(error, BrokenContractError) else "A matrix cannot be inverted or decomposed."
+    text = f"The model cannot be run on these rows of {', '.join(inputs)}: {what} Send other rows."
+    return InvalidRequestError(text, field="inputs")
 
 
 def as_leaf(value: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """The operators that a model file may name: a list, so that what is not on it is not run.
 
 Of ATen: deterministic functions of tensors and sizes. Left out are operators that read or write
-files (`from_file`, `save`), that give memory nobody has written (`resize_`; `empty` is made `zeros`), that reach
-into storages (`set_`, `as_strided`), that draw random numbers (an answer is a function of its
-input), kernels that trust their arguments, and backward, sparse, quantized and nested ones.
+files (`from_file`, `save`), that give memory nobody has written (`resize_`; in place of `empty` a
+server runs `zeros`), that reach into storages (`set_`, `as_strided`), that draw random numbers (an
+answer is a function of its input), that take a time which grows with a value (polynomials of a
+degree), kernels that trust their arguments, and backward, sparse, quantized and nested ones.
 Dropout and train-mode batch norm are on the list: what to do about them is said better by the
 check for fitness, which sees the whole graph.
 """
@@ -123,7 +124,7 @@ _SIZES = frozenset(
         ]
     ]
     + [f"torch.sym_{name}" for name in ["float", "int", "ite", "max", "min", "not", "sqrt"]]
-    + ["math.trunc", "torch._sym_sqrt"]
+    + ["math.trunc"]
 )
 """Arithmetic on sizes: what torch itself writes for it."""
 

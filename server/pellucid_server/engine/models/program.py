@@ -443,6 +443,9 @@ def _copy(
     if copy.target is aten.copy.default:
         # What is left of a write to a part of a value; the operator has no derivative.
         copy.target = _copied
+    if copy.target is aten.view_as_real.default:
+        # An export cannot see that a transform gives its result conjugated, and leaves out what resolves it.
+        copy.target = _as_real
     moved = fx.node.map_aggregate(
         (copy.args, copy.kwargs), lambda part: device if isinstance(part, torch.device) else part
     )
@@ -453,3 +456,8 @@ def _copy(
 def _copied(to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
     """Return `source` in the shape and type of `to`."""
     return source.to(to.dtype).expand_as(to)
+
+
+def _as_real(value: torch.Tensor) -> torch.Tensor:
+    """Return the real and imaginary parts on a last axis."""
+    return torch.view_as_real(value.resolve_conj())

@@ -181,7 +181,8 @@ def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) ->
 def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], str] | None) -> Any:
     if isinstance(kind, type) and issubclass(kind, enum.IntEnum):
         _require(type(data) is int and data in set(kind), where, data, "a known " + kind.__name__)
-        _require(kind is not schema.Layout or data == schema.Layout.Strided, where, data, "the layout of dense tensors")
+        dense = kind is not schema.Layout or data == schema.Layout.Strided
+        _require(dense, where, kind(typing.cast(int, data)).name, "Strided, the layout of dense tensors")
         return data
     if kind is str:
         return _text(rule, data, where)

@@ -17,10 +17,7 @@ from torch.utils import _pytree as pytree
 Rows = dict[str, Tensor]
 
 EXPORTED, SERVED = 11, 13
-"""Rows of the example and of the comparison: lengths that no value has on another axis."""
-
-MOST_NUMBERS = 100
-"""Numbers of a result without rows, beyond which, as for those of as many numbers as rows, their sum is compared."""
+"""Rows of the example and of the comparison: primes that divide no other length."""
 
 
 class Group(nn.Module):
@@ -49,7 +46,7 @@ def _plain(value: Tensor, data: Tensor) -> Tensor:
         value = value.float()
     if value.ndim and statically_known_true(value.shape[0] == data.shape[0]):
         return value
-    if any(isinstance(size, torch.SymInt) for size in value.shape) or value.numel() > MOST_NUMBERS:
+    if any(isinstance(size, torch.SymInt) or (size > 0 and size % SERVED == 0) for size in value.shape):
         return (
             value.to(torch.float64).sum().reshape(1, 1).expand(data.shape[0], 1)
         )  # As many numbers as there are rows.
@@ -122,7 +119,9 @@ def _gradient(output: Tensor, data: Tensor) -> Tensor | None:
     """Return a derivative of a sum of weighted elements, or None where torch has none."""
     weights = torch.linspace(0.5, 1.5, output.numel()).reshape(output.shape).to(output.dtype)
     try:
-        (gradient,) = torch.autograd.grad((output * weights).sum(), [data], retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            (output * weights).sum(), [data], retain_graph=True, allow_unused=True, materialize_grads=True
+        )
     except RuntimeError as error:
         if "derivative" not in str(error):
             raise

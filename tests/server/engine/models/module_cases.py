@@ -78,7 +78,7 @@ _ACTIVATIONS = """
 """
 _LOSSES = """
     BCELoss BCEWithLogitsLoss HuberLoss KLDivLoss L1Loss MSELoss MultiLabelSoftMarginLoss PoissonNLLLoss SmoothL1Loss
-    SoftMarginLoss HingeEmbeddingLoss CosineSimilarity PairwiseDistance
+    HingeEmbeddingLoss CosineSimilarity PairwiseDistance
 """
 _SHAPED = {"1d": _seq, "2d": _img, "3d": _vol}
 _CHANNELS = {"1d": 6, "2d": 2, "3d": 2}
@@ -169,6 +169,7 @@ MODULES: Mapping[str, Case] = {
     "ModuleDict": (lambda: _Listed(nn.ModuleDict({"a": nn.Linear(4, 3)})), _x),
     "ParameterList": (lambda: _Listed(nn.ParameterList([torch.ones(4) * 2, torch.ones(1)])), _x),
     "ParameterDict": (lambda: _Listed(nn.ParameterDict({"a": torch.ones(4) * 2})), _x),
+    "SoftMarginLoss": (_of("SoftMarginLoss"), lambda v: (v.x, v.y.detach())),
     "CosineEmbeddingLoss": (_of("CosineEmbeddingLoss"), lambda v: (v.x, v.y, torch.ones(1))),
     "MarginRankingLoss": (_of("MarginRankingLoss"), _ones),
     "TripletMarginLoss": (_of("TripletMarginLoss"), _three),

@@ -56,7 +56,7 @@ CALLS: Mapping[str, Call] = {
     modified_bessel_i1 modified_bessel_k0 modified_bessel_k1 ndtr ndtri psi scaled_modified_bessel_k0
     scaled_modified_bessel_k1 spherical_bessel_j0 contiguous double float half bfloat16 int long short char byte bool
     cdouble cfloat chalf cpu msort diff std_mean trapezoid trapz cumulative_trapezoid aminmax
-    sum mean prod fliplr flipud hash_tensor zero_ squeeze squeeze_copy""": lambda v: (v.x,),
+    sum mean prod fliplr flipud zero_ squeeze squeeze_copy""": lambda v: (v.x,),
     "acosh arccosh": lambda v: (v.x + 1.5,),
     "bitwise_not": lambda v: (v.n,),
     "imag": lambda v: (v.z,),
@@ -64,16 +64,16 @@ CALLS: Mapping[str, Call] = {
     ge greater greater_equal gt heaviside hypot igamma igammac isclose ldexp le less less_equal logaddexp logaddexp2
     logical_and logical_or logical_xor lt max maximum min minimum mul multiply ne nextafter not_equal pow remainder
     rsub sub subtract true_divide xlogy xlog1py gammainc gammaincc expand_as view_as reshape_as type_as
-    cosine_similarity pairwise_distance huber_loss l1_loss mse_loss smooth_l1_loss soft_margin_loss kl_div
+    cosine_similarity pairwise_distance huber_loss l1_loss mse_loss smooth_l1_loss kl_div
     binary_cross_entropy binary_cross_entropy_with_logits nn.functional.poisson_nll_loss copy_ complex
     dist polar multilabel_soft_margin_loss hinge_embedding_loss""": lambda v: (v.x, v.y),
+    "soft_margin_loss": lambda v: (v.x, v.y.detach()),
+    "hash_tensor": lambda v: (v.x[0],),
     "zeta": lambda v: (v.x + 1.5, v.y + 0.5),
     "bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift gcd lcm": lambda v: (v.n, v.n + 1),
     """all any amax amin argmax argmin argsort cummax cummin cumprod cumsum logcumsumexp logsumexp median mode nanmean
-    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze unsqueeze_copy""": lambda v: (
-        v.s,
-        1,
-    ),
+    nanmedian nansum sort softmax log_softmax softmin std var var_mean count_nonzero unbind unbind_copy glu unsqueeze
+    unsqueeze_copy""": lambda v: (v.s, 1),
     "polygamma special.polygamma": lambda v: (1, v.x),
     "Tensor.polygamma": lambda v: (v.x, 1),
     "mvlgamma multigammaln": lambda v: (v.x + 3, 2),
@@ -187,7 +187,8 @@ CALLS: Mapping[str, Call] = {
     "isin": lambda v: (v.n, torch.tensor([1, 3])),
     "gradient": lambda v: (v.x, {"dim": 1}),
     "sum_to_size": lambda v: (v.x, (v.x.shape[0], 1)),
-    "view_as_complex view_as_complex_copy": lambda v: (torch.stack([v.x, v.y], 2),),
+    "view_as_complex": lambda v: (torch.stack([v.x, v.y], 2),),
+    "view_as_complex_copy": lambda v: (torch.stack([v.x, v.y], 2).detach(),),
     "view_as_real view_as_real_copy": lambda v: (v.z,),
     "cdist": lambda v: (v.spd, v.square),
     "pdist": lambda v: (v.square[0],),
@@ -220,7 +221,7 @@ CALLS: Mapping[str, Call] = {
     "conv1d": lambda v: (v.seq, v.w(2, 6, 3)),
     "conv2d": lambda v: (v.img, v.w(3, 2, 3, 3), v.w(3), 1, 1),
     "conv3d": lambda v: (v.vol, v.w(2, 2, 2, 2, 2)),
-    "conv_tbc": lambda v: (v.seq.contiguous(), v.w(3, 6, 2), v.w(2)),
+    "conv_tbc": lambda v: (v.seq.transpose(0, 1).contiguous(), v.w(3, 6, 2), v.w(2)),
     "conv_transpose1d": lambda v: (v.seq, v.w(6, 2, 3)),
     "conv_transpose2d": lambda v: (v.img, v.w(2, 3, 3, 3)),
     "conv_transpose3d": lambda v: (v.vol, v.w(2, 2, 2, 2, 2)),
@@ -396,7 +397,6 @@ EXPRESSIONS: Mapping[str, Function] = {
     "sym_max": lambda v: v.x * torch.sym_max(v.x.shape[0], 2),
     "sym_min": lambda v: v.x * torch.sym_min(v.x.shape[0], 2),
     "sym_not": lambda v: v.x * torch.sym_not(v.x.shape[0] > 2),
-    "sym_sqrt": lambda v: v.x * torch.sym_sqrt(v.x.shape[0]),
     "sym_float": lambda v: v.x * torch.sym_float(v.x.shape[0]),
     "empty_like": lambda v: (torch.empty_like(v.x).fill_(0.5), torch.empty_like(v.x).copy_(v.y)),
     "new_empty": lambda v: v.x.new_empty(v.x.shape).zero_() + torch.empty(v.x.shape).fill_(1.0),
@@ -496,6 +496,7 @@ UNEXPORTED: Mapping[str, Function] = {
     "nn.functional.gaussian_nll_loss": lambda v: F.gaussian_nll_loss(v.s, v.x, v.y),
     "cov": lambda v: torch.cov(v.square[0]),
     "corrcoef": lambda v: torch.corrcoef(v.square[0]),
+    "sym_sqrt": lambda v: v.x * torch.sym_sqrt(v.x.shape[0]),
     "sym_sum": lambda v: v.x * torch.sym_sum([v.x.shape[0], 2, v.img.shape[0]]),
     "sym_ite": lambda v: v.x * torch.sym_ite(v.x.shape[0] > 2, 3, 4),
     "Tensor.data": lambda v: v.x.data,

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pellucid_server.engine.models.graph import Graph, GraphValue, UnfitModelError
+from pellucid_server.errors import InvalidRequestError
 from server.engine.models.networks import (
     ZOO,
     eager,
@@ -447,3 +448,28 @@ def test_the_largest_batch_is_what_the_export_promises():
 
     assert Graph.from_program(limited).largest_batch == 64
     assert zoo_graph("encoder").largest_batch is None
+
+
+class Inverse(nn.Module):
+    def forward(self, matrix: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.inv(matrix)
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, matrix: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(matrix).real
+
+
+@pytest.mark.parametrize(
+    ("module", "row"), [(Inverse(), torch.zeros(2, 2)), (Eigenvalues(), torch.full((2, 2), float("nan")))]
+)
+def test_a_row_that_comes_to_a_matrix_of_no_use_is_the_callers_to_change(module: nn.Module, row: torch.Tensor) -> None:
+    example = torch.eye(2).repeat(2, 1, 1)
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
+    graph = Graph.from_program(program)
+
+    with pytest.raises(InvalidRequestError, match="cannot be run on these rows of matrix") as caught:
+        graph({"matrix": row[None]})
+
+    assert caught.value.metadata["field"] == "inputs"
+    assert torch.isfinite(graph({"matrix": example})["output"]).all()
