@@ -324,7 +324,8 @@ _CHECKS: dict[str, Check] = {
     "QLinearAveragePool": _quantized_average,
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu", "QLinearGlobalAveragePool", "QLinearSoftmax"), _quantized),
     **dict.fromkeys(
-        ("GRU", "LSTM", "RNN", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Unique"), _never_empty
+        ("ConvTranspose", "GRU", "LSTM", "RNN", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Unique"),
+        _never_empty,
     ),
     "RoiAlign": _known_rank({0: (4,), 1: (2,), 2: (1,)}),
     "EmbedLayerNormalization": _known_rank({0: (2,), 1: (2,), 7: (1, 2), 8: (2,)}),

@@ -29,6 +29,7 @@ _OPSET = 21
 
 _ENDING = frozenset(
     {
+        ("", "ConvTranspose"),
         ("", "GRU"),
         ("", "LSTM"),
         ("", "RNN"),

@@ -46,6 +46,8 @@ ENDING = {
     "key": microsoft("MultiHeadAttention", ["x", "taken", "taken"], num_heads=2),
     "skip": microsoft("SkipLayerNormalization", ["x", "taken", "g"], SCALE),
     "simplified": microsoft("SkipSimplifiedLayerNormalization", ["x", "taken", "g"], SCALE),
+    "Unique": (node("Unique", ["taken"], ["y"], axis=0, name="this"), []),
+    "ConvTranspose": (node("ConvTranspose", ["taken", "kernel"], ["y"], name="this"), [weights("kernel", 2, 1, 3)]),
     "Concat": (node("Concat", ["x", "taken"], ["y"], axis=2, name="this"), []),
 }
 

@@ -78,6 +78,13 @@ KNOWN = {
         {"x": np.ones((0, 3, 3), np.float32), "w": np.ones((1, 9, 3), np.float32), "r": np.ones((1, 9, 3), np.float32)},
         "dies of SIGABRT",
     ),
+    "an end at an empty picture": (
+        helper.make_node("ConvTranspose", ["x", "w"], ["y"]),
+        {"x": np.ones((1, 1, 0, 4, 5), np.float32), "w": np.ones((1, 2, 3, 3, 3), np.float32)}, "dies of SIGSEGV",
+    ),
+    "an end at an empty axis": (
+        helper.make_node("Unique", ["x"], ["y"], axis=0), {"x": np.ones((3, 0), np.float32)}, "dies of SIGABRT",
+    ),
     "an end at no window": (
         helper.make_node("STFT", ["x", "step", "window"], ["y"]),
         {"x": np.ones((1, 32, 1), np.float32), "step": np.array(4), "window": np.ones(0, np.float32)},
