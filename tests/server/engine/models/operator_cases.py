@@ -208,7 +208,7 @@ CALLS: Mapping[str, Call] = {
     "batch_norm": lambda v: (v.img, v.w(2), v.w(2) ** 2 + 1, v.w(2), v.w(2), False, 0.1, 1e-5, True),
     "nn.functional.batch_norm": lambda v: (v.img, v.w(2), v.w(2) ** 2 + 1, v.w(2), v.w(2)),
     "native_batch_norm": lambda v: (v.img, v.w(2), v.w(2), v.w(2), v.w(2) ** 2 + 1, False, 0.1, 1e-5),
-    "instance_norm": lambda v: (v.img, None, None, v.w(2), v.w(2), True, 0.1, 1e-5, True),
+    "instance_norm": lambda v: (v.img, v.w(2), v.w(2), None, None, True, 0.1, 1e-5, True),
     "nn.functional.instance_norm": lambda v: (v.img,),
     "local_response_norm": lambda v: (v.img, 2),
     "linear": lambda v: (v.x, v.w(3, 4), v.w(3)),
@@ -486,6 +486,14 @@ REFUSED: Mapping[str, tuple[str, Function]] = {
 
 UNEXPORTED: Mapping[str, Function] = {
     "combinations": lambda v: torch.combinations(v.vec[0]),
+    "gradient": lambda v: torch.gradient(v.x, dim=1),
+    "histogram": lambda v: torch.histogram(v.x.detach(), 4, range=(0.0, 1.0)),
+    "histogramdd": lambda v: torch.histogramdd(v.x.detach(), [2, 2, 2, 2]),
+    "linalg.multi_dot": lambda v: torch.linalg.multi_dot([v.x, v.w(4, 3), v.w(3, 2)]),
+    "norm_except_dim": lambda v: torch.norm_except_dim(v.s, 2, 0),
+    "take_along_dim": lambda v: torch.take_along_dim(v.s, v.n, 1),
+    "nn.functional.conv_tbc": lambda v: F.conv_tbc(v.seq.transpose(0, 1).contiguous(), v.w(3, 6, 2), v.w(2)),
+    "nn.functional.native_channel_shuffle": lambda v: F.native_channel_shuffle(v.img, 2),
     "nn.functional.linear_cross_entropy": lambda v: F.linear_cross_entropy(v.x, v.w(3, 4), v.n[:, 0]),
     "allclose": lambda v: torch.ones(1) * torch.allclose(v.x, v.y),
     "equal": lambda v: torch.ones(1) * torch.equal(v.x, v.y),
