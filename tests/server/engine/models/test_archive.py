@@ -422,11 +422,12 @@ def stack(node: torch.fx.Node) -> list[str]:
     return [f"{key}:{path}" for key, (path, _) in entries if not path.startswith("_empty")]
 
 
-def test_an_ordinary_file_says_nothing_of_its_making(ordinary: Path) -> None:
+def test_an_ordinary_file_says_nothing_of_its_making_but_the_authors_lines(ordinary: Path) -> None:
     program = load_program(ordinary)
 
     kept = {name for node in program.graph.nodes for name in node.meta}
-    assert kept <= {"val", "nn_module_stack"}
+    assert kept <= {"val", "nn_module_stack", "stack_trace"}
+    assert not any("/" in node.meta.get("stack_trace", "") for node in program.graph.nodes)
     assert program.example_inputs is None
 
 
