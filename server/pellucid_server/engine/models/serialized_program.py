@@ -182,7 +182,7 @@ def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], st
     if isinstance(kind, type) and issubclass(kind, enum.IntEnum):
         _require(type(data) is int and data in set(kind), where, data, "a known " + kind.__name__)
         dense = kind is not schema.Layout or data == schema.Layout.Strided
-        _require(dense, where, kind(data).name, "Strided, the layout of dense tensors")
+        _require(dense, where, kind(typing.cast(int, data)).name, "Strided, the layout of dense tensors")
         return data
     if kind is str:
         return _text(rule, data, where)
