@@ -265,8 +265,8 @@ def main() -> NoReturn:
 def _read(connection: Connection, ready: "Future[Worker]") -> NoReturn:
     """Take messages until end of file; then end the process, though threads are in the middle of work.
 
-    It reads while the models are being loaded, so that a worker whose front dies does not load on for nobody. The
-    front sends nothing then.
+    It reads while the models are being loaded, so that a worker whose front dies stops at once. The front
+    sends nothing until it is greeted.
     """
     while (message := connection.receive()) is not None:
         ready.result().take(message)

@@ -13,8 +13,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from pellucid_server.engine.models.files import fingerprint
 from pellucid_server.faults import LOADING
-from pellucid_server.jobs import Done, Hello, ModelKey, PredictJob, Refused, Start, TensorInput
+from pellucid_server.jobs import Done, Hello, ModelKey, PredictJob, Refused, Start, TensorInput, Verdict
 from server.engine.models import malice
 from server.worker_process import ROW, worker
 from torch import nn
@@ -146,7 +147,7 @@ def column(text):
 BROKEN = {
     "weights-of-another-shape": (
         other_weights,
-        "is stored as torch.float32 (1, 3), and the graph takes it for torch.float32 (2, 3)",
+        "is torch.float32 of shape (1, 3) and strides (3, 1), where the graph says torch.float32 of shape (2, 3)",
     ),
     "cut-short": (lambda model: os.truncate(model / "1" / "model.pt2", 3000), "1/model.pt2 is no .pt2 file"),
     "no-file": (lambda model: (model / "1" / "model.pt2").unlink(), "1 has no model.pt2"),
@@ -295,7 +296,7 @@ def test_a_model_that_hangs_is_broken_and_the_one_beside_it_answers(pair, tmp_pa
         answers = {done.job_id: done for done in (front.next(Done), front.next(Done))}
 
     assert [model.key.name for model in hello.models] == ["good"]
-    assert "hangs for more than" in hello.broken[0].reason
+    assert hello.broken[0].reason.startswith("other/1: loading it hangs for more than 2 s")
     np.testing.assert_array_equal(answers[1].result.outputs["output"].values, ROW @ WEIGHT.T)
     assert answers[2].failure.reason == "UNSUPPORTED"
     assert answers[2].failure.metadata == {"subject": "models/other/1", "state": "broken"}
@@ -319,17 +320,47 @@ def test_what_was_found_of_a_model_holds_until_its_files_change(pair, tmp_path):
     assert "exit status" in third.broken[0].reason
 
 
+def test_what_only_the_worker_itself_cannot_load_is_not_held_against_it_at_the_next_start(pair, tmp_path):
+    (pair / "other" / "model.toml").write_text("wrong")
+    passed = tuple(Verdict(name, 1, fingerprint(pair / name / "1")) for name in ("good", "other"))
+
+    with worker(pair, tmp_path, verdicts=passed) as front:
+        hello = front.next(Hello)
+
+    assert [each.name for each in hello.broken] == ["other"]
+    assert sorted(hello.verdicts, key=lambda each: each.name) == list(passed)
+
+
+def test_what_is_said_of_a_model_that_loads_is_in_the_log_once(pair, tmp_path):
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", length])]
+        for name, length in (("input", 3), ("output", 2))
+    )
+    node = helper.make_node("MatMul", ["input", "w"], ["output"])
+    graph = helper.make_graph([node], "g", inputs, outputs, [onnx.numpy_helper.from_array(-WEIGHT.T.copy(), "w")])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), pair / "other" / "1" / "model.onnx")
+
+    with (tmp_path / "log").open("w") as log, worker(pair, tmp_path, log) as front:
+        front.next(Hello)
+
+    assert (tmp_path / "log").read_text().count("model.onnx is not used") == 1
+
+
 def test_with_stop_every_broken_model_is_named_and_nothing_is_served(pair, tmp_path):
-    shutil.copytree(pair / "other", pair / "third")
+    for name in ("third", "crashes"):
+        shutil.copytree(pair / "other", pair / name)
     (pair / "other" / "model.toml").write_text("wrong")
     (pair / "third" / "1" / "model.pt2").unlink()
+    (tmp_path / LOADING).write_text("abort crashes")
 
     with worker(pair, tmp_path, on_broken_model="stop") as front:
         message = front.next(Refused).message
 
-    assert message.startswith("2 of 3 models cannot be served, and models.on_error is 'stop':\n")
+    assert message.startswith("3 of 4 models cannot be served, and models.on_error is 'stop':\n")
     assert str(pair / "other" / "model.toml") in message
     assert str(pair / "third" / "1") in message
+    assert str(pair / "crashes" / "1") in message
 
 
 def test_where_no_model_loads_the_worker_refuses_with_all_reasons(pair, tmp_path):

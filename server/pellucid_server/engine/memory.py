@@ -4,6 +4,8 @@ import torch
 
 _SIGNS = (
     "can't allocate memory",  # torch's allocator on the CPU
+    "not enough memory",  # the same, on other systems
+    "annot allocate memory",  # the operating system
     "Failed to allocate memory",  # ONNX Runtime's arena
     "bad_alloc",  # C++, by way of either
     "out of memory",  # the CUDA driver

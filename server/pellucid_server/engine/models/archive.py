@@ -136,27 +136,7 @@ def _loaded(parts: _Parts, path: Path) -> torch.export.ExportedProgram:
             f"{path}: torch cannot build the graph that model.json describes ({type(error).__name__}): "
             f"the file contradicts itself; {REMEDY}."
         ) from error
-    try:
-        _check_tensors(program)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error
     return program
-
-
-def _check_tensors(program: torch.export.ExportedProgram) -> None:
-    """Check that each stored tensor is what the graph takes it for: operators were checked by that alone."""
-    expected = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
-    stored = {**program.constants, **program.state_dict}
-    for spec in program.graph_signature.input_specs:
-        tensor = stored.get(spec.target) if spec.target is not None else None
-        value = expected.get(getattr(spec.arg, "name", ""))
-        if not isinstance(tensor, torch.Tensor) or not isinstance(value, torch.Tensor):
-            continue
-        if tensor.dtype != value.dtype or tuple(tensor.shape) != tuple(value.shape):
-            raise ModelFileError(
-                f"the tensor {spec.target!r} is stored as {tensor.dtype} {tuple(tensor.shape)}, and the graph takes it "
-                f"for {value.dtype} {tuple(value.shape)}: the file contradicts itself; {REMEDY}."
-            )
 
 
 @contextmanager

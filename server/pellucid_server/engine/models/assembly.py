@@ -103,9 +103,8 @@ def assemble(
     if findings.parity is not None and not findings.parity.holds:
         _refuse_disagreeing(manifest, findings.parity)
         _log.warning(
-            "model %s, version %d: model.onnx is not used, as it differs from model.pt2 by %.2g of the largest "
-            "output, more than "
-            "%g; export both from the same weights",
+            "model %s, version %d: model.onnx is not used, as it differs from model.pt2 by %.2g of the largest output, "
+            "more than %g; export both from the same weights",
             *(key.name, key.version, findings.parity.largest_difference, findings.parity.tolerance),
         )
         session = None

@@ -28,10 +28,7 @@ def unlike_declared(program: ExportedProgram) -> str | None:
         known = program.state_dict if spec.target in program.state_dict else program.constants
         tensor, declared = known.get(spec.target), placeholders[spec.arg.name].meta.get("val")
         if isinstance(tensor, torch.Tensor) and _form(tensor) != _form(declared):
-            return (
-                f"{spec.target!r} is {_shown(tensor)}, where the graph says {_shown(declared)}: weights of another "
-                "shape than the graph says"
-            )
+            return f"The tensor {spec.target!r} is {_shown(tensor)}, where the graph says {_shown(declared)}"
     return None
 
 

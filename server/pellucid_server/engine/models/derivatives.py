@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pellucid_server.engine.memory import out_of_memory
 from pellucid_server.engine.models.graph import Graph
 
 _NAMED = re.compile(r"(?:aten::|function '|derivative for ')(\w+)")
@@ -30,9 +31,9 @@ def gradient_obstacle(graph: Graph, rows: Mapping[str, torch.Tensor]) -> str:
             scores = [value for value in outputs.values() if value.requires_grad]
             if scores:
                 torch.autograd.grad(scores, inputs, [torch.ones_like(score) for score in scores], allow_unused=True)
-    except torch.OutOfMemoryError:
-        raise
     except (ArithmeticError, IndexError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         named = _NAMED.search(str(error))
         culprit = f"aten.{named[1]}" if named else calls.last
         return f"the operator {culprit} of the model has no derivative in what it is given" if culprit else _UNKNOWN

@@ -1,7 +1,7 @@
 """What may be a file of a model: a plain file, inside the model's folder, of a name that can be written down.
 
 Nothing is opened here. A pipe, a socket or a device in a file's place could hold a reader for ever, or feed it without
-end, and a link that leads out of the folder could show callers what is none of theirs.
+end, and a link that leads out of the folder could show callers files that are not the model's.
 """
 
 import hashlib

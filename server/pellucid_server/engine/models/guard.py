@@ -64,8 +64,12 @@ Grow = Callable[[Bounds], None]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is done in a child process: `run` returns why it failed, or an empty text."""
+    """What is done in a child process: `run` returns why it failed, or an empty text.
 
+    `name` begins the reason where the process failed, and not `run`.
+    """
+
+    name: str
     run: Callable[[Grow], str]
     bounds: Bounds
 
@@ -182,11 +186,12 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
     done = first
     try:
         while done < len(trials):
-            reason = child.watch(trials[done].bounds)
+            trial = trials[done]
+            reason = child.watch(trial)
             if reason is None:
                 if done > first:
                     break
-                reason = f"loading it {_ending(child.end())}: the file is damaged, or made to do that."
+                reason = f"{trial.name}: loading it {_ending(child.end())}: the file is damaged, or made to do that."
             os.write(out, json.dumps(reason).encode() + b"\n")
             done += 1
             if child.over:
@@ -211,12 +216,14 @@ def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int) -> Non
 
 def _run(trial: Trial, pipe: int) -> None:
     bounds = trial.bounds
-    data_bytes = _data_bytes()
+    data_bytes, (_, highest) = _data_bytes(), resource.getrlimit(resource.RLIMIT_DATA)
 
     def limit() -> None:
         if data_bytes is not None:
             most = data_bytes + bounds.size_bytes + _SLACK_BYTES
-            resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_DATA, (most if highest == resource.RLIM_INFINITY else min(most, highest), highest)
+            )
 
     def grow(more: Bounds) -> None:
         nonlocal bounds
@@ -248,9 +255,9 @@ class _Child:
         self._poll.register(pipe, select.POLLIN)
         self._status: int | None = None
 
-    def watch(self, bounds: Bounds) -> str | None:
+    def watch(self, trial: Trial) -> str | None:
         """Wait for the outcome of its next trial, or what that has too much of; None if it ended without a word."""
-        meter = _Meter(self._pid)
+        bounds, meter = trial.bounds, _Meter(self._pid)
         while True:
             for message in self._messages():
                 if "reason" in message:
@@ -265,7 +272,7 @@ class _Child:
             excess = meter.excess(bounds)
             if excess:
                 self.over = True
-                return excess
+                return f"{trial.name}: {excess}"
 
     def end(self) -> int:
         """Kill it if it has not ended, and return its status."""

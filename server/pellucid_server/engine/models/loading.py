@@ -115,18 +115,19 @@ class Loader:
         verdicts: list[Verdict] = []
         for version, verdict in self._versions:
             message = self._message(verdict)
+            # What only this process cannot load, for want of memory perhaps, the next one may.
+            verdicts.append(Verdict(version.name, version.number, fingerprint(version.folder), message))
             if not message and not (broken and self._settings.on_broken_model == "stop"):
                 on_load(version)
                 message = self._load(version, models)
             if message:
                 broken.append(Broken(version.name, version.number, message))
-            verdicts.append(Verdict(version.name, version.number, fingerprint(version.folder), message))
         self.close()
         self._report(models, broken)
         listed = sorted(broken, key=lambda each: (each.name, each.number))
-        told = tuple(BrokenModel(each.name, each.number, self._reason(each.message)) for each in listed)
+        named = tuple(BrokenModel(each.name, each.number, self._reason(each.message)) for each in listed)
         models.sort(key=lambda model: (model.name, model.version))
-        return Loaded(tuple(models), told, tuple(verdicts))
+        return Loaded(tuple(models), named, tuple(verdicts))
 
     def close(self) -> None:
         """End what is still being tried out."""
@@ -194,11 +195,13 @@ def _trial(version: Version, settings: WorkerSettings, methods: Sequence[Method]
         settings.load_seconds + disk_bytes / _FILE_BYTES_A_SECOND,
         settings.load_bytes + _MEMORY_FOR_FILES * disk_bytes,
     )
-    return Trial(partial(_try_out, version, settings, methods, disk_bytes), bounds)
+    return Trial(shown(version.folder), partial(_try_out, version, settings, methods, disk_bytes), bounds)
 
 
 def _try_out(version: Version, settings: WorkerSettings, methods: Sequence[Method], disk_bytes: int, grow: Grow) -> str:
     """Do all of a load on the CPU; return why it failed, or an empty text."""
+    # The worker says it again when it loads the model.
+    logging.disable(logging.WARNING)
     Faults(settings.fault_folder).reach(LOADING, model=version.name)
     try:
         graph_bytes = min(_graph_bytes(version), disk_bytes)

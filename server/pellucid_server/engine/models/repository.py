@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid_server import wire
+from pellucid_server.engine.memory import out_of_memory
 from pellucid_server.engine.models.archive import ModelFileError, load_program
 from pellucid_server.engine.models.assembly import assemble
 from pellucid_server.engine.models.files import UnfitFileError, check_file, shown, version_files
@@ -32,13 +33,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SERVICES = re.compile(r"(pellucid|grpc)\..*")
 """What gRPC's health check calls services by, beside models."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "bad_alloc",
-    "Failed to allocate memory",
-    "not enough memory",
-)
 
 
 class ModelError(Exception):
@@ -143,7 +137,8 @@ def load_version(version: Version, device: str, threads: int) -> LoadedModel:
         too_large = _too_large(folder, error)
         if too_large:
             raise ModelError(too_large) from error
-        _log.exception("%s cannot be loaded, in a way that is not foreseen", shown(folder))
+        # The log leaves out an exception's words, for a caller's sake: here they are of the model's files alone.
+        _log.exception("%s cannot be loaded, in a way that is not foreseen: %.500r", shown(folder), str(error))
         raise ModelError(
             f"{shown(folder)} cannot be loaded ({type(error).__name__}): its files contradict one another, or "
             "themselves; export the model again with pellucid-export."
@@ -285,7 +280,7 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
 def _too_large(folder: Path, error: BaseException) -> str:
     """Say that there was too little memory, if that is what an error comes from; otherwise empty."""
     for each in _causes(error):
-        if isinstance(each, MemoryError) or any(words in str(each) for words in _MEMORY):
+        if out_of_memory(each):
             return (
                 f"{shown(folder)} takes more memory to load than it may; if the model is your own and needs more, "
                 "raise models.load_bytes."

@@ -130,6 +130,9 @@ def _element(outcome: Outcome, info: OutputInfo, values: npt.NDArray[np.generic]
 def _require_rank(values: npt.NDArray[np.generic], info: OutputInfo, field: str) -> None:
     """Refuse to name the highest of values of which some have no rank."""
     missing = np.isnan(np.asarray(values, np.float64).reshape(-1))
+    if missing.any() and not values.shape:
+        text = f"Output {info.name!r} is NaN; send rows for which the model's outputs are finite."
+        raise InvalidRequestError(text, field=field)
     if missing.any():
         text = (
             f"Output {info.name!r} has NaN in {int(missing.sum())} of its {missing.size} values, first at index "

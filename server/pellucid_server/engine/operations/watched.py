@@ -241,7 +241,9 @@ def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
     found = []
     for name, values in outputs.items():
         bad = ~np.isfinite(np.asarray(values)) if values.dtype.kind == "f" else np.zeros(1, np.bool_)
-        if bad.any():
+        if bad.any() and not values.shape:
+            found.append(f"Output {name!r} of row {number} is {values}, which is not a finite number.")
+        elif bad.any():
             first = np.asarray(values).reshape(-1)[int(bad.reshape(-1).argmax())]
             found.append(
                 f"Output {name!r} of row {number} is not finite for {int(bad.sum())} of its {bad.size} values, first "

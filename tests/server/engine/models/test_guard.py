@@ -65,7 +65,7 @@ def take_at_once(grow):
 
 
 def outcomes(*runs, bounds=BOUNDS):
-    guard = Guard.start([Trial(run, bounds) for run in runs])
+    guard = Guard.start([Trial(f"models/{run.__name__}", run, bounds) for run in runs])
     try:
         return [guard.next() for _ in runs]
     finally:
@@ -93,6 +93,7 @@ def test_a_trial_that_harms_its_process_is_named_and_the_next_one_is_done(run, p
 
     bad, good = outcomes(run, fine)
 
+    assert bad.startswith(f"models/{run.__name__}: loading it ")
     assert part in bad
     assert good == ""
     assert time.monotonic() - began < 30
@@ -142,7 +143,7 @@ def test_children_have_none_of_the_descriptors_of_their_parent():
 
 
 def test_a_guard_that_is_lost_says_how():
-    guard = Guard.start([Trial(sleep, Bounds(3600.0, MIB * 256))])
+    guard = Guard.start([Trial("sleep", sleep, Bounds(3600.0, MIB * 256))])
     os.kill(guard.pid, signal.SIGKILL)
 
     with pytest.raises(GuardError, match="ended its process by the signal SIGKILL"):
@@ -158,7 +159,7 @@ def hang(grow):
     sys.stdout.flush()
     time.sleep(3600)
 
-Guard.start([Trial(hang, Bounds(3600.0, 1 << 28))]).next()
+Guard.start([Trial("hang", hang, Bounds(3600.0, 1 << 28))]).next()
 """
 
 
@@ -186,7 +187,7 @@ def test_a_trial_that_an_earlier_one_makes_crash_is_done_again_in_a_process_of_i
     assert outcomes(plant, step, abort, step) == [
         "",
         "",
-        "loading it ended its process by the signal SIGABRT: the file is damaged, or made to do that.",
+        "models/abort: loading it ended its process by the signal SIGABRT: the file is damaged, or made to do that.",
         "",
     ]
 

@@ -311,3 +311,11 @@ def test_an_operator_without_a_derivative_is_named(forward: Forward, name: str) 
 
     assert name in obstacle
     assert bool(obstacle) == bool(name)
+
+
+def test_a_gradient_that_memory_is_too_short_for_is_no_operator_without_a_derivative() -> None:
+    def short(rows: Any) -> Any:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes.")
+
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        gradient_obstacle(short, {"rows": torch.rand(3, 3)})  # type: ignore[arg-type]

@@ -153,6 +153,13 @@ def test_among_nan_none_is_the_highest_and_it_is_said_where_they_are():
     assert caught.value.metadata["field"] == "target.outcome"
 
 
+def test_the_only_number_of_a_row_that_is_nan_is_said_to_be_that():
+    info = OutputInfo("y", "values", "float32", ())
+
+    with pytest.raises(InvalidRequestError, match=r"^Output 'y' is NaN; send rows"):
+        resolve(TargetSpec(), (info,), {"y": np.float32(np.nan)}, field="target")
+
+
 def test_an_element_that_is_named_is_explained_beside_nan():
     row = ROW | {"classes": np.array([1.0, np.nan, np.nan], np.float32)}
 

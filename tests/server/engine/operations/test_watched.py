@@ -310,6 +310,12 @@ def test_outputs_that_are_not_finite_are_named_with_how_many_and_where():
     )
 
 
+def test_an_output_of_one_number_per_row_that_is_not_finite_is_named_without_an_index():
+    assert nonfinite_warnings({"y": np.float32(np.nan)}, 2) == (
+        "Output 'y' of row 2 is nan, which is not a finite number.",
+    )
+
+
 @pytest.mark.parametrize("runtime", [[1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0], [1.0, 1.0]], ids=["above", "below", "equal"])
 def test_the_class_that_the_prediction_names_is_explained_though_the_graph_would_name_another(runtime):
     predicted = np.array([runtime])

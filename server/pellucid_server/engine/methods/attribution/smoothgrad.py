@@ -150,7 +150,7 @@ def _held_warnings(question: Question) -> tuple[str, ...]:
             found.append(f"Input {name!r} is a mask of others: no noise was added to it.")
         elif columns := coded_columns(feature):
             named = columns_text(columns)
-            found.append(f"No noise was added to {named} of input {name!r}: what lies between categories is none.")
+            found.append(f"No noise was added to {named} of input {name!r}: no row lies between two categories.")
     return tuple(found)
 
 

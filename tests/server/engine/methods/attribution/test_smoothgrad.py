@@ -199,7 +199,7 @@ def test_codes_of_categories_get_no_noise_and_numbers_do(explain, ranges):
     widths = np.array([2.0, 2.0]) if ranges is None else ranges[[0, 4]]
     np.testing.assert_allclose(seen[:, [0, 4]].std(axis=0), 0.15 * widths, rtol=0.1)
     assert answer.warnings == (
-        "No noise was added to columns 'sex', 'level' of input 'x': what lies between categories is none.",
+        "No noise was added to columns 'sex', 'level' of input 'x': no row lies between two categories.",
     )
 
 
