@@ -17,7 +17,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._export.serde import schema, union
@@ -180,9 +180,11 @@ def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) ->
 
 def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], str] | None) -> Any:
     if isinstance(kind, type) and issubclass(kind, enum.IntEnum):
-        _require(type(data) is int and data in set(kind), where, data, "a known " + kind.__name__)
+        _require(
+            isinstance(data, int) and type(data) is int and data in set(kind), where, data, "a known " + kind.__name__
+        )
         dense = kind is not schema.Layout or data == schema.Layout.Strided
-        _require(dense, where, kind(data).name, "Strided, the layout of dense tensors")
+        _require(dense, where, kind(cast(int, data)).name, "Strided, the layout of dense tensors")
         return data
     if kind is str:
         return _text(rule, data, where)

@@ -197,6 +197,7 @@ BAD_ARGUMENTS = {
              classlabels_ints=[1]),
         "4 coefficients",
     ),
+    "lowest by -1": (node("Div", ["c", "m"], ["y"]), "divides whole numbers by -1"),
     "unknown axes": (node("STFT", ["x", "i", "", "i"], ["y"]), "frame_step must be a constant of at least 1"),
 }  # fmt: skip
 
@@ -209,7 +210,15 @@ def test_arguments_that_do_not_fit_are_refused_by_name(refused, bad, part):
 
     message = refused(
         model(
-            [bad], [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64)], inputs=inputs, outputs=outputs
+            [bad],
+            [
+                constant("w", np.ones((1, 1, 1, 1))),
+                constant("i", [0], np.int64),
+                constant("c", [-(2**63)], np.int64),
+                constant("m", [3, -1], np.int64),
+            ],
+            inputs=inputs,
+            outputs=outputs,
         )
     )
 
