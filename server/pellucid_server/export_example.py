@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Mapping
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -19,6 +21,7 @@ def named_arguments(module: nn.Module, example: Mapping[str, Tensor] | tuple[Ten
     ExportError
         The example does not fit forward, has no rows, or something is not on the CPU.
     """
+    _require_example(module, example)
     parameters = inspect.signature(module.forward).parameters
     names = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
     positional = [name for name in names if parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY]
@@ -39,9 +42,45 @@ def named_arguments(module: nn.Module, example: Mapping[str, Tensor] | tuple[Ten
         if name in names and name not in given and parameter.default is parameter.empty:
             raise ExportError(f"The example lacks {name!r}, an argument of forward. Give a tensor, (rows, *features).")
     for part, tensor in (*given.items(), *module.named_parameters(), *module.named_buffers()):
-        if not isinstance(tensor, Tensor) or tensor.device.type != "cpu":
-            raise ExportError(f"{part!r} is not a tensor on the CPU. Call module.cpu(), and make the example there.")
+        if not isinstance(tensor, Tensor):
+            raise ExportError(f"{part!r} is {_described(tensor)}. Give a tensor, (rows, *features){_remedy(tensor)}.")
+        if tensor.device.type != "cpu":
+            raise ExportError(
+                f"{part!r} is on the device {str(tensor.device)!r}. Call module.cpu(), and make the example on the CPU."
+            )
     return _repeated({name: given[name].detach().clone() for name in names if name in given})
+
+
+def _require_example(module: nn.Module, example: object) -> None:
+    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ExportError("The network is a module of torch.jit, which cannot be exported. Give the nn.Module itself.")
+    if not isinstance(module, nn.Module):
+        raise ExportError(f"The network is {_described(module)}; it must be a torch.nn.Module.")
+    if not isinstance(example, (Mapping, tuple, list)):
+        raise ExportError(
+            f"The example is {_described(example)}; it must be a tuple of tensors in the order of forward's arguments, "
+            f"or a dict of them by name{_remedy(example)}."
+        )
+
+
+def _described(value: object) -> str:
+    kinds: list[tuple[type | tuple[type, ...], str]] = [
+        (Tensor, "a single tensor"),
+        (str, "a text"),
+        (np.ndarray, "a numpy array"),
+        (type(None), "None"),
+    ]
+    return next((name for kind, name in kinds if isinstance(value, kind)), f"of type {type(value).__name__}")
+
+
+def _remedy(value: object) -> str:
+    if isinstance(value, Tensor):
+        return ": write (example,)"
+    if isinstance(value, np.ndarray):
+        return ": torch.from_numpy makes one of an array"
+    if isinstance(value, str):
+        return ": for a text, the tensors that its tokenizer makes"
+    return ""
 
 
 def _repeated(arguments: dict[str, Tensor]) -> dict[str, Tensor]:

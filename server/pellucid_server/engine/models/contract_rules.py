@@ -484,6 +484,20 @@ def _combinations(x: torch.Tensor, r: int, *_: Any) -> None:
     _require(0 <= r <= 16, f"{r} elements at a time")
 
 
+def _truncated(x: torch.Tensor, other: torch.Tensor | float, rounding_mode: str | None) -> None:
+    """Hold a division of whole numbers to quotients that their type has.
+
+    The processor stops at the lowest number divided by -1, where the quotient is cut; rounded down, torch checks it.
+    """
+    if rounding_mode != "trunc" or not _known(x) or isinstance(other, FakeTensor):
+        return
+    dtype = torch.result_type(x, other)
+    if not dtype.is_signed or dtype.is_floating_point or dtype.is_complex:
+        return
+    lowest = x.to(dtype) == torch.iinfo(dtype).min
+    _require(not bool((lowest & (torch.as_tensor(other) == -1)).any()), "the lowest whole number, divided by -1")
+
+
 _RESAMPLING: Mapping[str, Rule] = {
     f"{name}{overload}": rule(axes, aligns=aligns)
     for names, axes, aligns in [
@@ -517,6 +531,7 @@ RULES: Mapping[str, Rule] = {
     "linalg_matrix_power": _matrix_power,
     "matrix_power": _matrix_power,
     "combinations": _combinations,
+    **{f"{name}.{kind}_mode": _truncated for name in ("div", "divide") for kind in ("Tensor", "Scalar")},
     "_native_batch_norm_legit.no_stats": _batch_norm_without_statistics,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "batch_norm": _batch_norm_in_mode,

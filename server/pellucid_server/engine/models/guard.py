@@ -340,9 +340,9 @@ class _Meter:
         # The system counts in hundredths of a second, and the process itself more finely.
         used = max(used - self._used_before, 0.0)
         if used + self._asleep_seconds > bounds.seconds or now - self._began > _WALL_FACTOR * bounds.seconds:
-            what = "hangs" if self._asleep_seconds > used else "takes"
+            what = "hangs for" if self._asleep_seconds > used else "takes"
             return (
-                f"loading it {what} for more than {bounds.seconds:.3g} s; if the model is your own and needs longer, "
+                f"loading it {what} more than {bounds.seconds:.3g} s; if the model is your own and needs longer, "
                 "raise models.load_seconds."
             )
         return ""

@@ -47,7 +47,10 @@ _MOVING = frozenset(
     }
 )
 _CASTING = frozenset({aten._to_copy, aten.to})
-_BEYOND = re.compile(r"index.* out of (range|bounds)|out of data bounds|Class values must be|out of range in self")
+_BEYOND = re.compile(
+    r"index.* out of (range|bounds)|out of data bounds|Class values must be|"
+    r"out of range in self|out of range: tried to access index"
+)
 _LOWEST, _HIGHEST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 

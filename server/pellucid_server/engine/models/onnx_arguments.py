@@ -253,6 +253,14 @@ def _quantized_average(node: onnx.NodeProto, attributes: Attributes, scope: Scop
     return _quantized(node, attributes, scope)
 
 
+def _division(node: onnx.NodeProto, attributes: Attributes, scope: Scope) -> str | None:
+    # The processor stops at the lowest whole number divided by -1.
+    divisor = scope.constant(node.input[1]) if len(node.input) > 1 else None
+    if divisor is not None and divisor.dtype.kind == "i" and bool((divisor == -1).any()):
+        return "it divides whole numbers by -1, which the lowest of them cannot be; multiply by -1 instead"
+    return None
+
+
 _NODE_LISTS = (
     "nodes_treeids",
     "nodes_nodeids",
@@ -310,6 +318,7 @@ def _tree_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scope)
 
 
 _CHECKS: dict[str, Check] = {
+    "Div": _division,
     "Conv": _filled_input(1),
     "DequantizeLinear": _filled_input(0),
     "QLinearConcat": _quantized_concat,

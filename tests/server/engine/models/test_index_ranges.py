@@ -223,6 +223,7 @@ def test_a_token_that_the_model_does_not_know_is_refused_as_the_caller_sent_it()
     ("text", "expected"),
     [
         ("index out of range in self", True),
+        ("out of range: tried to access index -9 on a tensor of 7 elements.", True),
         ("index 7 is out of bounds for dimension 0 with size 5", True),
         ("indices element out of data bounds, idx=7 must be within the inclusive range [-5,4]", True),
         ("Class values must be smaller than num_classes.", True),

@@ -224,6 +224,7 @@ BAD_ARGUMENTS = {
     "always empty": (
         node("SkipLayerNormalization", ["x", "none", "w"], ["y"], domain="com.microsoft"), "its input 1 is empty"
     ),
+    "lowest by -1": (node("Div", ["c", "m"], ["y"]), "divides whole numbers by -1"),
     "unknown axes": (node("STFT", ["x", "i", "", "i"], ["y"]), "frame_step must be a constant of at least 1"),
 }  # fmt: skip
 
@@ -244,7 +245,13 @@ def test_arguments_that_do_not_fit_are_refused_by_name(refused, bad, part):
     message = refused(
         model(
             [bad],
-            [constant("w", np.ones((1, 1, 1, 1))), constant("i", [0], np.int64), constant("none", [])],
+            [
+                constant("w", np.ones((1, 1, 1, 1))),
+                constant("i", [0], np.int64),
+                constant("c", [-(2**63)], np.int64),
+                constant("m", [3, -1], np.int64),
+                constant("none", []),
+            ],
             inputs=inputs,
             outputs=outputs,
         )

@@ -319,3 +319,17 @@ def test_a_gradient_that_memory_is_too_short_for_is_no_operator_without_a_deriva
 
     with pytest.raises(RuntimeError, match="allocate memory"):
         gradient_obstacle(short, {"rows": torch.rand(3, 3)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("name", ["div", "divide"])
+def test_the_lowest_whole_number_cut_by_minus_one_is_refused_and_does_not_end_the_process(
+    name: str, dtype: torch.dtype
+) -> None:
+    packet = getattr(torch.ops.aten, name)
+    lowest = torch.tensor([7, torch.iinfo(dtype).min], dtype=dtype)
+    for overload, other in ((packet.Tensor_mode, torch.tensor([2, -1], dtype=dtype)), (packet.Scalar_mode, -1)):
+        with pytest.raises(BrokenContractError, match="the lowest whole number, divided by -1"):
+            checked(overload)(lowest, other, rounding_mode="trunc")
+        assert checked(overload)(lowest[:1], other, rounding_mode="trunc").tolist() in ([3, -7], [3], [-7])
+        assert checked(overload)(lowest.float(), other, rounding_mode="trunc").isfinite().all()
