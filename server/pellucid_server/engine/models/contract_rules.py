@@ -96,8 +96,11 @@ def _batch_norm_in_mode(
     *_: Any,
 ) -> None:
     # In training mode it writes to its statistics, although its schema says that it writes to nothing.
-    _require(not training, TRAINING)
-    _batch_norm(x, weight, bias, running_mean, running_var)
+    if training:
+        _require(running_mean is None and running_var is None, TRAINING)
+        _batch_norm_without_statistics(x, weight, bias, True)
+    else:
+        _batch_norm(x, weight, bias, running_mean, running_var)
 
 
 def _instance_norm(

@@ -60,9 +60,8 @@ def _least(size: Any) -> int:
     """Return a size for one row and open lengths of 1."""
     found = expression(size)
     symbols = getattr(found, "free_symbols", None)
-    if symbols:
-        found = found.subs(dict.fromkeys(symbols, 1))
     try:
-        return max(int(found), 0)
-    except (TypeError, ValueError, OverflowError):
+        return max(int(found.subs(dict.fromkeys(symbols, 1)) if symbols else found), 0)
+    except (TypeError, ValueError, ArithmeticError):
+        # A length of 1 may be none that the model takes.
         return 1

@@ -218,6 +218,7 @@ class OneModule(nn.Module):
         self.part = make().eval()
         with torch.no_grad():
             self(Values(torch.ones(3, 84)))  # A lazy module takes its sizes from its first call.
+        self.requires_grad_(False)  # As a server's weights are.
 
     def forward(self, values: Values) -> Any:
         return self.part(*self.arguments(values))
