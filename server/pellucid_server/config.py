@@ -108,7 +108,7 @@ class ModelsConfig(_Section):
     """What a model that cannot be loaded does: "skip" serves the others and lists it, "stop" refuses to start."""
 
     load_seconds: float = Field(default=8.0, gt=0, allow_inf_nan=False)
-    """Processor time for trying out a model, beside 4 s for each MiB of graph and 1 s for each 4 MiB of all files."""
+    """Processor time for trying out a model, beside 2 s for each MiB of graph and 1 s for each 4 MiB of all files."""
 
     load_bytes: int = Field(default=768 * _MIB, ge=64 * _MIB)
     """Memory for trying out a model, beside 32 times the bytes of its graph and 6 times those of all files."""

@@ -46,7 +46,8 @@ _FIRST_LOAD_MODULES = (
 
 _MIB = 1 << 20
 _FILE_BYTES_A_SECOND = 4 * _MIB
-_GRAPH_BYTES_A_SECOND = _MIB // 4
+_GRAPH_BYTES_A_SECOND = _MIB // 2
+"""A graph of 10,000 operators takes some 10 s of processor time on a quiet machine, twice that on a crowded one."""
 _MEMORY_FOR_FILES = 6
 _MEMORY_FOR_GRAPH = 32
 """Bytes of memory for each byte of a graph's text: 10,000 operators are some 10 MiB of it."""

@@ -16,6 +16,7 @@ import onnx
 import onnx.inliner
 
 from pellucid_server.engine.models.onnx_arguments import misfit, misfit_number
+from pellucid_server.engine.models.onnx_division import UnsafeDivisionError, make_divisions_safe
 from pellucid_server.engine.models.onnx_graphs import Scope, drop_claims, inferred_shapes, scopes, subgraphs
 from pellucid_server.engine.models.onnx_guards import Guard, add_guards, guards
 from pellucid_server.engine.models.onnx_operators import refusal
@@ -89,6 +90,10 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
     largest = _checked_values(model, shapes)
     drop_claims(model, shapes)
     add_guards(model, found)
+    try:
+        make_divisions_safe(model)
+    except UnsafeDivisionError as error:
+        raise SessionError(str(error)) from error
     return OnnxFile(model, tuple(found), largest)
 
 

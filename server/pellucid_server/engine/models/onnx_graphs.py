@@ -98,6 +98,21 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None,
     }
 
 
+def inferred_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Infer the type of each value's elements, also inside branches and loops; what is not known is left out."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_bare(model))
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return {}
+    found: dict[str, int] = {}
+    for scope in scopes(inferred, {}):
+        if isinstance(scope.graph, onnx.GraphProto):
+            for entry in (*scope.graph.value_info, *scope.graph.input, *scope.graph.output):
+                found[entry.name] = entry.type.tensor_type.elem_type
+        found |= {name: tensor.data_type for name, tensor in scope.constants.items()}
+    return {name: kind for name, kind in found.items() if kind}
+
+
 def _length(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
         return dim.dim_value
