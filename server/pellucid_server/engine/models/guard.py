@@ -89,6 +89,7 @@ class Guard:
         The caller must have one Python thread, must not have used torch's or ONNX Runtime's threads, and must not
         have begun to use a GPU: none of that would work in the children.
         """
+        gc.collect()
         ours, theirs = os.pipe()
         parent = os.getpid()
         pid = os.fork()
@@ -138,8 +139,8 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
 
 def _do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
     _detach(pipe, parent)
-    # What is there now is never looked at by the children's collections, which would copy it page by page.
-    gc.collect()
+    # What is there now is never looked at by collections here and in the children: they would copy it page by page,
+    # and end what is the parent's, such as its connections.
     gc.freeze()
     done = 0
     while done < len(trials):
