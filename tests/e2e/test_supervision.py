@@ -264,15 +264,15 @@ def test_a_worker_that_cannot_start_again_makes_the_server_unhealthy_until_it_ca
         def state() -> Any:
             return health.Check(health_pb2.HealthCheckRequest(), timeout=LONG_SECONDS).status
 
-        manifest = models / POISON / "model.toml"
-        good = manifest.read_text()
-        manifest.write_text("colour = 'red'\n")
+        # One broken model would be left out; without a repository nothing can be served.
+        away = models.with_name("away")
+        models.rename(away)
         try:
             kill(server.worker_pid())
             wait_until(lambda: losses(server, "start") >= 2, seconds=LONG_SECONDS, what="two starts have failed")
             broken, error = state(), outcome(server, KNOWN)[0]
         finally:
-            manifest.write_text(good)
+            away.rename(models)
         wait_until(lambda: state() == STATES.SERVING, seconds=LONG_SECONDS, what="the server is healthy again")
 
         assert broken == STATES.NOT_SERVING
