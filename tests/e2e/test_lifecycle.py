@@ -115,7 +115,7 @@ def test_a_request_that_outlasts_the_grace_is_told_to_come_back(table_models: Pa
 
 
 def test_a_model_that_cannot_be_served_stops_the_server_with_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "repository" / "broken").mkdir(parents=True)
+    (tmp_path / "repository" / "broken" / "1").mkdir(parents=True)
     (tmp_path / "repository" / "broken" / "model.toml").write_text("colour = 'red'\n")
 
     with (

@@ -5,8 +5,9 @@ none of it. Where no operator works in place, it is enough to walk the graph onc
 what its operator takes, and take apart the few operators that stand for others (a batch norm, a dropout).
 """
 
+import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -93,8 +94,7 @@ class _Derivation:
         with self._mode, enable_python_dispatcher(), torch.no_grad():
             for node in graph.nodes:
                 self._copies[node] = self._copy(node)
-                # Copying changes names that Python uses itself, such as "input", and the signature goes by names.
-                self._copies[node].name = node.name
+        _keep_names(self._graph, self._copies)
         self._graph.eliminate_dead_code()
         return self._graph
 
@@ -201,6 +201,25 @@ def _stands_for_others(target: Any) -> bool:
     return not aliasing and _should_decompose_because_unsafe_op(target)
 
 
+def _keep_names(graph: fx.Graph, copies: Mapping[fx.Node, fx.Node]) -> None:
+    """Call copies what their originals are called: the signature goes by names. Other nodes of the graph make way.
+
+    Copying changes names that Python uses itself, such as "input".
+    """
+    own, names = set(copies.values()), {node.name for node in copies}
+    for node in graph.nodes:
+        if node not in own:
+            node.name = next(name for name in _alternatives(node.name) if name not in names)
+            names.add(node.name)
+    for node, copy in copies.items():
+        copy.name = node.name
+
+
+def _alternatives(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}_{number}" for number in itertools.count(1))
+
+
 def _with_graph(program: ExportedProgram, graph: fx.Graph) -> ExportedProgram:
     module = fx.GraphModule(program.graph_module, graph)
     module.meta.update(program.graph_module.meta)
@@ -218,9 +237,7 @@ def _explicit(program: ExportedProgram) -> ExportedProgram:
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, copies))
     graph.output_node().meta.update(program.graph.output_node().meta)
-    for node, copy in copies.items():
-        # The signature goes by names, and copying changes those that Python uses itself, such as "input".
-        copy.name = node.name
+    _keep_names(graph, copies)
     changing = [node for node in graph.nodes if _mutable(node)]
     if not changing:
         return program

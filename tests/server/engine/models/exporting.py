@@ -76,14 +76,14 @@ def group_failures(functions: Mapping[str, Function], folder: Path, *, decompose
     try:
         return dict(differences(functions, folder, decomposed=decomposed))
     except Exception as error:
-        if len(functions) == 1:
-            return {name: f"{type(error).__name__}: {' '.join(str(error).split())[:600]}" for name in functions}
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
     names = list(functions)
-    halves = names[: len(names) // 2], names[len(names) // 2 :]
     found: dict[str, str] = {}
-    for half in halves:
-        found |= group_failures({name: functions[name] for name in half}, folder, decomposed=decomposed)
-    return found
+    if len(names) > 1:
+        for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+            found |= group_failures({name: functions[name] for name in half}, folder, decomposed=decomposed)
+    # What fails only beside others is no less wrong.
+    return found or {" beside ".join(names): message}
 
 
 def differences(

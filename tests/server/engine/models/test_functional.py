@@ -49,6 +49,29 @@ def test_a_batch_norm_and_a_dropout_are_taken_apart_as_torch_takes_them_apart() 
     assert found == [name for name in expected if "sym_size" not in name]
 
 
+class NormsAndHalves(nn.Module):
+    """Has parts of values before and behind an operator that is taken apart into parts of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.other_norm = nn.BatchNorm1d(4), nn.BatchNorm1d(2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        first, second = self.norm(features).chunk(2, 1)
+        third, fourth = self.other_norm(first * second).chunk(2, 1)
+        return third + fourth
+
+
+def test_what_is_taken_apart_takes_no_name_of_another_value() -> None:
+    module, rows = NormsAndHalves().eval(), torch.randn(3, 4)
+
+    derived = functional_program(exported(module, 4))
+
+    names = [node.name for node in derived.graph.nodes]
+    assert len(set(names)) == len(names)
+    torch.testing.assert_close(derived.module()(rows), module(rows), rtol=0, atol=0)
+
+
 def test_the_modules_of_what_is_taken_apart_are_kept() -> None:
     program = exported(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)), 2, 4, 4)
 
