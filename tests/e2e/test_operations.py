@@ -131,7 +131,8 @@ def test_a_deadline_ends_the_work_and_the_server_says_so(server: Server) -> None
     error = failure(lambda: server.explanations.Attribute(long_request(rows=64), timeout=0.5))
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert details(error)["ErrorInfo"].metadata["stage"] == "running"
+    # Where the pace is known already, the worker sees beforehand that there is too little time.
+    assert details(error)["ErrorInfo"].metadata["stage"] in ("running", "refused")
     assert time.monotonic() - began < 2
 
 
