@@ -111,13 +111,42 @@ def _member(data: object, name: str) -> object:
 
 def _rebuilt(kind: Any, data: object, where: str) -> Any:
     """Hold `data` to its declared type, and its texts to their rules."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return None if data is None else _rebuilt(typing.get_args(kind)[0], data, where)
-    if isinstance(kind, type) and issubclass(kind, union._Union):
+    form, item = _form(kind)
+    if form == "optional":
+        return None if data is None else _rebuilt(item, data, where)
+    if form == "union":
         return _rebuilt_union(kind, data, where)
-    if dataclasses.is_dataclass(kind):
+    if form == "class":
         return _rebuilt_class(kind, data, where)
     return _rebuilt_value(kind, data, where, None)
+
+
+@cache
+def _form(kind: Any) -> tuple[str, Any]:
+    """Return what a declared type is, and the type of what is in it."""
+    origin, items = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return "optional", items[0]
+    if origin in (list, dict):
+        return origin.__name__, items[-1]
+    if isinstance(kind, type) and issubclass(kind, union._Union):
+        return "union", None
+    return ("class", None) if dataclasses.is_dataclass(kind) else ("value", None)
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, Any, Callable[[Any, str], Any] | None, bool], ...]:
+    """Return the name, the declared type and the policy of each field of a class, and whether it must be given."""
+    missing = dataclasses.MISSING
+    return tuple(
+        (
+            field.name,
+            _hints(kind)[field.name],
+            _FIELDS.get((kind.__name__, field.name)),
+            field.default is missing and field.default_factory is missing,
+        )
+        for field in dataclasses.fields(kind)
+    )
 
 
 def _rebuilt_class(kind: Any, data: object, where: str) -> Any:
@@ -125,17 +154,14 @@ def _rebuilt_class(kind: Any, data: object, where: str) -> Any:
     if kind is schema.Node:
         given = _known_operator(given)
     rebuilt: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
-        path = f"{where}.{field.name}"
-        policy = _FIELDS.get((kind.__name__, field.name))
+    for name, hint, policy, required in _fields(kind):
         if policy is not None:
-            value = policy(given.get(field.name), path)
-            rebuilt |= {} if value is _NOTHING else {field.name: value}
-        elif field.name in given:
-            hint = _hints(kind)[field.name]
-            rebuilt[field.name] = _rebuilt_field(kind, field.name, hint, given[field.name], path)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ModelFileError(f"{path} is missing: the file is damaged; {REMEDY}.")
+            value = policy(given.get(name), f"{where}.{name}")
+            rebuilt |= {} if value is _NOTHING else {name: value}
+        elif name in given:
+            rebuilt[name] = _rebuilt_field(kind, name, hint, given[name], f"{where}.{name}")
+        elif required:
+            raise ModelFileError(f"{where}.{name} is missing: the file is damaged; {REMEDY}.")
     return kind(**rebuilt)
 
 
@@ -162,25 +188,24 @@ def _rebuilt_union(kind: Any, data: object, where: str) -> Any:
 
 
 def _rebuilt_field(kind: Any, name: str, hint: Any, data: object, where: str) -> Any:
-    rule = _TEXTS.get((kind.__name__, name))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return None if data is None else _rebuilt_field(kind, name, typing.get_args(hint)[0], data, where)
-    if typing.get_origin(hint) is list:
-        (item,) = typing.get_args(hint)
+    form, item = _form(hint)
+    if form == "optional":
+        return None if data is None else _rebuilt_field(kind, name, item, data, where)
+    if form == "list":
         items = enumerate(_list(data, where))
         return [_rebuilt_field(kind, name, item, value, f"{where}[{index}]") for index, value in items]
-    if typing.get_origin(hint) is dict:
-        _, item = typing.get_args(hint)
-        pairs = _object(data, where).items()
+    if form == "dict":
+        rule, pairs = _TEXTS.get((kind.__name__, name)), _object(data, where).items()
         return {_text(rule, key, where): _rebuilt(item, value, f"{where}.{key[:80]}") for key, value in pairs}
-    if dataclasses.is_dataclass(hint):
+    if form != "value":
         return _rebuilt(hint, data, where)
-    return _rebuilt_value(hint, data, where, rule)
+    return _rebuilt_value(hint, data, where, _TEXTS.get((kind.__name__, name)))
 
 
 def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], str] | None) -> Any:
-    if isinstance(kind, type) and issubclass(kind, enum.IntEnum):
-        _require(type(data) is int and data in set(kind), where, data, "a known " + kind.__name__)
+    members = _members(kind)
+    if members:
+        _require(type(data) is int and data in members, where, data, "a known " + kind.__name__)
         dense = kind is not schema.Layout or data == schema.Layout.Strided
         _require(dense, where, kind(typing.cast(int, data)).name, "Strided, the layout of dense tensors")
         return data
@@ -197,6 +222,12 @@ def _rebuilt_value(kind: Any, data: object, where: str, rule: Callable[[str], st
         return data
     _require(kind is bool and type(data) is bool, where, data, "true or false")
     return data
+
+
+@cache
+def _members(kind: Any) -> frozenset[int]:
+    """Return the numbers that an enumeration has; other types have none."""
+    return frozenset(kind) if isinstance(kind, type) and issubclass(kind, enum.IntEnum) else frozenset()
 
 
 def _text(rule: Callable[[str], str] | None, data: object, where: str) -> str:

@@ -26,8 +26,9 @@ BY_TORCH = re.compile(
     r"i(add|sub|mul|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)|.*_|setitem|empty_like|new_empty"
     r"|.*getitem|.*unique.*|masked_select|nonzero|argwhere|.*item|native_batch_norm|unsafe_chunk"
 )
-"""Functions that work in place, or give as many values as the data say, and two more. With one in a graph, torch itself derives what
-each value of it is, which takes long, and fails at two losses.
+"""Functions that work in place, or give as many values as the data say, and two more.
+
+With one in a graph, torch itself derives what each value of it is, which takes long, and fails at two losses.
 """
 
 _OTHERS = {name for names in OTHERS.values() for name in names.split()}
@@ -128,7 +129,7 @@ def test_methods_come_to_operators_on_the_list() -> None:
     for start in range(0, len(names), 50):
         methods = {name: METHODS[name] for name in names[start : start + 50]}
         if missing := _missing(lambda values, methods=methods: [method(values) for method in methods.values()]):
-            pytest.fail(f"{missing}: {({name: _missing(method) for name, method in methods.items()})}")
+            pytest.fail(f"{missing}: { ({name: _missing(method) for name, method in methods.items()}) }")
 
 
 @pytest.mark.parametrize("name", REFUSED)
