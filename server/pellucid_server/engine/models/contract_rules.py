@@ -487,6 +487,11 @@ def _combinations(x: torch.Tensor, r: int, *_: Any) -> None:
     _require(0 <= r <= 16, f"{r} elements at a time")
 
 
+def _sections(x: torch.Tensor, sections: int, *_: Any) -> None:
+    # Each is a tensor, also those that are empty because there are more than numbers to put in.
+    _require(sections <= 4096, f"{sections} sections")
+
+
 def _truncated(x: torch.Tensor, other: torch.Tensor | float, rounding_mode: str | None) -> None:
     """Hold a division of whole numbers to quotients that their type has.
 
@@ -534,6 +539,7 @@ RULES: Mapping[str, Rule] = {
     "linalg_matrix_power": _matrix_power,
     "matrix_power": _matrix_power,
     "combinations": _combinations,
+    "tensor_split.sections": _sections,
     **{f"{name}.{kind}_mode": _truncated for name in ("div", "divide") for kind in ("Tensor", "Scalar")},
     "_native_batch_norm_legit.no_stats": _batch_norm_without_statistics,
     "_native_batch_norm_legit_no_training": _batch_norm,
