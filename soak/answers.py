@@ -1,7 +1,7 @@
 """Whether an answer is the quiet one: to rounding, or, where the deadline decides the work, to its own stated error."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,11 @@ def partial(entry: Entry, answer: bytes) -> bool:
     return any(each.accuracy.partial for each in _attributions(answer))
 
 
-def attribution_faults(mine: explanation_pb2.Attribution, again: explanation_pb2.Attribution) -> list[str]:
-    """Return how an attribution differs from the same one made again."""
-    return list(_attribution(mine, again, cut=False))
+def attribution_faults(
+    mine: explanation_pb2.Attribution, again: explanation_pb2.Attribution, prediction: explanation_service_pb2.Output
+) -> list[str]:
+    """Return how an attribution differs from the same one made again; `prediction` is beside it."""
+    return list(_attribution(mine, again, _margin(from_tensor(prediction.values)), cut=False))
 
 
 def _attributions(answer: bytes) -> Any:
@@ -93,13 +95,13 @@ def _predict(entry: Entry, answer: bytes, quiet: bytes, hurried: bool) -> Iterat
         if one.status.code and not (hurried and one.status.code == LATE):
             yield f"explanation {number} has the status {one.status.code}, {one.status.message!r}"
         elif not one.status.code:
-            yield from _explanation(entry, one.explanation, other.explanation)
+            yield from _explanation(entry, one.explanation, other.explanation, expected.outputs.values())
 
 
 def _attribute(entry: Entry, answer: bytes, quiet: bytes, hurried: bool) -> Iterator[str]:
     mine, expected = (explanation_service_pb2.AttributeResponse.FromString(each) for each in (answer, quiet))
     yield from _output("prediction", mine.prediction, expected.prediction)
-    yield from _explanation(entry, mine.explanation, expected.explanation)
+    yield from _explanation(entry, mine.explanation, expected.explanation, [expected.prediction])
 
 
 def _output(name: str, mine: explanation_service_pb2.Output, expected: explanation_service_pb2.Output) -> Iterator[str]:
@@ -117,25 +119,32 @@ def _output(name: str, mine: explanation_service_pb2.Output, expected: explanati
 
 
 def _explanation(
-    entry: Entry, mine: explanation_pb2.Explanation, expected: explanation_pb2.Explanation
+    entry: Entry,
+    mine: explanation_pb2.Explanation,
+    expected: explanation_pb2.Explanation,
+    outputs: Iterable[explanation_service_pb2.Output],
 ) -> Iterator[str]:
     if len(mine.attributions) != len(expected.attributions):
         yield f"{len(mine.attributions)} rows are explained"
         return
+    # A score near 0 is a sum of terms that cancel: its rounding is that of the terms, which other outputs are like.
+    terms = max((_margin(from_tensor(each.values)) for each in outputs), default=0.0)
     for row, (one, other) in enumerate(zip(mine.attributions, expected.attributions, strict=True)):
-        for fault in _attribution(one, other, cut=one.accuracy.partial or entry.adaptive):
+        for fault in _attribution(one, other, terms, cut=one.accuracy.partial or entry.adaptive):
             yield f"row {row}: {fault}"
 
 
-def _attribution(mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attribution, *, cut: bool) -> Iterator[str]:
+def _attribution(
+    mine: explanation_pb2.Attribution, quiet: explanation_pb2.Attribution, terms: float, *, cut: bool
+) -> Iterator[str]:
     if mine.receipt.model != quiet.receipt.model or mine.receipt.input_digest != quiet.receipt.input_digest:
         yield "the receipt is of another model or input"
     if mine.output_index != quiet.output_index:
         yield f"element {list(mine.output_index)} is explained"
     score, expected_score = (np.array([each.instance_output_value]) for each in (mine, quiet))
-    # A score near 0 is a sum of terms that cancel: its rounding is that of the terms, which attributions are like.
-    terms = max((_margin(from_tensor(each.scores)) for each in quiet.inputs.values()), default=0.0)
-    yield from alike("the score", score, expected_score, more=terms)
+    # The attributions of some methods are terms of the score, too.
+    more = max((_margin(from_tensor(each.scores)) for each in quiet.inputs.values()), default=0.0)
+    yield from alike("the score", score, expected_score, more=terms + more)
     allowed = _stated_error(mine) + _stated_error(quiet) if cut else 0.0
     for name, each in quiet.inputs.items():
         if name not in mine.inputs:

@@ -65,7 +65,7 @@ class _Again:
         for row, each in enumerate(reply.explanation.attributions):
             again = await self._made(catalogue.replay(request, each, row=row))
             (other,) = explanation_service_pb2.AttributeResponse.FromString(again).explanation.attributions
-            for fault in answers.attribution_faults(each, other):
+            for fault in answers.attribution_faults(each, other, reply.prediction):
                 yield f"row {row}: {fault}"
 
     async def _made(self, request: bytes) -> bytes:

@@ -112,11 +112,23 @@ def test_a_path_that_was_cut_short_must_be_as_complete_as_it_says() -> None:
 
 
 def test_an_answer_made_again_may_differ_by_rounding_only() -> None:
-    (cut,) = attribution(1.01, 2, 3, gap=0.01, partial=True).explanation.attributions
+    reply = attribution(1.01, 2, 3, gap=0.01, partial=True)
+    (cut,) = reply.explanation.attributions
     (again,) = attribution(1, 2, 3).explanation.attributions
 
-    assert len(answers.attribution_faults(cut, again)) == 1
-    assert answers.attribution_faults(cut, cut) == []
+    assert len(answers.attribution_faults(cut, again, reply.prediction)) == 1
+    assert answers.attribution_faults(cut, cut, reply.prediction) == []
+
+
+def test_a_score_near_0_may_differ_by_the_rounding_of_its_terms() -> None:
+    quiet, mine, wrong = (attribution(0.01, 0.02, 0.03) for _ in range(3))
+    for reply, score in ((quiet, 2.0), (mine, 2.0001), (wrong, 2.1)):
+        reply.prediction.CopyFrom(prediction(-400, -300, score).outputs["output"])
+        reply.explanation.attributions[0].instance_output_value = score
+        reply.explanation.attributions[0].accuracy.Clear()
+
+    assert faults(ATTRIBUTE, mine, quiet) == []
+    assert any("the score" in fault for fault in faults(ATTRIBUTE, wrong, quiet))
 
 
 def test_an_attribution_of_another_input_is_wrong() -> None:
