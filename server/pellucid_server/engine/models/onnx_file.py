@@ -7,7 +7,7 @@ outside the file's folder. A loop without end shows only when it runs: a load is
 
 import math
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +18,9 @@ import onnx.inliner
 from pellucid_server.engine.models.onnx_arguments import misfit, misfit_number
 from pellucid_server.engine.models.onnx_division import UnsafeDivisionError, make_divisions_safe
 from pellucid_server.engine.models.onnx_graphs import Scope, drop_claims, inferred_shapes, scopes, subgraphs
-from pellucid_server.engine.models.onnx_guards import Guard, add_guards, guards
+from pellucid_server.engine.models.onnx_guards import AnyGuard, add_guards, guards
 from pellucid_server.engine.models.onnx_operators import refusal
+from pellucid_server.engine.models.onnx_sizes import UnboundedSizeError, follow, size_guards
 
 _LARGEST_FILE = 2**31 - 1
 """What protobuf reads; larger weights are kept beside the file."""
@@ -51,7 +52,10 @@ class OnnxFile:
     """As ONNX Runtime may run it: with its own functions in place of the nodes that call them, without what it claims
     of shapes, and with guards."""
 
-    guards: tuple[Guard, ...]
+    guards: tuple[AnyGuard, ...]
+    refusing: Mapping[str, str]
+    """By an operator that is given a shape or a place which follows what a caller sends, one such node."""
+
     largest_value_bytes: int
     """Bytes of the largest value in the file, for a row."""
 
@@ -83,10 +87,16 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
     for scope in scopes(model, {}):
         _check_nodes(scope, model, lambda node, version, scope: misfit_number(node))
     shapes = inferred_shapes(model)
-    found: list[Guard] = []
+    found: list[AnyGuard] = []
+    flow = follow(model)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     for place, scope in enumerate(scopes(model, shapes)):
         _check_nodes(scope, model, misfit)
         found += guards(model, place, scope)
+        try:
+            found += size_guards(place, scope, flow, opset)
+        except UnboundedSizeError as error:
+            raise SessionError(str(error)) from error
     largest = _checked_values(model, shapes)
     drop_claims(model, shapes)
     add_guards(model, found)
@@ -94,7 +104,7 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
         make_divisions_safe(model)
     except UnsafeDivisionError as error:
         raise SessionError(str(error)) from error
-    return OnnxFile(model, tuple(found), largest)
+    return OnnxFile(model, tuple(found), flow.operators, largest)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:

@@ -128,7 +128,7 @@ def test_methods_come_to_operators_on_the_list() -> None:
     for start in range(0, len(names), 50):
         methods = {name: METHODS[name] for name in names[start : start + 50]}
         if missing := _missing(lambda values, methods=methods: [method(values) for method in methods.values()]):
-            pytest.fail(f"{missing}: {({name: _missing(method) for name, method in methods.items()})}")
+            pytest.fail(f"{missing}: { ({name: _missing(method) for name, method in methods.items()}) }")
 
 
 @pytest.mark.parametrize("name", REFUSED)
