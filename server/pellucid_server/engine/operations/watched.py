@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.models.lengths import UnfitLengthsError
+from pellucid_server.engine.models.lengths import UnfitLengthsError, UnfitValuesError
 from pellucid_server.engine.operations.targets import place_text
 from pellucid_server.engine.question import Arrays, Question, Scores, Target
 from pellucid_server.errors import InvalidRequestError
@@ -123,7 +123,7 @@ class WatchedHandle:
 
     @contextlib.contextmanager
     def _naming_rows(self, rows: Arrays) -> Iterator[None]:
-        """Say of an error in the inputs, a whole number beyond a table of the model, whose it is."""
+        """Say of an error in the inputs, such as a whole number beyond a table of the model, whose it is."""
         try:
             yield
         except UnfitLengthsError:
@@ -134,20 +134,30 @@ class WatchedHandle:
             raise self._refused(rows, error) from error
 
     def _refused(self, rows: Arrays, error: InvalidRequestError) -> EvaluationError:
+        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
+            return EvaluationError(error.message, field="inputs")
+        values = error.harm if isinstance(error, UnfitValuesError) else ""
         if self._question.baselines:
             # It has the row's lengths, and the row itself has been predicted.
             field = f"{self._field}.baseline"
-            text = (
-                f"A whole number in {field}, or on the way from it to the inputs, is beyond a table of the model; "
-                "choose a baseline of numbers that the model knows."
-            )
+            if values:
+                text = (
+                    f"The model cannot be run on {field}, or on the way from it to the inputs: {values} Choose another."
+                )
+            else:
+                text = (
+                    f"A whole number in {field}, or on the way from it to the inputs, is beyond a table of the model; "
+                    "choose a baseline of numbers that the model knows."
+                )
             return EvaluationError(text, field=field)
-        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
-            return EvaluationError(error.message, field="inputs")
-        text = (
-            f"{self._method} changes the inputs a little, and a whole number among them is then beyond a table of the "
-            "model; declare the categories of its columns in model.toml, or use another method."
-        )
+        changes = f"{self._method} changes the inputs a little, and"
+        if values:
+            text = f"{changes} the model cannot be run on what they then are: {values} Use another method."
+        else:
+            text = (
+                f"{changes} a whole number among them is then beyond a table of the model; declare the categories of "
+                "its columns in model.toml, or use another method."
+            )
         return EvaluationError(text, field=f"{self._field}.method")
 
     def _problem(self, scores: Scores, gradients: Arrays, rows: Arrays) -> NotFiniteError | None:
