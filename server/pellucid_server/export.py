@@ -158,7 +158,7 @@ def _make(
     graph = _graph(folder / _GRAPH_FILE)
     trials = draw_trials(module, arguments, shapes, [value.name for value in graph.outputs])
     difference = graph_difference(graph, trials)
-    notes = () if rows_independent(graph) else (_DEPENDENT,)
+    notes = _notes(graph)
     if not onnx:
         return _Made(graph, difference, None, notes)
     report("Exporting ONNX, and comparing it with the network.")
@@ -168,6 +168,15 @@ def _make(
     except (ExportError, SessionError) as error:
         missing = f"There is no {_ONNX_FILE}, so that the graph will serve forward passes: {error}."
         return _Made(graph, difference, None, (*notes, missing))
+
+
+def _notes(graph: Graph) -> tuple[str, ...]:
+    try:
+        return () if rows_independent(graph) else (_DEPENDENT,)
+    except (MemoryError, RuntimeError) as error:
+        raise ExportError(
+            "There is too little memory to run the network on three rows; free some, or export a smaller network."
+        ) from error
 
 
 @contextmanager
