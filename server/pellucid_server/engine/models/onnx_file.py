@@ -6,6 +6,7 @@ outside the file's folder. A loop without end shows only when it runs: a load is
 """
 
 import math
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ _OPEN_LENGTH = 256
 
 _IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime's own mark for data at an address in memory, in place of a file's name."""
+
+
+_SOURCE = re.compile(
+    r"/onnxruntime_src/\S+?:\d+ "  # file and line
+    r"(?:[^\[\]\n]*?\) (?:const )?|SafeIntOnOverflow\(\) )?"  # the function, as C++ declares it
+)
+"""Where ONNX Runtime raised an error."""
 
 
 class SessionError(Exception):
@@ -345,6 +353,6 @@ def shown(text: str | bytes) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text on one line of bounded length."""
-    text = " ".join(str(error).split())
+    """Return an error's text on one line of bounded length, without the places of ONNX Runtime's own source."""
+    text = " ".join(_SOURCE.sub("", str(error)).split())
     return text if len(text) <= 400 else f"{text[:397]}..."
