@@ -13,11 +13,13 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from pellucid_server.engine.models.archive import ModelFileError, load_program
 from pellucid_server.engine.models.graph import Graph, UnfitModelError
 from pellucid_server.engine.models.independence import rows_independent
 from pellucid_server.engine.models.manifest import read_manifest
+from pellucid_server.engine.models.remedies import place_text
 from pellucid_server.engine.models.session import SessionError
 from pellucid_server.engine.models.strict_toml import ManifestError
 from pellucid_server.export_example import dynamic_shapes, named_arguments
@@ -39,6 +42,17 @@ __all__ = ["ExportError", "Exported", "export", "main"]
 _GRAPH_FILE, _ONNX_FILE, _MANIFEST_FILE = "model.pt2", "model.onnx", "model.toml"
 
 _DEPENDENT = "Rows of a batch depend on one another, so that every request will be served on its own."
+
+_TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
+"""Loggers that warn users of what is torch's own affair."""
+
+_PYTHON_NUMBER = r"\.item\(|\.tolist\(|\b(int|float|range)\("
+_OTHERS = re.compile(
+    r"[/\\]site-packages[/\\](torch|sympy|numpy|onnx\w*)[/\\]|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
+    rf"|^{re.escape(str(Path(__file__).parent))}[/\\]|^<"
+)
+"""Files that are no network's: of torch and what it uses, of Python itself, and of a server."""
+_MOST_FRAMES = 200
 
 _LARGEST_ONNX_BYTES = 1_500_000_000
 """Weights beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
@@ -182,16 +196,18 @@ def _notes(graph: Graph) -> tuple[str, ...]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's warnings about itself from the user: of absent packages, and of its own deprecated calls."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -208,7 +224,8 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _program(module: nn.Module, arguments: dict[str, Tensor], shapes: dict[str, dict[int, Dim]]) -> ExportedProgram:
     _require_tensors(module, arguments)
     try:
-        with torch.enable_grad():
+        # What torch could not export it prints in full.
+        with torch.enable_grad(), redirect_stderr(StringIO()):
             return torch.export.export(module, (), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(f"torch.export refuses the network: {_reason(error)}.") from error
@@ -235,20 +252,40 @@ def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
 
 def _reason(error: BaseException) -> str:
     """Say what torch's message says, in words for who wrote the network."""
-    message = str(error)
+    message, where = str(error), _where(error)
     fixed = re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", message)
     if fixed and fixed[1] == "batch":
-        return f"forward works for {fixed[2]} rows only; it must take any number, so write -1 or x.shape[0] for it"
+        return (
+            f"forward works for {fixed[2]} rows only; it must take any number, so write -1 or x.shape[0] for it, and "
+            "make no list of the rows"
+        )
     if fixed:
         return f"forward works for {fixed[1]} = {fixed[2]} only; leave that axis fixed, as recurrent layers need it"
     if "data-dependent" in message:
-        place = re.findall(r'File "([^"]+)", line (\d+), in forward', message)[-1:]
-        where = "".join(f" ({Path(file).name}, line {line})" for file, line in place)
-        return f"forward chooses by the values of a tensor{where}; use torch.where, or masks"
+        if re.search(_PYTHON_NUMBER, where):
+            return (
+                f"forward makes a number of Python of a tensor's value{where}; keep it a tensor and compute with that, "
+                "with torch.where in place of conditions. A length, or how often a loop runs, must be fixed or come "
+                "from a shape"
+            )
+        return (
+            f"forward chooses by the values of a tensor{where}; compute both sides and choose with torch.where, or use "
+            "masks"
+        )
     if "Constraints violated" in message or "ConstraintViolation" in type(error).__name__:
         return _violated(message)
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first}".rstrip(".:")[:500]
+    return f"{type(error).__name__}: {first}".rstrip(".:")[:500] + where
+
+
+def _where(error: BaseException) -> str:
+    """Name the author's line at which an error came up, as ` (net.py, line 3: return x + y)`, or nothing."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
+        if not _OTHERS.search(frame.filename)
+    ]
+    return place_text("".join(traceback.format_list(frames)))
 
 
 def _violated(message: str) -> str:
