@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tempfile
-import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,10 +29,10 @@ from pellucid_server.engine.models.archive import ModelFileError, load_program
 from pellucid_server.engine.models.graph import Graph, UnfitModelError
 from pellucid_server.engine.models.independence import rows_independent
 from pellucid_server.engine.models.manifest import read_manifest
-from pellucid_server.engine.models.remedies import place_text
 from pellucid_server.engine.models.session import SessionError
 from pellucid_server.engine.models.strict_toml import ManifestError
 from pellucid_server.export_example import dynamic_shapes, named_arguments
+from pellucid_server.export_reasons import reason
 from pellucid_server.export_trial import ExportError, draw_trials, graph_difference, onnx_difference
 from pellucid_server.starter_manifest import starter_manifest
 
@@ -45,14 +44,6 @@ _DEPENDENT = "Rows of a batch depend on one another, so that every request will 
 
 _TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 """Loggers that warn users of what is torch's own affair."""
-
-_PYTHON_NUMBER = r"\.item\(|\.tolist\(|\b(int|float|range)\("
-_OTHERS = re.compile(
-    r"[/\\]site-packages[/\\](torch|sympy|numpy|onnx\w*)[/\\]|[/\\]lib[/\\]python3[^/\\]*[/\\](?!site-packages)"
-    rf"|^{re.escape(str(Path(__file__).parent))}[/\\]|^<"
-)
-"""Files that are no network's: of torch and what it uses, of Python itself, and of a server."""
-_MOST_FRAMES = 200
 
 _LARGEST_ONNX_BYTES = 1_500_000_000
 """Weights beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
@@ -228,7 +219,7 @@ def _program(module: nn.Module, arguments: dict[str, Tensor], shapes: dict[str, 
         with torch.enable_grad(), redirect_stderr(StringIO()):
             return torch.export.export(module, (), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        raise ExportError(f"torch.export refuses the network: {_reason(error)}.") from error
+        raise ExportError(f"torch.export refuses the network: {reason(error)}.") from error
 
 
 def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
@@ -250,60 +241,6 @@ def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
     )
 
 
-def _reason(error: BaseException) -> str:
-    """Say what torch's message says, in words for who wrote the network."""
-    message, where = str(error), _where(error)
-    fixed = re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", message)
-    if fixed and fixed[1] == "batch":
-        return (
-            f"forward works for {fixed[2]} rows only; it must take any number, so write -1 or x.shape[0] for it, and "
-            "make no list of the rows"
-        )
-    if fixed:
-        return f"forward works for {fixed[1]} = {fixed[2]} only; leave that axis fixed, as recurrent layers need it"
-    if "data-dependent" in message:
-        if re.search(_PYTHON_NUMBER, where):
-            return (
-                f"forward makes a number of Python of a tensor's value{where}; keep it a tensor and compute with that, "
-                "with torch.where in place of conditions. A length, or how often a loop runs, must be fixed or come "
-                "from a shape"
-            )
-        return (
-            f"forward chooses by the values of a tensor{where}; compute both sides and choose with torch.where, or use "
-            "masks"
-        )
-    if "Constraints violated" in message or "ConstraintViolation" in type(error).__name__:
-        return _violated(message)
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first}".rstrip(".:")[:500] + where
-
-
-def _where(error: BaseException) -> str:
-    """Name the author's line at which an error came up, as ` (net.py, line 3: return x + y)`, or nothing."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)[-_MOST_FRAMES:]
-        if not _OTHERS.search(frame.filename)
-    ]
-    return place_text("".join(traceback.format_list(frames)))
-
-
-def _violated(message: str) -> str:
-    """Say which lengths forward is limited to, where torch says which of its conditions they break."""
-    limits = re.findall(r"(\w+) = Dim\('\w+', (?:min=(\d+))?(?:, )?(?:max=(\d+))?\)", message)
-    parts = [
-        f"{name} {' and '.join(filter(None, (least and f'from {least}', most and f'up to {most}')))}"
-        for name, least, most in limits
-    ]
-    unequal = re.findall(r"generated guard L\['(\w+)'\]\.size\(\)\[(\d+)\] != (\d+)", message)
-    parts += [f"axis {axis} of {name} other than {length}" for name, axis, length in unequal]
-    takes = f"forward works for {', '.join(dict.fromkeys(parts))} only" if parts else "forward limits its open axes"
-    return (
-        f"{takes}: it compares a length with a number, or joins an open axis with a fixed one. Take conditions on "
-        "shapes out of forward, or leave that axis fixed (the batch, axis 0, cannot be)"
-    )
-
-
 def _export_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     try:
@@ -320,7 +257,7 @@ def _export_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ExportError(f"torch.onnx cannot export the graph ({_reason(cause)})") from error
+        raise ExportError(f"torch.onnx cannot export the graph ({reason(cause)})") from error
 
 
 def _graph(path: Path) -> Graph:
