@@ -222,8 +222,12 @@ def _counted_when_sized(node: onnx.NodeProto) -> bool:
 
 def _unbounded(node: onnx.NodeProto, scope: Scope, flow: Flow, opset: int) -> str | None:
     """Return why the size of what a node makes cannot be bounded, or None where it can or need not be."""
-    if node.op_type == "Loop":
-        return _TURNS if _follows_turns(node, scope, flow) else None
+    if _domain(node) == "" and node.op_type in ("Loop", "Scan"):
+        if node.op_type == "Loop" and _follows_turns(node, scope, flow):
+            return _TURNS
+        # What each turn makes is put together.
+        joined = any(entry.name in flow.sized for graph in subgraphs(node) for entry in graph.output)
+        return _UNBOUNDED if joined else None
     sized = [place for place, name in enumerate(node.input) if name in flow.sized]
     if not sized and not _told(node, flow, _size_places(node)):
         return None
@@ -237,8 +241,8 @@ def _unbounded(node: onnx.NodeProto, scope: Scope, flow: Flow, opset: int) -> st
 def _is_not_larger(node: onnx.NodeProto, sized: Sequence[int]) -> bool:
     if node.op_type in _NOT_LARGER_THAN_FIRST:
         return sized == [0]
-    # What branches and turns make is looked at in them.
-    return node.op_type in _NOT_LARGER or node.op_type in ("If", "Scan")
+    # What branches make is looked at in them.
+    return node.op_type in _NOT_LARGER or node.op_type == "If"
 
 
 def _countable(node: onnx.NodeProto) -> bool:
@@ -253,13 +257,13 @@ def _countable(node: onnx.NodeProto) -> bool:
 
 def _follows_turns(node: onnx.NodeProto, scope: Scope, flow: Flow) -> bool:
     """Tell whether a caller decides how often a loop runs."""
-    body = next(subgraphs(node), None)
     name = node.input[0] if node.input else ""
     turns = scope.constant(name) if name else None
     if name in flow.values:
         return True
-    if name and (turns is None or (turns.size == 1 and int(turns.item()) <= _MOST_TURNS)):
+    if turns is not None and turns.size == 1 and int(turns.item()) <= _MOST_TURNS:
         return False
+    body = next(subgraphs(node), None)
     return body is not None and any(entry.name in flow.values for entry in body.output[:1])
 
 

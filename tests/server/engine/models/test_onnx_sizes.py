@@ -199,10 +199,18 @@ def test_a_size_is_bounded_in_a_branch_too(load, name):
         session.run(rows(1e13))
 
 
-def loop(turns, condition="", body=()):
+def scan():
+    """A list of as many copies of a range as it has numbers."""
+    copies = helper.make_graph(
+        [node("Identity", ["r"], ["o"])], "b", [value("e", (), INT64)], [value("o", None, INT64)]
+    )
+    return node("Scan", ["r"], ["made"], name="it", num_scan_inputs=1, body=copies)
+
+
+def loop(turns, condition="", body=(), last="i"):
     inputs = [value("i", (), INT64), value("on", (), BOOL)]
-    body = [*body, node("Identity", ["i"], ["turn"])]
-    outputs = [value("still", (), BOOL), value("turn", (), INT64)]
+    body = [*body, node("Identity", [last], ["turn"])]
+    outputs = [value("still", (), BOOL), value("turn", None if last != "i" else (), INT64)]
     return node("Loop", [turns, condition], ["made"], name="it", body=helper.make_graph(body, "b", inputs, outputs))
 
 
@@ -212,6 +220,16 @@ REFUSED = {
     "turns": ([loop("scalar", body=SAME)], "how often it runs follows what a caller sends"),
     "a condition": ([loop("", "true", UNTIL)], "how often it runs follows what a caller sends"),
     "a condition and any number": ([loop("many", "true", UNTIL)], "how often it runs follows"),
+    "a condition and a number that is made of others": (
+        [
+            node("Constant", [], ["half"], value_int=1 << 60),
+            node("Add", ["half", "half"], ["more"]),
+            loop("more", "true", UNTIL),
+        ],
+        "how often it runs follows",
+    ),
+    "turns that each make a range": ([loop("five", "true", [*SAME, ranged()], "r")], "cannot be bounded beforehand"),
+    "a scan of a range": ([ranged(), scan()], "cannot be bounded beforehand"),
     "an equation": (
         [ranged(), node("Einsum", ["r", "r"], ["made"], name="it", equation="i,j->ij")],
         "cannot be bounded beforehand",
@@ -226,8 +244,8 @@ REFUSED = {
     ),
 }
 NUMBERS = {
-    "many": np.array(2**63 - 1), "true": np.array(True), "eight": np.array(8), "rate": np.array(100),
-    "low": np.float32(1), "high": np.float32(40),
+    "many": np.array(2**63 - 1), "five": np.array(5), "true": np.array(True), "eight": np.array(8),
+    "rate": np.array(100), "low": np.float32(1), "high": np.float32(40),
 }  # fmt: skip
 
 
@@ -244,13 +262,13 @@ def test_an_old_file_is_refused_with_the_version_that_would_do(load):
 
 
 def test_a_loop_may_run_as_often_as_the_file_or_a_shape_says(load):
-    for turns in ("five", "length"):
+    for turns, body in (("five", UNTIL), ("length", SAME)):
         bodies = [
             node("Shape", ["x"], ["s"]),
             node("Gather", ["s", "one"], ["length"]),
-            loop(turns, "true", UNTIL),
+            loop(turns, "true", body),
         ]
-        session = load(model(bodies, five=np.array(5), **NUMBERS))
+        session = load(model(bodies, **NUMBERS))
         np.testing.assert_array_equal(session.run(rows(1e13))["y"], rows(1e13)["x"])
 
 
