@@ -64,7 +64,8 @@ class WatchedHandle:
 
     def forward(self, rows: Arrays) -> Arrays:
         """Return every output of the model by name, (rows, *shape), as it is."""
-        return self._handle.forward(rows)
+        with self._naming_rows(rows):
+            return self._handle.forward(rows)
 
     def scores(self, rows: Arrays, target: Target) -> Scores:
         """Return the target's score of each row, (rows,), all finite.
@@ -91,11 +92,13 @@ class WatchedHandle:
 
     def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
         """Return the value of each layer by name, (rows, *shape), as it is."""
-        return self._handle.activations(rows, layers)
+        with self._naming_rows(rows):
+            return self._handle.activations(rows, layers)
 
     def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
         """Return the outputs had `layer` had these values, as they are."""
-        return self._handle.suffix(rows, layer, values)
+        with self._naming_rows(rows):
+            return self._handle.suffix(rows, layer, values)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in the helper process."""

@@ -336,6 +336,25 @@ def test_values_that_the_model_cannot_be_run_on_are_not_called_numbers_beyond_a_
     assert own.value.metadata["field"] == "inputs"
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "arguments"), [("forward", ()), ("activations", (("l",),)), ("suffix", ("l", np.zeros((1, 2))))]
+)
+def test_every_evaluation_says_whose_the_rows_are(evaluation, arguments):
+    class Refusing(Handle):
+        def refuse(self, *arguments):
+            raise values_error(["x"], "A matrix cannot be inverted or decomposed.")
+
+        forward = activations = suffix = refuse
+
+    question = tensor_question([1.0, 2.0])
+    handle = WatchedHandle(Refusing(roots), question, method="m", field="explanation", number=0)
+
+    with pytest.raises(InvalidRequestError) as caught:
+        getattr(handle, evaluation)({"x": np.array([[0.0, 0.0]], np.float32)}, *arguments)
+
+    assert caught.value.metadata["field"] == "explanation.baseline"
+
+
 def test_outputs_that_are_not_finite_are_named_with_how_many_and_where():
     outputs = {"y": np.array([[1.0, -np.inf], [np.nan, 2.0]]), "n": np.array([3]), "z": np.array([1.0])}
 
