@@ -114,6 +114,9 @@ def checked_mapping(value: Any, where: str, what: str) -> Mapping[str, Any]:
 
 def shortened(value: Any) -> str:
     """Return what a value looks like, in a message: the start of a long one, the type of what is no plain value."""
+    if isinstance(value, np.generic):
+        # NumPy writes the type of a number around it.
+        value = value.item()
     if value is None or isinstance(value, bool | float | str | np.generic):
         text = ascii(value)
     elif isinstance(value, int):

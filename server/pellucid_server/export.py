@@ -16,8 +16,9 @@ import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from pellucid_server.engine.models.manifest import read_manifest
 from pellucid_server.engine.models.session import SessionError
 from pellucid_server.engine.models.strict_toml import ManifestError
 from pellucid_server.export_example import dynamic_shapes, named_arguments
+from pellucid_server.export_reasons import reason
 from pellucid_server.export_trial import ExportError, draw_trials, graph_difference, onnx_difference
 from pellucid_server.starter_manifest import starter_manifest
 
@@ -39,6 +41,9 @@ __all__ = ["ExportError", "Exported", "export", "main"]
 _GRAPH_FILE, _ONNX_FILE, _MANIFEST_FILE = "model.pt2", "model.onnx", "model.toml"
 
 _DEPENDENT = "Rows of a batch depend on one another, so that every request will be served on its own."
+
+_TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
+"""Loggers that warn users of what is torch's own affair."""
 
 _LARGEST_ONNX_BYTES = 1_500_000_000
 """Weights beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
@@ -158,7 +163,7 @@ def _make(
     graph = _graph(folder / _GRAPH_FILE)
     trials = draw_trials(module, arguments, shapes, [value.name for value in graph.outputs])
     difference = graph_difference(graph, trials)
-    notes = () if rows_independent(graph) else (_DEPENDENT,)
+    notes = _notes(graph)
     if not onnx:
         return _Made(graph, difference, None, notes)
     report("Exporting ONNX, and comparing it with the network.")
@@ -170,19 +175,30 @@ def _make(
         return _Made(graph, difference, None, (*notes, missing))
 
 
+def _notes(graph: Graph) -> tuple[str, ...]:
+    try:
+        return () if rows_independent(graph) else (_DEPENDENT,)
+    except (MemoryError, RuntimeError) as error:
+        raise ExportError(
+            "There is too little memory to run the network on three rows; free some, or export a smaller network."
+        ) from error
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's warnings about itself from the user: of absent packages, and of its own deprecated calls."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -199,10 +215,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 def _program(module: nn.Module, arguments: dict[str, Tensor], shapes: dict[str, dict[int, Dim]]) -> ExportedProgram:
     _require_tensors(module, arguments)
     try:
-        with torch.enable_grad():
+        # What torch could not export it prints in full.
+        with torch.enable_grad(), redirect_stderr(StringIO()):
             return torch.export.export(module, (), arguments, dynamic_shapes=shapes, strict=False)
     except Exception as error:
-        raise ExportError(f"torch.export refuses the network: {_reason(error)}.") from error
+        raise ExportError(f"torch.export refuses the network: {reason(error)}.") from error
 
 
 def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
@@ -224,40 +241,6 @@ def _require_tensors(module: nn.Module, arguments: dict[str, Tensor]) -> None:
     )
 
 
-def _reason(error: BaseException) -> str:
-    """Say what torch's message says, in words for who wrote the network."""
-    message = str(error)
-    fixed = re.search(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", message)
-    if fixed and fixed[1] == "batch":
-        return f"forward works for {fixed[2]} rows only; it must take any number, so write -1 or x.shape[0] for it"
-    if fixed:
-        return f"forward works for {fixed[1]} = {fixed[2]} only; leave that axis fixed, as recurrent layers need it"
-    if "data-dependent" in message:
-        place = re.findall(r'File "([^"]+)", line (\d+), in forward', message)[-1:]
-        where = "".join(f" ({Path(file).name}, line {line})" for file, line in place)
-        return f"forward chooses by the values of a tensor{where}; use torch.where, or masks"
-    if "Constraints violated" in message or "ConstraintViolation" in type(error).__name__:
-        return _violated(message)
-    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first}".rstrip(".:")[:500]
-
-
-def _violated(message: str) -> str:
-    """Say which lengths forward is limited to, where torch says which of its conditions they break."""
-    limits = re.findall(r"(\w+) = Dim\('\w+', (?:min=(\d+))?(?:, )?(?:max=(\d+))?\)", message)
-    parts = [
-        f"{name} {' and '.join(filter(None, (least and f'from {least}', most and f'up to {most}')))}"
-        for name, least, most in limits
-    ]
-    unequal = re.findall(r"generated guard L\['(\w+)'\]\.size\(\)\[(\d+)\] != (\d+)", message)
-    parts += [f"axis {axis} of {name} other than {length}" for name, axis, length in unequal]
-    takes = f"forward works for {', '.join(dict.fromkeys(parts))} only" if parts else "forward limits its open axes"
-    return (
-        f"{takes}: it compares a length with a number, or joins an open axis with a fixed one. Take conditions on "
-        "shapes out of forward, or leave that axis fixed (the batch, axis 0, cannot be)"
-    )
-
-
 def _export_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     try:
@@ -274,7 +257,7 @@ def _export_onnx(program: ExportedProgram, graph: Graph, path: Path) -> None:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise ExportError(f"torch.onnx cannot export the graph ({_reason(cause)})") from error
+        raise ExportError(f"torch.onnx cannot export the graph ({reason(cause)})") from error
 
 
 def _graph(path: Path) -> Graph:

@@ -11,6 +11,7 @@ from torch.export import Dim
 from pellucid_server.export_trial import ExportError
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def named_arguments(module: nn.Module, example: Mapping[str, Tensor] | tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -54,8 +55,24 @@ def named_arguments(module: nn.Module, example: Mapping[str, Tensor] | tuple[Ten
 def _require_example(module: nn.Module, example: object) -> None:
     if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         raise ExportError("The network is a module of torch.jit, which cannot be exported. Give the nn.Module itself.")
+    if hasattr(module, "_orig_mod"):
+        raise ExportError(
+            "The network is made by torch.compile, whose code no file can hold. Give the network that was compiled "
+            "(network._orig_mod)."
+        )
+    if isinstance(module, _PARALLEL):
+        raise ExportError(
+            f"The network is wrapped in {type(module).__name__}, which shares a batch out among devices. Give the "
+            "network inside (network.module), on the CPU."
+        )
     if not isinstance(module, nn.Module):
         raise ExportError(f"The network is {_described(module)}; it must be a torch.nn.Module.")
+    for name, part in module.named_modules():
+        if isinstance(part, _PARALLEL) and getattr(part, "device_ids", None):
+            raise ExportError(
+                f"Layer {name!r} is wrapped in {type(part).__name__}, which shares a batch out among devices. Put the "
+                "layer inside (its .module) in its place, on the CPU."
+            )
     if not isinstance(example, (Mapping, tuple, list)):
         raise ExportError(
             f"The example is {_described(example)}; it must be a tuple of tensors in the order of forward's arguments, "

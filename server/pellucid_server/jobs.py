@@ -74,6 +74,10 @@ class TargetSpec:
     space: str = ""
 
 
+MOST_BASELINE_ROWS = 4096
+"""Most baseline rows that a request may give."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaselineSpec:
     """What absence looks like.

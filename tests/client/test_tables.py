@@ -233,7 +233,8 @@ def test_a_number_of_any_type_is_one(value, number):
 
 
 MISSING = [
-    None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), decimal.Decimal("nan"), np.ma.masked,
+    None, float("nan"), np.float32("nan"), np.float64("nan"), pd.NA, pd.NaT,
+    np.datetime64("NaT"), decimal.Decimal("nan"), np.ma.masked,
 ]  # fmt: skip
 
 
@@ -244,6 +245,7 @@ def test_a_missing_value_is_refused_by_its_row_and_column(value, name):
 
     assert field == f"inputs['row'][1][{name!r}]"
     assert "is missing" in message
+    assert "np." not in message
     assert "the model takes no missing values" in message
 
 

@@ -17,7 +17,7 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-FOREST, GATED, OPEN = "forest", "gated", "open"
+FOREST, GATED, GROWING, OPEN = "forest", "gated", "growing", "open"
 REASONS = {
     "random": "node 'noise' is an operator 'RandomNormalLike'",
     "training": "training_mode is not a constant False",
@@ -26,6 +26,7 @@ REASONS = {
     "axis": "its axis is 9223372036854775807; it must be in [-64, 64]",
     "empty": "its input 0 is empty; give it elements",
     "endless": "must not be recursive",
+    "turning": "node 'turns' (Loop) cannot be served: how often it runs follows what a caller sends",
 }
 HIDDEN = 2
 SEED = 3
@@ -75,7 +76,31 @@ def refused() -> dict[str, onnx.ModelProto]:
             ],
         ),
         "endless": file([node("F", ["x"], ["y"], domain="own")], functions=[recursive]),
+        "turning": file([*LARGEST, node("Loop", ["n", ""], ["made"], body=counting(), name="turns"), *ADDED], GIVEN),
     }
+
+
+LARGEST = [
+    node("Abs", ["x"], ["a"]),
+    node("ReduceMax", ["a"], ["m"], keepdims=0),
+    node("Reshape", ["m", "vector"], ["v"]),
+    node("Cast", ["v"], ["n"], to=TensorProto.INT64),
+]
+ADDED = [
+    node("Cast", ["made"], ["numbers"], to=TensorProto.FLOAT),
+    node("ReduceSum", ["numbers"], ["sum"], keepdims=0),
+    node("Mul", ["sum", "zero"], ["none"]),
+    node("Add", ["x", "none"], ["y"]),
+]
+GIVEN = [constant("vector", [1], np.int64), constant("zero", 0)]
+
+
+def counting() -> onnx.GraphProto:
+    """A body of a loop that lists its turns."""
+    flag, number = value("on", kind=TensorProto.BOOL), value("i", kind=TensorProto.INT64)
+    outputs = [value("still", kind=TensorProto.BOOL), value("turn", kind=TensorProto.INT64)]
+    nodes = [node("Identity", ["on"], ["still"]), node("Identity", ["i"], ["turn"])]
+    return helper.make_graph(nodes, "body", [number, flag], outputs)
 
 
 def gated() -> onnx.ModelProto:
@@ -124,6 +149,8 @@ def server(forest: RandomForestClassifier, tmp_path_factory: pytest.TempPathFact
     write(repository, FOREST, skl2onnx.to_onnx(forest, initial_types=given, options={"zipmap": False}))
     np.savez(write(repository, GATED, gated()) / "background.npz", x=np.ones((2, 4), np.float32))
     (repository / GATED / "model.toml").write_text('background = "background.npz"\n')
+    growing = file([*LARGEST, node("ConstantOfShape", ["n"], ["made"], name="zeros"), *ADDED], GIVEN)
+    write(repository, GROWING, growing)
     write(repository, OPEN, file([node("Neg", ["x"], ["y"])], shape=(None, 4)))
     for name, content in refused().items():
         write(repository, name, content)
@@ -140,7 +167,7 @@ def client(server: Server) -> Iterator[Client]:
 def test_good_files_are_served_and_each_refused_one_says_why(client: Client) -> None:
     listed = {each.name: each for each in client.models()}
 
-    assert sorted(name for name in listed if listed[name].state == "serving") == [FOREST, GATED, OPEN]
+    assert sorted(name for name in listed if listed[name].state == "serving") == [FOREST, GATED, GROWING, OPEN]
     assert {name: REASONS[name] in listed[name].reason for name in REASONS} == dict.fromkeys(REASONS, True)
 
 
@@ -172,4 +199,19 @@ def test_a_row_that_leaves_an_operator_nothing_is_refused_and_the_worker_lives(s
     assert "BadRequest" in details(error)
     again = client.predict(GATED, {"x": np.array([[1, -1, 2, 0]], np.float32)}).outputs["y"]
     np.testing.assert_array_equal(again, good)
+    assert server.worker_pid() == before
+
+
+@pytest.mark.parametrize("number", [1e9, 1e13, 1e30])
+def test_a_number_that_a_size_follows_is_refused_where_it_is_too_large(
+    server: Server, client: Client, number: float
+) -> None:
+    before = server.worker_pid()
+    np.testing.assert_array_equal(client.predict(GROWING, {"x": np.full((1, 4), 7, np.float32)}).outputs["y"], 7)
+
+    error = failure(lambda: server.explanations.Predict(predict(GROWING, {"x": rows([[1.0, 2.0, number, 3.0]])})))
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "The model cannot be run on these rows of x: Its node 'zeros' (ConstantOfShape)" in str(error.details())
+    assert violated_fields(error) == ["inputs"]
     assert server.worker_pid() == before

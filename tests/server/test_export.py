@@ -194,7 +194,7 @@ def test_an_argument_with_a_default_may_be_left_out(tmp_path: Path) -> None:
             Choosing(),
             (torch.ones(2, 4),),
             {},
-            r"values of a tensor \(test_export\.py, line \d+\); use",
+            r"values of a tensor \(test_export\.py, line \d+: return rows if rows.sum.*\); .* with torch\.where",
         ),
         (Summed(), (torch.ones(2, 4),), {}, "A server would refuse the network: "),
         (
@@ -272,6 +272,49 @@ class Wrapping(nn.Module):
         return Answer(rows)
 
 
+def turned(rows: torch.Tensor) -> torch.Tensor:
+    if rows.mean() > 0:
+        return rows
+    return -rows
+
+
+class Asking(nn.Module):
+    """Leaves a choice by values to a function."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return turned(rows)
+
+
+class Cutting(nn.Module):
+    """Takes a length from values."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[:, : int(rows.sum())]
+
+
+class Turning(nn.Module):
+    """Runs a loop as often as values say."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        for _ in range(rows.max().int().item()):
+            rows = rows + 1
+        return rows
+
+
+class Leaving(nn.Module):
+    """Computes with another library."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(rows.numpy() * 2)
+
+
+def parallel() -> nn.Module:
+    """A layer that is wrapped as on a machine with a GPU."""
+    layer = nn.DataParallel(nn.Linear(4, 2))
+    layer.device_ids = [0]
+    return nn.Sequential(layer)
+
+
 class Drawing(nn.Module):
     """Adds noise."""
 
@@ -285,15 +328,31 @@ class Drawing(nn.Module):
         (Squeezed(), r"shape \(\) for 1 row; .*\(rows,\) for 2 rows and \(\) for 1: write squeeze\(1\)"),
         (Limited(), r"works for batch up to 3 only: it compares a length with a number"),
         (Wrapping(), r"returns Answer; .* whose forward\(rows\) says: return model\(rows\)\.logits"),
+        (
+            Asking(),
+            r"values of a tensor \(test_export\.py, line \d+ in turned: if rows\.mean\(\) > 0:\); .* torch\.where",
+        ),
+        (
+            Cutting(),
+            r"a number of Python .* \(test_export\.py, line \d+: return rows.*int\(rows.sum\(\)\).*from a shape",
+        ),
+        (Turning(), r"a number of Python .* \(test_export\.py, line \d+: for _ in range.*\); keep it a tensor"),
+        (Leaving(), r"numpy\(\) is not supported .* \(test_export\.py, line \d+: return torch\.from_numpy"),
+        (nn.DataParallel(nn.Linear(4, 2)), r"wrapped in DataParallel, .* Give the network inside \(network\.module\)"),
+        (parallel(), r"Layer '0' is wrapped in DataParallel, .* Put the layer inside \(its \.module\) in its place"),
+        (torch.compile(nn.Linear(4, 2)), r"made by torch\.compile.* Give the network that was compiled"),
         (Drawing(), r"'aten\.randn_like\.default' \(test_export\.py, line \d+: return rows \+ .*as an input"),
     ],
 )
 def test_what_a_server_would_refuse_is_said_in_words_for_the_author(
-    tmp_path: Path, module: nn.Module, message: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], module: nn.Module, message: str
 ) -> None:
+    capfd.readouterr()
+
     with pytest.raises(ExportError, match=message) as caught:
         export(module, (torch.ones(2, 4),), tmp_path / "model" / "1", onnx=False)
 
+    assert capfd.readouterr() == ("", "")
     assert "Constraints violated" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

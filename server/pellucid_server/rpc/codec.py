@@ -40,7 +40,6 @@ _REPLY_TYPES = {
     tensor_pb2.DATA_TYPE_FLOAT16: "float16",
     tensor_pb2.DATA_TYPE_FLOAT64: "float64",
 }
-_MOST_BASELINE_ROWS = 4096
 _DEFAULT_TOP_K, _MOST_TOP_K = 5, 1000
 _LEAST_TOLERANCE = 1e-6
 _MOST_BLUR_SIGMA = 100.0
@@ -277,7 +276,7 @@ def _baseline(baseline: explanation_pb2.Baseline, field: str) -> jobs.BaselineSp
         _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
     if baseline.inputs and kind != "given":
         _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
-    inputs = _inputs(baseline.inputs, f"{field}.inputs", _MOST_BASELINE_ROWS) if kind == "given" else {}
+    inputs = _inputs(baseline.inputs, f"{field}.inputs", jobs.MOST_BASELINE_ROWS) if kind == "given" else {}
     return jobs.BaselineSpec(kind, float(sigma), inputs)
 
 

@@ -68,19 +68,48 @@ def baseline_rows(
         "blur" is asked of what is not a picture, or the model has no default.
     """
     varied = {name: array for name, array in row.items() if not features[name].mask}
+    kind = _resolved(kind, varied, features, background, many=many, field=field)
+    if kind == "zeros":
+        made = {name: np.zeros_like(array)[None] for name, array in varied.items()}
+    elif kind == "blur":
+        _require_pictures(varied, features, background, sigma, field)
+        made = {name: blurred(array[None], sigma) for name, array in varied.items()}
+    elif kind == "mean":
+        made = {name: _mean(name, array, features, background)[None] for name, array in varied.items()}
+    else:
+        _require_background(features, background)
+        rows = (medoid_rows or medoid(background, features)) if kind == "medoid" else background
+        made = {name: rows[name] for name in varied}
+    count = len(next(iter(made.values())))
+    held = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in row.items() if name not in made}
+    return kind, {name: made[name] if name in made else held[name] for name in row}
+
+
+def _resolved(
+    kind: str, row: Arrays, features: Mapping[str, Feature], background: Arrays, *, many: bool, field: str
+) -> str:
+    """Check a kind, or choose the default."""
+    fitting = _fitting(row, background)
     if kind == "":
-        fitting = all(background[name].shape[1:] == array.shape for name, array in varied.items() if background)
-        kind = default_kind(features, has_background=bool(background) and fitting, many=many)
+        kind = default_kind(features, has_background=fitting, many=many)
         if not kind:
             raise UnsupportedError(no_default(features), subject="background")
     if kind not in KINDS:
         raise InvalidRequestError(f"{field}.kind is {kind!r}; it must be one of: {', '.join(KINDS)}.", field=field)
-    if kind in ("mean", "medoid", "background") and background:
-        _require_shapes(kind, varied, background)
-    made = _made(kind, varied, features, background, sigma, field, medoid_rows)
-    count = len(next(iter(made.values())))
-    held = {name: np.broadcast_to(array, (count, *array.shape)) for name, array in row.items() if name not in made}
-    return kind, {name: made[name] if name in made else held[name] for name in row}
+    if kind in ("mean", "medoid", "background") and background and not fitting:
+        name = next(name for name, array in row.items() if background[name].shape[1:] != array.shape)
+        raise UnsupportedError(
+            f"The model's background has rows of the shape {background[name].shape[1:]} for input {name!r}, and this "
+            f"row is {row[name].shape}; a baseline of kind {kind!r} needs the same. Set it to "
+            f"{_advice(features, fitting=False)}.",
+            subject="background",
+        )
+    return kind
+
+
+def _fitting(row: Arrays, background: Arrays) -> bool:
+    """Tell whether there is a background, of rows of the shape of this one."""
+    return bool(background) and all(background[name].shape[1:] == array.shape for name, array in row.items())
 
 
 def default_kind(features: Mapping[str, Feature], *, has_background: bool, many: bool) -> str:
@@ -181,62 +210,52 @@ def _one_hot(feature: Feature) -> npt.NDArray[np.bool_] | None:
     return several & feature.coded.reshape(-1)
 
 
-def _made(
-    kind: str,
-    row: Arrays,
-    features: Mapping[str, Feature],
-    background: Arrays,
-    sigma: float,
-    field: str,
-    medoid_rows: Arrays | None,
-) -> dict[str, Array]:
-    if kind == "zeros":
-        return {name: np.zeros_like(array)[None] for name, array in row.items()}
-    if kind == "blur":
-        return {name: _blurred(array, features[name], name, sigma, field)[None] for name, array in row.items()}
-    if kind == "mean":
-        return {name: _mean(name, array, features[name], background)[None] for name, array in row.items()}
+def _require_background(features: Mapping[str, Feature], background: Arrays) -> None:
     if not background:
         raise UnsupportedError(
-            f"The model has no background rows to compare with; set the baseline to {_others(features)}, or add a "
-            "background to its model.toml.",
+            "The model has no background rows to compare with; set the baseline to "
+            f"{_advice(features, fitting=False)}, or add a background to its model.toml.",
             subject="background",
         )
-    if kind == "medoid":
-        found = medoid_rows or medoid(background, features)
-        return {name: found[name] for name in row}
-    return {name: background[name] for name in row}
 
 
-def _blurred(array: Array, feature: Feature, name: str, sigma: float, field: str) -> Array:
-    if feature.modality != "image":
-        raise UnsupportedError(
-            f"Input {name!r} is no picture and cannot be blurred; set the baseline to ZEROS, MEAN or GIVEN.",
-            subject=f"inputs/{name}",
-        )
+def _require_pictures(
+    row: Arrays, features: Mapping[str, Feature], background: Arrays, sigma: float, field: str
+) -> None:
+    for name in row:
+        if features[name].modality != "image":
+            raise UnsupportedError(
+                f"Input {name!r} is no picture and cannot be blurred; set the baseline to "
+                f"{_advice(features, fitting=_fitting(row, background))}.",
+                subject=f"inputs/{name}",
+            )
     if not 0 < sigma <= MOST_SIGMA:
         where = f"{field}.blur_sigma"
         raise InvalidRequestError(f"{where} is {sigma:g}; it must be in (0, {MOST_SIGMA:g}] pixels.", field=where)
-    return np.asarray(blurred(array[None], sigma)[0])
 
 
-def _mean(name: str, array: Array, feature: Feature, background: Arrays) -> Array:
+def _mean(name: str, array: Array, features: Mapping[str, Feature], background: Arrays) -> Array:
     if background:
         rows = background[name]
-        return rows.mean(axis=0, dtype=np.float64).astype(rows.dtype) if feature.differentiable else _commonest(rows)
-    if feature.modality == "image":
+        mean = rows.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+        return mean if features[name].differentiable else _commonest(rows)
+    if features[name].modality == "image":
         colour = array.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
         return np.broadcast_to(colour, array.shape).astype(array.dtype)
     raise UnsupportedError(
         f"The model has no background rows, whose mean would be the baseline of input {name!r}; set the baseline to "
-        f"{_others({name: feature})}, or add a background to its model.toml.",
+        f"{_advice(features, fitting=False)}, or add a background to its model.toml.",
         subject="background",
     )
 
 
-def _others(features: Mapping[str, Feature]) -> str:
-    """Name the kinds of baseline that need no background, of which zeros are one only where zero means something."""
-    return "GIVEN" if any(feature.uncentred for feature in features.values()) else "ZEROS or GIVEN"
+def _advice(features: Mapping[str, Feature], *, fitting: bool) -> str:
+    """Name the kinds of baseline that mean something for a model; `fitting` as by `_fitting`."""
+    varied = [feature for feature in features.values() if not feature.mask]
+    kinds = [] if any(feature.uncentred for feature in varied) else ["ZEROS"]
+    if fitting:
+        kinds += ["MEDOID"] if any(feature.coded is not None for feature in varied) else ["MEAN", "MEDOID"]
+    return " or ".join(filter(None, [", ".join(kinds), "GIVEN"]))
 
 
 def _commonest(rows: Array) -> Array:
@@ -244,13 +263,3 @@ def _commonest(rows: Array) -> Array:
     flat = rows.reshape(len(rows), -1)
     values = [np.unique(column, return_counts=True) for column in flat.T]
     return np.array([found[counts.argmax()] for found, counts in values], rows.dtype).reshape(rows.shape[1:])
-
-
-def _require_shapes(kind: str, row: Arrays, background: Arrays) -> None:
-    for name, array in row.items():
-        if background[name].shape[1:] != array.shape:
-            raise UnsupportedError(
-                f"The model's background has rows of the shape {background[name].shape[1:]} for input {name!r}, and "
-                f"this row is {array.shape}; a baseline of kind {kind!r} needs the same. Set it to ZEROS or GIVEN.",
-                subject="background",
-            )

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 Rule = Callable[..., None]
 Size = Any
 """A length: a number, or a symbolic one while a model is loaded."""
+Parameter = torch.Tensor | None
+"""A tensor that may be left out."""
 
 
 TRAINING = "training mode"
@@ -74,54 +76,25 @@ def _per_channel(x: torch.Tensor, parameters: Mapping[str, torch.Tensor | None])
 
 
 def _batch_norm(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    *_: Any,
+    x: torch.Tensor, weight: Parameter, bias: Parameter, mean: Parameter, variance: Parameter, *_: Any
 ) -> None:
     # The kernels read a number for each channel from all four, however many they have, or from none at all.
-    _require(running_mean is not None and running_var is not None, "no mean or no variance")
-    _per_channel(x, {"weight": weight, "bias": bias, "running mean": running_mean, "running variance": running_var})
+    _require(mean is not None and variance is not None, "no mean or no variance")
+    _per_channel(x, {"weight": weight, "bias": bias, "running mean": mean, "running variance": variance})
 
 
-def _batch_norm_in_mode(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    training: bool,
-    *_: Any,
-) -> None:
+def _batch_norm_in_mode(x: torch.Tensor, *arguments: Any) -> None:
     # In training mode it writes to its statistics, although its schema says that it writes to nothing.
+    weight, bias, mean, variance, training, *_ = arguments
     if training:
-        _require(running_mean is None and running_var is None, TRAINING)
+        _require(mean is None and variance is None, TRAINING)
         _batch_norm_without_statistics(x, weight, bias, True)
     else:
-        _batch_norm(x, weight, bias, running_mean, running_var)
-
-
-def _instance_norm(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    use_input_stats: bool,
-    *_: Any,
-) -> None:
-    # As `_batch_norm`, which it is made of.
-    if use_input_stats:
-        _require(running_mean is None and running_var is None, TRAINING)
-        _batch_norm_without_statistics(x, weight, bias, True)
-    else:
-        _batch_norm(x, weight, bias, running_mean, running_var)
+        _batch_norm(x, weight, bias, mean, variance)
 
 
 def _batch_norm_without_statistics(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, training: bool, *_: Any
+    x: torch.Tensor, weight: Parameter, bias: Parameter, training: bool, *_: Any
 ) -> None:
     # As `_batch_norm`; out of training it reads statistics that it does not have.
     _require(training, "no statistics out of training mode")
@@ -545,7 +518,8 @@ RULES: Mapping[str, Rule] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     "batch_norm": _batch_norm_in_mode,
     "native_batch_norm": _batch_norm_in_mode,
-    "instance_norm": _instance_norm,
+    # It is made of the other, and `use_input_stats` is where `training` is there.
+    "instance_norm": _batch_norm_in_mode,
     "native_group_norm": _native_group_norm,
     "_weight_norm": _weight_norm,
     "lstm.input": _recurrent(4),

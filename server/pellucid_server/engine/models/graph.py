@@ -18,11 +18,10 @@ from pellucid_server.engine.models.index_ranges import (
     index_error,
     names_an_index,
 )
-from pellucid_server.engine.models.lengths import length_error, names_a_length
+from pellucid_server.engine.models.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.names import Layer, find_layers
 from pellucid_server.engine.models.program import GraphValue, Program, UnfitModelError, assemble, read_program
 from pellucid_server.engine.models.suffix import Context, Rows, Suffix, cut
-from pellucid_server.errors import InvalidRequestError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
 
@@ -218,11 +217,10 @@ def _results(output: fx.Node) -> tuple[Any, ...]:
     return tuple(results) if isinstance(results, tuple) else (results,)
 
 
-def _values_error(error: Exception, inputs: Sequence[str]) -> InvalidRequestError:
+def _values_error(error: Exception, inputs: Sequence[str]) -> UnfitValuesError:
     """Make the error for rows that come to values which an operator refuses."""
     what = str(error) if isinstance(error, BrokenContractError) else "A matrix cannot be inverted or decomposed."
-    text = f"The model cannot be run on these rows of {', '.join(inputs)}: {what} Send other rows."
-    return InvalidRequestError(text, field="inputs")
+    return values_error(inputs, what)
 
 
 def as_leaf(value: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from pellucid_server.engine.memory import out_of_memory
 from pellucid_server.engine.models.graph import Graph, GraphValue
 from pellucid_server.errors import InvalidRequestError
 
@@ -18,12 +19,19 @@ def rows_independent(graph: Graph, *, seed: int = 0) -> bool:
     The gradient of one row's outputs with respect to the others must be zero as well: it finds what small
     numbers hide. False as well if the graph cannot be run on random rows, a single one included: such a
     model is safe only in the batches that callers send.
+
+    Raises
+    ------
+    RuntimeError, MemoryError
+        There was not enough memory to find out (`out_of_memory`).
     """
     generator = torch.Generator().manual_seed(seed)
     rows = {value.name: _random(value, generator).to(graph.device) for value in graph.inputs}
     try:
         return _same_alone(graph, rows) and _separate_gradients(graph, rows, generator)
-    except (InvalidRequestError, RuntimeError, IndexError):
+    except (InvalidRequestError, RuntimeError, IndexError) as error:
+        if out_of_memory(error):
+            raise
         return False
 
 

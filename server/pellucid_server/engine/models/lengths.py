@@ -5,7 +5,7 @@ does not know shows when the model is run, as an error about shapes.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +176,21 @@ def names_a_length(error: Exception) -> bool:
 
 class UnfitLengthsError(InvalidRequestError):
     """The model failed on rows of their lengths."""
+
+
+class UnfitValuesError(InvalidRequestError):
+    """The model failed on rows of their values."""
+
+    harm = ""
+    """At what, as a sentence."""
+
+
+def values_error(inputs: Iterable[str], harm: str) -> UnfitValuesError:
+    """Make the error for rows of `inputs` that come to values on which the model cannot be run."""
+    text = f"The model cannot be run on these rows of {', '.join(inputs)}: {harm} Send other rows."
+    error = UnfitValuesError(text, field="inputs")
+    error.harm = harm
+    return error
 
 
 def length_error(shapes: Mapping[str, Shape]) -> UnfitLengthsError:

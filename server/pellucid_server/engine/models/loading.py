@@ -68,9 +68,12 @@ class Loaded:
 class Loader:
     """Loads one repository: `begin` while the process has one thread and has loaded nothing, then `load`."""
 
-    def __init__(self, settings: WorkerSettings, found: Contents, known: Sequence[Verdict | None]) -> None:
+    def __init__(
+        self, settings: WorkerSettings, found: Contents, fingerprints: Sequence[str], known: Sequence[Verdict | None]
+    ) -> None:
         self._settings = settings
         self._found = found
+        self._fingerprints = dict(zip(found.versions, fingerprints, strict=True))
         self._versions = _in_good_order([*zip(found.versions, known, strict=True)])
         self._prefixes = tuple(f"{shown(Path(each))}/" for each in _names(Path(settings.model_repository)))
         self._guard: Guard | None = None
@@ -94,8 +97,10 @@ class Loader:
         if found.others:
             _log.warning("passed over, as they are no models: %s", ", ".join(map(shown, found.others)))
         said = {(each.name, each.version, each.fingerprint): each for each in settings.verdicts}
-        known = [said.get((each.name, each.number, fingerprint(each.folder))) for each in found.versions]
-        loader = cls(settings, found, known)
+        # Before anything is tried out: of files that change meanwhile, the next process finds another one.
+        fingerprints = [fingerprint(each.folder) for each in found.versions]
+        pairs = zip(found.versions, fingerprints, strict=True)
+        loader = cls(settings, found, fingerprints, [said.get((each.name, each.number, at)) for each, at in pairs])
         trials = [_trial(version, settings, methods) for version, verdict in loader._versions if verdict is None]
         if trials:
             loader._guard = Guard.start(trials)
@@ -117,7 +122,7 @@ class Loader:
         for version, verdict in self._versions:
             message = self._message(verdict)
             # What only this process cannot load, for want of memory perhaps, the next one may.
-            verdicts.append(Verdict(version.name, version.number, fingerprint(version.folder), message))
+            verdicts.append(Verdict(version.name, version.number, self._fingerprints[version], message))
             if not message and not (broken and self._settings.on_broken_model == "stop"):
                 on_load(version)
                 message = self._load(version, models)

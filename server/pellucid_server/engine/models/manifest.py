@@ -42,11 +42,13 @@ from pellucid_server.engine.models.files import UnfitFileError, check_file
 from pellucid_server.engine.models.strict_toml import (
     MOST_CHARACTERS,
     MOST_TEXTS,
+    SHOWABLE,
     ManifestError,
     Table,
     is_count,
     is_numbers,
     is_texts,
+    unshowable,
 )
 
 RUNTIMES = ("auto", "graph", "onnxruntime")
@@ -156,7 +158,8 @@ def read_manifest(path: Path) -> Manifest:
 def _content(path: Path) -> dict[str, Any]:
     try:
         check_file(path, path.parent, most_bytes=_MOST_MANIFEST_BYTES)
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors put a byte order mark before the first key, which TOML does not know.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnfitFileError as error:
         raise ManifestError(str(error)) from error
     except OSError as error:
@@ -253,15 +256,19 @@ def _labels(table: Table, file: str) -> tuple[str, ...]:
     path = table.path.parent.joinpath(file)
     try:
         check_file(path, table.path.parent, most_bytes=_MOST_LABELS_BYTES)
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not by `splitlines`, which also parts them at what does not print.
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnfitFileError as error:
         raise table.error("labels_file", f"is a file that is not read: {str(error).rstrip('.')}") from error
     except UnicodeDecodeError as error:
         raise table.wrong("labels_file", f"must be UTF-8 text, and is not from byte {error.start} on") from error
-    labels = [line.strip() for line in lines]
+    labels = [line.strip(" \t") for line in lines]
     if not all(labels) or not labels:
         number = labels.index("") + 1 if labels else 1
         raise table.wrong("labels_file", f"must have a label on every line, and has none on line {number}")
+    controls = unshowable(labels)
+    if controls is not None:
+        raise table.wrong("labels_file", f"{SHOWABLE}, and has {ascii(labels[controls])[:80]} on line {controls + 1}")
     if not is_texts(labels):
         raise table.wrong(
             "labels_file", f"must have up to {MOST_TEXTS} labels, each of up to {MOST_CHARACTERS} characters"

@@ -149,8 +149,7 @@ def _known_rank(places: Mapping[int, tuple[int, ...]]) -> Check:
                 found = "cannot be found out by reading the file" if shape is None else f"is {len(shape)}"
                 return (
                     f"its input {place} must have {' or '.join(map(str, ranks))} axes, and their number {found}; "
-                    "reshape it to "
-                    "fixed axes just before"
+                    "reshape it to fixed axes just before"
                 )
         return None
 
@@ -189,9 +188,8 @@ def _linear_classifier(node: onnx.NodeProto, attributes: Attributes, scope: Scop
     coefficients, features = len(attributes.get("coefficients", ())), _features(node, scope)
     if coefficients % classes or (features is not None and coefficients != classes * features):
         return (
-            f"it has {coefficients} coefficients and {len(attributes.get('intercepts', ()))} intercepts; there "
-            "must be one "
-            "intercept for each class, and a coefficient for each class and feature"
+            f"it has {coefficients} coefficients and {len(attributes.get('intercepts', ()))} intercepts; there must "
+            "be one intercept for each class, and a coefficient for each class and feature"
         )
     return None
 

@@ -6,8 +6,9 @@ outside the file's folder. A loop without end shows only when it runs: a load is
 """
 
 import math
+import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,8 +19,9 @@ import onnx.inliner
 from pellucid_server.engine.models.onnx_arguments import misfit, misfit_number
 from pellucid_server.engine.models.onnx_division import UnsafeDivisionError, make_divisions_safe
 from pellucid_server.engine.models.onnx_graphs import Scope, drop_claims, inferred_shapes, scopes, subgraphs
-from pellucid_server.engine.models.onnx_guards import Guard, add_guards, guards
+from pellucid_server.engine.models.onnx_guards import AnyGuard, add_guards, guards
 from pellucid_server.engine.models.onnx_operators import refusal
+from pellucid_server.engine.models.onnx_sizes import UnboundedSizeError, follow, size_guards
 
 _LARGEST_FILE = 2**31 - 1
 """What protobuf reads; larger weights are kept beside the file."""
@@ -39,6 +41,13 @@ _IN_MEMORY = "_ORT_MEM_ADDR_"
 """ONNX Runtime's own mark for data at an address in memory, in place of a file's name."""
 
 
+_SOURCE = re.compile(
+    r"/onnxruntime_src/\S+?:\d+ "  # file and line
+    r"(?:[^\[\]\n]*?\) (?:const )?|SafeIntOnOverflow\(\) )?"  # the function, as C++ declares it
+)
+"""Where ONNX Runtime raised an error."""
+
+
 class SessionError(Exception):
     """An ONNX file that cannot be served; the message says why, and what would be right."""
 
@@ -51,7 +60,10 @@ class OnnxFile:
     """As ONNX Runtime may run it: with its own functions in place of the nodes that call them, without what it claims
     of shapes, and with guards."""
 
-    guards: tuple[Guard, ...]
+    guards: tuple[AnyGuard, ...]
+    refusing: Mapping[str, str]
+    """By an operator that is given a shape or a place which follows what a caller sends, one such node."""
+
     largest_value_bytes: int
     """Bytes of the largest value in the file, for a row."""
 
@@ -83,10 +95,16 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
     for scope in scopes(model, {}):
         _check_nodes(scope, model, lambda node, version, scope: misfit_number(node))
     shapes = inferred_shapes(model)
-    found: list[Guard] = []
+    found: list[AnyGuard] = []
+    flow = follow(model)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     for place, scope in enumerate(scopes(model, shapes)):
         _check_nodes(scope, model, misfit)
         found += guards(model, place, scope)
+        try:
+            found += size_guards(place, scope, flow, opset)
+        except UnboundedSizeError as error:
+            raise SessionError(str(error)) from error
     largest = _checked_values(model, shapes)
     drop_claims(model, shapes)
     add_guards(model, found)
@@ -94,7 +112,7 @@ def checked_model(model: onnx.ModelProto) -> OnnxFile:
         make_divisions_safe(model)
     except UnsafeDivisionError as error:
         raise SessionError(str(error)) from error
-    return OnnxFile(model, tuple(found), largest)
+    return OnnxFile(model, tuple(found), flow.operators, largest)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -105,8 +123,6 @@ def _parsed(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(path))
         model = onnx.load(str(path), load_external_data=False)
         _check_depth(model.graph, 1)
-        _check_texts(model)
-        _check_expansion(model)
     except (onnx.checker.ValidationError, OSError, ValueError, RecursionError) as error:
         raise SessionError(
             f"it is not an ONNX file that can be served ({one_line(error)}); export the model again"
@@ -135,16 +151,14 @@ def _check_texts(model: onnx.ModelProto) -> None:
             if not entry.name or not _showable(entry.name):
                 raise SessionError(
                     f"{role} {shown(entry.name)} has a name that cannot be shown; it must be 1 to {_LONGEST_NAME} "
-                    "printable "
-                    "characters"
+                    "printable characters"
                 )
     for node in _nodes(model):
         names = (node.name, node.op_type, node.domain, *node.input, *node.output)
         if not all(map(_showable, names)):
             raise SessionError(
                 f"node {shown(node.name)} has or names a value of a name that cannot be shown; it must be at most "
-                f"{_LONGEST_NAME} "
-                "printable characters"
+                f"{_LONGEST_NAME} printable characters"
             )
         for attribute in node.attribute:
             if any(len(text) > _LONGEST_TEXT for text in (attribute.s, *attribute.strings)):
@@ -183,9 +197,8 @@ def _check_expansion(model: onnx.ModelProto) -> None:
     def expanded(key: tuple[str, str]) -> int:
         if key in open_ or len(open_) > _DEEPEST * 4:
             raise SessionError(
-                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} "
-                "deep; write out "
-                "what it computes"
+                f"function {shown(key[1])} calls itself, or functions call each other more than {_DEEPEST * 4} deep; "
+                "write out what it computes"
             )
         if key not in counts:
             open_.append(key)
@@ -223,9 +236,8 @@ def _check_nodes(
         reason = refusal(node.domain, node.op_type) or misfit(node, versions.get(standard, 1), scope)
         if reason is not None:
             raise SessionError(
-                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that "
-                "cannot be served: "
-                f"{reason}"
+                f"node {shown(node.name)} is an operator {node.op_type!r} of the domain {node.domain!r} that cannot be "
+                f"served: {reason}"
             )
 
 
@@ -260,8 +272,7 @@ def _check_data(model: onnx.ModelProto, folder: Path) -> None:
     if total > 2 * sum(files.values()):
         raise SessionError(
             f"its tensors take {total} bytes from files of {sum(files.values())}; each must have data of its own: "
-            "save the model "
-            "again"
+            "save the model again"
         )
 
 
@@ -274,9 +285,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     bad = not location or not location.isprintable() or "\\" in location or _IN_MEMORY in location
     if bad or relative.is_absolute() or ".." in relative.parts or not _inside(folder, location):
         raise SessionError(
-            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model "
-            "with its data "
-            "beside it"
+            f"tensor {name} has its data in {shown(location)}, outside the folder of the file; save the model with its "
+            "data beside it"
         )
     file = folder / location
     if not file.is_file() or not stat.S_ISREG(file.stat().st_mode):
@@ -287,8 +297,8 @@ def _located(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     if offset is None or length is None or length != needed or offset + length > size:
         raise SessionError(
             f"tensor {name} takes {shown(entries.get('length', str(needed)))} bytes at "
-            f"{shown(entries.get('offset', '0'))} of "
-            f"{shown(location)}, which has {size}; it needs {needed} bytes that are there: copy the whole file"
+            f"{shown(entries.get('offset', '0'))} of {shown(location)}, which has {size}; it needs {needed} bytes "
+            "that are there: copy the whole file"
         )
     return file, length
 
@@ -335,6 +345,6 @@ def shown(text: str | bytes) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text on one line of bounded length."""
-    text = " ".join(str(error).split())
+    """Return an error's text on one line of bounded length, without the places of ONNX Runtime's own source."""
+    text = " ".join(_SOURCE.sub("", str(error)).split())
     return text if len(text) <= 400 else f"{text[:397]}..."

@@ -9,7 +9,7 @@ the array is empty: then it does not fit, and the run ends.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -23,6 +23,11 @@ PREFIX = "pellucid.filled."
 _TRIPPED = re.compile(rf"'{re.escape(PREFIX)}(\d+)'")
 _UNNAMED = re.compile(r"running Reshape node.*Input shape:\{(\d+,)*0(,\d+)*\}, requested shape", re.DOTALL)
 """As a guard ends a run in a branch that ONNX Runtime has put in place of its If, under a name of its own."""
+
+TOO_LARGE = 982_451_653
+"""The length of an axis that a guard of a size asks for where it ends a run; no model asks for just that."""
+
+_UNNAMED_SIZE = re.compile(rf"requested shape:\{{(\d+,)*{TOO_LARGE}\}}")
 
 _OPSET = 21
 """Of the standard domain, for a file that imports none."""
@@ -43,6 +48,29 @@ _ENDING = frozenset(
 """Operators that end the process at an empty array."""
 
 _JOINING = frozenset({("", "Concat"), ("com.microsoft", "QLinearConcat")})
+
+
+class AnyGuard(Protocol):
+    """What stands before a node and may end a run there."""
+
+    @property
+    def graph(self) -> int:
+        """The place of the node's graph in the walk of `scopes`."""
+
+    @property
+    def node(self) -> int:
+        """The node's place in its graph."""
+
+    @property
+    def input(self) -> int:
+        """The input that passes through it."""
+
+    @property
+    def harm(self) -> str:
+        """What went wrong where it ended a run."""
+
+    def chain(self, number: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes that make the guarded value of the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +94,10 @@ class Guard:
     def harm(self) -> str:
         """What went wrong where the guard ended a run."""
         return f"node {self.described} takes an array that is empty as its input {self.input}"
+
+    def chain(self, number: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes that make the guarded value of the input, of operators of opset 7."""
+        return _chain(number, node.input[self.input], self.vectors)
 
 
 def guards(model: onnx.ModelProto, graph: int, scope: Scope) -> Iterator[Guard]:
@@ -97,7 +129,7 @@ def known_empty(node: onnx.NodeProto, scope: Scope) -> str | None:
     return None if empty is None else f"its input {empty} is empty; give it elements"
 
 
-def add_guards(model: onnx.ModelProto, needed: Sequence[Guard]) -> None:
+def add_guards(model: onnx.ModelProto, needed: Sequence[AnyGuard]) -> None:
     """Put guards into a model."""
     if needed and not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("", _OPSET))
@@ -106,16 +138,14 @@ def add_guards(model: onnx.ModelProto, needed: Sequence[Guard]) -> None:
         for number, guard in enumerate(needed):
             if guard.graph == place:
                 node = scope.graph.node[guard.node]
-                before.setdefault(guard.node, []).extend(_chain(number, node.input[guard.input], guard))
+                before.setdefault(guard.node, []).extend(guard.chain(number, node))
                 node.input[guard.input] = f"{PREFIX}{number}"
         for index in sorted(before, reverse=True):
             for added in reversed(before[index]):
                 scope.graph.node.insert(index, added)
 
 
-def _chain(number: int, name: str, guard: Guard) -> list[onnx.NodeProto]:
-    """Return the nodes that make the guarded value of a value, of operators of opset 7."""
-
+def _chain(number: int, name: str, vectors: bool) -> list[onnx.NodeProto]:
     def value(part: str) -> str:
         return f"{PREFIX}{number}.{part}"
 
@@ -130,7 +160,7 @@ def _chain(number: int, name: str, guard: Guard) -> list[onnx.NodeProto]:
         node("Cast", [value("empty")], value("more"), to=onnx.TensorProto.INT64),
     ]
     more = value("more")
-    if guard.vectors:
+    if vectors:
         nodes += [
             node("Size", [value("shape")], value("axes")),
             node("Equal", [value("axes"), value("one")], value("single")),
@@ -144,9 +174,11 @@ def _chain(number: int, name: str, guard: Guard) -> list[onnx.NodeProto]:
     return nodes
 
 
-def tripped(error: Exception, needed: Sequence[Guard]) -> str | None:
+def tripped(error: Exception, needed: Sequence[AnyGuard]) -> str | None:
     """Return what a guard found that ended a run with an error of ONNX Runtime, or None where none did."""
     found = _TRIPPED.search(str(error)) if needed else None
     if found and int(found.group(1)) < len(needed):
         return needed[int(found.group(1))].harm
+    if needed and _UNNAMED_SIZE.search(str(error)):
+        return "nodes would make a value of too many elements of them"
     return "nodes take an array that is empty" if needed and _UNNAMED.search(str(error)) else None

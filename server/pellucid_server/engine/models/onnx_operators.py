@@ -67,9 +67,8 @@ _REFUSED = {
     "SEQUENCES": (
         "SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap "
         "SplitToSequence ConcatFromSequence Optional OptionalGetElement OptionalHasElement",
-        "it makes or takes a list, of which no size is known before it runs; use tensors (torch.stack, "
-        "torch.split with "
-        "fixed sizes, a loop that torch unrolls) and export the model again",
+        "it makes or takes a list, of which no size is known before it runs; use tensors (torch.stack, torch.split "
+        "with fixed sizes, a loop that torch unrolls) and export the model again",
     ),
     "STRINGS": (
         "TfIdfVectorizer RegexFullMatch StringConcat StringNormalizer StringSplit Tokenizer CastMap "
@@ -92,21 +91,18 @@ def refusal(domain: str, operator: str) -> str | None:
     domain = "" if domain == "ai.onnx" else domain
     if operator in RANDOM:
         return (
-            "it draws random numbers, so that an answer could not be given again; take it out of forward, or "
-            "export the "
-            "model in evaluation mode (model.eval()), where dropout does nothing"
+            "it draws random numbers, so that an answer could not be given again; take it out of forward, or export "
+            "the model in evaluation mode (model.eval()), where dropout does nothing"
         )
     if operator in ALLOWED.get(domain, ()):
         return None
     if domain not in ALLOWED:
         return (
             f"only the standard operators can be served (domains: {', '.join(name for name in ALLOWED if name)}); "
-            "export "
-            "the model without custom operators"
+            "export the model without custom operators"
         )
     return _REASONS.get(
         operator,
-        "it is not in the list of operators that can be served (docs/onnx.md); write it with operators that are, "
-        "or serve "
-        "the model as model.pt2",
+        "it is not in the list of operators that can be served (docs/onnx.md); write it with operators that are, or "
+        "serve the model as model.pt2",
     )

@@ -1,5 +1,6 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from pellucid_server.engine.memory import out_of_memory
 from pellucid_server.engine.models.index_ranges import index_error, names_an_index
-from pellucid_server.engine.models.lengths import Lengths, Size, UnfitLengthsError, length_error, names_a_length
+from pellucid_server.engine.models.lengths import Lengths, Size, length_error, names_a_length, values_error
 from pellucid_server.engine.models.onnx_file import OnnxFile, SessionError, one_line, read_onnx
 from pellucid_server.engine.models.onnx_guards import tripped
 from pellucid_server.engine.question import Arrays
@@ -43,6 +45,9 @@ _REFUSALS = (
     states.RuntimeException,
 )
 """What ONNX Runtime raises for a file that it cannot load or run; their only common base is Exception."""
+
+
+_FAILED = re.compile(r"while running (\w+) node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class Session:
         """Bytes of the largest value in the file, for a row."""
         self._session = _open(path, file, threads, device)
         self._guards = file.guards
+        self._refusing = file.refusing
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
         self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
@@ -100,23 +106,27 @@ class Session:
         ------
         InvalidRequestError
             A whole number in the rows is beyond a table that it indexes, open axes are of lengths that do not go
-            together, or an axis is empty, of the rows or of a value made of them that must not be.
+            together, an axis is empty, of the rows or of a value made of them that must not be, or a value made of
+            them is too large or of a shape that an operator does not take.
         """
         _require_filled(rows)
         try:
             return self._run(rows)
         except _REFUSALS as error:
-            harm = tripped(error, self._guards)
+            harm = tripped(error, self._guards) or self._refused(error)
             if harm is not None:
-                raise UnfitLengthsError(
-                    f"The model cannot be run on these rows: its {harm}; send rows for which it is not.",
-                    field="inputs",
-                ) from error
+                raise values_error([entry.name for entry in self.inputs], f"Its {harm}.") from error
             if names_an_index(error):
                 raise index_error([entry.name for entry in self.inputs]) from error
             if self._open and names_a_length(error):
                 raise length_error({name: array.shape for name, array in rows.items()}) from error
             raise
+
+    def _refused(self, error: Exception) -> str | None:
+        """Say which node did not take a shape or a place that it was given, of those that follow the rows' values."""
+        failed = _FAILED.search(str(error))
+        described = self._refusing.get(failed.group(1)) if failed and not out_of_memory(error) else None
+        return None if described is None else f"node {described} does not take a shape or a place that they come to"
 
     def run_checked(self, rows: Arrays) -> dict[str, Array]:
         """Run as `run` does, and say what fails as the model's fault.

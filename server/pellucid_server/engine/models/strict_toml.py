@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -19,7 +20,10 @@ MOST_CHARACTERS = 1024
 MOST_TEXTS = 1 << 18
 """Labels or categories; the largest vocabularies have so many."""
 
+SHOWABLE = "must be without control characters, such as tabs and ends of lines"
 _MOST_KEY_CHARACTERS = 120
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that turn the direction in which all that follows is shown."""
 
 
 class ManifestError(Exception):
@@ -63,7 +67,10 @@ class Table:
     def text(self, key: str, *, required: bool = False, most: int = MOST_CHARACTERS) -> str:
         """Take a text of up to `most` characters; absent it is empty, and required it may not be."""
         if required:
-            return str(self.take(key, lambda value: _is_text(value, most) and value != "", f"{_text(most)}, not empty"))
+            text = str(self.take(key, lambda value: _is_text(value, most) and value != "", f"{_text(most)}, not empty"))
+            if unshowable([text]) is not None:
+                raise self.wrong(key, SHOWABLE)
+            return text
         return self._optional(key, lambda value: _is_text(value, most), _text(most), "")
 
     def flag(self, key: str) -> bool:
@@ -92,7 +99,11 @@ class Table:
             f"a list of up to {MOST_TEXTS} texts, not empty and of up to {MOST_CHARACTERS} characters, such as "
             '["low", "high"]'
         )
-        return tuple(self._optional(key, is_texts, right, ()))
+        texts: tuple[str, ...] = tuple(self._optional(key, is_texts, right, ()))
+        number = unshowable(texts)
+        if number is not None:
+            raise self.error(f"{key}[{number}]", f"is {ascii(texts[number])[:80]}; it {SHOWABLE}")
+        return texts
 
     def file(self, key: str) -> str:
         """Take the name of a file below this one's folder, "/" between its parts; absent it is empty."""
@@ -127,7 +138,7 @@ class Table:
         if unknown is None:
             return
         close = difflib.get_close_matches(unknown, self._taken, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"known are: {', '.join(dict.fromkeys(self._taken))}"
+        advice = f"perhaps {close[0]} was meant" if close else f"known are: {', '.join(dict.fromkeys(self._taken))}"
         raise self.error(unknown, f"is not a key that belongs here; {hint or advice}")
 
     def require_distinct(self, key: str, names: Sequence[str]) -> None:
@@ -171,6 +182,17 @@ def is_texts(value: object) -> bool:
         and 0 < len(value) <= MOST_TEXTS
         and all(_is_text(entry, MOST_CHARACTERS) and entry for entry in value)
     )
+
+
+def unshowable(texts: Sequence[str]) -> int | None:
+    """Return the place of the first text that holds a control character, such as a tab or the end of a line."""
+    odd = (place for place, text in enumerate(texts) if not text.isprintable())
+    return next((place for place in odd if any(map(_controls, texts[place]))), None)
+
+
+def _controls(character: str) -> bool:
+    # Joiners and wide spaces do not print either, and are a part of words in many languages.
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
 
 
 def _is_text(value: object, most: int) -> bool:

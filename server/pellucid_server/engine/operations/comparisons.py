@@ -7,13 +7,10 @@ from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.question import Arrays
 from pellucid_server.engine.registry import Background, Method, Need
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
-from pellucid_server.jobs import BaselineSpec, ExplanationSpec
+from pellucid_server.jobs import MOST_BASELINE_ROWS, BaselineSpec, ExplanationSpec
 
 SIGMA = 10.0
 """Standard deviation of a blur, in pixels, where the request has none."""
-
-MOST_ROWS = 4096
-"""Most baseline rows that a request may give."""
 
 Baselines = tuple[str, Arrays]
 """A baseline's kind and its rows, (baselines, *features) each."""
@@ -45,7 +42,7 @@ def read_baseline(
         raise UnsupportedError(f"{method.name} has nothing to compare with. {lacking}", subject="background")
     if kind != "given":
         return None
-    prepared = prepare(session, model, spec.baseline.inputs, field=f"{where}.inputs", most=MOST_ROWS)
+    prepared = prepare(session, model, spec.baseline.inputs, field=f"{where}.inputs", most=MOST_BASELINE_ROWS)
     if prepared.count != 1 and method.baselines is not Background.MANY:
         text = (
             f"{where}.inputs has {prepared.count} rows, and {method.name} compares with one; give one row, or use "

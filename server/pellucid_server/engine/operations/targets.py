@@ -136,13 +136,13 @@ def _require_rank(values: npt.NDArray[np.generic], info: OutputInfo, field: str)
     if missing.any():
         text = (
             f"Output {info.name!r} has NaN in {int(missing.sum())} of its {missing.size} values, first at index "
-            f"{place_text(missing, values.shape)}, so that none is the highest; send rows for which the model's "
+            f"{index_text(missing, values.shape)}, so that none is the highest; send rows for which the model's "
             f"outputs are finite, or name an element in {field}."
         )
         raise InvalidRequestError(text, field=field)
 
 
-def place_text(found: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> str:
+def index_text(found: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> str:
     """Write the first index where `found` is true, on each axis of `shape`."""
     return str([int(part) for part in np.unravel_index(int(found.reshape(-1).argmax()), shape)])
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.models.lengths import UnfitLengthsError
-from pellucid_server.engine.operations.targets import place_text
+from pellucid_server.engine.models.lengths import UnfitLengthsError, UnfitValuesError
+from pellucid_server.engine.operations.targets import index_text
 from pellucid_server.engine.question import Arrays, Question, Scores, Target
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.jobs import AttributionResult
@@ -64,7 +64,8 @@ class WatchedHandle:
 
     def forward(self, rows: Arrays) -> Arrays:
         """Return every output of the model by name, (rows, *shape), as it is."""
-        return self._handle.forward(rows)
+        with self._naming_rows(rows):
+            return self._handle.forward(rows)
 
     def scores(self, rows: Arrays, target: Target) -> Scores:
         """Return the target's score of each row, (rows,), all finite.
@@ -91,11 +92,13 @@ class WatchedHandle:
 
     def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
         """Return the value of each layer by name, (rows, *shape), as it is."""
-        return self._handle.activations(rows, layers)
+        with self._naming_rows(rows):
+            return self._handle.activations(rows, layers)
 
     def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
         """Return the outputs had `layer` had these values, as they are."""
-        return self._handle.suffix(rows, layer, values)
+        with self._naming_rows(rows):
+            return self._handle.suffix(rows, layer, values)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in the helper process."""
@@ -123,7 +126,7 @@ class WatchedHandle:
 
     @contextlib.contextmanager
     def _naming_rows(self, rows: Arrays) -> Iterator[None]:
-        """Say of an error in the inputs, a whole number beyond a table of the model, whose it is."""
+        """Say of an error in the inputs, such as a whole number beyond a table of the model, whose it is."""
         try:
             yield
         except UnfitLengthsError:
@@ -134,20 +137,30 @@ class WatchedHandle:
             raise self._refused(rows, error) from error
 
     def _refused(self, rows: Arrays, error: InvalidRequestError) -> EvaluationError:
+        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
+            return EvaluationError(error.message, field="inputs")
+        values = error.harm if isinstance(error, UnfitValuesError) else ""
         if self._question.baselines:
             # It has the row's lengths, and the row itself has been predicted.
             field = f"{self._field}.baseline"
-            text = (
-                f"A whole number in {field}, or on the way from it to the inputs, is beyond a table of the model; "
-                "choose a baseline of numbers that the model knows."
-            )
+            if values:
+                text = (
+                    f"The model cannot be run on {field}, or on the way from it to the inputs: {values} Choose another."
+                )
+            else:
+                text = (
+                    f"A whole number in {field}, or on the way from it to the inputs, is beyond a table of the model; "
+                    "choose a baseline of numbers that the model knows."
+                )
             return EvaluationError(text, field=field)
-        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
-            return EvaluationError(error.message, field="inputs")
-        text = (
-            f"{self._method} changes the inputs a little, and a whole number among them is then beyond a table of the "
-            "model; declare the categories of its columns in model.toml, or use another method."
-        )
+        changes = f"{self._method} changes the inputs a little, and"
+        if values:
+            text = f"{changes} the model cannot be run on what they then are: {values} Use another method."
+        else:
+            text = (
+                f"{changes} a whole number among them is then beyond a table of the model; declare the categories of "
+                "its columns in model.toml, or use another method."
+            )
         return EvaluationError(text, field=f"{self._field}.method")
 
     def _problem(self, scores: Scores, gradients: Arrays, rows: Arrays) -> NotFiniteError | None:
@@ -177,7 +190,7 @@ class WatchedHandle:
         where, field, help_text = self._place(rows, first)
         place = np.unravel_index(int(bad[first].reshape(-1).argmax()), bad.shape[1:])
         named = f"input {name!r}" if name in self._question.inputs else f"layer {name!r}"
-        index = _element(self._question, name, place_text(bad[first], bad.shape[1:]), place)
+        index = _element(self._question, name, index_text(bad[first], bad.shape[1:]), place)
         return NotFiniteError(
             f"The gradient of the score {where} is not finite for {int(bad[first].sum())} of the {bad[first].size} "
             f"elements of {named}, first {values[first][place]} at {index}; {help_text}, or use a method that needs "
@@ -224,7 +237,7 @@ def require_finite_answer(
             continue
         if problem is not None:
             raise problem
-        many = f" in {int(bad.sum())} of {bad.size} places, first at {place_text(bad, bad.shape)}" * (bad.ndim > 0)
+        many = f" in {int(bad.sum())} of {bad.size} places, first at {index_text(bad, bad.shape)}" * (bad.ndim > 0)
         remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
         raise NotFiniteError(
             f"{method} found no finite number for {path}{many}, as the numbers on the way were too large to be added "
@@ -247,7 +260,7 @@ def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
             first = np.asarray(values).reshape(-1)[int(bad.reshape(-1).argmax())]
             found.append(
                 f"Output {name!r} of row {number} is not finite for {int(bad.sum())} of its {bad.size} values, first "
-                f"{first} at index {place_text(bad, bad.shape)}."
+                f"{first} at index {index_text(bad, bad.shape)}."
             )
     return tuple(found)
 

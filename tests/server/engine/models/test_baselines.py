@@ -1,6 +1,7 @@
 """What absence looks like."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -251,3 +252,32 @@ def test_zeros_are_not_advised_where_zero_means_nothing(kind):
         baseline(kind, {"x": ROW[:2]}, {"x": RAW_TABLE})
 
     assert "set the baseline to GIVEN, or add a background" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "background", "advice"),
+    [
+        ("blur", RAW_TABLE, None, "GIVEN."),
+        ("blur", RAW_TABLE, BACKGROUND, "MEAN, MEDOID or GIVEN."),
+        ("blur", CODED_TABLE, BACKGROUND, "MEDOID or GIVEN."),
+        ("blur", TENSOR, None, "ZEROS or GIVEN."),
+        ("blur", TENSOR, BACKGROUND, "ZEROS, MEAN, MEDOID or GIVEN."),
+        ("blur", RAW_TABLE, BACKGROUND[:, :2], "GIVEN."),
+        ("mean", RAW_TABLE, BACKGROUND[:, :2], "GIVEN."),
+        ("medoid", RAW_TABLE, BACKGROUND[:, :2], "GIVEN."),
+        ("background", TENSOR, BACKGROUND[:, :2], "ZEROS or GIVEN."),
+        ("mean", RAW_TABLE, None, "GIVEN, or add"),
+        ("mean", TENSOR, None, "ZEROS or GIVEN, or add"),
+        ("medoid", RAW_TABLE, None, "GIVEN, or add"),
+    ],
+)
+def test_a_baseline_that_cannot_be_made_is_refused_with_those_that_mean_something(kind, features, background, advice):
+    with pytest.raises(UnsupportedError) as caught:
+        baseline(kind, {"x": ROW}, {"x": features}, {} if background is None else {"x": background})
+
+    assert re.search(rf"[Ss]et (the baseline|it) to {advice}", caught.value.message), caught.value.message
+
+
+def test_another_input_in_raw_units_keeps_zeros_from_being_advised():
+    with pytest.raises(UnsupportedError, match="set the baseline to GIVEN, or add"):
+        baseline("mean", {"a": ROW, "x": ROW}, {"a": TENSOR, "x": RAW_TABLE})

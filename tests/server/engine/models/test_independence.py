@@ -99,3 +99,36 @@ def test_a_model_that_cannot_run_on_random_rows_counts_as_dependent():
     program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},))
 
     assert not rows_independent(Graph.from_program(program))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_want_of_memory_says_nothing_of_the_rows(monkeypatch, error):
+    graph = graph_of(Centred(), 4)
+
+    def lacking(*rows):
+        raise error
+
+    monkeypatch.setattr(graph, "_run", lacking)
+
+    with pytest.raises(type(error)) as caught:
+        rows_independent(graph)
+    assert caught.value is error
+
+
+def test_a_graph_that_fails_on_random_rows_is_taken_to_be_dependent(monkeypatch):
+    graph = graph_of(Centred(), 4)
+
+    def failing(*rows):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(graph, "_run", failing)
+
+    assert not rows_independent(graph)

@@ -141,7 +141,7 @@ COLUMN = TABLE + '[[inputs.columns]]\nname = "a"\n'
 
 REFUSED = {
     "not TOML": ("solo = maybe", ["is not TOML"]),
-    "unknown key": ("runtme = 'auto'", ["runtme", "did you mean runtime?"]),
+    "unknown key": ("runtme = 'auto'", ["runtme", "perhaps runtime was meant"]),
     "unknown limit": ("[limits]\nrows = 3", ["limits.rows", "max_rows"]),
     "unknown key of an input": (IMAGE + "widht = 3", ["inputs[0].widht", "resize"]),
     "wrong type": ("description = 3", ["description is 3", "a text"]),
@@ -213,3 +213,40 @@ def test_a_manifest_that_is_no_text_is_refused(tmp_path):
 
     with pytest.raises(ManifestError, match="must be UTF-8 text"):
         read_manifest(tmp_path / "model.toml")
+
+
+@pytest.mark.parametrize("control", ["\x00", "\x1b[31m", "\t", "\x0b", "\x85", "\u2028", "\u202e"], ids=ascii)
+def test_a_control_character_in_a_label_is_refused_with_its_place(read, tmp_path, control):
+    (tmp_path / "labels.txt").write_text(f"cat\nd{control}og\n", encoding="utf-8", newline="")
+    shown = ascii(control).replace("'", "").replace("\\", "\\\\").replace("[", "\\[")
+    escaped = "".join(f"\\u{ord(each):04x}" for each in control)
+
+    with pytest.raises(ManifestError, match=f"labels_file is 'labels.txt'; it must be .*'d{shown}og' on line 2"):
+        read("[[outputs]]\nname = 'y'\nlabels_file = 'labels.txt'")
+    with pytest.raises(ManifestError, match=rf"outputs\[0\]\.labels\[1\] is 'd{shown}og'; it must be without control"):
+        read(f"[[outputs]]\nname = 'y'\nlabels = ['cat', \"d{escaped}og\"]")
+    with pytest.raises(ManifestError, match=r"outputs\[0\]\.name is .*; it must be without control"):
+        read(f'[[outputs]]\nname = "d{escaped}og"')
+
+
+@pytest.mark.parametrize("label", ["naïve café", "می\u200cخواهم", "全角\u3000空白", "👩\u200d🔬", "a\xa0b"])
+def test_labels_of_any_language_are_read(read, tmp_path, label):
+    (tmp_path / "labels.txt").write_text(f"cat\r\n {label} \r\n", encoding="utf-8", newline="")
+
+    manifest = read("[[outputs]]\nname = 'y'\nlabels_file = 'labels.txt'")
+
+    assert manifest.outputs[0].labels == ("cat", label)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key_or_a_label(read, tmp_path):
+    (tmp_path / "labels.txt").write_text("\ufeffcat\ndog\n", encoding="utf-8")
+
+    manifest = read("\ufeffdescription = 'Animals.'\n[[outputs]]\nname = 'y'\nlabels_file = 'labels.txt'")
+
+    assert manifest.description == "Animals."
+    assert manifest.outputs[0].labels == ("cat", "dog")
+
+
+def test_the_key_that_was_probably_meant_is_named_in_a_sentence(read):
+    with pytest.raises(ManifestError, match=r"sollo is not a key that belongs here; perhaps solo was meant\.$"):
+        read("sollo = true")

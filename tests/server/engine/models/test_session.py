@@ -10,6 +10,7 @@ import pytest
 import skl2onnx
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as states
+from pellucid_server.engine.models.onnx_file import one_line
 from pellucid_server.engine.models.session import Session, SessionError
 from pellucid_server.errors import InvalidRequestError
 from sklearn.linear_model import LogisticRegression
@@ -326,3 +327,16 @@ def test_a_number_beyond_the_models_table_is_the_callers_mistake(load):
         session.run({"x": np.array([3])})
     with pytest.raises(SessionError, match="ONNX Runtime cannot run it"):
         session.run_checked({"x": np.array([3])})
+
+
+def test_an_error_of_onnx_runtime_is_shown_without_the_places_of_its_source():
+    raised = (
+        "[ONNXRuntimeError] : 1 : FAIL : running Reshape node. Status Message: /onnxruntime_src/onnxruntime/core/"
+        "providers/cpu/tensor/reshape_helper.h:91 onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::"
+        "TensorShape&, onnxruntime::TensorShapeVector&, bool) input_shape_size == requested_shape_size was false.\n"
+    )
+
+    assert one_line(RuntimeError(raised)) == (
+        "[ONNXRuntimeError] : 1 : FAIL : running Reshape node. Status Message: "
+        "input_shape_size == requested_shape_size was false."
+    )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pellucid_server.engine import registry
 from pellucid_server.engine.job_state import Tally
+from pellucid_server.engine.models.lengths import values_error
 from pellucid_server.engine.operations.explain import Order, explain_row
 from pellucid_server.engine.operations.rows import Rows
 from pellucid_server.engine.operations.watched import NotFiniteError, WatchedHandle, nonfinite_warnings
@@ -300,6 +301,58 @@ def test_a_table_of_the_model_that_noise_leaves_is_not_the_callers_mistake():
     assert "smoothgrad changes the inputs a little" in moved.value.message
     assert moved.value.metadata["field"] == "explanation.method"
     assert own.value.metadata["field"] == "inputs"
+
+
+@pytest.mark.parametrize(
+    ("baselines", "field", "message"),
+    [
+        (
+            {"x": np.zeros((1, 2), np.float32)},
+            "explanation.baseline",
+            "The model cannot be run on explanation.baseline, ",
+        ),
+        ({}, "explanation.method", "smoothgrad changes the inputs a little, and the model cannot be run on what"),
+    ],
+    ids=["baseline", "noise"],
+)
+def test_values_that_the_model_cannot_be_run_on_are_not_called_numbers_beyond_a_table(baselines, field, message):
+    class Refusing(Handle):
+        def scores(self, rows, target):
+            raise values_error(["x"], "A matrix cannot be inverted or decomposed.")
+
+    question = dataclasses.replace(tensor_question([1.0, 2.0]), baselines=baselines)
+    handle = WatchedHandle(Refusing(roots), question, method="smoothgrad", field="explanation", number=0)
+
+    with pytest.raises(InvalidRequestError) as moved:
+        handle.scores({"x": np.array([[0.0, 0.0]], np.float32)}, TARGET)
+    with pytest.raises(InvalidRequestError) as own:
+        handle.scores({"x": np.array([[1.0, 2.0]], np.float32)}, TARGET)
+
+    assert moved.value.message.startswith(message)
+    assert "A matrix cannot be inverted or decomposed." in moved.value.message
+    assert "table" not in moved.value.message
+    assert moved.value.metadata["field"] == field
+    assert own.value.message.startswith("The model cannot be run on these rows of x: A matrix")
+    assert own.value.metadata["field"] == "inputs"
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "arguments"), [("forward", ()), ("activations", (("l",),)), ("suffix", ("l", np.zeros((1, 2))))]
+)
+def test_every_evaluation_says_whose_the_rows_are(evaluation, arguments):
+    class Refusing(Handle):
+        def refuse(self, *arguments):
+            raise values_error(["x"], "A matrix cannot be inverted or decomposed.")
+
+        forward = activations = suffix = refuse
+
+    question = tensor_question([1.0, 2.0])
+    handle = WatchedHandle(Refusing(roots), question, method="m", field="explanation", number=0)
+
+    with pytest.raises(InvalidRequestError) as caught:
+        getattr(handle, evaluation)({"x": np.array([[0.0, 0.0]], np.float32)}, *arguments)
+
+    assert caught.value.metadata["field"] == "explanation.baseline"
 
 
 def test_outputs_that_are_not_finite_are_named_with_how_many_and_where():

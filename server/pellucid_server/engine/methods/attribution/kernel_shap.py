@@ -64,15 +64,13 @@ def _cost(params: Params, question: Question) -> Cost:
     least, likely = varying_counts(question, segments=params.segments, regions=params.regions)
     rows = functools.partial(_rows, question)
     samples = _samples(params, likely, question)
-    if params.evaluated is not None:
-        return Cost(forward=rows(params.evaluated + 2), least=Cost(forward=rows(2)))
-    whole = rows(coalition_count(likely, samples))
     if least != likely:
         # Regions are not known yet: a design has all coalitions, or two pairs of them for each group at the least.
-        return Cost(forward=whole, least=Cost(forward=rows(min(2**least, _LEAST_PER_PLAYER * least + 2))))
-    _require_samples(samples, least)
-    _require_rows(question, coalition_count(least, samples))
-    return Cost(forward=whole, least=Cost(forward=rows(least_coalition_count(least, samples))))
+        likely_here = coalition_count(likely, samples) if params.evaluated is None else params.evaluated + 2
+        fewest = min(2**least, _LEAST_PER_PLAYER * least + 2, likely_here)
+        return Cost(forward=rows(likely_here), least=Cost(forward=rows(fewest)))
+    whole = _coalitions(params, question, least, samples)
+    return Cost(forward=rows(whole), least=Cost(forward=rows(least_coalition_count(least, samples))))
 
 
 @method(
@@ -104,15 +102,14 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     groups = group(model, question, segments=params.segments, regions=params.regions)
     players = groups.varying(question.inputs, question.baselines)
     samples = _samples(params, len(players), question)
-    _require_samples(samples, len(players))
-    _require_rows(question, coalition_count(len(players), samples))
+    coalitions = _coalitions(params, question, len(players), samples)
     plan = design(len(players), samples, question.seed, compute=model.compute)
     game = _Game(model, question, groups, players)
     resolved: dict[str, ParamValue] = {"samples": samples}
     warnings: tuple[str, ...] = ()
     partial = False
     if isinstance(plan, Sampled):
-        wanted = _wanted_pairs(plan, params.evaluated)
+        wanted = (coalitions - 2) // 2
         plan, values, partial = game.sampled(plan, wanted)
         evaluated = 2 * plan.pairs
         if evaluated < samples // 2 * 2:
@@ -123,8 +120,6 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
                 "from those, with its standard errors. Allow more time, or ask for fewer samples.",
             )
     else:
-        all_here = "cannot be set where all coalitions fit into the samples, which are then all evaluated"
-        require(params.evaluated is None, "evaluated", params.evaluated, all_here)
         values = game.values(plan.present)
     scores, errors = np.zeros(groups.count), np.zeros(groups.count)
     scores[players], errors[players] = plan.shapley_values(values, compute=model.compute)
@@ -206,29 +201,41 @@ def _samples(params: Params, players: int, question: Question) -> int:
     return min(_SAMPLES_PER_PLAYER * players + _SAMPLES, max(fitting, _LEAST_PER_PLAYER * players, _LEAST_SAMPLES))
 
 
-def _require_samples(samples: int, players: int) -> None:
+def _coalitions(params: Params, question: Question, players: int, samples: int) -> int:
+    """Return how many coalitions are evaluated, the empty and the full one included.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are too few samples for the groups, or so many that are evaluated as no design has, or too many rows.
+    """
     least = _LEAST_PER_PLAYER * players
     right = f"must be at least {least} for {players} varying groups"
     require(samples >= min(least, 2**players - 2), "samples", samples, right)
+    coalitions = coalition_count(players, samples)
+    if params.evaluated is not None:
+        _require_part(params.evaluated, players, samples)
+        coalitions = params.evaluated + 2
+    _require_rows(question, coalitions, "samples" if params.evaluated is None else "evaluated")
+    return coalitions
 
 
-def _require_rows(question: Question, coalitions: int) -> None:
+def _require_part(evaluated: int, players: int, samples: int) -> None:
+    """Check how many of a design's coalitions, but for the empty and the full one, the request wants evaluated."""
+    least, most = least_coalition_count(players, samples) - 2, coalition_count(players, samples) - 2
+    all_here = "cannot be set where all coalitions fit into the samples, which are then all evaluated"
+    require(most + 2 != 2**players, "evaluated", evaluated, all_here)
+    right = f"must be an even number in [{least}, {most}] for these samples and {players} varying groups"
+    require(evaluated % 2 == 0 and least <= evaluated <= most, "evaluated", evaluated, right)
+
+
+def _require_rows(question: Question, coalitions: int, name: str) -> None:
     """Refuse more rows than there is any use in evaluating: each coalition is one row for every baseline row."""
     baselines, rows = _baseline_count(question), _rows(question, coalitions)
     if rows > _MOST_ROWS:
-        field = 'parameters["samples"]'
+        field = f'parameters["{name}"]'
         text = (
             f"{coalitions} coalitions, each with {baselines} baseline rows, are {rows} rows to evaluate, more than the "
             f"{_MOST_ROWS} that are taken; lower {field}, or compare with fewer baseline rows."
         )
         raise InvalidRequestError(text, field=field)
-
-
-def _wanted_pairs(plan: Sampled, evaluated: int | None) -> int:
-    """Return how many of a design's pairs the request wants evaluated."""
-    if evaluated is None:
-        return plan.pairs
-    least, most = 2 * plan.least_pairs, 2 * plan.pairs
-    right = f"must be an even number in [{least}, {most}] for these samples and {plan.players} varying groups"
-    require(evaluated % 2 == 0 and least <= evaluated <= most, "evaluated", evaluated, right)
-    return evaluated // 2

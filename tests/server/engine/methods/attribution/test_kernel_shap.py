@@ -321,3 +321,42 @@ def test_more_rows_than_are_of_use_are_refused_with_what_makes_them(explain):
     assert "16386 coalitions, each with 4096 baseline rows, are 67112961 rows" in caught.value.message
     assert "fewer baseline rows" in caught.value.message
     assert caught.value.metadata == {"field": 'parameters["samples"]'}
+
+
+@pytest.mark.parametrize("evaluated", [378, 800, 2084])
+def test_the_cost_of_a_part_is_what_runs(explain, evaluated):
+    handle, method = Formula(tangled), registry.lookup("kernel-shap")
+
+    cost = method.cost(method.resolve({"evaluated": evaluated}), eighteen(0))
+    explain("kernel-shap", handle, eighteen(0), evaluated=evaluated)
+
+    assert sum(handle.sizes["scores"]) == cost.forward == evaluated + 2
+    assert cost.lowest.forward == 378 + 2
+
+
+@pytest.mark.parametrize(
+    ("elements", "evaluated", "message"),
+    [
+        (18, 376, r"must be an even number in \[378, 2084\]"),
+        (18, 381, r"must be an even number in \[378, 2084\]"),
+        (18, 2086, r"must be an even number in \[378, 2084\]"),
+        (6, 20, "all coalitions fit into the samples"),
+    ],
+)
+def test_a_part_that_does_not_run_has_no_cost(elements, evaluated, message):
+    method = registry.lookup("kernel-shap")
+    question = tensor_question(np.arange(1, elements + 1))
+
+    with pytest.raises(InvalidRequestError, match=message):
+        method.cost(method.resolve({"evaluated": evaluated}), question)
+
+
+def test_a_part_is_refused_for_its_own_rows_and_not_for_those_of_its_design():
+    # All of the samples would be 16386 * 4096 rows, which are refused.
+    method = registry.lookup("kernel-shap")
+    question = tensor_question(np.ones(40), np.zeros((4096, 40)))
+    smallest = method.resolve({"samples": 16384, "evaluated": 2000})
+
+    assert method.cost(smallest, question).forward == 2001 * 4096 + 1
+    with pytest.raises(InvalidRequestError, match=r"4002 coalitions, .*; lower parameters\[\"evaluated\"\]"):
+        method.cost(method.resolve({"samples": 16384, "evaluated": 4000}), question)

@@ -1,0 +1,30 @@
+"""What is found out of a model holds for the files that were looked at."""
+
+import threading
+
+from pellucid_server.engine.models import loading
+from pellucid_server.engine.models.files import fingerprint
+from pellucid_server.jobs import ModelKey, Verdict, WorkerSettings
+
+
+def test_files_that_change_while_models_are_tried_out_are_tried_out_anew_by_the_next_process(tmp_path, monkeypatch):
+    # Nothing is tried out here, so that nothing forks.
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(loading, "_FIRST_LOAD_MODULES", ())
+    monkeypatch.setattr(loading, "load_version", lambda version, *others: ModelKey(version.name, version.number))
+    monkeypatch.setattr(loading.Loader, "_report", lambda *arguments: None)
+    for name in ("good", "bad"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "model.toml").write_text("")
+        (tmp_path / name / "1" / "model.pt2").write_text("")
+    before = {name: fingerprint(tmp_path / name / "1") for name in ("good", "bad")}
+    known = (Verdict("good", 1, before["good"]), Verdict("bad", 1, before["bad"], "It is broken."))
+    settings = WorkerSettings("cpu", str(tmp_path), 1, 0.05, 1 << 28, verdicts=known)
+
+    loader = loading.Loader.begin(settings, [])
+    for name in ("good", "bad"):
+        (tmp_path / name / "1" / "model.pt2").write_text("another model")
+    loaded = loader.load()
+
+    assert {each.name: each.fingerprint for each in loaded.verdicts} == before
+    assert fingerprint(tmp_path / "bad" / "1") != before["bad"]
