@@ -340,7 +340,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Return the environment of a worker process: this one's, and thread settings that must be there at import."""
     inherited = dict(os.environ)  # noqa: TID251 - the one place
     # Idle OpenMP threads sleep: spinning ones slow the job threads and other workers down.
-    return {**inherited, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    # cuBLAS gives equal bits for equal work only with a workspace of a fixed size.
+    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **inherited, **threading}
 
 
 def _completed(entry: Any, defaults: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from pellucid_server.engine.models.archive import ModelFileError, load_program
+from pellucid_server.engine.models.torch_versions import VERSION
 from pellucid_server.engine.models.operators import allowed
 from pellucid_server.engine.models.size_expressions import ExpressionError, checked_expression
 from server.engine.models.malice import (
@@ -86,6 +87,8 @@ def markers(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", LIVE)
 def test_the_payload_is_live_in_plain_torch(malicious: Path, name: str) -> None:
+    if name == "pickled-object" and VERSION != "2.13":
+        pytest.skip(f"torch {VERSION} does not run it itself")
     assert (malicious / "control" / f"marker-{name}").exists()
 
 
