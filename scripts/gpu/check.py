@@ -6,6 +6,7 @@ ends within `--seconds`, whatever happens: each stage has a limit, and less wher
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -124,7 +125,7 @@ def _environment(folder: Path, device: str) -> dict[str, str]:
 
 def _pytest(folder: Path) -> list[str]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider", "--tb=short"]
-    return [*command, "-v", "--durations=15", "--timeout=150", f"--junitxml={folder.resolve() / 'tests.xml'}"]
+    return [*command, "-vv", "--durations=15", "--timeout=150", f"--junitxml={folder.resolve() / 'tests.xml'}"]
 
 
 def _run(command: Sequence[str], log: Path, environment: dict[str, str], limit: float) -> int | None:
@@ -136,12 +137,14 @@ def _run(command: Sequence[str], log: Path, environment: dict[str, str], limit: 
         try:
             return process.wait(limit)
         except subprocess.TimeoutExpired:
+            # Interrupted, pytest still reports what it has.
+            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_SECONDS / 2)
             return None
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 
@@ -172,7 +175,10 @@ def _tests(path: Path) -> dict[str, Any]:
     """Read pytest's own report: counts, failures, and what the tests recorded."""
     if not path.exists():
         return {}
-    cases = list(ElementTree.parse(path).getroot().iter("testcase"))  # noqa: S314 - written by the stage before
+    try:
+        cases = list(ElementTree.parse(path).getroot().iter("testcase"))  # noqa: S314 - written by the stage before
+    except ElementTree.ParseError:
+        return {}
     names = {id(case): f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}" for case in cases}
     bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from e2e.serving import Server, serve
 from e2e.small_models import write_pictures, write_scores
-from gpu.models import CONVERTED, ENTROPY, ONNX_ONLY, WIDE, Entropy, Regression, Wide
+from gpu.models import CONVERTED, ENTROPY, ONNX_ONLY, SHIFTED, WIDE, Entropy, Regression, Shifted, Wide
 from pellucid import Client
 from pellucid_server.export import export
 from server.engine.models.networks import ZOO, zoo_module
@@ -53,6 +53,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             dynamic=dict.fromkeys(example, dynamic) if dynamic else None,
         )
     export(Wide(), (torch.zeros(2, 512),), folder / WIDE / "1", onnx=False)
+    export(Shifted(), {"ids": torch.tensor([[1, 2], [3, 4]])}, folder / SHIFTED / "1", onnx=False)
     for name in (CONVERTED, ONNX_ONLY):
         export(Regression(), (torch.ones(2, 4),), folder / name / "1")
     (folder / ONNX_ONLY / "1" / "model.pt2").unlink()

@@ -49,7 +49,7 @@ def test_gradients_on_the_device_are_those_on_the_cpu(name, device, record_prope
     for key in (*floating, SCORES):
         expected = found["cpu"][key]
         largest = np.abs(expected).max() or 1.0
-        record_property(f"deviation of {key}", float(np.abs(found[device][key] - expected).max() / largest))
+        record_property(f"deviation of {key.strip(chr(0))}", float(np.abs(found[device][key] - expected).max() / largest))
         np.testing.assert_allclose(found[device][key], expected, rtol=0, atol=1e-5 * largest)
 
 
@@ -125,17 +125,3 @@ def test_a_lost_context_ends_the_device_thread(cuda):
     )
 
     assert (found.returncode, found.stdout) == (7, "DeviceLostError"), found.stderr[-2000:]
-
-
-@pytest.mark.parametrize("name", ["tokens"])
-def test_a_lookup_beyond_its_table_is_an_error_that_does_not_stay(name, device):
-    graph = Graph.from_program(ZOO[name].export(zoo_module(name)), device=device)
-    good = {key: value.to(device) for key, value in zoo_rows(name, 2, 5).items()}
-    bad = {**good, "ids": good["ids"] + 20}
-
-    with torch.no_grad():
-        first = graph(good)["output"].cpu()
-        with pytest.raises(Exception, match="beyond a table of the model"):
-            graph(bad)
-
-        assert torch.equal(graph(good)["output"].cpu(), first)

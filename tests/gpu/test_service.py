@@ -10,9 +10,10 @@ from e2e.messages import attribute, failure, predict, rows, spec
 from e2e.serving import serve, wait_until
 from e2e.small_models import PICTURES, SCORES
 from gpu.conftest import SERVED_ZOO
-from gpu.models import CONVERTED, ENTROPY, ONNX_ONLY, WIDE, Wide
+from gpu.models import CONVERTED, ENTROPY, ONNX_ONLY, SHIFTED, WIDE, Wide
 from onnxruntime import get_available_providers
 from pellucid import Client
+from pellucid.errors import InvalidRequestError
 from pellucid.v1 import explanation_pb2
 from server.engine.models.networks import zoo_rows
 
@@ -113,6 +114,18 @@ def test_two_models_side_by_side_answer_as_each_does_alone(client):
     for number, each in enumerate(beside):
         for name, scores in alone[models[number % 2]].scores.items():
             np.testing.assert_allclose(each.scores[name], scores, rtol=0, atol=1e-5 * np.abs(scores).max())
+
+
+def test_a_number_beyond_a_table_is_the_callers_mistake_and_does_not_stay(client, server):
+    pid, good = server.worker_pid(), np.array([[1, 2], [17, 18]])
+    first = client.predict(SHIFTED, good).outputs["output"]
+
+    for beyond in (19, 1000, -2):
+        with pytest.raises(InvalidRequestError, match="beyond a table"):
+            client.predict(SHIFTED, np.array([[1, beyond]]))
+
+    np.testing.assert_array_equal(client.predict(SHIFTED, good).outputs["output"], first)
+    assert server.worker_pid() == pid
 
 
 def test_a_cancelled_explanation_leaves_the_device_within_a_chunk(server):

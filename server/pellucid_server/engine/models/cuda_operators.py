@@ -5,7 +5,6 @@ compared with the table first, and what is raised is what the CPU raises. A recu
 has no backward pass in cuDNN; torch's own kernels have.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,26 +44,35 @@ def careful(target: Any, run: Operator) -> Operator:
 
 
 def _without_cudnn(run: Operator) -> Operator:
-    @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not args[0].is_cuda or not torch.is_grad_enabled():
+        if not on_cuda(args[0]) or not torch.is_grad_enabled():
             return run(*args, **kwargs)
         # A CUDA device has one thread, which the setting is for.
         with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             return run(*args, **kwargs)
 
-    return call
+    return _named(call, run)
 
 
 def _within(run: Operator, packet: Any) -> Operator:
-    @functools.wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if args[0].is_cuda:
+        if on_cuda(args[0]):
             for index, least, most in indices(packet, args):
                 require_within(index, least, most)
         return run(*args, **kwargs)
 
+    return _named(call, run)
+
+
+def _named(call: Operator, run: Operator) -> Operator:
+    """Give a function a name of its own: in generated code, fx spells what has torch's as torch's own operator."""
+    call.__name__ = call.__qualname__ = f"careful_{getattr(run, '__name__', 'operator')}".replace(".", "_")
     return call
+
+
+def on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on a CUDA device."""
+    return tensor.is_cuda
 
 
 def require_within(index: torch.Tensor, least: int, most: int) -> None:
