@@ -79,8 +79,8 @@ def main() -> None:
     """Measure, print, and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of load in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of load in each round")
     parser.add_argument("--networks", nargs="+", default=[networks.RESNET, networks.LITE])
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
@@ -102,7 +102,7 @@ def main() -> None:
             networks.write(repository, name)
         loops = {name: Loop(networks.network(name), row, arguments.device) for name in arguments.networks}
         settings = {"PELLUCID_POOL__DEVICES": arguments.device}
-        with servers.running(repository, threads=1, settings=settings) as service:
+        with servers.running(repository, threads=0, settings=settings) as service:
             for name in arguments.networks:
                 _compare(note, name, loops[name], service.address, row, arguments.rounds, arguments.seconds)
         for name in arguments.networks:

@@ -49,9 +49,7 @@ class ResNet18(nn.Module):
             nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
         )
         widths = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
-        self.stages = nn.Sequential(
-            *(nn.Sequential(Block(*stage), Block(stage[1], stage[1], 1)) for stage in widths)
-        )
+        self.stages = nn.Sequential(*(nn.Sequential(Block(*stage), Block(stage[1], stage[1], 1)) for stage in widths))
         self.head = nn.Linear(512, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:

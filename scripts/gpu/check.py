@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +89,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     parser.add_argument("--device", default="cuda:0", help="cpu tries everything out but the GPU itself")
     parser.add_argument("--seconds", type=float, default=480.0, help="when it ends at the latest")
+    parser.add_argument("--tests", default="", help="only those, as pytest's -k")
     parser.add_argument("--stages", nargs="+", choices=("tests", "benchmarks"), default=["tests", "benchmarks"])
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -103,11 +104,13 @@ def main() -> int:
     check.facts = _facts(environment)
     check.write()
     stages = {
-        "tests": Stage("tests", [*_pytest(arguments.out)], 0.55 * arguments.seconds),
+        "tests": Stage("tests", _pytest(arguments.out, arguments.tests), 0.55 * arguments.seconds),
         "benchmarks": Stage(
             "benchmarks",
-            [sys.executable, "-m", "benchmarks.gpu", "--device", arguments.device]
-            + ["--json", str(arguments.out / "figures.json")],
+            [
+                *(sys.executable, "-m", "benchmarks.gpu", "--device", arguments.device),
+                *("--json", str((arguments.out / "figures.json").resolve())),
+            ],
             arguments.seconds,
         ),
     }
@@ -119,13 +122,22 @@ def main() -> int:
 
 def _environment(folder: Path, device: str) -> dict[str, str]:
     paths = [folder / "site", ROOT / "client", ROOT / "server", ROOT]
-    inherited = {**os.environ, "PYTHONPATH": ":".join(str(path.resolve()) for path in paths)}  # noqa: TID251
+    inherited = {**os.environ, "PYTHONPATH": ":".join(str(path.resolve()) for path in paths)}
     return {**inherited, "PELLUCID_TEST_DEVICE": device, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def _pytest(folder: Path) -> list[str]:
+def _pytest(folder: Path, chosen: str) -> list[str]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider", "--tb=short"]
-    return [*command, "-vv", "--durations=15", "--timeout=150", f"--junitxml={folder.resolve() / 'tests.xml'}"]
+    command += ["-k", chosen] if chosen else []
+    return [
+        *command,
+        "-vv",
+        "-o",
+        "junit_family=xunit1",
+        "--durations=15",
+        "--timeout=150",
+        f"--junitxml={folder.resolve() / 'tests.xml'}",
+    ]
 
 
 def _run(command: Sequence[str], log: Path, environment: dict[str, str], limit: float) -> int | None:
@@ -176,7 +188,7 @@ def _tests(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        cases = list(ElementTree.parse(path).getroot().iter("testcase"))  # noqa: S314 - written by the stage before
+        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     except ElementTree.ParseError:
         return {}
     names = {id(case): f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}" for case in cases}
@@ -204,7 +216,14 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _markdown(whole: dict[str, Any]) -> str:
     facts = ", ".join(f"{name} {value}" for name, value in whole["facts"].items())
-    lines = ["# GPU check", "", f"Device {whole['device']}; {facts}.", "", "| stage | exit code | seconds |", "|---|---|---|"]
+    lines = [
+        "# GPU check",
+        "",
+        f"Device {whole['device']}; {facts}.",
+        "",
+        "| stage | exit code | seconds |",
+        "|---|---|---|",
+    ]
     lines += [f"| {each['name']} | {each['code']} | {each['seconds']} |" for each in whole["stages"]]
     tests = whole["tests"]
     if tests:

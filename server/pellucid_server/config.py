@@ -160,8 +160,11 @@ class WorkerConfig(_Section):
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
     """Aim for one device batch, the time a prediction waits behind an explanation; 4 times it while nobody predicts."""
 
-    chunk_bytes: int = Field(default=512 * _MIB, ge=_MIB)
-    """Most memory that one device batch may take, by measured bytes a row."""
+    chunk_bytes: int = Field(default=0, ge=0)
+    """Most memory that one device batch may take, by measured bytes per row; 0 suits the device.
+
+    On a CPU that is 512 MiB, on CUDA a quarter of what is free once the models are loaded.
+    """
 
 
 class ClassConfig(_Section):

@@ -323,7 +323,7 @@ def _ready_worker(
     faults = Faults(settings.fault_folder)
     engine = Engine(
         chunk_seconds=settings.chunk_seconds,
-        chunk_bytes=settings.chunk_bytes,
+        chunk_bytes=device.chunk_bytes(settings.device, settings.chunk_bytes),
         threads=settings.threads,
         class_weights=settings.class_weights,
         express=settings.device == "cpu",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pellucid_server.engine.device import to_device, to_host
 from pellucid_server.engine.engine import Engine, Evaluation
 from pellucid_server.engine.job_state import JobState
 from pellucid_server.engine.models.graph import Graph
@@ -49,8 +50,20 @@ def test_gradients_on_the_device_are_those_on_the_cpu(name, device, record_prope
     for key in (*floating, SCORES):
         expected = found["cpu"][key]
         largest = np.abs(expected).max() or 1.0
-        record_property(f"deviation of {key.strip(chr(0))}", float(np.abs(found[device][key] - expected).max() / largest))
+        record_property(
+            f"deviation of {key.strip(chr(0))}", float(np.abs(found[device][key] - expected).max() / largest)
+        )
         np.testing.assert_allclose(found[device][key], expected, rtol=0, atol=1e-5 * largest)
+
+
+def test_arrays_come_back_from_the_device_as_they_went(device):
+    generator = np.random.default_rng(2)
+    whole = generator.normal(size=(300, 500)).astype(np.float32)
+    for array in (whole, whole[:3, :2], whole.T, np.broadcast_to(whole[0], (400, 500)), whole > 0, whole[:0]):
+        tensor = to_device(array, device)
+
+        assert str(tensor.device) == device
+        np.testing.assert_array_equal(to_host(tensor * 1 if array.dtype != bool else tensor), array)
 
 
 class Recurrent(nn.Module):
@@ -121,7 +134,7 @@ for value in (0, 1, 0):
 def test_a_lost_context_ends_the_device_thread(cuda):
     path = {"PYTHONPATH": f"{ROOT / 'tests'}:{':'.join(filter(None, sys.path))}"}
     found = subprocess.run(
-        [sys.executable, "-c", _ASSERTS, cuda], env=path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _ASSERTS, cuda], env=path, capture_output=True, text=True, timeout=120, check=False
     )
 
     assert (found.returncode, found.stdout) == (7, "DeviceLostError"), found.stderr[-2000:]

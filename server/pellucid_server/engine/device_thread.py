@@ -141,6 +141,9 @@ class DeviceThread:
         started = time.monotonic()
         results, error = _attempt(lane, chunk)
         seconds = time.monotonic() - started
+        if error is not None and device.lost(self._limits.device, error):
+            # The thread ends, and the process with it. The record still says whose rows it was at.
+            raise device.DeviceLostError(f"The device {self._limits.device} is lost to this process.") from error
         self._before([])
         self._since = None
         if results is None:
@@ -150,9 +153,6 @@ class DeviceThread:
             self._hand_out(lane, chunk, results, seconds)
         elif error is not None and out_of_memory(error):
             self._shrink(lane, chunk, seconds)
-        elif error is not None and device.lost(self._limits.device, error):
-            # The thread ends, and the process with it: the pool starts another, and gives the jobs to that one.
-            raise device.DeviceLostError(f"The device {self._limits.device} is lost to this process.") from error
         elif error is not None:
             self._settle_failure(chunk, error, seconds)
 

@@ -53,3 +53,13 @@ def test_a_lost_device_ends_the_thread_and_not_the_evaluation(monkeypatch):
     assert ended.wait(10)
     assert seen == [device.DeviceLostError]
     assert entry.done < entry.count
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "expected"),
+    [("cpu", 0, 512 << 20), ("cpu", 7, 7), ("cuda:0", 7, 7), ("cuda:0", 0, 20 << 30)],
+)
+def test_a_chunk_may_take_what_is_set_or_what_suits_the_device(monkeypatch, name, wanted, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 << 30, 81 << 30))
+
+    assert device.chunk_bytes(name, wanted) == expected

@@ -152,7 +152,7 @@ def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[.
 
 
 def _checking(graph: fx.Graph) -> fx.Graph:
-    """Return the graph with operators that check their contracts and are careful on CUDA; itself where none needs it."""
+    """Return the graph with operators that check their contracts and are careful on CUDA; itself if none needs it."""
     if all(_guarded(node.target) is node.target for node in graph.nodes if node.op == "call_function"):
         return graph
     copy = fx.Graph()

@@ -274,7 +274,9 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
     where = nearest_device(device)
     if where != device:
         if manifest.runtime == "auto" and GRAPH_FILE in files:
-            _log.warning("%s is not used: the installed ONNX Runtime has no CUDA, and the graph runs on it", shown(path))
+            _log.warning(
+                "%s is not used: the installed ONNX Runtime has no CUDA, and the graph runs on it", shown(path)
+            )
             return None
         _log.warning("%s runs on the CPU: the installed ONNX Runtime has no CUDA", shown(path))
     try:
