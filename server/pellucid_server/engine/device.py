@@ -93,8 +93,8 @@ def to_host(tensor: torch.Tensor) -> Array:
     """Return a tensor as an array."""
     tensor = tensor.detach()
     if not tensor.is_cuda or tensor.nbytes < _PINNED_BYTES:
-        return tensor.cpu().numpy()  # type: ignore[no-any-return]
+        return tensor.cpu().numpy()
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     pinned.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
-    return pinned.numpy()  # type: ignore[no-any-return]
+    return pinned.numpy()
