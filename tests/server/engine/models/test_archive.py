@@ -311,6 +311,17 @@ def test_a_damaged_or_lying_file_is_refused(
         load_program(written(tmp_path / "model.pt2", entries))
 
 
+@pytest.mark.parametrize("minor", [17, 20])
+def test_a_file_of_another_minor_version_of_the_format_is_read(ordinary: Path, tmp_path: Path, minor: int) -> None:
+    entries = entries_of(ordinary)
+    _with_program(lambda program: program["schema_version"].update(minor=minor))(entries)
+
+    program = load_program(written(tmp_path / "model.pt2", entries))
+
+    expected = load_program(ordinary)
+    assert [str(node.target) for node in program.graph.nodes] == [str(node.target) for node in expected.graph.nodes]
+
+
 @pytest.mark.parametrize("kind", ["as_graph", "as_custom_obj", "as_operator", "as_string_to_argument", "as_unheard_of"])
 def test_an_argument_that_carries_more_than_a_value_is_refused(ordinary: Path, tmp_path: Path, kind: str) -> None:
     def edit(program: Any) -> None:

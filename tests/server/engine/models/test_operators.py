@@ -13,6 +13,7 @@ from pellucid_server.engine.models.archive import ModelFileError
 from pellucid_server.engine.models.graph import UnfitModelError
 from pellucid_server.engine.models.operators import allowed, filled
 from pellucid_server.engine.models.remedies import place, place_text, refusal
+from pellucid_server.engine.models.torch_versions import VERSION
 from server.engine.models.exporting import EXPORTED, Group, group_failures, operators_of, rows, served
 from server.engine.models.module_cases import MODULES, OTHER_MODULES, REFUSED_MODULES, OneModule
 from server.engine.models.operator_cases import EXPRESSIONS, NO_OPERATORS, OTHERS, REFUSED, UNEXPORTED, Function
@@ -60,11 +61,18 @@ def _of_split(functions: dict[str, Function], split: int) -> dict[str, Function]
     return {name: functions[name] for name in sorted(functions)[split::SPLITS]}
 
 
+newest = pytest.mark.skipif(VERSION != "2.13", reason="what torch has is listed for 2.13")
+
+_FROM_2_13 = ("hash_tensor", "nanquantile", "quantile")
+"""What torch itself cannot export, or not with open sizes, before."""
+
+
 def _modules() -> set[str]:
     kinds = {name: getattr(nn, name) for name in dir(nn)}
     return {name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
 
+@newest
 def test_every_function_that_torch_lists_is_served_or_has_a_reason() -> None:
     listed = listed_functions()
     known = {*FUNCTIONS, *METHODS, *REFUSED, *UNEXPORTED, *_OTHERS}
@@ -83,6 +91,7 @@ def test_every_operator_of_python_is_served_or_has_a_reason() -> None:
     assert python_operators() - set(EXPRESSIONS) == reasons
 
 
+@newest
 def test_every_module_of_torch_is_served_or_has_a_reason() -> None:
     reasons = {name for names in OTHER_MODULES.values() for name in names.split()}
 
@@ -92,7 +101,11 @@ def test_every_module_of_torch_is_served_or_has_a_reason() -> None:
 
 @pytest.mark.parametrize("split", range(SPLITS))
 def test_functions_and_operators_agree_with_torch_in_values_and_derivatives(tmp_path: Path, split: int) -> None:
-    assert group_failures(_of_split(FUNCTIONS, split), tmp_path) == {}
+    functions = _of_split(FUNCTIONS, split)
+    if VERSION != "2.13":
+        functions = {name: function for name, function in functions.items() if name not in _FROM_2_13}
+
+    assert group_failures(functions, tmp_path) == {}
 
 
 @pytest.mark.parametrize("split", range(4))
