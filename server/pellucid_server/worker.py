@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 import torch
 
 from pellucid_server import wire
+from pellucid_server.engine import device, registry
 from pellucid_server.engine import methods as methods_package
-from pellucid_server.engine import registry
 from pellucid_server.engine.engine import Engine
 from pellucid_server.engine.helper import Helper
 from pellucid_server.engine.hub import Hub
@@ -284,18 +284,17 @@ def _end(failed: threading.ExceptHookArgs) -> NoReturn:
 def _prepare_process(settings: WorkerSettings) -> None:
     """Set what holds for the whole process, before any thread is started."""
     torch.set_num_threads(settings.threads)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    device.prepare_process(settings.device)
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
-def _missing_device(device: str) -> str:
+def _missing_device(name: str) -> str:
     """Say what is wrong with a device that is not there; empty if it is."""
-    kind, _, index = device.partition(":")
+    kind, _, index = name.partition(":")
     if kind != "cuda" or int(index) < torch.cuda.device_count():
         return ""
     return (
-        f"There is no {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. Set "
+        f"There is no {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. Set "
         "pool.devices to those that are there, or to cpu; a CPU build of torch sees none."
     )
 
@@ -313,6 +312,8 @@ def _ready_worker(
         connection.send_now(Refused(missing))
         loader.close()
         return None
+    # All children were forked before.
+    device.prepare_thread(settings.device)
     try:
         loaded = loader.load(lambda version: connection.send_now(Loading(version.name, version.number)))
     except (ModelError, GuardError) as error:
@@ -322,12 +323,13 @@ def _ready_worker(
     faults = Faults(settings.fault_folder)
     engine = Engine(
         chunk_seconds=settings.chunk_seconds,
-        chunk_bytes=settings.chunk_bytes,
+        chunk_bytes=device.chunk_bytes(settings.device, settings.chunk_bytes),
         threads=settings.threads,
         class_weights=settings.class_weights,
         express=settings.device == "cpu",
         recorder=recorder,
         faults=faults,
+        device=settings.device,
     )
     helper = Helper(load=_HELPER_MODULES)
     machinery = Machinery(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)

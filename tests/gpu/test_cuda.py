@@ -1,6 +1,13 @@
+"""What CUDA could make different: values, bits, memory, errors that stay, and what runs beside it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from pellucid_server.engine.device import to_device, to_host
 from pellucid_server.engine.engine import Engine, Evaluation
 from pellucid_server.engine.job_state import JobState
 from pellucid_server.engine.models.graph import Graph
@@ -9,39 +16,125 @@ from pellucid_server.engine.question import Target
 from server.engine.conftest import ZooModel
 from server.engine.models.networks import ZOO, zoo_module, zoo_rows
 from server.engine.test_engine import evaluation, lane
+from torch import nn
 
 pytestmark = pytest.mark.gpu
 
+ROOT = Path(__file__).parents[2]
+
 
 class Hungry:
-    """A program that asks the device for more memory than it has, but for single rows."""
+    """A program that asks the device for more memory than there is, but for single rows."""
 
     evaluation, backward = "forward", False
 
+    def __init__(self, device):
+        self.device = device
+
     def __call__(self, batch):
-        torch.empty(1 if len(batch["x"]) == 1 else 1 << 45, device="cuda:0")
+        torch.empty(1 if len(batch["x"]) == 1 else 1 << 45, device=self.device)
         return {"y": batch["x"] * 2}
 
 
-@pytest.mark.parametrize("name", ["convolutional", "residual", "encoder", "torch-encoder"])
-def test_gradients_on_the_device_are_those_on_the_cpu(name):
+@pytest.mark.parametrize("name", ZOO)
+def test_gradients_on_the_device_are_those_on_the_cpu(name, device, record_property):
     rows = {key: value.numpy() for key, value in zoo_rows(name, 6, 5).items()}
     elements = {INDICES: np.zeros((6, 1), np.int64), WEIGHTS: np.ones((6, 1), np.float32)}
     found = {}
-    for device in ("cpu", "cuda:0"):
-        graph = Graph.from_program(ZOO[name].export(zoo_module(name)), device=device)
+    for where in ("cpu", device):
+        graph = Graph.from_program(ZOO[name].export(zoo_module(name)), device=where)
         target = Target(graph.outputs[0].name, ((0, 1.0),))
-        found[device] = Gradient(ZooModel(None, graph), device, target, "")({**rows, **elements})
+        found[where] = Gradient(ZooModel(None, graph), where, target, "")({**rows, **elements})
 
-    for key in (*rows, SCORES):
-        np.testing.assert_allclose(found["cuda:0"][key], found["cpu"][key], rtol=1e-3, atol=1e-5)
+    floating = [key for key, value in rows.items() if value.dtype.kind == "f"]
+    for key in (*floating, SCORES):
+        expected = found["cpu"][key]
+        largest = np.abs(expected).max() or 1.0
+        record_property(
+            f"deviation of {key.strip(chr(0))}", float(np.abs(found[device][key] - expected).max() / largest)
+        )
+        np.testing.assert_allclose(found[device][key], expected, rtol=0, atol=1e-5 * largest)
 
 
-def test_running_out_of_device_memory_halves_the_chunk():
-    engine = Engine(chunk_seconds=10.0, chunk_bytes=1 << 30, threads=1)
+def test_arrays_come_back_from_the_device_as_they_went(device):
+    generator = np.random.default_rng(2)
+    whole = generator.normal(size=(300, 500)).astype(np.float32)
+    for array in (whole, whole[:3, :2], whole.T, np.broadcast_to(whole[0], (400, 500)), whole > 0, whole[:0]):
+        tensor = to_device(array, device)
+
+        assert str(tensor.device) == device
+        np.testing.assert_array_equal(to_host(tensor * 1 if array.dtype != bool else tensor), array)
+
+
+class Recurrent(nn.Module):
+    """A recurrent network of one kind."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(5)
+        self.inner = kind(3, 4, batch_first=True, bidirectional=True)
+
+    def forward(self, series):
+        return self.inner(series)[0].mean(1)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_networks_have_gradients_in_evaluation(kind, device):
+    module = Recurrent(kind).eval()
+    rows = torch.randn(4, 7, 3, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(module, (rows[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    leaf = rows.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(module(leaf).sum(), leaf)
+
+    graph = Graph.from_program(program, device=device)
+    leaf = rows.to(device).requires_grad_()
+    (found,) = torch.autograd.grad(graph({"series": leaf})[graph.outputs[0].name].sum(), leaf)
+
+    np.testing.assert_allclose(found.cpu().numpy(), expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_running_out_of_device_memory_halves_the_chunk(device):
+    engine = Engine(chunk_seconds=10.0, chunk_bytes=1 << 30, threads=1, device=device)
     entry: Evaluation = evaluation(range(4), job=JobState(1, None))
 
-    engine.submit(entry, lane(Hungry()))
+    engine.submit(entry, lane(Hungry(device)))
 
     assert entry.wait()["y"][:, 0].tolist() == [0, 2, 4, 6]
     engine.close()
+
+
+_ASSERTS = """
+import logging, os, sys, threading
+import torch
+from pellucid_server.engine.engine import Engine
+from pellucid_server.engine.job_state import JobState
+from server.engine.test_engine import evaluation, lane
+
+class Asserting:
+    evaluation, backward = "forward", False
+    def __call__(self, batch):
+        if batch["x"][0, 0] == 1:
+            torch._assert_async(torch.zeros(1, device=sys.argv[1]))
+        return {"y": torch.from_numpy(batch["x"]).to(sys.argv[1]).mul(2).cpu().numpy()}
+
+def ended(failed):
+    os.write(1, failed.exc_type.__name__.encode())
+    os._exit(7)
+
+threading.excepthook = ended
+engine = Engine(chunk_seconds=1.0, chunk_bytes=1 << 20, threads=1, device=sys.argv[1])
+program = Asserting()
+for value in (0, 1, 0):
+    entry = evaluation([value], job=JobState(1, None))
+    engine.submit(entry, lane(program))
+    entry.wait()
+"""
+
+
+def test_a_lost_context_ends_the_device_thread(cuda):
+    path = {"PYTHONPATH": f"{ROOT / 'tests'}:{':'.join(filter(None, sys.path))}"}
+    found = subprocess.run(
+        [sys.executable, "-c", _ASSERTS, cuda], env=path, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert (found.returncode, found.stdout) == (7, "DeviceLostError"), found.stderr[-2000:]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pellucid_server.engine import device
 from pellucid_server.engine.evaluation import Evaluation, Share, pack
 from pellucid_server.engine.lane import Lane
 from pellucid_server.engine.memory import out_of_memory
@@ -24,12 +25,13 @@ _CALM_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large a chunk may be, how many threads it has, and how many lanes are remembered."""
+    """How large a chunk may be, how many threads it has, how many lanes are remembered, and where it runs."""
 
     chunk_seconds: float
     chunk_bytes: int
     threads: int
     most_lanes: int
+    device: str = "cpu"
 
 
 class DeviceThread:
@@ -103,6 +105,7 @@ class DeviceThread:
     def _run(self) -> None:
         # torch's thread count is a setting of each thread.
         torch.set_num_threads(self._limits.threads)
+        device.prepare_thread(self._limits.device)
         while True:
             with self._change:
                 while not (self._closed or self._schedule):
@@ -138,6 +141,9 @@ class DeviceThread:
         started = time.monotonic()
         results, error = _attempt(lane, chunk)
         seconds = time.monotonic() - started
+        if error is not None and device.lost(self._limits.device, error):
+            # The thread ends, and the process with it. The record still says whose rows it was at.
+            raise device.DeviceLostError(f"The device {self._limits.device} is lost to this process.") from error
         self._before([])
         self._since = None
         if results is None:

@@ -40,6 +40,8 @@ class Engine:
         The fault points of the process; `chunk` is reached before each chunk.
     most_lanes
         Lanes that a thread remembers.
+    device
+        "cpu" or "cuda:N". Where a CUDA device is lost, its thread ends with `DeviceLostError`.
     """
 
     def __init__(
@@ -53,12 +55,13 @@ class Engine:
         recorder: Recorder | None = None,
         faults: Faults | None = None,
         most_lanes: int = _MOST_LANES,
+        device: str = "cpu",
     ) -> None:
         self._weights = class_weights or {}
         self._heaviest = max(self._weights.values(), default=1.0)
         self._times = RowTimes()
         watch = _Watch(recorder, faults or Faults())
-        limits = Limits(chunk_seconds, chunk_bytes, threads, most_lanes)
+        limits = Limits(chunk_seconds, chunk_bytes, threads, most_lanes, device)
 
         def thread(name: str) -> DeviceThread:
             before = watch.of(name)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pellucid_server.engine.device import to_device, to_host
 from pellucid_server.engine.models.graph import Graph
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.question import Arrays, Target
@@ -183,12 +184,8 @@ def _graph(model: LoadedModel) -> Graph:
 
 
 def _tensors(arrays: Arrays, device: str) -> dict[str, Tensor]:
-    # torch warns of read-only arrays; nothing writes to an input of a functional graph.
-    return {
-        name: torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(device)
-        for name, rows in arrays.items()
-    }
+    return {name: to_device(rows, device) for name, rows in arrays.items()}
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.generic]]:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    return {name: to_host(tensor) for name, tensor in tensors.items()}

@@ -278,6 +278,9 @@ def _plain_type(hint: Any) -> type[Any]:
     if get_origin(hint) in (Union, UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     origin = get_origin(hint)
+    if hasattr(origin, "__value__"):
+        # A name given to a type by a `type` statement, as NumPy 2.5 gives one to arrays.
+        origin = get_origin(origin.__value__)
     return origin if isinstance(origin, type) else hint
 
 

@@ -11,7 +11,7 @@ known is refused.
 import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import CRITICAL, getLogger
@@ -28,6 +28,7 @@ from pellucid_server.engine.models.serialized_program import (
     rebuilt_payloads,
     rebuilt_program,
 )
+from pellucid_server.engine.models.torch_versions import DTYPES
 
 __all__ = ["ModelFileError", "load_program", "program_bytes"]
 
@@ -51,24 +52,6 @@ _PAYLOAD = re.compile(r"data/(weights/weight|constants/tensor)_\d{1,9}")
 _NEVER_READ = re.compile(r"data/sample_inputs/model\.pt|extra/[^/\\]{1,255}|\.data/(version|serialization_id)")
 _FIXED = {"archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little"}
 _LIMITS = dict.fromkeys([_PROGRAM, *_LISTS.values()], LARGEST_TEXT_BYTES) | dict.fromkeys(_FIXED, 64)
-
-_DTYPES: Mapping[int, torch.dtype] = {
-    ScalarType.BYTE: torch.uint8,
-    ScalarType.CHAR: torch.int8,
-    ScalarType.BOOL: torch.bool,
-    ScalarType.SHORT: torch.int16,
-    ScalarType.HALF: torch.float16,
-    ScalarType.BFLOAT16: torch.bfloat16,
-    ScalarType.UINT16: torch.uint16,
-    ScalarType.INT: torch.int32,
-    ScalarType.FLOAT: torch.float32,
-    ScalarType.UINT32: torch.uint32,
-    ScalarType.LONG: torch.int64,
-    ScalarType.DOUBLE: torch.float64,
-    ScalarType.UINT64: torch.uint64,
-    ScalarType.COMPLEXFLOAT: torch.complex64,
-    ScalarType.COMPLEXDOUBLE: torch.complex128,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +257,7 @@ def _checked_place(entries: _Entries, tensor: str, payload: schema.PayloadMeta, 
         raise ModelFileError(f"the tensor {tensor!r} has no sizes: the file is damaged; {REMEDY}.")
     if not path.startswith(prefix):
         raise ModelFileError(f"the tensor {tensor!r} is said to be in {folder}{path}, where none can be: refused.")
-    dtype = _DTYPES.get(meta.dtype)
+    dtype = DTYPES.get(meta.dtype)
     if dtype is None or meta.layout != Layout.Strided:
         raise ModelFileError(
             f"the tensor {tensor!r} has the type {ScalarType(meta.dtype).name} and the layout "

@@ -138,6 +138,11 @@ class LoadedModel:
             return ""
         return no_default(self.features)
 
+    def devices(self, device: str, *, forward: bool, backward: bool) -> str:
+        """Name where a worker on `device` runs the model forward and backward, "cpu, cuda:0" if on two."""
+        found = [device if self.session is None else self.session.device] if forward else []
+        return ", ".join(dict.fromkeys([*found, device] if backward or not forward else found))
+
     def info(self, methods: Sequence[Method]) -> ModelInfo:
         """Describe the model to callers, with what it allows of `methods`."""
         return ModelInfo(

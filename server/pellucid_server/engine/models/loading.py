@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from pellucid_server.engine.models.archive import program_bytes
 from pellucid_server.engine.models.files import UnfitFileError, check_file, fingerprint, shown, size_on_disk
 from pellucid_server.engine.models.guard import Bounds, Grow, Guard, Trial
@@ -209,6 +211,9 @@ def _try_out(version: Version, settings: WorkerSettings, methods: Sequence[Metho
     # The worker says it again when it loads the model.
     logging.disable(logging.WARNING)
     Faults(settings.fault_folder).reach(LOADING, model=version.name)
+    # A forked process has torch's pool of threads to make again. In a CUDA build the threads of the backward pass,
+    # started all at once, would come upon it half made, and end the process.
+    torch.set_num_threads(settings.threads)
     try:
         graph_bytes = min(_graph_bytes(version), disk_bytes)
         grow(Bounds(graph_bytes / _GRAPH_BYTES_A_SECOND, _MEMORY_FOR_GRAPH * graph_bytes))

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pellucid_server.engine.models.contract_rules import TRAINING
 from pellucid_server.engine.models.contracts import broken_contract, checked
+from pellucid_server.engine.models.cuda_operators import careful
 from pellucid_server.engine.models.declarations import LARGEST_VALUE_BYTES, oversized, unlike_declared
 from pellucid_server.engine.models.functional import functional_program
 from pellucid_server.engine.models.lengths import Lengths, read_lengths
@@ -151,15 +152,19 @@ def assemble(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> Callable[.
 
 
 def _checking(graph: fx.Graph) -> fx.Graph:
-    """Return the graph with operators that check their contracts; itself where none has one."""
-    if all(checked(node.target) is node.target for node in graph.nodes if node.op == "call_function"):
+    """Return the graph with operators that check their contracts and are careful on CUDA; itself if none needs it."""
+    if all(_guarded(node.target) is node.target for node in graph.nodes if node.op == "call_function"):
         return graph
     copy = fx.Graph()
     copy.output(copy.graph_copy(graph, {}))
     for node in copy.nodes:
         if node.op == "call_function":
-            node.target = checked(node.target)
+            node.target = _guarded(node.target)
     return copy
+
+
+def _guarded(target: Any) -> Callable[..., Any]:
+    return careful(target, checked(target))
 
 
 def _value(name: str, node: fx.Node) -> GraphValue:

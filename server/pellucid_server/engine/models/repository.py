@@ -16,7 +16,7 @@ from pellucid_server.engine.models.graph import Graph, UnfitModelError
 from pellucid_server.engine.models.loaded import LoadedModel
 from pellucid_server.engine.models.manifest import Manifest, read_manifest
 from pellucid_server.engine.models.preprocessing import UnfitManifestError
-from pellucid_server.engine.models.session import Session, SessionError
+from pellucid_server.engine.models.session import Session, SessionError, nearest_device
 from pellucid_server.engine.models.strict_toml import ManifestError
 from pellucid_server.engine.models.trial import TrialError
 from pellucid_server.engine.registry import Method
@@ -271,8 +271,16 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
         return None
     if not there:
         raise ModelError(f"{shown(folder)} has no {ONNX_FILE}, which runtime = 'onnxruntime' needs; set it to 'auto'.")
+    where = nearest_device(device)
+    if where != device:
+        if manifest.runtime == "auto" and GRAPH_FILE in files:
+            _log.warning(
+                "%s is not used: the installed ONNX Runtime has no CUDA, and the graph runs on it", shown(path)
+            )
+            return None
+        _log.warning("%s runs on the CPU: the installed ONNX Runtime has no CUDA", shown(path))
     try:
-        return Session(path, threads=threads, device=device)
+        return Session(path, threads=threads, device=where)
     except SessionError as error:
         raise ModelError(f"{shown(path)}: {error}.") from error
 

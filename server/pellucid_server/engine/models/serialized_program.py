@@ -19,19 +19,19 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-import torch
 from torch._export.serde import schema, union
 
 from pellucid_server.engine.models.operators import allowed, filled
 from pellucid_server.engine.models.remedies import place, refusal
 from pellucid_server.engine.models.size_expressions import SYMBOL, ExpressionError, checked_expression
+from pellucid_server.engine.models.torch_versions import VERSION
 
 
 class ModelFileError(Exception):
     """A model file is damaged, unknown, or asks for more than a server gives it; the message has the remedy."""
 
 
-REMEDY = f"export it again with torch {torch.__version__.rpartition('.')[0]} (pellucid-export, or torch.export.save)"
+REMEDY = f"export it again with torch {VERSION} (pellucid-export, or torch.export.save)"
 
 _NOTHING = object()
 """A field's policy: leave the schema's default in its place."""

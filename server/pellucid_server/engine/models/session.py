@@ -21,7 +21,9 @@ from pellucid_server.errors import InvalidRequestError
 from pellucid_server.housekeeping import TRIM_SECONDS
 from pellucid_server.jobs import Array
 
-__all__ = ["Session", "SessionError", "Value"]
+__all__ = ["Session", "SessionError", "Value", "nearest_device"]
+
+_CUDA = "CUDAExecutionProvider"
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -82,6 +84,8 @@ class Session:
     """
 
     def __init__(self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS) -> None:
+        self.device = device
+        """Where it runs."""
         file = read_onnx(path)
         self.largest_value_bytes = file.largest_value_bytes
         """Bytes of the largest value in the file, for a row."""
@@ -153,6 +157,12 @@ class Session:
         return dict(zip(self._names, values, strict=True))
 
 
+def nearest_device(device: str) -> str:
+    """Return the device on which ONNX Runtime runs for a worker on `device`: the CPU where it has no CUDA."""
+    there = device == "cpu" or _CUDA in onnxruntime.get_available_providers()
+    return device if there else "cpu"
+
+
 def _require_filled(rows: Arrays) -> None:
     """Refuse an axis of length 0: ONNX Runtime ends the process at one in some operators."""
     for name, array in rows.items():
@@ -193,14 +203,14 @@ def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
     kind, _, index = device.partition(":")
     if kind == "cpu":
         return [cpu]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if _CUDA not in onnxruntime.get_available_providers():
         raise SessionError(
             f"the installed ONNX Runtime cannot use the device {device!r}; install pellucid[server-gpu] in place of "
             "pellucid[server]"
         )
     # An exhaustive search would be repeated for each number of rows in a batch.
     cuda = {"device_id": index or "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    return [("CUDAExecutionProvider", cuda), cpu]
+    return [(_CUDA, cuda), cpu]
 
 
 def _value(entry: Any, path: Path, role: str) -> Value:

@@ -101,9 +101,9 @@ class Session:
 
     def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
         """Say what computed the work of `tally`."""
-        device = self.machinery.device
         forward = model.runtime if tally.rows_forward else ""
         gradient = "graph" if tally.rows_backward else ""
+        device = model.devices(self.machinery.device, forward=bool(forward), backward=bool(gradient))
         return Runtime(forward, gradient, device, model.precision, _versions())
 
 

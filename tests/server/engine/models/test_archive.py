@@ -14,6 +14,7 @@ import torch
 from pellucid_server.engine.models.archive import ModelFileError, load_program
 from pellucid_server.engine.models.operators import allowed
 from pellucid_server.engine.models.size_expressions import ExpressionError, checked_expression
+from pellucid_server.engine.models.torch_versions import VERSION
 from server.engine.models.malice import (
     CONSTANTS,
     LIVE,
@@ -86,6 +87,8 @@ def markers(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", LIVE)
 def test_the_payload_is_live_in_plain_torch(malicious: Path, name: str) -> None:
+    if name == "pickled-object" and VERSION != "2.13":
+        pytest.skip(f"torch {VERSION} does not run it itself")
     assert (malicious / "control" / f"marker-{name}").exists()
 
 
@@ -306,6 +309,17 @@ def test_a_damaged_or_lying_file_is_refused(
 
     with pytest.raises(ModelFileError, match=message):
         load_program(written(tmp_path / "model.pt2", entries))
+
+
+@pytest.mark.parametrize("minor", [17, 20])
+def test_a_file_of_another_minor_version_of_the_format_is_read(ordinary: Path, tmp_path: Path, minor: int) -> None:
+    entries = entries_of(ordinary)
+    _with_program(lambda program: program["schema_version"].update(minor=minor))(entries)
+
+    program = load_program(written(tmp_path / "model.pt2", entries))
+
+    expected = load_program(ordinary)
+    assert [str(node.target) for node in program.graph.nodes] == [str(node.target) for node in expected.graph.nodes]
 
 
 @pytest.mark.parametrize("kind", ["as_graph", "as_custom_obj", "as_operator", "as_string_to_argument", "as_unheard_of"])

@@ -23,6 +23,7 @@ from pellucid_server.engine.models.contracts import BrokenContractError, checked
 from pellucid_server.engine.models.derivatives import gradient_obstacle
 from pellucid_server.engine.models.graph import Graph, UnfitModelError
 from pellucid_server.engine.models.operators import allowed, every_operator, runnable
+from pellucid_server.engine.models.torch_versions import VERSION
 from server.engine.models.malice import PROGRAM, WEIGHTS, edited, entries_of, written
 from torch import nn
 from torch.export import Dim
@@ -66,6 +67,8 @@ def test_no_operator_reads_or_writes_beyond_its_arguments(fence: list[str]) -> N
     "operator", ["_weight_norm.default", "_native_batch_norm_legit_no_training.default", "_fft_r2c.default"]
 )
 def test_the_sweep_finds_what_the_contracts_keep_out(fence: list[str], operator: str) -> None:
+    if operator == "_fft_r2c.default" and VERSION != "2.13":
+        pytest.skip(f"torch {VERSION} checks this itself")
     found, _ = swept(fence, "--draws", "40", "--deaths", "1", "--unchecked", "--operators", f"aten.{operator}$")
 
     assert any(what.startswith("signal") for _, _, what, _ in found)

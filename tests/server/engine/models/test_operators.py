@@ -13,6 +13,7 @@ from pellucid_server.engine.models.archive import ModelFileError
 from pellucid_server.engine.models.graph import UnfitModelError
 from pellucid_server.engine.models.operators import allowed, filled
 from pellucid_server.engine.models.remedies import place, place_text, refusal
+from pellucid_server.engine.models.torch_versions import VERSION
 from server.engine.models.exporting import EXPORTED, Group, group_failures, operators_of, rows, served
 from server.engine.models.module_cases import MODULES, OTHER_MODULES, REFUSED_MODULES, OneModule
 from server.engine.models.operator_cases import EXPRESSIONS, NO_OPERATORS, OTHERS, REFUSED, UNEXPORTED, Function
@@ -30,6 +31,9 @@ BY_TORCH = re.compile(
 
 With one in a graph, torch itself derives what each value of it is, which takes long, and fails at two losses.
 """
+
+_FROM_2_13 = ("hash_tensor", "nanquantile", "quantile")
+"""What torch itself cannot export, or not with open sizes, before."""
 
 _OTHERS = {name for names in OTHERS.values() for name in names.split()}
 _FILLING = {
@@ -66,7 +70,8 @@ FUNCTIONS, METHODS = _functions(), _methods()
 
 
 def _of_split(split: int) -> dict[str, Function]:
-    names = sorted(name for name in FUNCTIONS if not BY_TORCH.fullmatch(name))
+    unknown = () if VERSION == "2.13" else _FROM_2_13
+    names = sorted(name for name in FUNCTIONS if not BY_TORCH.fullmatch(name) and name not in unknown)
     return {name: FUNCTIONS[name] for name in names[split::SPLITS]}
 
 
@@ -74,11 +79,15 @@ def _missing(function: Function) -> list[str]:
     return sorted(target for target in operators_of(function) if not allowed(filled(target, [])[0]))
 
 
+newest = pytest.mark.skipif(VERSION != "2.13", reason="what torch has is listed for 2.13")
+
+
 def _modules() -> set[str]:
     kinds = {name: getattr(nn, name) for name in dir(nn)}
     return {name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
 
 
+@newest
 def test_every_function_that_torch_lists_is_served_or_has_a_reason() -> None:
     listed = listed_functions()
     known = {*FUNCTIONS, *METHODS, *REFUSED, *UNEXPORTED, *_OTHERS}
@@ -97,6 +106,7 @@ def test_every_operator_of_python_is_served_or_has_a_reason() -> None:
     assert python_operators() - set(EXPRESSIONS) == reasons
 
 
+@newest
 def test_every_module_of_torch_is_served_or_has_a_reason() -> None:
     reasons = {name for names in OTHER_MODULES.values() for name in names.split()}
 
