@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from pellucid_server.engine.naming import coded_columns, columns_text
 from pellucid_server.engine.question import Arrays, Feature
@@ -162,8 +161,24 @@ def zero_text(name: str, feature: Feature) -> str:
 
 
 def blurred(rows: Array, sigma: float) -> Array:
-    """Blur pictures, (rows, channels, height, width), by a Gaussian of `sigma` pixels; edges are continued."""
-    return np.asarray(ndimage.gaussian_filter(rows, (0, 0, sigma, sigma), mode="nearest"))
+    """Blur pictures, (rows, channels, height, width), by a Gaussian of `sigma` pixels; edges are continued.
+
+    It is cut off at four standard deviations, as `scipy.ndimage.gaussian_filter` cuts it, which a worker would be
+    0.4 s longer in starting for.
+    """
+    height, width = (_blurring(length, sigma) for length in rows.shape[2:])
+    return np.asarray(height @ rows.astype(np.float64) @ width.T, rows.dtype)
+
+
+def _blurring(length: int, sigma: float) -> npt.NDArray[np.float64]:
+    """Return the matrix that blurs an axis, (length, length)."""
+    radius = int(4 * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    places = np.arange(length)[:, np.newaxis]
+    matrix = np.zeros((length, length))
+    np.add.at(matrix, (places, np.clip(places + offsets, 0, length - 1)), weights / weights.sum())
+    return matrix
 
 
 def medoid(background: Arrays, features: Mapping[str, Feature]) -> dict[str, Array]:

@@ -8,6 +8,7 @@ import pytest
 from pellucid_server.engine.models.baselines import baseline_rows, baseline_warnings, blurred, default_kind, medoid
 from pellucid_server.engine.question import Feature
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from scipy import ndimage
 
 TENSOR, IMAGE, TABLE = Feature("tensor", True), Feature("image", True), Feature("tabular", True)
 WHOLE = Feature("tensor", False)
@@ -203,6 +204,16 @@ def test_a_point_is_blurred_into_a_gaussian_in_its_channel_alone():
     weights = np.array([math.exp(-(d**2) / 18) for d in range(-12, 13)])
     weights /= weights.sum()
     np.testing.assert_allclose(rows["x"][0, 1, 8:33, 8:33], np.outer(weights, weights), atol=1e-7)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0, 40.0])
+@pytest.mark.parametrize("shape", [(2, 3, 7, 12), (1, 1, 1, 5)])
+def test_pictures_are_blurred_as_scipy_blurs_them(shape, sigma):
+    rows = np.random.default_rng(3).normal(size=shape).astype(np.float32)
+
+    expected = ndimage.gaussian_filter(rows.astype(np.float64), (0, 0, sigma, sigma), mode="nearest")
+    np.testing.assert_allclose(blurred(rows, sigma), expected, rtol=1e-5, atol=1e-6)
+    assert blurred(rows, sigma).dtype == np.float32
 
 
 def test_rows_are_blurred_apart_and_a_flat_picture_stays_flat():
