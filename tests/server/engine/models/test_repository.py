@@ -596,7 +596,7 @@ def test_a_background_helps_a_model_that_random_rows_break(model):
             "channels first",
         ),
         ("runtime = 'onnxruntime'", "has no model.onnx, which runtime = 'onnxruntime' needs"),
-        ("rntime = 'auto'", "did you mean runtime?"),
+        ("rntime = 'auto'", "perhaps runtime was meant"),
     ],
 )
 def test_a_manifest_that_does_not_fit_the_model_is_refused(model, manifest, part):
