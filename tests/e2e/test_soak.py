@@ -31,6 +31,6 @@ def test_a_worker_and_callers_are_killed_and_every_verdict_holds(
 
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "killed: 1 workers, 4 processes of callers" in done.stdout
+    assert "killed: 1 workers, 3 processes of callers" in done.stdout
     assert "BROKEN" not in done.stdout
     assert re.search(r"^held +no wrong answer +\d+ answers", done.stdout, re.MULTILINE)

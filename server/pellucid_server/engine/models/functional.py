@@ -233,14 +233,14 @@ def _explicit(program: ExportedProgram) -> ExportedProgram:
     It does so correctly, but it makes views of a changed value again where they are used first, under the
     path of the module that uses them: a Flatten behind an in-place ReLU would vanish from the layers.
     """
+    if not any(_mutable(node) for node in program.graph.nodes):
+        return program
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, copies))
     graph.output_node().meta.update(program.graph.output_node().meta)
     _keep_names(graph, copies)
     changing = [node for node in graph.nodes if _mutable(node)]
-    if not changing:
-        return program
     for node in changing:
         pure = _out_of_place(node, graph.output_node())
         if pure is not None:
