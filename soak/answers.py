@@ -144,7 +144,7 @@ def _attribution(
     score, expected_score = (np.array([each.instance_output_value]) for each in (mine, quiet))
     # The attributions of some methods are terms of the score, too.
     more = max((_margin(from_tensor(each.scores)) for each in quiet.inputs.values()), default=0.0)
-    yield from alike("the score", score, expected_score, more=terms + more)
+    yield from alike("the score", score, expected_score, more=max(terms, more))
     allowed = _stated_error(mine) + _stated_error(quiet) if cut else 0.0
     for name, each in quiet.inputs.items():
         if name not in mine.inputs:
