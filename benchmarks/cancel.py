@@ -1,6 +1,6 @@
 """From a caller's leaving to an idle device: by cancel, by deadline, by a killed caller; in chunks of the device.
 
-Integrated gradients run on the network on pictures; at a random moment the caller leaves, and the gauge of jobs
+Integrated gradients run on the network on pictures; at a random moment the caller leaves, and the gauge of requests
 that the workers have is read until it is no longer among them. A chunk is the mean device batch of undisturbed
 requests. Who cancels or is killed is alone; a deadline is missed because others came to share the device.
 """
@@ -135,10 +135,10 @@ def _must_be_busy(server: servers.Running) -> None:
 
 
 async def _until(server: servers.Running, left: int, since: float) -> float:
-    """Read the gauge until no more than `left` jobs are; return the seconds since `since`."""
+    """Read the gauge until no more than `left` requests are; return the seconds since `since`."""
     while server.pending() > left:
         if time.perf_counter() - since > _MOST_SECONDS:
-            raise SystemExit(f"the workers still have {server.pending()} job(s) after {_MOST_SECONDS:g} s")
+            raise SystemExit(f"the workers still have {server.pending()} request(s) after {_MOST_SECONDS:g} s")
         # Reading without a pause would take the cores from those who stop; the channel's own work is on this loop, too.
         await asyncio.sleep(_LOOK_SECONDS)
     return time.perf_counter() - since

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
-from pellucid_server.engine import device as devices
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.programs import INDICES, SCORES, WEIGHTS, Gradient
-from pellucid_server.engine.question import Target
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.device import accelerator as devices
+from pellucid_server.engine.evaluations.kernels import INDICES, SCORES, WEIGHTS, Gradient
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.graph.graph import Graph
 from torch import nn
 
 from benchmarks import load, networks, servers

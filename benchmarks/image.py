@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.graph.graph import Graph
 
 from benchmarks import load, servers
 

@@ -31,10 +31,10 @@ class Running:
     log: Path
 
     def pending(self) -> int:
-        """Return how many jobs the workers have."""
+        """Return how many requests the workers have."""
         # A connection for each page, as the page's server keeps none.
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
-            (found,) = re.findall(rb"^pellucid_jobs_pending (\S+)$", page.read(), re.MULTILINE)
+            (found,) = re.findall(rb"^pellucid_requests_pending (\S+)$", page.read(), re.MULTILINE)
         return int(float(found))
 
     def workers(self) -> list[int]:

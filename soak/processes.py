@@ -42,7 +42,7 @@ def kind_of(pid: int) -> str:
         return OTHER
     if b"pellucid_server.worker" in command:
         return WORKER
-    return HELPER if b"pellucid_server.engine.helper" in command else OTHER
+    return HELPER if b"pellucid_server.engine.tasks.helper" in command else OTHER
 
 
 def alive(pid: int) -> bool:

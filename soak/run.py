@@ -188,7 +188,7 @@ def _wait_until_idle(server: Server) -> None:
     end = time.monotonic() + _IDLE_SECONDS
     while time.monotonic() < end:
         counters = ledger.Counters.of(server.metrics())
-        busy = counters.not_zero(("pellucid_requests_in_flight", "pellucid_jobs_pending"))
+        busy = counters.not_zero(("pellucid_requests_in_flight", "pellucid_requests_pending"))
         if not busy and processes.workers(server.process.pid):
             return
         time.sleep(0.2)

@@ -20,8 +20,8 @@ _EXAMPLES = 5
 
 _GAUGES = (
     "pellucid_requests_in_flight",
-    "pellucid_jobs_pending",
-    "pellucid_queue_jobs",
+    "pellucid_requests_pending",
+    "pellucid_queue_requests",
     "pellucid_queue_rows",
     "pellucid_queue_bytes",
 )

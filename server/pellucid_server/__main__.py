@@ -10,7 +10,7 @@ from typing import Any
 from pellucid_server import logs
 from pellucid_server.app import StartError, serve
 from pellucid_server.config import Config, ConfigError, load
-from pellucid_server.pool.process import WORKER_COMMAND, WorkerStartError
+from pellucid_server.pool.workers.process import WORKER_COMMAND, WorkerStartError
 
 _NOT_STARTED = 1
 _NOT_CONFIGURED = 2

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
-from pellucid_server.housekeeping import settle
+from pellucid_server.memory_hygiene import settle
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.process import WORKER_COMMAND, Launcher
+from pellucid_server.pool.workers.process import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
@@ -80,14 +80,14 @@ class App:
             config.pool,
             Launcher(worker_environment(settings[0].threads), worker_command),
             classes=config.classes,
-            concurrent_jobs=config.worker.concurrent_jobs,
+            concurrent_requests=config.worker.concurrent_requests,
             observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),
             faults=faults,
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
         self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes)
-        self._metrics.jobs_pending.set_function(lambda: self._pool.pending)
+        self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
         self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
         self._hurried = asyncio.Event()

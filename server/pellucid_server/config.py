@@ -24,7 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pellucid_server.jobs import WorkerSettings
+from pellucid_server.vocabulary.messages import WorkerSettings
 
 _PREFIX = "PELLUCID_"
 _MIB = 1 << 20
@@ -115,7 +115,7 @@ class ModelsConfig(_Section):
 
 
 class PoolConfig(_Section):
-    """Which workers there are and how jobs wait for them."""
+    """Which workers there are and how requests wait for them."""
 
     devices: Annotated[tuple[Device, ...], NoDecode] = ("cpu",)
     """One worker process each: "cpu", "cuda:0" ...; a variable or an option separates them by commas."""
@@ -154,8 +154,8 @@ class WorkerConfig(_Section):
     threads: int = Field(default=0, ge=0)
     """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
 
-    concurrent_jobs: int = Field(default=64, ge=1, le=512)
-    """Most jobs of each class at once per worker, so that their rows can be packed; fewer where more are no use."""
+    concurrent_requests: int = Field(default=64, ge=1, le=512)
+    """Most requests of each class at once per worker, so that their rows can be packed; fewer where more are no use."""
 
     chunk_seconds: float = Field(default=0.05, gt=0, le=10)
     """Aim for one device batch, the time a prediction waits behind an explanation; 4 times it while nobody predicts."""
@@ -342,7 +342,7 @@ def load(path: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | 
 def worker_environment(threads: int) -> dict[str, str]:
     """Return the environment of a worker process: this one's, and thread settings that must be there at import."""
     inherited = dict(os.environ)  # noqa: TID251 - the one place
-    # Idle OpenMP threads sleep: spinning ones slow the job threads and other workers down.
+    # Idle OpenMP threads sleep: spinning ones slow the request threads and other workers down.
     threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     # cuBLAS gives equal bits for equal work only with a workspace of a fixed size.
     return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **inherited, **threading}

@@ -35,7 +35,7 @@ class PellucidError(Exception):
         self.message = message
         self.metadata = metadata
         self.timing: object = None
-        """Where the time of a job went that ended so on a worker, a `jobs.JobTiming`."""
+        """Where the time of a request went that ended so on a worker, a `requests.RequestTiming`."""
 
 
 class InvalidRequestError(PellucidError):

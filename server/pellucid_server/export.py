@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from pellucid_server.engine.models.archive import ModelFileError, load_program
-from pellucid_server.engine.models.graph import Graph, UnfitModelError
-from pellucid_server.engine.models.independence import rows_independent
-from pellucid_server.engine.models.manifest import read_manifest
-from pellucid_server.engine.models.session import SessionError
-from pellucid_server.engine.models.strict_toml import ManifestError
+from pellucid_server.engine.models.exported.archive import ModelFileError, load_program
+from pellucid_server.engine.models.files.manifest import read_manifest
+from pellucid_server.engine.models.files.strict_toml import ManifestError
+from pellucid_server.engine.models.graph.graph import Graph, UnfitModelError
+from pellucid_server.engine.models.graph.independence import rows_independent
+from pellucid_server.engine.models.onnx.onnx_model import SessionError
 from pellucid_server.export_example import dynamic_shapes, named_arguments
 from pellucid_server.export_reasons import reason
 from pellucid_server.export_trial import ExportError, draw_trials, graph_difference, onnx_difference
@@ -46,7 +46,7 @@ _TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimen
 """Loggers that warn users of what is torch's own affair."""
 
 _LARGEST_ONNX_BYTES = 1_500_000_000
-"""Weights beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
+"""CostEstimator beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import re
 import traceback
 from pathlib import Path
 
-from pellucid_server.engine.models.remedies import place_text
+from pellucid_server.engine.models.operators.remedies import place_text
 
 _PYTHON_NUMBER = r"\.item\(|\.tolist\(|\b(int|float|range)\("
 _OTHERS = re.compile(

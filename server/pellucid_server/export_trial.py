@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.session import Session
-from pellucid_server.engine.models.trial import PARITY_TOLERANCE, largest_difference
-from pellucid_server.engine.question import Arrays
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.loading.trial import PARITY_TOLERANCE, largest_difference
+from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 
 _BATCHES = (1, 2, 5)
 """Rows of the comparisons: the batch that an export fixes by mistake, the example's and another."""
@@ -131,7 +131,7 @@ def onnx_difference(path: Path, trials: list[Trial]) -> float:
     SessionError
         ONNX Runtime cannot load or run the file.
     """
-    session = Session(path, threads=1, device="cpu")
+    session = OnnxModel(path, threads=1, device="cpu")
     difference = 0.0
     for trial in trials:
         outputs = session.run_checked(_arrays(trial.rows))

@@ -4,10 +4,10 @@ For tests only, and nothing but a comparison with None where no folder is set. A
 of its name in the folder, whose text says what happens there:
 
 - `hold`: whoever reaches the point waits until the file is gone, and the thread with it: a worker that is held
-  where jobs arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
+  where requests arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
   nobody's, and where their batches do (``chunk``) it runs no other of that thread's;
 - `crash`: the process ends at once, as from a crash;
-- `hold NAME`, `kill NAME`: waits, or ends the process, but only for a job of the model NAME;
+- `hold NAME`, `kill NAME`: waits, or ends the process, but only for a request of the model NAME;
 - `abort`, `abort NAME`: the process ends by a signal, as native code ends it.
 
 Reaching an armed point adds a line, the process id, to the file `POINT.reached` beside it. Arm a point by moving
@@ -18,9 +18,9 @@ point                 where
 ====================  ============================================================================
 ``loading``           child of a worker: a model is about to be tried out
 ``decode``            front: the request has arrived and has not been read
-``queued``            front: the job is admitted and has no place on a worker yet
-``sent``              worker: the job has arrived and waits for its turn
-``running``           worker: the job's Python is about to run
+``queued``            front: the request is admitted and has no place on a worker yet
+``sent``              worker: the request has arrived and waits for its turn
+``running``           worker: the request's Python is about to run
 ``chunk``             worker: a device batch is about to be evaluated
 ``answered``          worker: the result is about to be sent
 ``replying``          front: the result is there and is about to be turned into the reply

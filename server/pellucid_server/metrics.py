@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pellucid_server.jobs import Hello, JobTiming
 from pellucid_server.pool.observer import Observer
+from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.results import RequestTiming
 
 UNKNOWN = "unknown"
 """The label of a model or method that is not served."""
@@ -22,7 +23,7 @@ LOSSES = ("exit", "hang", "start")
 """Why a worker ended: by itself or killed from outside, killed as hung, or before it was ready."""
 
 REFUSALS = ("rows", "bytes", "seconds", "deadline")
-"""Why a job was not taken: which bound of its class, or its own deadline."""
+"""Why a request was not taken: which bound of its class, or its own deadline."""
 
 _LABELS = ("rpc", "method", "model", "code")
 _REQUEST_BUCKETS = (
@@ -30,7 +31,7 @@ _REQUEST_BUCKETS = (
 )  # fmt: skip
 
 Waiting = Mapping[str, tuple[int, int, int]]
-"""Jobs that wait, their rows and their bytes, by class."""
+"""Requests that wait, their rows and their bytes, by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,16 @@ class Metrics:
     """Rows evaluated by model and kind, "forward" or "backward"."""
     rows_wasted: Counter
     """Those among them of requests whose answer nobody got."""
-    jobs_pending: Gauge
-    """Jobs that workers have and have not finished, abandoned ones included."""
-    jobs_retried: Counter
-    """Jobs of a lost worker that were sent to a worker again."""
-    queue_jobs: Gauge
-    """Jobs that wait for a place on a worker, by class."""
+    requests_pending: Gauge
+    """Requests that workers have and have not finished, abandoned ones included."""
+    requests_retried: Counter
+    """Requests of a lost worker that were sent to a worker again."""
+    queue_requests: Gauge
+    """Requests that wait for a place on a worker, by class."""
     queue_rows: Gauge
-    """Evaluation rows of those jobs, by class."""
+    """Evaluation rows of those requests, by class."""
     queue_bytes: Gauge
-    """Bytes of the inputs of those jobs, by class."""
+    """Bytes of the inputs of those requests, by class."""
     worker_restarts: Counter
     """Starts of a worker process after the first, by device."""
     worker_losses: Counter
@@ -90,11 +91,13 @@ class Metrics:
             requests_refused=counter("pellucid_requests_refused", "Requests that were not taken.", "class", "cause"),
             rows_evaluated=counter("pellucid_rows_evaluated", "Rows evaluated on the devices.", "model", "kind"),
             rows_wasted=counter("pellucid_rows_wasted", "Rows evaluated for answers nobody got.", "model", "kind"),
-            jobs_pending=gauge("pellucid_jobs_pending", "Jobs that workers have not finished."),
-            jobs_retried=counter("pellucid_jobs_retried", "Jobs that were sent again after a worker was lost."),
-            queue_jobs=gauge("pellucid_queue_jobs", "Jobs that wait for a place on a worker.", "class"),
-            queue_rows=gauge("pellucid_queue_rows", "Evaluation rows of the jobs that wait.", "class"),
-            queue_bytes=gauge("pellucid_queue_bytes", "Bytes of the jobs that wait.", "class"),
+            requests_pending=gauge("pellucid_requests_pending", "Requests that workers have not finished."),
+            requests_retried=counter(
+                "pellucid_requests_retried", "Requests that were sent again after a worker was lost."
+            ),
+            queue_requests=gauge("pellucid_queue_requests", "Requests that wait for a place on a worker.", "class"),
+            queue_rows=gauge("pellucid_queue_rows", "Evaluation rows of the requests that wait.", "class"),
+            queue_bytes=gauge("pellucid_queue_bytes", "Bytes of the requests that wait.", "class"),
             worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
         )
@@ -106,7 +109,7 @@ class Metrics:
             return lambda: waiting().get(name, (0, 0, 0))[place]
 
         for name in classes:
-            for place, gauge in enumerate((self.queue_jobs, self.queue_rows, self.queue_bytes)):
+            for place, gauge in enumerate((self.queue_requests, self.queue_rows, self.queue_bytes)):
                 gauge.labels(name).set_function(reader(name, place))
 
 
@@ -118,7 +121,9 @@ class RequestRecorder:
         self._by_labels: dict[tuple[str, str, str, str], tuple[_Observe, _Observe, _Observe]] = {}
         self._wasted = _Rows(metrics.rows_wasted)
 
-    def record(self, rpc: str, *, method: str, model: str, code: str, seconds: float, timing: JobTiming | None) -> None:
+    def record(
+        self, rpc: str, *, method: str, model: str, code: str, seconds: float, timing: RequestTiming | None
+    ) -> None:
         """Count one finished request; `timing` is None if no worker had it."""
         labels = (rpc, method, model, code)
         request, queue, compute = self._by_labels.get(labels) or self._look_up(labels)
@@ -131,7 +136,7 @@ class RequestRecorder:
         """Count one request that never arrived whole."""
         self._metrics.requests_unread.labels(rpc).inc()
 
-    def wasted(self, model: str, timing: JobTiming) -> None:
+    def wasted(self, model: str, timing: RequestTiming) -> None:
         """Count the rows of a result that was made and reached nobody."""
         self._wasted.add(model, timing)
 
@@ -176,17 +181,17 @@ class PoolRecorder(Observer):
         self._metrics.worker_losses.labels(device, cause).inc()
 
     def retried(self) -> None:
-        """Count a job that is sent again."""
-        self._metrics.jobs_retried.inc()
+        """Count a request that is sent again."""
+        self._metrics.requests_retried.inc()
 
-    def worked(self, model: str, timing: JobTiming, wasted: bool) -> None:
-        """Count the rows of a job that a worker is done with."""
+    def worked(self, model: str, timing: RequestTiming, wasted: bool) -> None:
+        """Count the rows of a request that a worker is done with."""
         self._evaluated.add(model, timing)
         if wasted:
             self._wasted.add(model, timing)
 
     def refused(self, priority: str, cause: str) -> None:
-        """Count a job that was not taken."""
+        """Count a request that was not taken."""
         self._metrics.requests_refused.labels(priority, cause).inc()
 
 
@@ -218,7 +223,7 @@ class _Rows:
         self._counter = counter
         self._by_model: dict[str, tuple[_Observe, _Observe]] = {}
 
-    def add(self, model: str, timing: JobTiming) -> None:
+    def add(self, model: str, timing: RequestTiming) -> None:
         # Only models that are served evaluate rows: the names that become labels are a closed set.
         if timing.rows_forward or timing.rows_backward:
             forward, backward = self._by_model.get(model) or self._look_up(model)

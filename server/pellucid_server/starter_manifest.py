@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from pellucid_server.engine.models.graph import GraphValue
+from pellucid_server.engine.models.graph.graph import GraphValue
 
 _HEAD = """\
 # What the model's numbers mean, and how it is served. The lines behind "#" are suggestions.

@@ -1,4 +1,4 @@
-"""The bytes between the front and a worker: msgpack, with an extension type for each class of `jobs`.
+"""The bytes between the front and a worker: msgpack, with an extension type for each class of the vocabulary.
 
 A frame is its length as a little-endian unsigned 32-bit number, then that many bytes of one encoded
 message. Both ends are of the same installation, so there is no versioning; nothing here can carry code.
@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-from pellucid_server import jobs
+from pellucid_server.vocabulary import descriptions, messages, requests, results
 
 LENGTH = struct.Struct("<I")
 """The frame's length field."""
@@ -24,8 +24,9 @@ _CLASSES: dict[int, type[Any]] = dict(
     enumerate(
         (
             kind
-            for _, kind in sorted(vars(jobs).items())
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == jobs.__name__
+            for module in (requests, results, descriptions, messages)
+            for _, kind in sorted(vars(module).items())
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
         ),
         start=1,
     )
@@ -43,12 +44,12 @@ _SINGLE = frozenset(kind for kind in _CODES if len(dataclasses.fields(kind)) == 
 
 
 def encode(message: Any) -> bytes:
-    """Turn a class of `jobs` into bytes.
+    """Turn a class of the vocabulary into bytes.
 
     Raises
     ------
     TypeError
-        A field holds something that `jobs` does not allow.
+        A field holds something that the vocabulary does not allow.
     """
     return cast(bytes, msgpack.packb(message, default=_pack))
 

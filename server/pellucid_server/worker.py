@@ -1,4 +1,4 @@
-"""The worker process: loads the models onto one device and answers jobs on an inherited socket.
+"""The worker process: loads the models onto one device and answers requests on an inherited socket.
 
 Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first frame is its settings; it
 answers `Hello` once every model is tried out and loaded, or found broken, or `Refused`, and then sends a
@@ -23,44 +23,41 @@ from typing import Any, NoReturn
 import torch
 
 from pellucid_server import wire
-from pellucid_server.engine import device, registry
 from pellucid_server.engine import methods as methods_package
-from pellucid_server.engine.engine import Engine
-from pellucid_server.engine.helper import Helper
-from pellucid_server.engine.hub import Hub
-from pellucid_server.engine.job_state import JobState
-from pellucid_server.engine.model_handle import Machinery
-from pellucid_server.engine.models.guard import GuardError
-from pellucid_server.engine.models.loading import Loader
-from pellucid_server.engine.models.repository import ModelError
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.evaluations.model_handle import WorkerServices
+from pellucid_server.engine.models.loading.guard import GuardError
+from pellucid_server.engine.models.loading.loader import Loader
+from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations.attribute import attribute
+from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
 from pellucid_server.engine.operations.predict import predict
-from pellucid_server.engine.operations.session import BUG, Models, Session, failure
+from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.hub import Hub
+from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.faults import Faults
-from pellucid_server.housekeeping import TRIM_SECONDS, settle, trim
-from pellucid_server.jobs import (
-    AttributeJob,
+from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, trim
+from pellucid_server.recorder import Recorder
+from pellucid_server.traces import DiscreetFormatter
+from pellucid_server.vocabulary.messages import (
     Cancel,
     Done,
-    Failure,
     Heartbeat,
     Hello,
-    Job,
-    JobTiming,
     Loading,
-    PredictJob,
     Progress,
     Refused,
-    Result,
     Start,
     WorkerSettings,
 )
-from pellucid_server.recorder import Recorder
-from pellucid_server.traces import DiscreetFormatter
+from pellucid_server.vocabulary.requests import AttributeRequest, PredictRequest, Request
+from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
 
 _log = logging.getLogger(__name__)
 
-_HELPER_MODULES = ("pellucid_server.engine.groups",)
+_HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
 """What the helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
@@ -132,14 +129,14 @@ class Connection:
 
 
 class Worker:
-    """Runs the jobs that arrive."""
+    """Runs the requests that arrive."""
 
-    def __init__(self, connection: Connection, models: Models, machinery: Machinery, faults: Faults) -> None:
+    def __init__(self, connection: Connection, models: Models, services: WorkerServices, faults: Faults) -> None:
         self._connection = connection
         self._models = models
-        self._machinery = machinery
+        self._machinery = services
         self._faults = faults
-        self._jobs: dict[int, JobState] = {}
+        self._requests: dict[int, RequestState] = {}
 
     def take(self, message: Any) -> None:
         """Do what the front says."""
@@ -147,8 +144,8 @@ class Worker:
             case Start():
                 self._start(message)
             case Cancel():
-                # The job may have ended while the cancellation was on its way.
-                state = self._jobs.get(message.job_id)
+                # The request may have ended while the cancellation was on its way.
+                state = self._requests.get(message.request_number)
                 if state is not None:
                     state.cancelled = True
             case _:
@@ -160,65 +157,69 @@ class Worker:
         self._connection.send_now(Heartbeat(engine.busy_seconds(), hub.busy_seconds(), hub.offloaded_seconds()))
 
     def _start(self, start: Start) -> None:
-        job, model = start.job, start.job.model.name
+        request, model = start.request, start.request.model.name
         self._faults.reach("sent", model=model)
-        state = JobState(
-            start.job_id,
+        state = RequestState(
+            start.request_number,
             start.deadline,
             priority=start.priority,
             caller=start.caller,
             alone=start.alone,
             model=model,
         )
-        self._jobs[start.job_id] = state
-        prediction = isinstance(job, PredictJob) and not job.explanations
-        self._machinery.hub.submit(lambda: self._run(state, job), job_id=state.job_id, prediction=prediction)
+        self._requests[start.request_number] = state
+        prediction = isinstance(request, PredictRequest) and not request.explanations
+        self._machinery.hub.submit(
+            lambda: self._run(state, request), request_number=state.request_number, prediction=prediction
+        )
 
-    def _run(self, state: JobState, job: Job) -> None:
-        """Do one job, as a task of the hub, and send what came of it."""
-        result, failed = self._outcome(state, job)
-        self._jobs.pop(state.job_id, None)
+    def _run(self, state: RequestState, request: Request) -> None:
+        """Do one request, as a task of the hub, and send what came of it."""
+        result, failed = self._outcome(state, request)
+        self._requests.pop(state.request_number, None)
         ended, started = time.monotonic(), state.started or state.arrived
-        timing = JobTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
+        timing = RequestTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
         self._faults.reach("answered", model=state.model)
         try:
-            self._connection.send(Done(state.job_id, timing, result, failed))
-        except Exception:  # noqa: BLE001 - the job must have an answer, and this one cannot be sent again
-            _log.exception("job %d: the result cannot be sent", state.job_id)
-            self._connection.send(Done(state.job_id, timing, failure=BUG))
+            self._connection.send(Done(state.request_number, timing, result, failed))
+        except Exception:  # noqa: BLE001 - the request must have an answer, and this one cannot be sent again
+            _log.exception("request %d: the result cannot be sent", state.request_number)
+            self._connection.send(Done(state.request_number, timing, failure=BUG))
 
-    def _outcome(self, state: JobState, job: Job) -> tuple[Result | None, Failure | None]:
+    def _outcome(self, state: RequestState, request: Request) -> tuple[Result | None, Failure | None]:
         try:
             state.check()
             state.started = time.monotonic()
             self._faults.reach("running", model=state.model)
-            session = Session(self._models, self._machinery, state, _Reporter(self._connection, state.job_id).report)
-            return self._operate(session, job), None
-        except Exception as error:  # noqa: BLE001 - a bug costs its own job and no other
+            context = RequestContext(
+                self._models, self._machinery, state, _Reporter(self._connection, state.request_number).report
+            )
+            return self._operate(context, request), None
+        except Exception as error:  # noqa: BLE001 - a bug costs its own request and no other
             return None, failure(state, error)
 
-    def _operate(self, session: Session, job: Job) -> Result:
-        match job:
-            case PredictJob():
-                return predict(session, job)
-            case AttributeJob():
-                return attribute(session, job)
+    def _operate(self, context: RequestContext, request: Request) -> Result:
+        match request:
+            case PredictRequest():
+                return predict(context, request)
+            case AttributeRequest():
+                return attribute(context, request)
 
 
 class _Reporter:
-    """Sends a job's progress, at most ten times a second."""
+    """Sends a request's progress, at most ten times a second."""
 
-    def __init__(self, connection: Connection, job_id: int) -> None:
+    def __init__(self, connection: Connection, request_number: int) -> None:
         self._connection = connection
-        self._job_id = job_id
+        self._request_number = request_number
         self._sent = time.monotonic()
 
     def report(self, share: float) -> None:
-        """Send that `share` of the job is done."""
+        """Send that `share` of the request is done."""
         now = time.monotonic()
         if now - self._sent >= _PROGRESS_SECONDS:
             self._sent = now
-            self._connection.send(Progress(self._job_id, share))
+            self._connection.send(Progress(self._request_number, share))
 
 
 def main() -> NoReturn:
@@ -284,7 +285,7 @@ def _end(failed: threading.ExceptHookArgs) -> NoReturn:
 def _prepare_process(settings: WorkerSettings) -> None:
     """Set what holds for the whole process, before any thread is started."""
     torch.set_num_threads(settings.threads)
-    device.prepare_process(settings.device)
+    accelerator.prepare_process(settings.device)
     sys.setswitchinterval(_SWITCH_SECONDS)
 
 
@@ -313,7 +314,7 @@ def _ready_worker(
         loader.close()
         return None
     # All children were forked before.
-    device.prepare_thread(settings.device)
+    accelerator.prepare_thread(settings.device)
     try:
         loaded = loader.load(lambda version: connection.send_now(Loading(version.name, version.number)))
     except (ModelError, GuardError) as error:
@@ -323,7 +324,7 @@ def _ready_worker(
     faults = Faults(settings.fault_folder)
     engine = Engine(
         chunk_seconds=settings.chunk_seconds,
-        chunk_bytes=device.chunk_bytes(settings.device, settings.chunk_bytes),
+        chunk_bytes=accelerator.chunk_bytes(settings.device, settings.chunk_bytes),
         threads=settings.threads,
         class_weights=settings.class_weights,
         express=settings.device == "cpu",
@@ -332,10 +333,10 @@ def _ready_worker(
         device=settings.device,
     )
     helper = Helper(load=_HELPER_MODULES)
-    machinery = Machinery(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
+    services = WorkerServices(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
     settle()
     methods = registry.methods()
-    worker = Worker(connection, Models.of(loaded.models, loaded.broken), machinery, faults)
+    worker = Worker(connection, Models.of(loaded.models, loaded.broken), services, faults)
     ready.set_result(worker)
     connection.send_now(
         Hello(

@@ -13,7 +13,7 @@ from pellucid_server import faults
 from prometheus_client.parser import text_string_to_metric_families
 
 IN_WORKER = ("sent", "running", "chunk", "answered")
-"""Points at which the worker has the job."""
+"""Points at which the worker has the request."""
 
 QUICK = {
     "PELLUCID_POOL__RESTART_INITIAL_SECONDS": "0.05",
@@ -74,8 +74,8 @@ class Counters:
         return found
 
     def idle(self) -> bool:
-        """Whether no request and no job is anywhere in the server."""
-        gauges = ("requests_in_flight", "jobs_pending", "queue_jobs", "queue_rows", "queue_bytes")
+        """Whether no request and no request is anywhere in the server."""
+        gauges = ("requests_in_flight", "requests_pending", "queue_requests", "queue_rows", "queue_bytes")
         return not any(self.total(f"pellucid_{name}") for name in gauges)
 
 

@@ -13,8 +13,9 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
-from pellucid_server.engine import methods, registry
-from pellucid_server.jobs import ParameterInfo
+from pellucid_server.engine import methods
+from pellucid_server.engine.asking import registry
+from pellucid_server.vocabulary.descriptions import ParameterInfo
 
 MODELS = (
     small_models.SCORES,

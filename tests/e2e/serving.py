@@ -44,8 +44,8 @@ class Server:
         return text
 
     def busy(self) -> bool:
-        """Whether the worker has a job."""
-        return "pellucid_jobs_pending 0.0" not in self.metrics()
+        """Whether the worker has a request."""
+        return "pellucid_requests_pending 0.0" not in self.metrics()
 
     def lines(self, *words: str) -> list[str]:
         """Return the log's lines that hold all of `words`."""

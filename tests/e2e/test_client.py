@@ -159,7 +159,7 @@ def test_a_cancelled_task_leaves_the_server_idle(server: Server, table: Floats) 
     async def cancelled() -> None:
         async with AsyncClient(server.address) as asynchronous:
             task = asyncio.create_task(asynchronous.attribute_rows(TABLE_MODEL, np.repeat(table[:1], 64, 0), spec))
-            await asyncio.to_thread(wait_until, server.busy, seconds=30, what="the worker has the job")
+            await asyncio.to_thread(wait_until, server.busy, seconds=30, what="the worker has the request")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

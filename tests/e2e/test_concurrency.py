@@ -10,7 +10,8 @@ import pytest
 from e2e.messages import PICTURE_MODEL, TABLE_MODEL, attribute, pictures, predict, rows, spec
 from e2e.serving import Server
 from pellucid.tensors import from_tensor
-from pellucid_server.engine import methods, registry
+from pellucid_server.engine import methods
+from pellucid_server.engine.asking import registry
 
 Floats = npt.NDArray[np.float64]
 

@@ -218,7 +218,7 @@ def test_a_request_whose_worker_dies_is_answered_by_the_next(held: Held, rpc: st
 
     assert is_right(request.call.result())
     after = assert_one_outcome(server, before, request, "OK")
-    retried = after.total("pellucid_jobs_retried_total") - before.total("pellucid_jobs_retried_total")
+    retried = after.total("pellucid_requests_retried_total") - before.total("pellucid_requests_retried_total")
     assert retried == (point in IN_WORKER)
     lost = {"device": "cpu", "cause": "exit"}
     assert after.total("pellucid_worker_losses_total", **lost) == 1 + before.total(

@@ -278,7 +278,7 @@ def test_after_all_of_it_the_same_worker_answers_as_anyone_can_work_out(target: 
 
 
 def test_after_all_of_it_nothing_is_left_over(target: Server) -> None:
-    wait_until(lambda: not target.busy(), seconds=LONG_SECONDS, what="no job is left")
+    wait_until(lambda: not target.busy(), seconds=LONG_SECONDS, what="no request is left")
     wait_until(
         lambda: "pellucid_requests_in_flight 0.0" in target.metrics(),
         seconds=LONG_SECONDS,

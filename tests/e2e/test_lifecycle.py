@@ -55,12 +55,12 @@ def test_a_request_that_a_killed_worker_had_is_answered_by_the_next(own_server: 
     os.kill(own_server.worker_pid(), signal.SIGKILL)
 
     assert len(running.result(LONG_SECONDS).explanation.attributions) == 8
-    assert "pellucid_jobs_retried_total 1.0" in own_server.metrics()
+    assert "pellucid_requests_retried_total 1.0" in own_server.metrics()
 
 
 def test_one_request_too_many_is_refused_with_a_time_to_come_back(own_server: Server) -> None:
     taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
-    waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
+    waiting = 'pellucid_queue_requests{class="interactive"} 1.0'
     wait_until(lambda: waiting in own_server.metrics(), seconds=LONG_SECONDS, what="one runs and one waits")
 
     error: Any = failure(lambda: own_server.explanations.Attribute(LONG))
@@ -91,7 +91,7 @@ def test_a_server_that_is_told_to_stop_answers_what_it_has_and_exits_cleanly(own
 
 def test_what_waits_when_the_server_is_told_to_stop_is_answered_too(own_server: Server) -> None:
     taken = [own_server.explanations.Attribute.future(LONG) for _ in range(2)]
-    waiting = 'pellucid_queue_jobs{class="interactive"} 1.0'
+    waiting = 'pellucid_queue_requests{class="interactive"} 1.0'
     wait_until(lambda: waiting in own_server.metrics(), seconds=LONG_SECONDS, what="one runs and one waits")
 
     exit_code = own_server.terminate()

@@ -90,18 +90,18 @@ def order(server: Server, names: set[str]) -> list[str]:
 
 def wait_for_waiting(server: Server, count: int) -> None:
     wait_until(
-        lambda: counters(server).total("pellucid_queue_jobs") == count, seconds=LONG_SECONDS, what=f"{count} wait"
+        lambda: counters(server).total("pellucid_queue_requests") == count, seconds=LONG_SECONDS, what=f"{count} wait"
     )
 
 
 def wait_for_placed(server: Server, count: int) -> None:
     wait_until(
-        lambda: counters(server).total("pellucid_jobs_pending") == count, seconds=LONG_SECONDS, what=f"{count} run"
+        lambda: counters(server).total("pellucid_requests_pending") == count, seconds=LONG_SECONDS, what=f"{count} run"
     )
 
 
 def wait_for_taken(server: Server, count: int) -> None:
-    names = ("pellucid_jobs_pending", "pellucid_queue_jobs")
+    names = ("pellucid_requests_pending", "pellucid_queue_requests")
     wait_until(
         lambda: sum(counters(server).total(name) for name in names) == count,
         seconds=LONG_SECONDS,
@@ -154,7 +154,7 @@ def test_a_request_that_would_wait_too_long_is_told_to_come_back(narrow: Held) -
     points.wait("chunk")
     next_one = ask(server, work(), caller="ada", priority="seconds")
     wait_until(
-        lambda: next_one.done() or counters(server).total("pellucid_queue_jobs") == 1,
+        lambda: next_one.done() or counters(server).total("pellucid_queue_requests") == 1,
         seconds=LONG_SECONDS,
         what="the next one waits or is refused",
     )
@@ -188,7 +188,7 @@ def test_a_caller_with_nothing_running_gets_a_place_when_another_has_them_all(na
 
     single = ask(server, work(), "grace-alone", caller="grace", priority="rows")
     wait_for_placed(server, 2)
-    waiting = counters(server).total("pellucid_queue_jobs")
+    waiting = counters(server).total("pellucid_queue_requests")
     points.release()
 
     assert waiting == ROOM

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.device import to_device, to_host
-from pellucid_server.engine.engine import Engine, Evaluation
-from pellucid_server.engine.job_state import JobState
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.programs import INDICES, SCORES, WEIGHTS, Gradient
-from pellucid_server.engine.question import Target
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.device.accelerator import to_device, to_host
+from pellucid_server.engine.device.engine import Engine, Evaluation
+from pellucid_server.engine.evaluations.kernels import INDICES, SCORES, WEIGHTS, Gradient
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.tasks.request_state import RequestState
 from server.engine.conftest import ZooModel
 from server.engine.models.networks import ZOO, zoo_module, zoo_rows
 from server.engine.test_engine import evaluation, lane
@@ -95,7 +95,7 @@ def test_recurrent_networks_have_gradients_in_evaluation(kind, device):
 
 def test_running_out_of_device_memory_halves_the_chunk(device):
     engine = Engine(chunk_seconds=10.0, chunk_bytes=1 << 30, threads=1, device=device)
-    entry: Evaluation = evaluation(range(4), job=JobState(1, None))
+    entry: Evaluation = evaluation(range(4), request=RequestState(1, None))
 
     engine.submit(entry, lane(Hungry(device)))
 
@@ -106,8 +106,8 @@ def test_running_out_of_device_memory_halves_the_chunk(device):
 _ASSERTS = """
 import logging, os, sys, threading
 import torch
-from pellucid_server.engine.engine import Engine
-from pellucid_server.engine.job_state import JobState
+from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.tasks.request_state import RequestState
 from server.engine.test_engine import evaluation, lane
 
 class Asserting:
@@ -125,7 +125,7 @@ threading.excepthook = ended
 engine = Engine(chunk_seconds=1.0, chunk_bytes=1 << 20, threads=1, device=sys.argv[1])
 program = Asserting()
 for value in (0, 1, 0):
-    entry = evaluation([value], job=JobState(1, None))
+    entry = evaluation([value], request=RequestState(1, None))
     engine.submit(entry, lane(program))
     entry.wait()
 """

@@ -20,7 +20,7 @@ from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
 from pellucid_server.app import App, StartError, channel_options
 from pellucid_server.config import ServerConfig, load
-from pellucid_server.pool.process import WorkerStartError
+from pellucid_server.pool.workers.process import WorkerStartError
 
 FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
 SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]
@@ -127,7 +127,7 @@ async def test_the_metrics_page_shows_requests_and_restarts(app, channel):
     labels = 'code="OK",method="",model="echo",rpc="Predict"'
     assert f"pellucid_request_seconds_count{{{labels}}} 1.0" in page
     assert 'pellucid_worker_restarts_total{device="cpu"} 0.0' in page
-    assert "pellucid_jobs_pending 0.0" in page
+    assert "pellucid_requests_pending 0.0" in page
     assert "pellucid_requests_in_flight 0.0" in page
 
 
@@ -180,7 +180,7 @@ async def test_a_running_request_ends_within_the_grace(make_app, tmp_path):
     os.mkfifo(tmp_path / "gate")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
         running = predict(channel, f"read/{tmp_path}/gate", timeout=60)
-        # Opening to write waits until the worker has opened to read: the job then runs.
+        # Opening to write waits until the worker has opened to read: the request then runs.
         gate = await asyncio.to_thread(open, tmp_path / "gate", "wb")
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         states = [(await watch.read()).status]

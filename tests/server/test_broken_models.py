@@ -13,9 +13,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from pellucid_server.engine.models.files import fingerprint
+from pellucid_server.engine.models.files.plain_files import fingerprint
 from pellucid_server.faults import LOADING
-from pellucid_server.jobs import Done, Hello, ModelKey, PredictJob, Refused, Start, TensorInput, Verdict
+from pellucid_server.vocabulary.descriptions import Verdict
+from pellucid_server.vocabulary.messages import Done, Hello, Refused, Start
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 from server.engine.models import malice
 from server.worker_process import ROW, worker
 from torch import nn
@@ -291,9 +293,9 @@ def test_a_model_that_hangs_is_broken_and_the_one_beside_it_answers(pair, tmp_pa
 
     with worker(pair, tmp_path, load_seconds=2.0) as front:
         hello = front.next(Hello)
-        front.send(Start(1, PredictJob(ModelKey("good"), {"input": TensorInput(ROW)}), None))
-        front.send(Start(2, PredictJob(ModelKey("other"), {"input": TensorInput(ROW)}), None))
-        answers = {done.job_id: done for done in (front.next(Done), front.next(Done))}
+        front.send(Start(1, PredictRequest(ModelKey("good"), {"input": TensorInput(ROW)}), None))
+        front.send(Start(2, PredictRequest(ModelKey("other"), {"input": TensorInput(ROW)}), None))
+        answers = {done.request_number: done for done in (front.next(Done), front.next(Done))}
 
     assert [model.key.name for model in hello.models] == ["good"]
     assert hello.broken[0].reason.startswith("other/1: loading it hangs for more than 2 s")

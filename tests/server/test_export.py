@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.manifest import read_manifest
-from pellucid_server.engine.models.repository import load_repository
-from pellucid_server.engine.models.session import Session
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.files.manifest import read_manifest
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.loading.repository import load_repository
+from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.export import ExportError, export, main
 from server.engine.models.networks import ZOO, zoo_module, zoo_rows
 from torch import nn
@@ -117,7 +117,7 @@ def test_both_files_agree_with_the_network_at_any_number_of_rows(tmp_path: Path)
     rows = torch.randn(7, 3, 9, 9, generator=torch.Generator().manual_seed(5))
 
     graph = Graph.from_program(load_program(tmp_path / "1" / "model.pt2"))
-    session = Session(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
+    session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
 
     expected = module(rows).detach()
     torch.testing.assert_close(graph({"image": rows})["output"].detach(), expected, rtol=1e-5, atol=1e-6)
@@ -154,7 +154,7 @@ def test_names_in_both_files_are_those_of_forward(tmp_path: Path, name: str) -> 
     exported = export(zoo_module(name), zoo_rows(name, 2, 4), tmp_path / "1")
 
     graph = Graph.from_program(ZOO[name].export(zoo_module(name)))
-    session = Session(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
+    session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
     assert exported.outputs == tuple(value.name for value in graph.outputs)
     assert tuple(value.name for value in session.outputs) == exported.outputs
     assert {value.name for value in session.inputs} == set(exported.inputs) == set(zoo_rows(name, 2, 4))
@@ -166,7 +166,7 @@ def test_further_axes_stay_open(tmp_path: Path) -> None:
     export(module, zoo_rows("tokens", 2, 4), tmp_path / "1", dynamic={"ids": {1: "length"}, "mask": {1: "length"}})
 
     rows = zoo_rows("tokens", 3, 9)
-    session = Session(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
+    session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
     graph = Graph.from_program(load_program(tmp_path / "1" / "model.pt2"))
     expected = module(**rows).detach()
     torch.testing.assert_close(graph(rows)["output"].detach(), expected)

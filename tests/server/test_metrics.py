@@ -2,8 +2,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pellucid_server.jobs import BrokenModel, Hello, JobTiming, ModelInfo, ModelKey
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
+from pellucid_server.vocabulary.descriptions import BrokenModel, ModelInfo
+from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.requests import ModelKey
+from pellucid_server.vocabulary.results import RequestTiming
 from prometheus_client import CollectorRegistry, generate_latest
 
 PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
@@ -36,8 +39,8 @@ def record(recorder, seconds, timing):
 
 
 def test_each_request_adds_to_the_series_of_its_labels(recorder, registry):
-    record(recorder, 0.5, JobTiming(0.125, 0.25, 3, 4))
-    record(recorder, 1.5, JobTiming(0.125, 0.5, 1, 0))
+    record(recorder, 0.5, RequestTiming(0.125, 0.25, 3, 4))
+    record(recorder, 1.5, RequestTiming(0.125, 0.5, 1, 0))
 
     sample = registry.get_sample_value
     assert sample("pellucid_request_seconds_sum", LABELS) == 2.0
@@ -51,27 +54,27 @@ def rows(registry, name):
     return [registry.get_sample_value(f"pellucid_{name}_total", {"model": "m", "kind": kind}) for kind in kinds]
 
 
-def test_rows_of_every_job_are_counted_and_those_for_nobody_twice(pool_recorder, registry):
-    pool_recorder.worked("m", JobTiming(0.0, 0.0, 3, 4), wasted=False)
-    pool_recorder.worked("m", JobTiming(0.0, 0.0, 5, 0), wasted=True)
+def test_rows_of_every_request_are_counted_and_those_for_nobody_twice(pool_recorder, registry):
+    pool_recorder.worked("m", RequestTiming(0.0, 0.0, 3, 4), wasted=False)
+    pool_recorder.worked("m", RequestTiming(0.0, 0.0, 5, 0), wasted=True)
 
     assert rows(registry, "rows_evaluated") == [8, 4]
     assert rows(registry, "rows_wasted") == [5, 0]
 
 
 def test_rows_of_a_result_that_reached_nobody_are_wasted(recorder, registry):
-    recorder.wasted("m", JobTiming(0.0, 0.0, 3, 4))
+    recorder.wasted("m", RequestTiming(0.0, 0.0, 3, 4))
 
     assert rows(registry, "rows_wasted") == [3, 4]
 
 
 def test_a_model_without_rows_is_no_label(pool_recorder, registry):
-    pool_recorder.worked("m", JobTiming(0.1, 0.2, 0, 0), wasted=True)
+    pool_recorder.worked("m", RequestTiming(0.1, 0.2, 0, 0), wasted=True)
 
     assert rows(registry, "rows_evaluated") == rows(registry, "rows_wasted") == [None, None]
 
 
-def test_what_befalls_workers_and_jobs_is_counted(pool_recorder, registry):
+def test_what_befalls_workers_and_requests_is_counted(pool_recorder, registry):
     pool_recorder.restarted("cpu")
     pool_recorder.lost("cuda:0", "hang")
     pool_recorder.retried()
@@ -80,7 +83,7 @@ def test_what_befalls_workers_and_jobs_is_counted(pool_recorder, registry):
     sample = registry.get_sample_value
     assert sample("pellucid_worker_restarts_total", {"device": "cpu"}) == 1
     assert sample("pellucid_worker_losses_total", {"device": "cuda:0", "cause": "hang"}) == 1
-    assert sample("pellucid_jobs_retried_total") == 1
+    assert sample("pellucid_requests_retried_total") == 1
     assert sample("pellucid_requests_refused_total", {"class": "bulk", "cause": "bytes"}) == 1
 
 
@@ -91,7 +94,7 @@ def test_what_may_happen_has_its_series_before_it_does(pool_recorder, registry):
     assert Counter(sample.name for sample in samples) == {
         "pellucid_worker_restarts_total": 2,
         "pellucid_worker_losses_total": 2 * 3,
-        "pellucid_jobs_retried_total": 1,
+        "pellucid_requests_retried_total": 1,
         "pellucid_requests_refused_total": 2 * 4,
     }
 
@@ -102,7 +105,7 @@ def test_the_queue_is_shown_by_class_as_it_is_when_looked_at(metrics, registry):
 
     waiting["predictions"] = (1, 5, 60)
 
-    names = ("pellucid_queue_jobs", "pellucid_queue_rows", "pellucid_queue_bytes")
+    names = ("pellucid_queue_requests", "pellucid_queue_rows", "pellucid_queue_bytes")
     shown = [[registry.get_sample_value(name, {"class": each}) for name in names] for each in waiting]
     assert shown == [[1, 5, 60], [2, 30, 400]]
 
@@ -135,7 +138,12 @@ def test_names_carry_their_units(registry):
 
     lines = generate_latest(registry).decode().splitlines()
     families = {line.split()[2] for line in lines if line.startswith("# TYPE")}
-    counts = {"pellucid_requests_in_flight", "pellucid_jobs_pending", "pellucid_queue_jobs", "pellucid_queue_rows"}
+    counts = {
+        "pellucid_requests_in_flight",
+        "pellucid_requests_pending",
+        "pellucid_queue_requests",
+        "pellucid_queue_rows",
+    }
     units = ("_seconds", "_bytes", "_total", "_created")
     assert {name for name in families - counts if not name.endswith(units)} == set()
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from pellucid_server.recorder import MOST_DEVICE_JOBS, Recorder, new_record
+from pellucid_server.recorder import MOST_DEVICE_REQUESTS, Recorder, new_record
 
 NOTES = """
 import os, signal, sys
@@ -60,15 +60,15 @@ def test_it_is_known_for_whom_work_goes_on_beside_the_python(recorder):
     recorder.python(1)
     recorder.device([2, 3])
     recorder.offloaded(0, 4)
-    assert [recorder.still_at(job_id) for job_id in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
+    assert [recorder.still_at(request_number) for request_number in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
 
     recorder.device([3])
     recorder.offloaded(0, 0)
 
-    assert [recorder.still_at(job_id) for job_id in (2, 3, 4)] == [False, True, False]
+    assert [recorder.still_at(request_number) for request_number in (2, 3, 4)] == [False, True, False]
 
 
-def test_a_batch_of_fewer_jobs_forgets_those_of_the_one_before(recorder):
+def test_a_batch_of_fewer_requests_forgets_those_of_the_one_before(recorder):
     recorder.device(range(1, 10))
 
     recorder.device([20])
@@ -76,7 +76,7 @@ def test_a_batch_of_fewer_jobs_forgets_those_of_the_one_before(recorder):
     assert recorder.suspects() == {20}
 
 
-def test_a_batch_of_very_many_jobs_is_noted_as_far_as_there_is_room(recorder):
-    recorder.device(range(1, 2 * MOST_DEVICE_JOBS))
+def test_a_batch_of_very_many_requests_is_noted_as_far_as_there_is_room(recorder):
+    recorder.device(range(1, 2 * MOST_DEVICE_REQUESTS))
 
-    assert recorder.suspects() == set(range(1, MOST_DEVICE_JOBS + 1))
+    assert recorder.suspects() == set(range(1, MOST_DEVICE_REQUESTS + 1))

@@ -7,7 +7,7 @@ import logging
 import pytest
 from pellucid_server import errors, wire
 from pellucid_server.config import LoggingConfig
-from pellucid_server.engine.helper import HelperError, _answered
+from pellucid_server.engine.tasks.helper import HelperError, _answered
 from pellucid_server.logs import JsonFormatter, TextFormatter, set_up
 from pellucid_server.traces import DiscreetFormatter, trace
 
@@ -97,7 +97,7 @@ def test_the_system_and_the_server_itself_keep_their_words():
 
 
 def test_a_bug_in_the_helper_process_comes_back_without_the_arguments():
-    frame = wire.frame(("pellucid_server.engine.groups", "grid", (SECRET, 2, 3)))
+    frame = wire.frame(("pellucid_server.engine.methods.shared.groups", "grid", (SECRET, 2, 3)))
 
     result, failure, text = wire.decode(_answered(frame[wire.LENGTH.size :])[wire.LENGTH.size :])
 

@@ -14,26 +14,14 @@ import numpy as np
 import pytest
 import torch
 from e2e.serving import wait_until
-from pellucid_server.engine.engine import Engine
-from pellucid_server.engine.helper import Helper
-from pellucid_server.engine.hub import Hub
-from pellucid_server.engine.model_handle import Machinery
+from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.evaluations.model_handle import WorkerServices
+from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
-from pellucid_server.jobs import (
-    AttributeJob,
-    Cancel,
-    Done,
-    ExplanationSpec,
-    Heartbeat,
-    Hello,
-    Loading,
-    ModelKey,
-    PredictJob,
-    Refused,
-    Start,
-    TensorInput,
-)
+from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Refused, Start
+from pellucid_server.vocabulary.requests import AttributeRequest, ExplanationSpec, ModelKey, PredictRequest, TensorInput
 from pellucid_server.wire import LENGTH
 from pellucid_server.worker import Worker
 from server.worker_process import BEAT_SECONDS, ROW, worker
@@ -97,7 +85,7 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
 
     done = shared.next(Done)
 
-    assert (done.job_id, done.failure) == (7, None)
+    assert (done.request_number, done.failure) == (7, None)
     np.testing.assert_allclose(done.result.outputs["output"].values, ROW @ WEIGHT.T)
     assert done.timing.rows_forward == 1
     shared.next(Heartbeat)
@@ -113,7 +101,7 @@ def test_a_bug_is_logged_by_its_type_and_place_without_its_words(repository, tmp
 
     written = (tmp_path / "log").read_text()
     assert done.failure.message == "internal error"
-    assert "job 7 failed" in written
+    assert "request 7 failed" in written
     assert "faults.py" in written
     assert "UnicodeDecodeError\n" in written
     assert "codec" not in written.rpartition("UnicodeDecodeError")[2]
@@ -123,16 +111,16 @@ def test_an_interrupt_from_the_terminal_does_not_end_a_worker(shared):
     os.killpg(shared.process.pid, signal.SIGINT)
     shared.predict(8)
 
-    assert shared.next(Done).job_id == 8
+    assert shared.next(Done).request_number == 8
 
 
-def test_a_cancelled_job_that_is_held_ends_as_cancelled(shared):
+def test_a_cancelled_request_that_is_held_ends_as_cancelled(shared):
     shared.arm("running", "hold")
     shared.predict(9)
     wait_for(lambda: Path(shared.faults, "running.reached").exists())
 
     shared.send(Cancel(9))
-    # Messages are taken in order: once the second job has arrived, the first is cancelled.
+    # Messages are taken in order: once the second request has arrived, the first is cancelled.
     shared.arm("sent", "hold")
     shared.predict(10)
     wait_for(lambda: Path(shared.faults, "sent.reached").exists())
@@ -140,8 +128,8 @@ def test_a_cancelled_job_that_is_held_ends_as_cancelled(shared):
     shared.disarm("running")
 
     first, second = shared.next(Done), shared.next(Done)
-    assert (first.job_id, first.failure.reason) == (9, "CANCELLED")
-    assert (second.job_id, second.failure) == (10, None)
+    assert (first.request_number, first.failure.reason) == (9, "CANCELLED")
+    assert (second.request_number, second.failure) == (10, None)
 
 
 def test_a_prediction_held_before_its_python_makes_the_heart_say_how_long_and_names_the_suspect(own):
@@ -171,7 +159,7 @@ def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_su
     assert held[-1] > 3 * BEAT_SECONDS
     assert beats[-1].python_seconds == 0.0
     assert own.suspects() == {31}
-    helpers = [ended for command, ended in own.children().items() if "engine.helper" in command]
+    helpers = [ended for command, ended in own.children().items() if "engine.tasks.helper" in command]
     assert len(helpers) == 1
     own.process.kill()
     # The helper process ends with the worker, however that ends.
@@ -181,7 +169,7 @@ def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_su
 
 
 @pytest.mark.parametrize("point", ["running", "chunk", "answered"])
-def test_a_worker_that_dies_over_a_job_leaves_it_as_the_only_suspect(own, point):
+def test_a_worker_that_dies_over_a_request_leaves_it_as_the_only_suspect(own, point):
     own.predict(40)
     own.next(Done)
     own.arm(point, "kill linear")
@@ -191,7 +179,7 @@ def test_a_worker_that_dies_over_a_job_leaves_it_as_the_only_suspect(own, point)
     assert own.suspects() == {41}
 
 
-def test_a_worker_that_dies_as_a_job_arrives_suspects_nobody(own):
+def test_a_worker_that_dies_as_a_request_arrives_suspects_nobody(own):
     own.arm("sent", "crash")
     own.predict(51)
 
@@ -262,14 +250,19 @@ class Outgoing:
     [(MemoryError(), "OVERLOADED", "ask for less"), (ZeroDivisionError(), "INTERNAL", "internal error")],
 )
 @pytest.mark.parametrize("explained", [False, True], ids=["predict", "attribute"])
-def test_a_job_that_fails_in_the_worker_has_a_failure_that_says_whether_less_would_do(error, reason, word, explained):
+def test_a_request_that_fails_in_the_worker_has_a_failure_that_says_whether_less_would_do(
+    error, reason, word, explained
+):
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub = Outgoing(), Hub()
-    subject = Worker(connection, Exhausted(error), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
     inputs = {"input": TensorInput(ROW)}
-    jobs = [PredictJob(ModelKey("m"), inputs), AttributeJob(ModelKey("m"), inputs, ExplanationSpec("saliency"))]
+    requests = [
+        PredictRequest(ModelKey("m"), inputs),
+        AttributeRequest(ModelKey("m"), inputs, ExplanationSpec("saliency")),
+    ]
 
-    subject.take(Start(1, jobs[explained], None))
+    subject.take(Start(1, requests[explained], None))
     wait_for(lambda: connection.sent)
     engine.close()
 
@@ -292,9 +285,9 @@ def wait_for(condition, seconds=20.0):
 def test_the_heart_says_how_long_a_picture_has_been_decoded():
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub, go = Outgoing(), Hub(), threading.Event()
-    subject = Worker(connection, Exhausted(MemoryError()), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
     began = time.monotonic()
-    hub.submit(lambda: hub.offload(lambda: go.wait(20)), job_id=1)
+    hub.submit(lambda: hub.offload(lambda: go.wait(20)), request_number=1)
 
     def beat():
         subject.beat()
@@ -310,7 +303,7 @@ def test_the_heart_says_how_long_a_picture_has_been_decoded():
     assert last.offload_seconds < time.monotonic() - began
 
 
-def test_nothing_of_a_job_that_fails_is_left_without_a_collection():
+def test_nothing_of_a_request_that_fails_is_left_without_a_collection():
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub = Outgoing(), Hub()
 
@@ -321,13 +314,13 @@ def test_nothing_of_a_job_that_fails_is_left_without_a_collection():
         def find(self, key):
             return hub.offload(refuse)
 
-    subject = Worker(connection, Offloading(), Machinery(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
     array = ROW.copy()
     found = weakref.ref(array)
     gc.collect()
     gc.disable()
     try:
-        subject.take(Start(1, PredictJob(ModelKey("m"), {"input": TensorInput(array)}), None))
+        subject.take(Start(1, PredictRequest(ModelKey("m"), {"input": TensorInput(array)}), None))
         del array
         wait_for(lambda: connection.sent)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from pellucid_server import wire
 from pellucid_server.config import worker_environment
-from pellucid_server.jobs import ModelKey, PredictJob, Start, TensorInput, WorkerSettings
 from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.vocabulary.messages import Start, WorkerSettings
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 
 ROW = np.array([[1, 0, -1]], np.float32)
 BEAT_SECONDS = 0.05
@@ -60,10 +61,10 @@ class Front:
         """Return the next message of a class."""
         return next(message for message in iter(self.receive, None) if isinstance(message, kind))
 
-    def predict(self, job_id, rows=ROW, **settings):
+    def predict(self, request_number, rows=ROW, **settings):
         """Ask for a prediction."""
-        job = PredictJob(ModelKey("linear"), {"input": TensorInput(rows)})
-        self.send(Start(job_id, job, None, **settings))
+        request = PredictRequest(ModelKey("linear"), {"input": TensorInput(rows)})
+        self.send(Start(request_number, request, None, **settings))
 
     def arm(self, point, what):
         Path(self.faults, point).write_text(what)

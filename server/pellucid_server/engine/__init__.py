@@ -1,1 +1,1 @@
-"""Runs jobs on one device: the only package that knows torch."""
+"""Runs requests on one device: the only package that knows torch."""

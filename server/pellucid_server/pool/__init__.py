@@ -1,7 +1,5 @@
-"""Where a job waits: admission, routing, and the supervision of the worker processes.
+"""From an admitted request to its answer: who waits, which worker computes it, and what a worker's death costs.
 
-`pool` takes or refuses jobs, each a `ticket`. `dispatch` gives them places, and again when a worker is lost, but for
-those that are `fatal`; `waiting` is the queue of one class, with `turns` of its callers, `pace` and `weights`, and
-`routing` picks a worker. `supervised` keeps one worker alive, with `watchdog`; `process` is one life of a worker
-process, `connection` the socket to it. `observer` hears what happens, for the metrics.
+`pool` admits or refuses requests, each a `ticket`; `dispatch` gives them places on workers, `routing` chooses among
+workers. `queue` has the rules of waiting, one module each; `workers` the processes and the connections to them.
 """

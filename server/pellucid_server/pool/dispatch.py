@@ -1,4 +1,4 @@
-"""Which job is done when: jobs get places, wait for them, and are done once more when their worker is lost."""
+"""Which request is done when: requests get places, wait for them, and are done once more when their worker is lost."""
 
 import logging
 import time
@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pellucid_server.config import ClassConfig
 from pellucid_server.errors import UnavailableError
-from pellucid_server.jobs import Done, Job, JobTiming
-from pellucid_server.pool.fatal import FatalJobs, equal_jobs, fatal_error
 from pellucid_server.pool.observer import Observer
+from pellucid_server.pool.queue.admission_queue import AdmissionQueue
+from pellucid_server.pool.queue.quarantine import Quarantine, equal_requests, fatal_error
+from pellucid_server.pool.queue.ticket import Ticket
 from pellucid_server.pool.routing import Routing
-from pellucid_server.pool.supervised import SupervisedWorker
-from pellucid_server.pool.ticket import Ticket
-from pellucid_server.pool.waiting import ClassQueue
+from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
+from pellucid_server.vocabulary.messages import Done
+from pellucid_server.vocabulary.requests import Request
+from pellucid_server.vocabulary.results import RequestTiming
 
 _log = logging.getLogger(__name__)
 
@@ -25,14 +27,14 @@ _ELSEWHERE_SECONDS = 0.5
 
 
 class Dispatcher:
-    """Gives the workers' places to jobs; it is the owner of the workers.
+    """Gives the workers' places to requests; it is the owner of the workers.
 
     Parameters
     ----------
     make_workers
         Makes the workers, given their owner.
     places
-        Jobs of each class that a worker has at once, at most; callers without any get places beyond, up
+        Requests of each class that a worker has at once, at most; callers without any get places beyond, up
         to twice as many.
     on_change
         Called when a worker is ready or lost.
@@ -40,7 +42,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        make_workers: Callable[["Dispatcher"], tuple[SupervisedWorker, ...]],
+        make_workers: Callable[["Dispatcher"], tuple[WorkerSupervisor, ...]],
         classes: Mapping[str, ClassConfig],
         *,
         places: int,
@@ -50,29 +52,31 @@ class Dispatcher:
     ) -> None:
         self.workers = make_workers(self)
         self.queues = {
-            name: ClassQueue(name, entry, workers=len(self.workers), places=places, observer=observer, spread=spread)
+            name: AdmissionQueue(
+                name, entry, workers=len(self.workers), places=places, observer=observer, spread=spread
+            )
             for name, entry in classes.items()
         }
-        """The places and the waiting jobs of each class."""
+        """The places and the waiting requests of each class."""
         self.ready = False
         """Whether a worker is."""
-        self.fatal = FatalJobs()
-        """Jobs that are not done again."""
+        self.fatal = Quarantine()
+        """Requests that are not done again."""
         self._routing = Routing(self.workers)
         self._observer = observer
         self._on_change = on_change
         self._again = False
         self._closed = False
 
-    def worker_for(self, ticket: Ticket) -> SupervisedWorker | None:
-        """Return the worker that has a place for a new job now, if one has."""
+    def worker_for(self, ticket: Ticket) -> WorkerSupervisor | None:
+        """Return the worker that has a place for a new request now, if one has."""
         queue = self.queues[ticket.priority]
         if not queue.holds(ticket):
             return None
         return self._routing.worker(ticket, running=queue.running(ticket.caller), places=queue.places)
 
-    def take(self, ticket: Ticket, worker: SupervisedWorker | None) -> None:
-        """Take an admitted job: send it to the worker that has a place for it, or let it wait if none has."""
+    def take(self, ticket: Ticket, worker: WorkerSupervisor | None) -> None:
+        """Take an admitted request: send it to the worker that has a place for it, or let it wait if none has."""
         queue = self.queues[ticket.priority]
         if worker is not None:
             self._send(ticket, queue, worker)
@@ -83,21 +87,21 @@ class Dispatcher:
             self._give_up()
 
     def abandon(self, ticket: Ticket) -> None:
-        """Take back a job for which nobody waits any more, wherever it is."""
+        """Take back a request for which nobody waits any more, wherever it is."""
         answered = ticket.answered
         if ticket.line is not None:
             queue = self.queues[ticket.priority]
             queue.remove(ticket)
             # Suspects wait for the innocent.
             self._fill(queue)
-        elif ticket.worker_job_id:
+        elif ticket.worker_request_number:
             self._routing.cancel(ticket)
         elif answered:
             # It was answered, but whoever asked left before that could be told.
             self._observer.worked(ticket.model, timing_with_wait(ticket, ticket.answer.result()), True)
 
     def close(self) -> None:
-        """Fail the jobs that wait, and from now on those that workers give back."""
+        """Fail the requests that wait, and from now on those that workers give back."""
         self._closed = True
         for queue, ticket in self._all_waiting():
             queue.remove(ticket)
@@ -111,12 +115,12 @@ class Dispatcher:
         return f"{min(max(seconds, _SOON_SECONDS), _LATE_SECONDS):.3f}"
 
     def ended(self, ticket: Ticket, done: Done, *, whole: bool) -> None:
-        """Take the answer to a job (called by a worker)."""
+        """Take the answer to a request (called by a worker)."""
         queue = self.queues[ticket.priority]
         rows = done.timing.rows_forward + done.timing.rows_backward
         queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None, ended=True)
         if whole and done.result is not None:
-            self.fatal.acquit(ticket.job)
+            self.fatal.acquit(ticket.request)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
         else:
@@ -124,11 +128,11 @@ class Dispatcher:
         self._fill(queue)
 
     def lost(self, tickets: list[Ticket], suspects: frozenset[Ticket], *, hung: bool) -> None:
-        """Take the jobs of a worker that died over one of the suspects, if there are any (called by a worker)."""
+        """Take the requests of a worker that died over one of the suspects, if there are any (called by a worker)."""
         now = time.monotonic()
         self._look()
-        # A job that is equal to a suspect would end a worker of its own.
-        suspected = equal_jobs([ticket.job for ticket in tickets], [ticket.job for ticket in suspects])
+        # A request that is equal to a suspect would end a worker of its own.
+        suspected = equal_requests([ticket.request for ticket in tickets], [ticket.request for ticket in suspects])
         condemned = hung and self._hung_before(suspects)
         for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
@@ -146,12 +150,12 @@ class Dispatcher:
         """See which workers are ready."""
         self.ready = self._routing.look()
 
-    def _send(self, ticket: Ticket, queue: ClassQueue, worker: SupervisedWorker) -> None:
-        """Give a job a place on a worker, whether it waited or not; not if nobody waits for it any more."""
+    def _send(self, ticket: Ticket, queue: AdmissionQueue, worker: WorkerSupervisor) -> None:
+        """Give a request a place on a worker, whether it waited or not; not if nobody waits for it any more."""
         if ticket.answer.done():
             queue.remove(ticket)
             return
-        if self.fatal.knows(ticket.job):
+        if self.fatal.knows(ticket.request):
             queue.remove(ticket)
             ticket.fail(fatal_error())
             return
@@ -164,7 +168,7 @@ class Dispatcher:
         queue.place(ticket)
         try:
             worker.send(ticket)
-        except Exception as error:  # noqa: BLE001 - a job that has no frame, for want of memory too, must keep no place
+        except Exception as error:  # noqa: BLE001 - a request that has no frame, for want of memory too, must keep no place
             queue.release(ticket, now=ticket.sent)
             if not ticket.answer.done():
                 ticket.answer.set_exception(error)
@@ -172,11 +176,11 @@ class Dispatcher:
         if ticket.losses:
             self._observer.retried()
 
-    def _fill(self, queue: ClassQueue) -> None:
-        """Give the places that are free to jobs that wait: of this class, and of any if workers were lost."""
+    def _fill(self, queue: AdmissionQueue) -> None:
+        """Give the places that are free to requests that wait: of this class, and of any if workers were lost."""
         if self._again:
             self._send_again()
-        while queue.jobs:
+        while queue.requests:
             ticket = queue.first()
             worker = None if ticket is None else self.worker_for(ticket)
             if worker is None:
@@ -187,9 +191,9 @@ class Dispatcher:
             self._send(ticket, queue, worker)
 
     def _send_again(self) -> None:
-        """Send jobs of lost workers: the innocent as soon as there is a place, then each suspect apart from them.
+        """Send requests of lost workers: the innocent as soon as there is a place, then each suspect apart from them.
 
-        A job that is lost twice fails, so neither the innocent nor two suspects may be with a suspect.
+        A request that is lost twice fails, so neither the innocent nor two suspects may be with a suspect.
         """
         for queue in self.queues.values():
             for ticket in list(queue.returned):
@@ -207,23 +211,23 @@ class Dispatcher:
                 self._send(ticket, queue, worker)
 
     def _hung_before(self, suspects: frozenset[Ticket]) -> bool:
-        """Give up a job over which, and nothing else, two workers have hung by now; tell whether it is one.
+        """Give up a request over which, and nothing else, two workers have hung by now; tell whether it is one.
 
         Its caller may have been answered each time, as the deadline was before the watchdog's: then it is never done
         again, and would go on to hang a worker whenever it is sent.
         """
-        jobs = [ticket.job for ticket in suspects]
-        if not jobs or not all(equal_jobs(jobs, jobs[:1])) or not self.fatal.blame(jobs[0]):
+        requests = [ticket.request for ticket in suspects]
+        if not requests or not all(equal_requests(requests, requests[:1])) or not self.fatal.blame(requests[0]):
             return False
-        self._condemn(jobs[0])
+        self._condemn(requests[0])
         return True
 
-    def _condemn(self, job: Job) -> None:
-        key = self.fatal.add(job)
-        _log.error("two workers were lost over a request to model %r (job digest %s)", job.model.name, key)
+    def _condemn(self, request: Request) -> None:
+        key = self.fatal.add(request)
+        _log.error("two workers were lost over a request to model %r (request digest %s)", request.model.name, key)
 
     def _take_back(self, ticket: Ticket, *, suspected: bool, condemned: bool) -> None:
-        """Let a job of a lost worker wait to be done once more, or fail it; `condemned` is whether suspects are."""
+        """Let a request of a lost worker wait to be done once more, or fail it; `condemned` is whether suspects are."""
         ticket.losses += 1
         if ticket.answer.done():
             return
@@ -232,7 +236,7 @@ class Dispatcher:
         elif suspected and condemned:
             ticket.fail(fatal_error())
         elif suspected and ticket.suspect:
-            self._condemn(ticket.job)
+            self._condemn(ticket.request)
             ticket.fail(fatal_error())
         elif ticket.losses > 1:
             text = "Two workers, one after the other, were lost while they had this request; send it again."
@@ -243,7 +247,7 @@ class Dispatcher:
             self.queues[ticket.priority].put_back(ticket)
 
     def _go_on(self) -> None:
-        """Have waiting jobs done by the workers that are ready, or see whom the next will be too late for."""
+        """Have waiting requests done by the workers that are ready, or see whom the next will be too late for."""
         if self.ready:
             for queue in self.queues.values():
                 self._fill(queue)
@@ -251,7 +255,7 @@ class Dispatcher:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Fail the waiting jobs for which no worker will be ready in time."""
+        """Fail the waiting requests for which no worker will be ready in time."""
         hopeful = [worker.recovery_seconds for worker in self.workers if worker.hopeful]
         latest = time.monotonic() + min(hopeful, default=0.0)
         for queue, ticket in self._all_waiting():
@@ -262,17 +266,19 @@ class Dispatcher:
                     text = "The workers were lost and could not be started again; try again later."
                 ticket.fail(UnavailableError(text, retry_after_seconds=self.recovery()))
 
-    def _all_waiting(self) -> Iterable[tuple[ClassQueue, Ticket]]:
+    def _all_waiting(self) -> Iterable[tuple[AdmissionQueue, Ticket]]:
         return [(queue, ticket) for queue in self.queues.values() for ticket in queue.tickets()]
 
 
-def timing_with_wait(ticket: Ticket, done: Done) -> JobTiming:
-    """Return a job's timing, with its time in the front added to that in the worker's queue."""
+def timing_with_wait(ticket: Ticket, done: Done) -> RequestTiming:
+    """Return a request's timing, with its time in the front added to that in the worker's queue."""
     timing, waited = done.timing, ticket.sent - ticket.arrived
-    return JobTiming(timing.queue_seconds + waited, timing.compute_seconds, timing.rows_forward, timing.rows_backward)
+    return RequestTiming(
+        timing.queue_seconds + waited, timing.compute_seconds, timing.rows_forward, timing.rows_backward
+    )
 
 
 def shutting_down() -> UnavailableError:
-    """Return what callers read whose jobs are not done any more."""
+    """Return what callers read whose requests are not done any more."""
     text = "The server is shutting down; send the request again, to another one."
     return UnavailableError(text, retry_after_seconds=f"{_ELSEWHERE_SECONDS:.3f}")

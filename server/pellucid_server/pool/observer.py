@@ -1,6 +1,6 @@
 """Who is told what happens in the pool: a base whose methods do nothing."""
 
-from pellucid_server.jobs import JobTiming
+from pellucid_server.vocabulary.results import RequestTiming
 
 
 class Observer:
@@ -13,10 +13,10 @@ class Observer:
         """Hear that a worker was lost: `cause` is "exit", "hang", or "start" if it could not be started again."""
 
     def retried(self) -> None:
-        """Hear that a job of a lost worker is sent to a worker once more."""
+        """Hear that a request of a lost worker is sent to a worker once more."""
 
-    def worked(self, model: str, timing: JobTiming, wasted: bool) -> None:
-        """Hear what a worker did for a job; `wasted` if nobody got a result from it."""
+    def worked(self, model: str, timing: RequestTiming, wasted: bool) -> None:
+        """Hear what a worker did for a request; `wasted` if nobody got a result from it."""
 
     def refused(self, priority: str, cause: str) -> None:
-        """Hear that a class had no room for a job: `cause` is "rows", "bytes", "seconds" or "deadline"."""
+        """Hear that a class had no room for a request: `cause` is "rows", "bytes", "seconds" or "deadline"."""

@@ -1,4 +1,4 @@
-"""The workers together: starts and ends them, and takes or refuses jobs."""
+"""The workers together: starts and ends them, and takes or refuses requests."""
 
 import asyncio
 import random
@@ -15,29 +15,31 @@ from pellucid_server.errors import (
     error_from_wire,
 )
 from pellucid_server.faults import Faults
-from pellucid_server.jobs import Done, Hello, Job, JobTiming, PredictJob, Result, WorkerSettings
 from pellucid_server.pool.dispatch import Dispatcher, shutting_down, timing_with_wait
-from pellucid_server.pool.fatal import fatal_error
 from pellucid_server.pool.observer import Observer
-from pellucid_server.pool.process import Launcher
-from pellucid_server.pool.supervised import SupervisedWorker
-from pellucid_server.pool.ticket import OnProgress, Ticket
-from pellucid_server.pool.weights import Weights, kind, size_bytes
+from pellucid_server.pool.queue.cost_estimator import CostEstimator, kind, size_bytes
+from pellucid_server.pool.queue.quarantine import fatal_error
+from pellucid_server.pool.queue.ticket import OnProgress, Ticket
+from pellucid_server.pool.workers.process import Launcher
+from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
+from pellucid_server.vocabulary.messages import Done, Hello, WorkerSettings
+from pellucid_server.vocabulary.requests import PredictRequest, Request
+from pellucid_server.vocabulary.results import RequestTiming, Result
 
 _NAME_LENGTH = 40
 
 
 class Pool:
-    """Admits jobs, lets them wait, hands them to workers, and does those of a lost worker once more.
+    """Admits requests, lets them wait, hands them to workers, and does those of a lost worker once more.
 
     Parameters
     ----------
     settings
         What each worker is started with.
     classes
-        The classes of jobs; "predictions" and "interactive" are among them.
-    concurrent_jobs
-        Jobs of each class that a worker has at once; callers without any get places beyond, up to twice as many.
+        The classes of requests; "predictions" and "interactive" are among them.
+    concurrent_requests
+        Requests of each class that a worker has at once; callers without any get places beyond, up to twice as many.
     observer
         Hears of what happens.
     spread
@@ -51,7 +53,7 @@ class Pool:
         launcher: Launcher,
         *,
         classes: Mapping[str, ClassConfig] = DEFAULT_CLASSES,
-        concurrent_jobs: int = 64,
+        concurrent_requests: int = 64,
         observer: Observer = Observer(),  # noqa: B008 - it has no state
         faults: Faults = Faults(),  # noqa: B008 - it has no state
         spread: Callable[[], float] = random.random,
@@ -63,13 +65,13 @@ class Pool:
         self._watchers: list[Callable[[bool], None]] = []
         self._told: tuple[object, ...] = (False,)
         self._started = False
-        self._weights: Weights | None = None
+        self._weights: CostEstimator | None = None
         self._dispatcher = Dispatcher(
             lambda owner: tuple(
-                SupervisedWorker(each, config, launcher, owner=owner, observer=observer) for each in settings
+                WorkerSupervisor(each, config, launcher, owner=owner, observer=observer) for each in settings
             ),
             classes,
-            places=concurrent_jobs,
+            places=concurrent_requests,
             observer=observer,
             on_change=self._change,
             spread=spread,
@@ -84,18 +86,18 @@ class Pool:
 
     @property
     def healthy(self) -> bool:
-        """Whether jobs are taken: all workers have started, one of them lives, and the pool is not draining."""
+        """Whether requests are taken: all workers have started, one of them lives, and the pool is not draining."""
         return self._started and not self._draining and self._dispatcher.ready
 
     @property
     def pending(self) -> int:
-        """Jobs that workers have and have not finished."""
+        """Requests that workers have and have not finished."""
         return sum(worker.load for worker in self.workers)
 
     @property
     def waiting(self) -> Mapping[str, tuple[int, int, int]]:
-        """Jobs of each class that wait for a place, their evaluation rows and their bytes."""
-        return {name: (queue.jobs, queue.rows, queue.size_bytes) for name, queue in self._dispatcher.queues.items()}
+        """Requests of each class that wait for a place, their evaluation rows and their bytes."""
+        return {name: (queue.requests, queue.rows, queue.size_bytes) for name, queue in self._dispatcher.queues.items()}
 
     def watch(self, callback: Callable[[bool], None]) -> None:
         """Call `callback` with `healthy` whenever that, or what is served, changes."""
@@ -122,26 +124,26 @@ class Pool:
         self._tell()
 
     def drain(self) -> None:
-        """Refuse new jobs from now on; those admitted go on, and those that wait are done too."""
+        """Refuse new requests from now on; those admitted go on, and those that wait are done too."""
         self._draining = True
         self._tell()
 
     async def close(self) -> None:
-        """End all workers; jobs that are left fail as UNAVAILABLE."""
+        """End all workers; requests that are left fail as UNAVAILABLE."""
         self.drain()
         self._dispatcher.close()
         await asyncio.gather(*(worker.close() for worker in self.workers))
 
     async def run(
         self,
-        job: Job,
+        request: Request,
         deadline_seconds: float | None = None,
         *,
         caller: str = "",
         priority: str = PREDICTIONS,
         on_progress: OnProgress | None = None,
-    ) -> tuple[Result, JobTiming]:
-        """Do one job; cancelling the call cancels the job.
+    ) -> tuple[Result, RequestTiming]:
+        """Do one request; cancelling the call cancels the request.
 
         Parameters
         ----------
@@ -152,32 +154,32 @@ class Pool:
         priority
             Name of its class.
         on_progress
-            Called with the share of the job that is done, in [0, 1]; it starts again if the worker is lost.
+            Called with the share of the request that is done, in [0, 1]; it starts again if the worker is lost.
 
         Raises
         ------
         InvalidRequestError
             There is no such class, or it takes no explanations; the field is "priority".
         OverloadedError
-            The class has no room for the job.
+            The class has no room for the request.
         UnavailableError
-            The pool is draining, no worker is ready, or two workers were lost with the job.
+            The pool is draining, no worker is ready, or two workers were lost with the request.
         FatalRequestError
-            Two workers died over the job, now or lately.
+            Two workers died over the request, now or lately.
         TimedOutError
             The deadline passed.
         PellucidError
             What the worker answered.
         """
-        self._check_class(job, priority)
+        self._check_class(request, priority)
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
         dispatcher = self._dispatcher
         # Before all else: whoever is told to come back later does.
-        if dispatcher.fatal.knows(job):
+        if dispatcher.fatal.knows(request):
             raise fatal_error()
         self._check_open()
-        ticket = self._ticket(job, priority, caller, deadline_seconds, on_progress)
+        ticket = self._ticket(request, priority, caller, deadline_seconds, on_progress)
         timer = None
         if deadline_seconds is not None:
             timer = asyncio.get_running_loop().call_later(deadline_seconds, self._expire, ticket)
@@ -198,9 +200,9 @@ class Pool:
                 timer.cancel()
         return self._outcome(ticket, done)
 
-    def _check_class(self, job: Job, name: str) -> None:
-        """Refuse a class that there is not, or that is not for such a job."""
-        explained = not isinstance(job, PredictJob) or bool(job.explanations)
+    def _check_class(self, request: Request, name: str) -> None:
+        """Refuse a class that there is not, or that is not for such a request."""
+        explained = not isinstance(request, PredictRequest) or bool(request.explanations)
         config = self._classes.get(name)
         if config is None:
             known = ", ".join(self._classes)
@@ -212,7 +214,7 @@ class Pool:
             raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")
 
     def _check_open(self) -> None:
-        """Refuse a new job if none is taken now."""
+        """Refuse a new request if none is taken now."""
         if self._draining:
             raise shutting_down()
         if not self._started or not self._dispatcher.ready:
@@ -220,26 +222,31 @@ class Pool:
             raise UnavailableError(text, retry_after_seconds=self._dispatcher.recovery())
 
     def _ticket(
-        self, job: Job, priority: str, caller: str, deadline_seconds: float | None, on_progress: OnProgress | None
+        self,
+        request: Request,
+        priority: str,
+        caller: str,
+        deadline_seconds: float | None,
+        on_progress: OnProgress | None,
     ) -> Ticket:
         now, weights = time.monotonic(), self._weights
         return Ticket(
-            job,
-            job.model.name,
+            request,
+            request.model.name,
             priority,
             caller,
-            weights.rows(job) if weights is not None else 1,
+            weights.rows(request) if weights is not None else 1,
             now,
             None if deadline_seconds is None else now + deadline_seconds,
             on_progress,
             asyncio.get_running_loop().create_future(),
-            kind(job),
-            can_be_cut=weights is not None and weights.can_be_cut(job),
-            size_bytes=size_bytes(job),
+            kind(request),
+            can_be_cut=weights is not None and weights.can_be_cut(request),
+            size_bytes=size_bytes(request),
         )
 
     async def _hold(self, ticket: Ticket) -> None:
-        """Hold an admitted job where tests want it, but not beyond its deadline."""
+        """Hold an admitted request where tests want it, but not beyond its deadline."""
         passing = asyncio.create_task(self._faults.pass_by("queued", model=ticket.model))
         try:
             either: set[asyncio.Future[Any]] = {passing, ticket.answer}
@@ -248,12 +255,12 @@ class Pool:
             passing.cancel()
 
     def _expire(self, ticket: Ticket) -> None:
-        """End the wait for a job at its deadline, should its worker not have done so."""
+        """End the wait for a request at its deadline, should its worker not have done so."""
         if not ticket.answer.done():
             ticket.fail(TimedOutError("The deadline passed before the answer was ready.", stage=ticket.stage))
             self._dispatcher.abandon(ticket)
 
-    def _outcome(self, ticket: Ticket, done: Done) -> tuple[Result, JobTiming]:
+    def _outcome(self, ticket: Ticket, done: Done) -> tuple[Result, RequestTiming]:
         timing = timing_with_wait(ticket, done)
         self._observer.worked(ticket.model, timing, done.result is None)
         if done.failure is not None:
@@ -268,7 +275,7 @@ class Pool:
         """Hear that a worker is ready or lost."""
         hello = self.hello
         if hello is not None:
-            self._weights = Weights(hello)
+            self._weights = CostEstimator(hello)
         self._tell()
 
     def _tell(self) -> None:

@@ -1,5 +1,5 @@
 """The protobuf edge: the only place, beside `app`, that knows gRPC and protobuf.
 
 `service` has the handlers, `boundary` what happens around each of them, `codec` turns requests into
-jobs, `replies` and `catalogue` turn results into replies, `status` errors into gRPC statuses.
+requests, `replies` and `catalogue` turn results into replies, `status` errors into gRPC statuses.
 """

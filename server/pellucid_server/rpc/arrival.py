@@ -10,7 +10,7 @@ import grpc
 
 from pellucid_server.config import ServerConfig
 from pellucid_server.errors import InvalidRequestError, PellucidError
-from pellucid_server.jobs import JobTiming
+from pellucid_server.vocabulary.results import RequestTiming
 
 ID_KEY = "x-request-id"
 """Metadata key of the request's id, both ways."""
@@ -42,12 +42,12 @@ class Call:
     caller: str = ""
     """On whose behalf: what the caller's metadata says, else the address that the call came from."""
     priority: str = ""
-    """Its class: what the caller's metadata says; a handler that runs a job fills it in where that is nothing."""
+    """Its class: what the caller's metadata says; a handler that runs a request fills it in where that is nothing."""
     model: str = ""
     """The model that the caller named."""
     method: str = ""
     """The method that the caller named."""
-    timing: JobTiming | None = None
+    timing: RequestTiming | None = None
     """Where a worker's time went; a handler sets it with the result in its hands."""
     ended: bool = False
     """Whether its outcome stands."""

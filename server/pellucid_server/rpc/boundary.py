@@ -18,10 +18,11 @@ from pellucid.v1 import explanation_service_pb2
 from pellucid_server.config import DEFAULT_CLASSES
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.faults import Faults
-from pellucid_server.jobs import Hello, JobTiming
 from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
+from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.results import RequestTiming
 
 _log = logging.getLogger(__name__)
 
@@ -251,9 +252,9 @@ def _bug(call: Call, error: BaseException) -> PellucidError:
     return failure
 
 
-def _timing(call: Call, failure: PellucidError | None) -> JobTiming | None:
+def _timing(call: Call, failure: PellucidError | None) -> RequestTiming | None:
     """Return where a worker's time went, if one had the request: with the result, or with the error."""
-    if failure is not None and isinstance(failure.timing, JobTiming):
+    if failure is not None and isinstance(failure.timing, RequestTiming):
         return failure.timing
     return call.timing
 
@@ -265,7 +266,7 @@ def _cause_of_cancellation(call: Call) -> grpc.StatusCode:
 
 
 def _fields(
-    call: Call, code: grpc.StatusCode, seconds: float, words: tuple[str, str], timing: JobTiming | None
+    call: Call, code: grpc.StatusCode, seconds: float, words: tuple[str, str], timing: RequestTiming | None
 ) -> dict[str, object]:
     """Return what every line has; `words` are the class and the method, in words of the server's own."""
     priority, method = words

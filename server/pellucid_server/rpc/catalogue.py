@@ -2,9 +2,9 @@
 
 from pellucid.v1 import explanation_pb2, model_service_pb2
 
-from pellucid_server import jobs
 from pellucid_server.errors import NotFoundError, UnavailableError, UnsupportedError, broken_model
 from pellucid_server.rpc.replies import baseline_kind, model_spec, param_value
+from pellucid_server.vocabulary import descriptions, messages, requests
 
 _MODALITIES = {
     "tensor": model_service_pb2.MODALITY_TENSOR,
@@ -27,7 +27,7 @@ _PARAMETER_TYPES = {
 }
 
 
-def known(hello: jobs.Hello | None) -> jobs.Hello:
+def known(hello: messages.Hello | None) -> messages.Hello:
     """Return what the workers said.
 
     Raises
@@ -40,7 +40,7 @@ def known(hello: jobs.Hello | None) -> jobs.Hello:
     return hello
 
 
-def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo | jobs.BrokenModel:
+def find(hello: messages.Hello, key: requests.ModelKey) -> descriptions.ModelInfo | descriptions.BrokenModel:
     """Find a model version; version 0 is the highest that is served, or, if none is, the highest.
 
     Raises
@@ -52,7 +52,7 @@ def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo | jobs.BrokenM
     """
     versions = {model.key.version: model for model in hello.models if model.key.name == key.name}
     if key.version not in versions and not (versions and key.version == 0):
-        broken = jobs.find_broken(hello.broken, key)
+        broken = descriptions.find_broken(hello.broken, key)
         if broken is not None and key.digest:
             raise broken_model(broken.name, broken.version, broken.reason)
         if broken is not None:
@@ -73,7 +73,7 @@ def find(hello: jobs.Hello, key: jobs.ModelKey) -> jobs.ModelInfo | jobs.BrokenM
     return found
 
 
-def list_models_response(hello: jobs.Hello) -> model_service_pb2.ListModelsResponse:
+def list_models_response(hello: messages.Hello) -> model_service_pb2.ListModelsResponse:
     """Write the list of models, by name, then version, broken ones among them."""
     ordered = sorted(hello.models, key=lambda model: (model.key.name, model.key.version))
     highest = {model.key.name: model.key.version for model in ordered}
@@ -96,9 +96,9 @@ def list_models_response(hello: jobs.Hello) -> model_service_pb2.ListModelsRespo
     return model_service_pb2.ListModelsResponse(models=listed)
 
 
-def get_model_response(model: jobs.ModelInfo | jobs.BrokenModel) -> model_service_pb2.GetModelResponse:
+def get_model_response(model: descriptions.ModelInfo | descriptions.BrokenModel) -> model_service_pb2.GetModelResponse:
     """Write all that a caller can know of a model version."""
-    if isinstance(model, jobs.BrokenModel):
+    if isinstance(model, descriptions.BrokenModel):
         return model_service_pb2.GetModelResponse(
             model=_broken_spec(model), state=model_service_pb2.MODEL_STATE_BROKEN, reason=model.reason
         )
@@ -120,17 +120,17 @@ def get_model_response(model: jobs.ModelInfo | jobs.BrokenModel) -> model_servic
     )
 
 
-def list_methods_response(hello: jobs.Hello) -> model_service_pb2.ListMethodsResponse:
+def list_methods_response(hello: messages.Hello) -> model_service_pb2.ListMethodsResponse:
     """Write the list of methods, by RPC, then name."""
     ordered = sorted(hello.methods, key=lambda method: (method.rpc, method.name))
     return model_service_pb2.ListMethodsResponse(methods=[_method(each) for each in ordered])
 
 
-def _broken_spec(model: jobs.BrokenModel) -> explanation_pb2.ModelSpec:
-    return model_spec(jobs.ModelKey(model.name, model.version))
+def _broken_spec(model: descriptions.BrokenModel) -> explanation_pb2.ModelSpec:
+    return model_spec(requests.ModelKey(model.name, model.version))
 
 
-def _input(info: jobs.InputInfo) -> model_service_pb2.InputSignature:
+def _input(info: descriptions.InputInfo) -> model_service_pb2.InputSignature:
     return model_service_pb2.InputSignature(
         name=info.name,
         modality=_MODALITIES[info.modality],
@@ -141,13 +141,13 @@ def _input(info: jobs.InputInfo) -> model_service_pb2.InputSignature:
     )
 
 
-def _column(info: jobs.ColumnInfo) -> model_service_pb2.Column:
+def _column(info: descriptions.ColumnInfo) -> model_service_pb2.Column:
     return model_service_pb2.Column(
         name=info.name, categories=info.categories, minimum=info.minimum, maximum=info.maximum, unit=info.unit
     )
 
 
-def _image(info: jobs.ImageInfo) -> model_service_pb2.ImagePreprocessing:
+def _image(info: descriptions.ImageInfo) -> model_service_pb2.ImagePreprocessing:
     return model_service_pb2.ImagePreprocessing(
         resize=info.resize,
         crop_height=info.crop_height,
@@ -158,7 +158,7 @@ def _image(info: jobs.ImageInfo) -> model_service_pb2.ImagePreprocessing:
     )
 
 
-def _output(info: jobs.OutputInfo) -> model_service_pb2.OutputSignature:
+def _output(info: descriptions.OutputInfo) -> model_service_pb2.OutputSignature:
     return model_service_pb2.OutputSignature(
         name=info.name,
         kind=_OUTPUT_KINDS[info.kind],
@@ -169,19 +169,19 @@ def _output(info: jobs.OutputInfo) -> model_service_pb2.OutputSignature:
     )
 
 
-def _layer(info: jobs.LayerInfo) -> model_service_pb2.Layer:
+def _layer(info: descriptions.LayerInfo) -> model_service_pb2.Layer:
     return model_service_pb2.Layer(
         name=info.name, type=info.type, shape=info.shape, units=info.units, cuttable=info.cuttable
     )
 
 
-def _parity(info: jobs.ParityInfo) -> model_service_pb2.Parity:
+def _parity(info: descriptions.ParityInfo) -> model_service_pb2.Parity:
     return model_service_pb2.Parity(
         largest_difference=info.largest_difference, tolerance=info.tolerance, holds=info.holds
     )
 
 
-def _method(info: jobs.MethodInfo) -> model_service_pb2.Method:
+def _method(info: descriptions.MethodInfo) -> model_service_pb2.Method:
     return model_service_pb2.Method(
         name=info.name,
         rpc=info.rpc,
@@ -197,7 +197,7 @@ def _method(info: jobs.MethodInfo) -> model_service_pb2.Method:
     )
 
 
-def _parameter(info: jobs.ParameterInfo) -> model_service_pb2.Parameter:
+def _parameter(info: descriptions.ParameterInfo) -> model_service_pb2.Parameter:
     default: explanation_pb2.ParamValue | None = None if info.default is None else param_value(info.default)
     return model_service_pb2.Parameter(
         name=info.name,

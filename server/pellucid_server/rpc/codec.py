@@ -1,4 +1,4 @@
-"""Requests turned into jobs, checked for form: what can never be valid is refused here.
+"""Requests turned into requests, checked for form: what can never be valid is refused here.
 
 What depends on a model or a method (names, shapes, capabilities) is the engine's to check. Messages
 name the field by its path in the request, such as `explanations[0].target.outcome.label`.
@@ -12,9 +12,9 @@ import numpy as np
 from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
 
-from pellucid_server import jobs
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
+from pellucid_server.vocabulary import requests
 
 BASELINES = {
     explanation_pb2.BASELINE_KIND_UNSPECIFIED: "",
@@ -46,12 +46,12 @@ _MOST_BLUR_SIGMA = 100.0
 _DIGEST_LENGTH = 64
 
 # A message compared with a shared empty one costs nothing to keep; most requests set none of these.
-_NO_TARGET = jobs.TargetSpec()
-_NO_BASELINE = jobs.BaselineSpec()
-_NO_FORMAT = jobs.ReplyFormat()
+_NO_TARGET = requests.TargetSpec()
+_NO_BASELINE = requests.BaselineSpec()
+_NO_FORMAT = requests.ReplyFormat()
 
 
-def predict_job(request: explanation_service_pb2.PredictRequest, limits: LimitsConfig) -> jobs.PredictJob:
+def predict_request(request: explanation_service_pb2.PredictRequest, limits: LimitsConfig) -> requests.PredictRequest:
     """Read a Predict request.
 
     Raises
@@ -66,7 +66,7 @@ def predict_job(request: explanation_service_pb2.PredictRequest, limits: LimitsC
         if not name:
             _refuse(f"outputs[{number}]", "is empty; name an output, or leave outputs out for all")
     rows_limit = min(limits.predict_rows, limits.attribute_rows) if wanted else limits.predict_rows
-    return jobs.PredictJob(
+    return requests.PredictRequest(
         model=model_key(request.model),
         inputs=_inputs(request.inputs, "inputs", rows_limit),
         outputs=tuple(request.outputs),
@@ -77,7 +77,9 @@ def predict_job(request: explanation_service_pb2.PredictRequest, limits: LimitsC
     )
 
 
-def attribute_job(request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig) -> jobs.AttributeJob:
+def attribute_request(
+    request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig
+) -> requests.AttributeRequest:
     """Read an Attribute request.
 
     Raises
@@ -87,14 +89,14 @@ def attribute_job(request: explanation_service_pb2.AttributeRequest, limits: Lim
     """
     if not request.HasField("explanation"):
         _refuse("explanation", "is not set; say which method to use in explanation.method")
-    return jobs.AttributeJob(
+    return requests.AttributeRequest(
         model=model_key(request.model),
         inputs=_inputs(request.inputs, "inputs", limits.attribute_rows),
         explanation=_explanation(request.explanation, "explanation"),
     )
 
 
-def model_key(spec: explanation_pb2.ModelSpec) -> jobs.ModelKey:
+def model_key(spec: explanation_pb2.ModelSpec) -> requests.ModelKey:
     """Read which model is meant.
 
     Raises
@@ -108,7 +110,7 @@ def model_key(spec: explanation_pb2.ModelSpec) -> jobs.ModelKey:
         _refuse("model.version", f"is {spec.version}; it must be 0, for the highest, or a version's number")
     if spec.digest and (len(spec.digest) != _DIGEST_LENGTH or set(spec.digest) - set("0123456789abcdef")):
         _refuse("model.digest", f"is {_shown(spec.digest)}; it must be empty or 64 lower-case hexadecimal digits")
-    return jobs.ModelKey(spec.name, spec.version, spec.digest)
+    return requests.ModelKey(spec.name, spec.version, spec.digest)
 
 
 def _refuse(field: str, what: str) -> NoReturn:
@@ -131,10 +133,10 @@ def _top_k(request: explanation_service_pb2.PredictRequest) -> int:
     return top_k
 
 
-def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) -> dict[str, jobs.Input]:
+def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) -> dict[str, requests.Input]:
     if not inputs:
         _refuse(field, "is empty; give the rows of each of the model's inputs by its name")
-    found: dict[str, jobs.Input] = {}
+    found: dict[str, requests.Input] = {}
     counts: dict[str, int] = {}
     for name, value in inputs.items():
         if not name:
@@ -149,7 +151,7 @@ def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) 
     return found
 
 
-def _input(value: input_pb2.Input, field: str) -> tuple[jobs.Input, int]:
+def _input(value: input_pb2.Input, field: str) -> tuple[requests.Input, int]:
     """Read one input, and count its rows."""
     kind = value.WhichOneof("value")
     if kind == "tensor":
@@ -158,19 +160,19 @@ def _input(value: input_pb2.Input, field: str) -> tuple[jobs.Input, int]:
             _refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
         if 0 in array.shape[1:]:
             _refuse(f"{field}.tensor.shape", f"is {list(array.shape)}; no axis of a row may be empty")
-        return jobs.TensorInput(array), len(array)
+        return requests.TensorInput(array), len(array)
     if kind == "table":
         rows = tuple(_row(row, f"{field}.table.rows[{number}]") for number, row in enumerate(value.table.rows))
-        return jobs.TableInput(rows), len(rows)
+        return requests.TableInput(rows), len(rows)
     if kind == "pictures":
         encoded = tuple(value.pictures.encoded)
         for number, picture in enumerate(encoded):
             if not picture:
                 _refuse(f"{field}.pictures.encoded[{number}]", "is empty; it must hold a picture file")
-        return jobs.PicturesInput(encoded), len(encoded)
+        return requests.PicturesInput(encoded), len(encoded)
     if kind == "texts":
         texts = tuple(value.texts.texts)
-        return jobs.TextsInput(texts), len(texts)
+        return requests.TextsInput(texts), len(texts)
     _refuse(field, "is not set; set its tensor, pictures, texts or table")
 
 
@@ -195,7 +197,7 @@ def _finite(number: float, field: str, name: str) -> float:
     return number
 
 
-def _tensor(tensor: tensor_pb2.Tensor, field: str) -> jobs.Array:
+def _tensor(tensor: tensor_pb2.Tensor, field: str) -> requests.Array:
     """Read an array, read-only; every element must be finite."""
     try:
         array = tensors.from_tensor(tensor)
@@ -208,10 +210,10 @@ def _tensor(tensor: tensor_pb2.Tensor, field: str) -> jobs.Array:
     return array
 
 
-def _explanation(spec: explanation_pb2.ExplanationSpec, field: str) -> jobs.ExplanationSpec:
+def _explanation(spec: explanation_pb2.ExplanationSpec, field: str) -> requests.ExplanationSpec:
     if not spec.method:
         _refuse(f"{field}.method", "is empty; ListMethods names the methods that are installed")
-    return jobs.ExplanationSpec(
+    return requests.ExplanationSpec(
         method=spec.method,
         parameters={name: _parameter(name, value, field) for name, value in spec.parameters.items()},
         target=_target(spec.target, f"{field}.target") if spec.HasField("target") else _NO_TARGET,
@@ -222,7 +224,7 @@ def _explanation(spec: explanation_pb2.ExplanationSpec, field: str) -> jobs.Expl
     )
 
 
-def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> jobs.ParamValue:
+def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> requests.ParamValue:
     if not name:
         _refuse(f"{field}.parameters", "has an entry without a name; ListMethods names the method's parameters")
     where = _path(f"{field}.parameters", name)
@@ -233,7 +235,7 @@ def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> jobs
         return _tensor(value.tensor, f"{where}.tensor")
     if kind == "real" and not math.isfinite(value.real):
         _refuse(f"{where}.real", f"is {value.real}; it must be finite")
-    found: jobs.ParamValue = getattr(value, kind)
+    found: requests.ParamValue = getattr(value, kind)
     return found
 
 
@@ -246,11 +248,11 @@ def _tolerance(spec: explanation_pb2.ExplanationSpec, field: str) -> float | Non
     return float(spec.tolerance)
 
 
-def _target(target: explanation_pb2.Target, field: str) -> jobs.TargetSpec:
+def _target(target: explanation_pb2.Target, field: str) -> requests.TargetSpec:
     contrast = _outcome(target.contrast, f"{field}.contrast") if target.HasField("contrast") else None
     if contrast is not None and not (contrast.index or contrast.label):
         _refuse(f"{field}.contrast", "is empty; set its index or its label")
-    return jobs.TargetSpec(
+    return requests.TargetSpec(
         output=target.output,
         outcome=_outcome(target.outcome, f"{field}.outcome"),
         contrast=contrast,
@@ -258,16 +260,16 @@ def _target(target: explanation_pb2.Target, field: str) -> jobs.TargetSpec:
     )
 
 
-def _outcome(outcome: explanation_pb2.Outcome, field: str) -> jobs.Outcome:
+def _outcome(outcome: explanation_pb2.Outcome, field: str) -> requests.Outcome:
     index = tuple(outcome.index)
     if index and outcome.label:
         _refuse(field, f"has the index {list(index[:8])} and the label {_shown(outcome.label)}; set one of the two")
     if any(part < 0 for part in index):
         _refuse(f"{field}.index", f"is {list(index[:8])}; no index may be negative")
-    return jobs.Outcome(index, outcome.label)
+    return requests.Outcome(index, outcome.label)
 
 
-def _baseline(baseline: explanation_pb2.Baseline, field: str) -> jobs.BaselineSpec:
+def _baseline(baseline: explanation_pb2.Baseline, field: str) -> requests.BaselineSpec:
     kind = _word(baseline.kind, BASELINES, explanation_pb2.BaselineKind, f"{field}.kind")
     sigma = baseline.blur_sigma
     if sigma and kind != "blur":
@@ -276,13 +278,13 @@ def _baseline(baseline: explanation_pb2.Baseline, field: str) -> jobs.BaselineSp
         _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
     if baseline.inputs and kind != "given":
         _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
-    inputs = _inputs(baseline.inputs, f"{field}.inputs", jobs.MOST_BASELINE_ROWS) if kind == "given" else {}
-    return jobs.BaselineSpec(kind, float(sigma), inputs)
+    inputs = _inputs(baseline.inputs, f"{field}.inputs", requests.MOST_BASELINE_ROWS) if kind == "given" else {}
+    return requests.BaselineSpec(kind, float(sigma), inputs)
 
 
-def _format(reply: explanation_pb2.ReplyFormat, field: str) -> jobs.ReplyFormat:
+def _format(reply: explanation_pb2.ReplyFormat, field: str) -> requests.ReplyFormat:
     data_type = _word(reply.data_type, _REPLY_TYPES, tensor_pb2.DataType, f"{field}.data_type")
-    return jobs.ReplyFormat(reply.sum_channels, data_type)
+    return requests.ReplyFormat(reply.sum_channels, data_type)
 
 
 def _word(value: int, words: Mapping[Any, str], enum: Any, field: str) -> str:

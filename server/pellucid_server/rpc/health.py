@@ -9,8 +9,8 @@ from typing import Any
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio  # type: ignore[attr-defined]
 
-from pellucid_server.jobs import Hello
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
+from pellucid_server.vocabulary.messages import Hello
 
 SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 """The whole server, by gRPC's convention, and the services of the schema."""

@@ -16,7 +16,7 @@ from pellucid.v1 import (
     tensor_pb2,
 )
 
-from pellucid_server.jobs import Hello
+from pellucid_server.vocabulary.messages import Hello
 
 _LENGTH = 200
 _MOST_READ = 2000

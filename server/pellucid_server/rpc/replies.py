@@ -6,20 +6,20 @@ import numpy as np
 from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, tensor_pb2
 
-from pellucid_server import jobs
 from pellucid_server.errors import error_from_wire
 from pellucid_server.rpc import status
 from pellucid_server.rpc.codec import BASELINES, SPACES
+from pellucid_server.vocabulary import requests, results
 
 _BASELINE_KINDS = {word: kind for kind, word in BASELINES.items()}
 _OUTPUT_SPACES = {word: space for space, word in SPACES.items()}
 
 
 def predict_response(
-    result: jobs.Result, timing: jobs.JobTiming, total_seconds: float, *, request_id: str
+    result: results.Result, timing: results.RequestTiming, total_seconds: float, *, request_id: str
 ) -> explanation_service_pb2.PredictResponse:
     """Write the reply to a Predict; `request_id` goes into the statuses of explanations that failed."""
-    assert isinstance(result, jobs.PredictResult)  # noqa: S101 - the worker answers a job by its own kind
+    assert isinstance(result, results.PredictResult)  # noqa: S101 - the worker answers a request by its own kind
     return explanation_service_pb2.PredictResponse(
         outputs={name: _output(output) for name, output in result.outputs.items()},
         explanations=[_outcome(outcome, request_id) for outcome in result.explanations],
@@ -30,10 +30,10 @@ def predict_response(
 
 
 def attribute_response(
-    result: jobs.Result, timing: jobs.JobTiming, total_seconds: float
+    result: results.Result, timing: results.RequestTiming, total_seconds: float
 ) -> explanation_service_pb2.AttributeResponse:
     """Write the reply to an Attribute."""
-    assert isinstance(result, jobs.AttributeResult)  # noqa: S101 - the worker answers a job by its own kind
+    assert isinstance(result, results.AttributeResult)  # noqa: S101 - the worker answers a request by its own kind
     return explanation_service_pb2.AttributeResponse(
         explanation=_explanation(result.attributions),
         prediction=_output(result.prediction),
@@ -41,12 +41,12 @@ def attribute_response(
     )
 
 
-def model_spec(key: jobs.ModelKey) -> explanation_pb2.ModelSpec:
+def model_spec(key: requests.ModelKey) -> explanation_pb2.ModelSpec:
     """Write a model version."""
     return explanation_pb2.ModelSpec(name=key.name, version=key.version, digest=key.digest)
 
 
-def param_value(value: jobs.ParamValue) -> explanation_pb2.ParamValue:
+def param_value(value: requests.ParamValue) -> explanation_pb2.ParamValue:
     """Write a parameter's value."""
     # A bool is an int to Python: it must be asked for first.
     if isinstance(value, bool):
@@ -65,13 +65,13 @@ def baseline_kind(word: str) -> "explanation_pb2.BaselineKind":
     return _BASELINE_KINDS[word]
 
 
-def _timing(timing: jobs.JobTiming, total_seconds: float) -> explanation_service_pb2.Timing:
+def _timing(timing: results.RequestTiming, total_seconds: float) -> explanation_service_pb2.Timing:
     return explanation_service_pb2.Timing(
         queue_seconds=timing.queue_seconds, compute_seconds=timing.compute_seconds, total_seconds=total_seconds
     )
 
 
-def _output(output: jobs.OutputResult) -> explanation_service_pb2.Output:
+def _output(output: results.OutputResult) -> explanation_service_pb2.Output:
     return explanation_service_pb2.Output(
         values=tensors.to_tensor(output.values),
         top=[
@@ -88,7 +88,7 @@ def _output(output: jobs.OutputResult) -> explanation_service_pb2.Output:
     )
 
 
-def _outcome(outcome: jobs.ExplanationOutcome, request_id: str) -> explanation_service_pb2.ExplanationResult:
+def _outcome(outcome: results.ExplanationOutcome, request_id: str) -> explanation_service_pb2.ExplanationResult:
     if outcome.failure is None:
         return explanation_service_pb2.ExplanationResult(
             status=explanation_service_pb2.Status(), explanation=_explanation(outcome.attributions)
@@ -98,11 +98,11 @@ def _outcome(outcome: jobs.ExplanationOutcome, request_id: str) -> explanation_s
     return explanation_service_pb2.ExplanationResult(status=status.to_message(error, request_id))
 
 
-def _explanation(attributions: tuple[jobs.AttributionResult, ...]) -> explanation_pb2.Explanation:
+def _explanation(attributions: tuple[results.AttributionResult, ...]) -> explanation_pb2.Explanation:
     return explanation_pb2.Explanation(attributions=[_attribution(each) for each in attributions])
 
 
-def _attribution(result: jobs.AttributionResult) -> explanation_pb2.Attribution:
+def _attribution(result: results.AttributionResult) -> explanation_pb2.Attribution:
     return explanation_pb2.Attribution(
         inputs={name: _input_attribution(each) for name, each in result.inputs.items()},
         output=result.output,
@@ -118,7 +118,7 @@ def _attribution(result: jobs.AttributionResult) -> explanation_pb2.Attribution:
     )
 
 
-def _input_attribution(each: jobs.InputAttribution) -> explanation_pb2.InputAttribution:
+def _input_attribution(each: results.InputAttribution) -> explanation_pb2.InputAttribution:
     return explanation_pb2.InputAttribution(
         scores=tensors.to_tensor(each.scores),
         columns=each.columns,
@@ -127,7 +127,7 @@ def _input_attribution(each: jobs.InputAttribution) -> explanation_pb2.InputAttr
     )
 
 
-def _box(box: jobs.Box) -> explanation_pb2.Box:
+def _box(box: results.Box) -> explanation_pb2.Box:
     return explanation_pb2.Box(
         left=box.left,
         top=box.top,
@@ -138,11 +138,11 @@ def _box(box: jobs.Box) -> explanation_pb2.Box:
     )
 
 
-def _optional_tensor(array: jobs.Array | None) -> tensor_pb2.Tensor | None:
+def _optional_tensor(array: requests.Array | None) -> tensor_pb2.Tensor | None:
     return None if array is None else tensors.to_tensor(array)
 
 
-def _accuracy(accuracy: jobs.Accuracy) -> explanation_pb2.Accuracy:
+def _accuracy(accuracy: results.Accuracy) -> explanation_pb2.Accuracy:
     return explanation_pb2.Accuracy(
         signed_gap=accuracy.signed_gap,
         absolute_gap=accuracy.absolute_gap,
@@ -154,7 +154,7 @@ def _accuracy(accuracy: jobs.Accuracy) -> explanation_pb2.Accuracy:
     )
 
 
-def _receipt(receipt: jobs.Receipt) -> explanation_pb2.Receipt:
+def _receipt(receipt: results.Receipt) -> explanation_pb2.Receipt:
     return explanation_pb2.Receipt(
         model=model_spec(receipt.model),
         input_digest=receipt.input_digest,
@@ -171,7 +171,7 @@ def _receipt(receipt: jobs.Receipt) -> explanation_pb2.Receipt:
     )
 
 
-def _target(target: jobs.TargetSpec) -> explanation_pb2.Target:
+def _target(target: requests.TargetSpec) -> explanation_pb2.Target:
     return explanation_pb2.Target(
         output=target.output,
         outcome=_outcome_message(target.outcome),
@@ -180,11 +180,11 @@ def _target(target: jobs.TargetSpec) -> explanation_pb2.Target:
     )
 
 
-def _outcome_message(outcome: jobs.Outcome) -> explanation_pb2.Outcome:
+def _outcome_message(outcome: requests.Outcome) -> explanation_pb2.Outcome:
     return explanation_pb2.Outcome(index=outcome.index, label=outcome.label)
 
 
-def _runtime(runtime: jobs.Runtime) -> explanation_pb2.Runtime:
+def _runtime(runtime: results.Runtime) -> explanation_pb2.Runtime:
     libraries = tuple(runtime.libraries.items())
     return _shared_runtime(runtime.forward, runtime.gradient, runtime.device, runtime.precision, libraries)
 
@@ -199,7 +199,7 @@ def _shared_runtime(
     )
 
 
-def _work(work: jobs.Work) -> explanation_pb2.Work:
+def _work(work: results.Work) -> explanation_pb2.Work:
     return explanation_pb2.Work(
         rows_forward=work.rows_forward,
         rows_backward=work.rows_backward,

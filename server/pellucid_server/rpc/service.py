@@ -9,11 +9,13 @@ from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
 from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
-from pellucid_server.jobs import Hello, Job, JobTiming, PredictJob, Result
 from pellucid_server.rpc import catalogue, codec, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.handlers import GuardedHandlers
+from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.requests import PredictRequest, Request
+from pellucid_server.vocabulary.results import RequestTiming, Result
 
 EXPLANATION_SERVICE: ServiceDescriptor = explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"]
 MODEL_SERVICE: ServiceDescriptor = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
@@ -28,9 +30,9 @@ class Workers(Protocol):
         ...
 
     async def run(
-        self, job: Job, deadline_seconds: float | None = None, *, caller: str, priority: str
-    ) -> tuple[Result, JobTiming]:
-        """Do one job for a caller, in a class of requests."""
+        self, request: Request, deadline_seconds: float | None = None, *, caller: str, priority: str
+    ) -> tuple[Result, RequestTiming]:
+        """Do one request for a caller, in a class of requests."""
         ...
 
 
@@ -45,16 +47,16 @@ class ExplanationService:
         self, request: explanation_service_pb2.PredictRequest, call: Call
     ) -> explanation_service_pb2.PredictResponse:
         """Say what the model says."""
-        job = codec.predict_job(request, self._limits)
-        result, timing = await _run(self._pool, job, call)
+        asked = codec.predict_request(request, self._limits)
+        result, timing = await _run(self._pool, asked, call)
         return replies.predict_response(result, timing, call.elapsed_seconds, request_id=call.request_id)
 
     async def Attribute(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AttributeRequest, call: Call
     ) -> explanation_service_pb2.AttributeResponse:
         """Score how much each element of the input contributed."""
-        job = codec.attribute_job(request, self._limits)
-        result, timing = await _run(self._pool, job, call)
+        asked = codec.attribute_request(request, self._limits)
+        result, timing = await _run(self._pool, asked, call)
         return replies.attribute_response(result, timing, call.elapsed_seconds)
 
     def Ablate(  # noqa: N802 - the schema's name
@@ -96,14 +98,14 @@ class ModelService:
         return catalogue.list_methods_response(catalogue.known(self._pool.hello))
 
 
-async def _run(pool: Workers, job: Job, call: Call) -> tuple[Result, JobTiming]:
-    call.priority = call.priority or _default_class(job)
-    result, call.timing = await pool.run(job, call.remaining_seconds, caller=call.caller, priority=call.priority)
+async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
+    call.priority = call.priority or _default_class(request)
+    result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
     return result, call.timing
 
 
-def _default_class(job: Job) -> str:
-    return PREDICTIONS if isinstance(job, PredictJob) and not job.explanations else INTERACTIVE
+def _default_class(request: Request) -> str:
+    return PREDICTIONS if isinstance(request, PredictRequest) and not request.explanations else INTERACTIVE
 
 
 def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig, boundary: Boundary) -> None:

@@ -1,16 +1,16 @@
-"""A small model and the machinery around it, without files or processes."""
+"""A small model and the services around it, without files or processes."""
 
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pellucid_server.engine.engine import Engine
-from pellucid_server.engine.helper import Helper
-from pellucid_server.engine.hub import Hub
-from pellucid_server.engine.job_state import JobState
-from pellucid_server.engine.model_handle import Machinery, ModelHandle
-from pellucid_server.jobs import ModelKey
+from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
+from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.hub import Hub
+from pellucid_server.engine.tasks.request_state import RequestState
+from pellucid_server.vocabulary.requests import ModelKey
 from server.engine.models.networks import zoo_graph
 
 
@@ -42,13 +42,13 @@ class Bench:
         self.hub = Hub()
         self.engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
         self.helper = Helper()
-        self.machinery = Machinery(self.engine, self.hub, self.helper, "cpu")
+        self.services = WorkerServices(self.engine, self.hub, self.helper, "cpu")
 
     def handle(
-        self, name: str, *, job: JobState | None = None, machinery: Machinery | None = None, **settings: Any
+        self, name: str, *, request: RequestState | None = None, services: WorkerServices | None = None, **settings: Any
     ) -> ModelHandle:
         model = ZooModel(ModelKey(name, 1 + settings.get("solo", False)), zoo_graph(name), **settings)
-        return ModelHandle(model, machinery or self.machinery, job or JobState(1, None))
+        return ModelHandle(model, services or self.services, request or RequestState(1, None))
 
     def run(self, *functions: Any) -> list[Any]:
         """Run functions as concurrent tasks; return what each returned, or raise what the first raised."""

@@ -1,7 +1,7 @@
 """Small things that methods do with arrays."""
 
 import numpy as np
-from pellucid_server.engine.arrays import as_scores
+from pellucid_server.engine.methods.shared.arrays import as_scores
 
 
 def test_scores_of_an_input_of_one_number_a_row_are_an_array_too():

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from pellucid_server.engine import coalitions
-from pellucid_server.engine.coalitions import (
+from pellucid_server.engine.methods.shared import coalitions
+from pellucid_server.engine.methods.shared.coalitions import (
     Complete,
     Kept,
     byte_count,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as states
-from pellucid_server.engine.engine import Engine, Evaluation, Lane
-from pellucid_server.engine.job_state import JobState, Tally
+from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
+from pellucid_server.engine.tasks.request_state import RequestState, Tally
 from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
 from pellucid_server.faults import Faults
 from pellucid_server.recorder import Recorder, new_record
@@ -103,9 +103,11 @@ def engine(make_engine):
     return make_engine()
 
 
-def evaluation(values, *, key="lane", job=None, prediction=False):
+def evaluation(values, *, key="lane", request=None, prediction=False):
     rows = np.array(values, np.float32).reshape(-1, 1)
-    return Awaited(key, {"x": rows}, job or JobState(1, None), Tally(), threading.Event(), prediction=prediction)
+    return Awaited(
+        key, {"x": rows}, request or RequestState(1, None), Tally(), threading.Event(), prediction=prediction
+    )
 
 
 def lane(program, *, row_bytes=4, **settings):
@@ -121,11 +123,11 @@ def held(engine, program, *, key="lane", **settings):
     return first
 
 
-def job(number=1, priority="interactive", **settings):
-    return JobState(number, None, priority=priority, **settings)
+def request(number=1, priority="interactive", **settings):
+    return RequestState(number, None, priority=priority, **settings)
 
 
-def test_rows_of_several_jobs_with_equal_keys_share_a_batch(engine):
+def test_rows_of_several_requests_with_equal_keys_share_a_batch(engine):
     program = Doubling()
     first = held(engine, program, chunk_rows=64)
     others = [evaluation([number, number + 0.5]) for number in range(4)]
@@ -159,7 +161,9 @@ def test_evaluations_with_different_keys_never_share_a_batch(engine):
 def test_work_of_a_heavier_class_goes_before_work_that_came_earlier(engine):
     program = Doubling()
     held(engine, program)
-    entries = [evaluation([number], key=name, job=job(priority=name)) for number, name in enumerate(reversed(WEIGHTS))]
+    entries = [
+        evaluation([number], key=name, request=request(priority=name)) for number, name in enumerate(reversed(WEIGHTS))
+    ]
     for entry in entries:
         engine.submit(entry, lane(program))
 
@@ -173,7 +177,7 @@ def test_work_of_a_heavier_class_goes_before_work_that_came_earlier(engine):
 def test_without_an_express_thread_there_is_one_chunk_at_a_time(engine):
     program = Doubling()
     held(engine, program)
-    prediction = evaluation([1], key="other", job=job(priority="predictions"), prediction=True)
+    prediction = evaluation([1], key="other", request=request(priority="predictions"), prediction=True)
 
     engine.submit(prediction, lane(program))
     program.gate.set()
@@ -185,7 +189,7 @@ def test_without_an_express_thread_there_is_one_chunk_at_a_time(engine):
 def test_a_prediction_of_the_heaviest_class_does_not_wait_on_the_express_thread(make_engine):
     engine, slow, quick = make_engine(express=True), Doubling(), Doubling()
     held(engine, slow)
-    prediction = evaluation([1], key="other", job=job(priority="predictions"), prediction=True)
+    prediction = evaluation([1], key="other", request=request(priority="predictions"), prediction=True)
 
     engine.submit(prediction, lane(quick))
 
@@ -198,7 +202,7 @@ def test_a_prediction_of_the_heaviest_class_does_not_wait_on_the_express_thread(
 @pytest.mark.parametrize(("priority", "prediction"), [("interactive", True), ("bulk", True), ("predictions", False)])
 def test_other_work_stays_on_the_device_thread(make_engine, priority, prediction):
     engine, program = make_engine(express=True), Doubling()
-    entry = evaluation([1], job=job(priority=priority), prediction=prediction)
+    entry = evaluation([1], request=request(priority=priority), prediction=prediction)
 
     engine.submit(entry, lane(program))
     entry.wait()
@@ -208,7 +212,9 @@ def test_other_work_stays_on_the_device_thread(make_engine, priority, prediction
 
 def test_both_threads_make_lanes_of_their_own_for_equal_keys(make_engine):
     engine, programs = make_engine(express=True), [Doubling(), Doubling()]
-    entries = [evaluation([1], job=job(priority=name), prediction=True) for name in ("predictions", "interactive")]
+    entries = [
+        evaluation([1], request=request(priority=name), prediction=True) for name in ("predictions", "interactive")
+    ]
 
     for entry, program in zip(entries, programs, strict=True):
         engine.submit(entry, lane(program))
@@ -217,10 +223,12 @@ def test_both_threads_make_lanes_of_their_own_for_equal_keys(make_engine):
     assert [len(program.batches) for program in programs] == [1, 1]
 
 
-def test_parts_of_one_job_on_both_threads_count_for_it_once_each(make_engine):
+def test_parts_of_one_request_on_both_threads_count_for_it_once_each(make_engine):
     engine, program = make_engine(express=True), Doubling()
-    whole = job(priority="predictions")
-    entries = [evaluation(range(7), job=whole.part(reserve_seconds=0), prediction=number % 2) for number in range(40)]
+    whole = request(priority="predictions")
+    entries = [
+        evaluation(range(7), request=whole.part(reserve_seconds=0), prediction=number % 2) for number in range(40)
+    ]
 
     for entry in entries:
         engine.submit(entry, lane(program))
@@ -248,12 +256,12 @@ def test_a_large_evaluation_is_cut_and_a_small_one_does_not_wait_for_its_end(eng
 @pytest.mark.parametrize(
     ("deadline", "error"), [(None, CancelledError), (math.inf, CancelledError), (-1, TimedOutError)]
 )
-def test_a_job_that_stops_leaves_between_two_chunks_of_either_thread(make_engine, prediction, deadline, error):
+def test_a_request_that_stops_leaves_between_two_chunks_of_either_thread(make_engine, prediction, deadline, error):
     engine, program = make_engine(express=True), Doubling()
     program.gate.clear()
-    state = JobState(1, None, priority="predictions")
-    leaver = evaluation(range(12), job=state, prediction=prediction)
-    stayer = evaluation([50], job=job(2, priority="predictions"), prediction=prediction)
+    state = RequestState(1, None, priority="predictions")
+    leaver = evaluation(range(12), request=state, prediction=prediction)
+    stayer = evaluation([50], request=request(2, priority="predictions"), prediction=prediction)
     engine.submit(leaver, lane(program))
     assert program.entered.acquire(timeout=10)
     engine.submit(stayer, lane(program))
@@ -269,10 +277,10 @@ def test_a_job_that_stops_leaves_between_two_chunks_of_either_thread(make_engine
     assert state.rows_forward == len(program.batches[0]), "what was evaluated for nobody is counted"
 
 
-def test_a_job_whose_deadline_has_passed_is_not_evaluated(engine):
-    program, late = Doubling(), JobState(1, time.monotonic() - 1)
+def test_a_request_whose_deadline_has_passed_is_not_evaluated(engine):
+    program, late = Doubling(), RequestState(1, time.monotonic() - 1)
     held(engine, program)
-    entry = evaluation([1], job=late)
+    entry = evaluation([1], request=late)
     engine.submit(entry, lane(program))
 
     program.gate.set()
@@ -282,7 +290,7 @@ def test_a_job_whose_deadline_has_passed_is_not_evaluated(engine):
     assert len(program.batches) == 1
 
 
-def test_a_failing_batch_fails_its_jobs_and_the_device_thread_goes_on(engine):
+def test_a_failing_batch_fails_its_requests_and_the_device_thread_goes_on(engine):
     program = Doubling()
     bad, good = evaluation([np.nan]), evaluation([3])
     engine.submit(bad, lane(program))
@@ -294,7 +302,7 @@ def test_a_failing_batch_fails_its_jobs_and_the_device_thread_goes_on(engine):
     assert good.wait()["y"].tolist() == [[6]]
 
 
-def test_results_that_there_is_no_memory_for_fail_their_job_and_the_device_thread_goes_on(engine):
+def test_results_that_there_is_no_memory_for_fail_their_request_and_the_device_thread_goes_on(engine):
     class Immense(Doubling):
         def __call__(self, batch):
             return {"y": np.broadcast_to(np.float32(0), (len(batch["x"]), 1 << 46))}
@@ -394,8 +402,8 @@ def test_a_lane_for_single_rows_runs_one_row_at_a_time(engine):
 
 def test_the_tally_counts_rows_and_the_batches_they_were_in(engine):
     program = Doubling()
-    job = JobState(1, None)
-    entry = evaluation(range(6), job=job)
+    request = RequestState(1, None)
+    entry = evaluation(range(6), request=request)
 
     engine.submit(entry, lane(program))
     entry.wait()
@@ -403,10 +411,10 @@ def test_the_tally_counts_rows_and_the_batches_they_were_in(engine):
     work = entry.tally.work()
     assert (work.rows_forward, work.rows_backward) == (6, 0)
     assert sum(shape.rows * shape.batches for shape in work.batch_shapes) == 6
-    assert job.rows_forward == 6
+    assert request.rows_forward == 6
 
 
-def test_a_bad_row_fails_its_own_job_and_no_other_packed_with_it(engine):
+def test_a_bad_row_fails_its_own_request_and_no_other_packed_with_it(engine):
     program = Doubling()
     held(engine, program, chunk_rows=64)
     entries = [evaluation([1, 2]), evaluation([3, np.nan]), evaluation([4])]
@@ -436,10 +444,10 @@ def test_rows_left_of_a_forgotten_lane_are_still_evaluated(make_engine):
     assert [len(entry.wait()["y"]) for entry in entries] == [8, 1, 1]
 
 
-def test_a_part_of_a_job_ends_before_the_job_and_counts_for_it(engine):
-    whole = JobState(1, time.monotonic() + 100)
+def test_a_part_of_a_request_ends_before_the_request_and_counts_for_it(engine):
+    whole = RequestState(1, time.monotonic() + 100)
     part = whole.part(reserve_seconds=1.0)
-    entry = evaluation(range(3), job=part)
+    entry = evaluation(range(3), request=part)
 
     engine.submit(entry, lane(Doubling()))
     entry.wait()
@@ -458,14 +466,14 @@ def test_rows_count_from_the_moment_they_are_on_the_device_and_those_that_fail_d
 
     engine.submit(entry, lane(held_back))
     assert held_back.entered.acquire(timeout=10)
-    at_once = entry.job.rows_forward
+    at_once = entry.request.rows_forward
     held_back.gate.set()
     entry.wait()
     engine.submit(bad, lane(failing))
     with pytest.raises(ArithmeticError):
         bad.wait()
 
-    assert (at_once, entry.job.rows_forward, bad.job.rows_forward) == (3, 3, 0)
+    assert (at_once, entry.request.rows_forward, bad.request.rows_forward) == (3, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -486,10 +494,10 @@ def test_chunks_are_long_unless_something_more_urgent_is_about(
 ):
     engine, program = make_engine(express=express), Doubling()
     for name in before:
-        urgent = evaluation([0], key=name, job=job(priority=name), prediction=True)
+        urgent = evaluation([0], key=name, request=request(priority=name), prediction=True)
         engine.submit(urgent, lane(Doubling()))
         urgent.wait()
-    entry = evaluation(range(64), job=job(priority=priority), prediction=prediction)
+    entry = evaluation(range(64), request=request(priority=priority), prediction=prediction)
 
     engine.submit(entry, lane(program, chunk_rows=16))
     entry.wait()
@@ -497,11 +505,11 @@ def test_chunks_are_long_unless_something_more_urgent_is_about(
     assert len(program.batches[0]) == largest
 
 
-def test_a_caller_with_many_jobs_has_no_more_of_a_chunk_than_one_with_one(make_engine):
+def test_a_caller_with_many_requests_has_no_more_of_a_chunk_than_one_with_one(make_engine):
     engine, program = make_engine(chunk_bytes=8 * 4), Doubling()
     held(engine, program, chunk_rows=8)
-    many = [evaluation(range(16), job=job(number, caller="ann")) for number in range(20)]
-    one = evaluation(range(100, 116), job=job(99, caller="bob"))
+    many = [evaluation(range(16), request=request(number, caller="ann")) for number in range(20)]
+    one = evaluation(range(100, 116), request=request(99, caller="bob"))
     for entry in (*many, one):
         engine.submit(entry, lane(program))
 
@@ -511,10 +519,10 @@ def test_a_caller_with_many_jobs_has_no_more_of_a_chunk_than_one_with_one(make_e
     assert [sum(value >= 100 for value in batch) for batch in program.batches[1:5]] == [4] * 4
 
 
-def test_a_job_that_is_alone_shares_its_chunk_with_nobody(engine):
+def test_a_request_that_is_alone_shares_its_chunk_with_nobody(engine):
     program = Doubling()
     held(engine, program, chunk_rows=64)
-    entries = [evaluation([number], job=job(number, alone=number == 1)) for number in range(3)]
+    entries = [evaluation([number], request=request(number, alone=number == 1)) for number in range(3)]
     for entry in entries:
         engine.submit(entry, lane(program))
 
@@ -525,12 +533,12 @@ def test_a_job_that_is_alone_shares_its_chunk_with_nobody(engine):
     assert sorted(program.batches[1:]) == [[0.0, 2.0], [1.0]]
 
 
-def test_the_record_names_the_jobs_on_the_device_while_they_are_there(make_engine):
+def test_the_record_names_the_requests_on_the_device_while_they_are_there(make_engine):
     recorder = Recorder(new_record())
     engine, slow, quick = make_engine(express=True, recorder=recorder), Doubling(), Doubling()
     quick.gate.clear()
     slow.gate.clear()
-    entries = [evaluation([1], job=job(7)), evaluation([1], job=job(8, "predictions"), prediction=True)]
+    entries = [evaluation([1], request=request(7)), evaluation([1], request=request(8, "predictions"), prediction=True)]
     for entry, program in zip(entries, (slow, quick), strict=True):
         engine.submit(entry, lane(program))
         assert program.entered.acquire(timeout=10)
@@ -548,7 +556,7 @@ def test_the_record_names_the_jobs_on_the_device_while_they_are_there(make_engin
 def test_the_fault_point_is_reached_before_each_chunk_with_its_model(make_engine):
     faults = Reached()
     engine, program = make_engine(faults=faults), Doubling()
-    entry = evaluation(range(8), job=job(model="iris"))
+    entry = evaluation(range(8), request=request(model="iris"))
 
     engine.submit(entry, lane(program, chunk_rows=4))
     entry.wait()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from pellucid_server.engine.groups import LIMIT, Groups, coalition_values, grid, group, superpixels
-from pellucid_server.engine.question import Feature, Question
+from pellucid_server.engine.asking.question import Feature, Question
+from pellucid_server.engine.methods.shared.groups import LIMIT, Groups, coalition_values, grid, group, superpixels
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 

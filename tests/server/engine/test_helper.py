@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pellucid_server import wire
-from pellucid_server.engine.coalitions import drawn
-from pellucid_server.engine.groups import grid, superpixels
-from pellucid_server.engine.helper import Helper, HelperError
+from pellucid_server.engine.methods.shared.coalitions import drawn
+from pellucid_server.engine.methods.shared.groups import grid, superpixels
+from pellucid_server.engine.tasks.helper import Helper, HelperError
 from pellucid_server.errors import CancelledError
 from standstill import stop
 
@@ -171,7 +171,7 @@ def test_too_little_memory_is_told_apart_from_a_bug(helper):
 
 
 def test_a_started_process_imports_and_is_started_again_when_it_was_killed():
-    helper = Helper(load=["pellucid_server.engine.groups"])
+    helper = Helper(load=["pellucid_server.engine.methods.shared.groups"])
     with ExitStack() as stack:
         stack.callback(helper.close)
         helper.start()
@@ -187,7 +187,7 @@ def test_a_started_process_imports_and_is_started_again_when_it_was_killed():
 def test_the_process_ends_with_its_parent_in_the_middle_of_a_call():
     ours, theirs = socket.socketpair()
     with theirs:
-        command = [sys.executable, "-m", "pellucid_server.engine.helper", "--fd", str(theirs.fileno())]
+        command = [sys.executable, "-m", "pellucid_server.engine.tasks.helper", "--fd", str(theirs.fileno())]
         process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
     with ExitStack() as stack:
         stack.callback(process.kill)

@@ -2,7 +2,7 @@ import threading
 import time
 
 import pytest
-from pellucid_server.engine.hub import Hub
+from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.recorder import Recorder, new_record
 
 
@@ -332,8 +332,8 @@ def test_the_recorder_knows_whose_python_runs_also_after_a_wait_and_in_the_hands
         go.wait()
         return [first, recorder.suspects(), *hub.map(lambda _: recorder.suspects(), range(3))]
 
-    hub.submit(go.set, job_id=6)
-    found = run(hub, task, job_id=5)
+    hub.submit(go.set, request_number=6)
+    found = run(hub, task, request_number=5)
 
     assert found == [{5}] * 5
     # Once before the tasks and once after them.
@@ -352,16 +352,16 @@ def test_the_recorder_knows_whose_work_is_done_beside_the_hub():
         found.append(recorder.suspects())
         both.wait(10)
 
-    def job():
+    def request():
         hub.offload(beside)
         ended.release()
 
-    for job_id in (7, 8):
-        hub.submit(job, job_id=job_id)
+    for request_number in (7, 8):
+        hub.submit(request, request_number=request_number)
     both.wait(10)
     both.wait(10)
     assert ended.acquire(timeout=10)
     assert ended.acquire(timeout=10)
 
     assert {7, 8} <= found[0]
-    assert run(hub, lambda: hub.offload(recorder.suspects), job_id=9) == {9}
+    assert run(hub, lambda: hub.offload(recorder.suspects), request_number=9) == {9}

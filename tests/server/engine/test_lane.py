@@ -1,11 +1,11 @@
 import pytest
-from pellucid_server.engine.lane import Lane
+from pellucid_server.engine.device.lane import Lane
 
 BYTES = 1 << 20
 
 
 def lane(**settings):
-    return Lane(program=None, row_bytes=1 << 10, **settings)
+    return Lane(kernel=None, row_bytes=1 << 10, **settings)
 
 
 def adapted(made, rows, seconds):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as states
-from pellucid_server.engine.memory import out_of_memory
+from pellucid_server.engine.device.memory import out_of_memory
 
 PIB = 1 << 50
 

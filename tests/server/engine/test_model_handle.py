@@ -5,13 +5,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.coalitions import Sampled, design, drawn
-from pellucid_server.engine.engine import Engine
-from pellucid_server.engine.groups import superpixels
-from pellucid_server.engine.helper import HelperError
-from pellucid_server.engine.job_state import JobState
-from pellucid_server.engine.model_handle import Machinery
-from pellucid_server.engine.question import Target
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.evaluations.model_handle import WorkerServices
+from pellucid_server.engine.methods.shared.coalitions import Sampled, design, drawn
+from pellucid_server.engine.methods.shared.groups import superpixels
+from pellucid_server.engine.tasks.helper import HelperError
+from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, TimedOutError
 from pellucid_server.faults import Faults
 from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
@@ -95,7 +95,7 @@ def test_a_suffix_with_one_row_for_all_values_is_a_full_run_of_each(bench):
         np.testing.assert_allclose(shared[name][0], expected[name][0], rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_concurrent_jobs_are_packed_and_each_gets_its_own_answer(bench):
+def test_rows_of_concurrent_requests_are_packed_and_each_gets_its_own_answer(bench):
     name, target = "convolutional", Target(first_output("convolutional"), ((2, 1.0),))
     handles = [bench.handle(name) for _ in range(16)]
     rows = arrays(name, 48)
@@ -163,9 +163,9 @@ def test_rows_longer_than_those_tried_count_for_more_memory(bench, length, growt
     assert bench.handle("encoder", input_row_bytes=tried)._growth(arrays("encoder", 2, length)) == growth
 
 
-def test_a_cancelled_job_is_stopped_before_it_evaluates_anything(bench):
-    job = JobState(1, None, cancelled=True)
-    handle = bench.handle("convolutional", job=job)
+def test_a_cancelled_request_is_stopped_before_it_evaluates_anything(bench):
+    request = RequestState(1, None, cancelled=True)
+    handle = bench.handle("convolutional", request=request)
 
     with pytest.raises(CancelledError):
         bench.run(lambda: handle.forward(arrays("convolutional", 2)))
@@ -174,32 +174,34 @@ def test_a_cancelled_job_is_stopped_before_it_evaluates_anything(bench):
 
 @pytest.mark.parametrize(("deadline", "least", "most"), [(1000.0, 900.0, 1000.0), (-1.0, 0.0, 0.0)])
 def test_the_time_left_is_up_to_the_deadline(bench, deadline, least, most):
-    job = JobState(1, time.monotonic() + deadline)
+    request = RequestState(1, time.monotonic() + deadline)
 
-    assert least <= bench.handle("convolutional", job=job).seconds_left() <= most
+    assert least <= bench.handle("convolutional", request=request).seconds_left() <= most
 
 
 def test_without_a_deadline_there_is_time_without_end(bench):
     assert bench.handle("convolutional").seconds_left() == math.inf
 
 
-def test_a_part_of_a_job_has_the_time_up_to_its_own_deadline(bench):
-    job = JobState(1, time.monotonic() + 1000)
+def test_a_part_of_a_request_has_the_time_up_to_its_own_deadline(bench):
+    request = RequestState(1, time.monotonic() + 1000)
 
-    assert 850 < bench.handle("convolutional", job=job.part(reserve_seconds=50)).seconds_left() <= 950
+    assert 850 < bench.handle("convolutional", request=request.part(reserve_seconds=50)).seconds_left() <= 950
 
 
-def test_a_part_of_a_job_ends_in_time_though_its_batch_is_in_progress(bench):
+def test_a_part_of_a_request_ends_in_time_though_its_batch_is_in_progress(bench):
     class Held(Faults):
         def reach(self, point, *, model=""):
             assert gate.wait(10)
 
     gate = threading.Event()
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1, faults=Held())
-    whole = JobState(1, time.monotonic() + 1000)
+    whole = RequestState(1, time.monotonic() + 1000)
     part = whole.part(reserve_seconds=0)
     part.deadline = time.monotonic() + 0.05
-    handle = bench.handle("convolutional", job=part, machinery=Machinery(engine, bench.hub, bench.helper, "cpu"))
+    handle = bench.handle(
+        "convolutional", request=part, services=WorkerServices(engine, bench.hub, bench.helper, "cpu")
+    )
 
     with pytest.raises(TimedOutError):
         bench.run(lambda: handle.forward(arrays("convolutional", 2)))
@@ -212,7 +214,7 @@ def test_a_part_of_a_job_ends_in_time_though_its_batch_is_in_progress(bench):
 
 def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no_more_than_they_took(bench):
     engine = Engine(chunk_seconds=1e-9, chunk_bytes=1 << 28, threads=1)
-    handle = bench.handle("convolutional", machinery=Machinery(engine, bench.hub, bench.helper, "cpu"))
+    handle = bench.handle("convolutional", services=WorkerServices(engine, bench.hub, bench.helper, "cpu"))
     rows, target = arrays("convolutional", 20), Target(first_output("convolutional"), ((0, 1.0),))
     unknown = handle.least_seconds(forward=10**9, backward=10**9)
     started = time.monotonic()
@@ -230,14 +232,14 @@ def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no
 
 def test_chunks_of_any_size_tell_what_rows_are_likely_to_take(bench):
     engine = Engine(chunk_seconds=1000.0, chunk_bytes=1 << 28, threads=1)
-    machinery = Machinery(engine, bench.hub, bench.helper, "cpu")
-    handle = bench.handle("convolutional", machinery=machinery)
+    services = WorkerServices(engine, bench.hub, bench.helper, "cpu")
+    handle = bench.handle("convolutional", services=services)
     unknown = handle.likely_seconds(forward=1, backward=0)
 
     bench.run(lambda: handle.forward(arrays("convolutional", 1)))
 
     likely = handle.likely_seconds(forward=20, backward=0)
-    open_ended = bench.handle("convolutional", machinery=machinery, open_lengths=True)
+    open_ended = bench.handle("convolutional", services=services, open_lengths=True)
     engine.close()
     assert unknown == handle.likely_seconds(forward=1, backward=1) == math.inf
     assert 0 < likely < math.inf
@@ -286,15 +288,15 @@ def test_a_killed_helper_process_is_started_again(bench):
 
 
 def test_cancelling_kills_a_helper_process_that_does_not_answer(bench):
-    job = JobState(1, None)
-    handle = bench.handle("convolutional", job=job)
+    request = RequestState(1, None)
+    handle = bench.handle("convolutional", request=request)
     call = lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1)  # noqa: E731
     bench.run(call)
     import threading
 
     stopped = bench.helper._process
     stop(stopped.pid)
-    threading.Timer(0.1, lambda: setattr(job, "cancelled", True)).start()
+    threading.Timer(0.1, lambda: setattr(request, "cancelled", True)).start()
 
     with pytest.raises(CancelledError):
         bench.run(call)

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from pellucid_server.engine.offload import Offload
+from pellucid_server.engine.tasks.offload import Offload
 from pellucid_server.recorder import Recorder, new_record
 
 
@@ -39,11 +39,11 @@ def test_what_a_function_raises_is_raised_where_its_result_is_taken_and_the_thre
     assert offload.submit(lambda: "alive").result(10) == "alive"
 
 
-def test_the_job_is_noted_while_its_work_is_done_and_not_when_its_result_is_there():
+def test_the_request_is_noted_while_its_work_is_done_and_not_when_its_result_is_there():
     recorder = Recorder(new_record())
     offload = Offload(2, recorder)
 
-    assert offload.submit(recorder.suspects, job_id=5).result(10) == {5}
+    assert offload.submit(recorder.suspects, request_number=5).result(10) == {5}
     assert recorder.suspects() == frozenset()
 
 

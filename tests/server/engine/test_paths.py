@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.paths import (
+from pellucid_server.engine.methods.shared.paths import (
     FIRST_SEGMENTS,
     POINTS,
     Line,

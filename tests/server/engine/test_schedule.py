@@ -3,19 +3,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pellucid_server.engine.evaluation import Evaluation
-from pellucid_server.engine.job_state import JobState, Tally
-from pellucid_server.engine.schedule import Flows, Schedule
+from pellucid_server.engine.device.evaluation import Evaluation
+from pellucid_server.engine.device.schedule import Flows, Schedule
+from pellucid_server.engine.tasks.request_state import RequestState, Tally
 from pellucid_server.errors import CancelledError, TimedOutError
 
 WEIGHTS = {"predictions": 100.0, "interactive": 10.0, "bulk": 1.0}
 ENDLESS = 1 << 40
 
 
-def evaluation(count=ENDLESS, *, priority="interactive", caller="ann", lane="lane", alone=False, job=None):
+def evaluation(count=ENDLESS, *, priority="interactive", caller="ann", lane="lane", alone=False, request=None):
     rows = np.broadcast_to(np.float32(0), (count, 1))
-    job = job or JobState(1, None, priority=priority, caller=caller, alone=alone)
-    return Evaluation(lane, {"x": rows}, job, Tally(), threading.Event())
+    request = request or RequestState(1, None, priority=priority, caller=caller, alone=alone)
+    return Evaluation(lane, {"x": rows}, request, Tally(), threading.Event())
 
 
 def schedule_of(*evaluations):
@@ -45,8 +45,8 @@ class Device:
         row_seconds = self.row_seconds.get(first.lane_key, 1.0)
         for entry, count in chunk:
             entry.done += count
-            self.by_class[entry.job.priority] += count * row_seconds
-            self.by_caller[entry.job.caller] += count * row_seconds
+            self.by_class[entry.request.priority] += count * row_seconds
+            self.by_caller[entry.request.caller] += count * row_seconds
             self.by_evaluation[entry] += count
             self.put_back(entry)
         seconds = row_seconds * sum(count for _, count in chunk)
@@ -91,7 +91,7 @@ def test_a_class_that_is_not_named_weighs_one():
 
 @pytest.mark.parametrize("lane", ["lane", "another"])
 @pytest.mark.parametrize("room", [1, 3, 4, 200])
-def test_a_caller_with_64_jobs_and_one_with_one_have_half_each(lane, room):
+def test_a_caller_with_64_requests_and_one_with_one_have_half_each(lane, room):
     many = [evaluation(caller="ann") for _ in range(64)]
     device = Device(schedule_of(*many, evaluation(caller="bob", lane=lane)), room=room)
 
@@ -181,7 +181,7 @@ def test_a_caller_who_leaves_and_comes_back_at_once_is_not_forgiven_what_it_had(
     served = [[evaluation(1, caller="greedy")]]
 
     for _ in range(1000):
-        returning = [entry for entry in served[-1] if entry.job.caller == "greedy"]
+        returning = [entry for entry in served[-1] if entry.request.caller == "greedy"]
         again = [evaluation(1, caller="greedy", lane="long") for _ in returning]
         served.append([entry for entry, _ in device.step(*again)])
 
@@ -222,13 +222,13 @@ def test_a_chunk_has_rows_of_one_lane_and_one_class():
     assert {chunk[0][0] for chunk in chunks} == set(entries)
 
 
-def test_a_job_that_is_alone_shares_no_chunk_and_has_its_turn():
+def test_a_request_that_is_alone_shares_no_chunk_and_has_its_turn():
     entries = [evaluation(4, caller=caller, alone=caller == "loner") for caller in ("ann", "loner", "bob")]
     device = Device(schedule_of(*entries), room=100)
 
     chunks = [device.step(), device.step()]
 
-    assert [[entry.job.caller for entry, _ in chunk] for chunk in chunks] == [["ann", "bob"], ["loner"]]
+    assert [[entry.request.caller for entry, _ in chunk] for chunk in chunks] == [["ann", "bob"], ["loner"]]
 
 
 def test_an_evaluation_that_cannot_be_packed_has_its_chunk_to_itself():
@@ -238,9 +238,9 @@ def test_an_evaluation_that_cannot_be_packed_has_its_chunk_to_itself():
     assert schedule.take(schedule.next(), 4, packed=False) == [(entries[0], 4)]
 
 
-def test_stopped_jobs_leave_with_their_errors_and_others_stay():
-    jobs = [JobState(1, None, cancelled=True), JobState(2, 99.0), JobState(3, 101.0)]
-    entries = [evaluation(job=job) for job in jobs]
+def test_stopped_requests_leave_with_their_errors_and_others_stay():
+    requests = [RequestState(1, None, cancelled=True), RequestState(2, 99.0), RequestState(3, 101.0)]
+    entries = [evaluation(request=request) for request in requests]
     schedule = schedule_of(*entries)
 
     stopped = {entry: type(error) for entry, error in schedule.drop_stopped(100.0)}
@@ -250,20 +250,20 @@ def test_stopped_jobs_leave_with_their_errors_and_others_stay():
     assert not schedule
 
 
-def cancelled_after(steps, device, job):
-    """Serve some chunks, then cancel a job whose caller has another at once."""
+def cancelled_after(steps, device, request):
+    """Serve some chunks, then cancel a request whose caller has another at once."""
     for _ in range(steps):
         device.step()
-    job.cancelled = True
+    request.cancelled = True
     device.schedule.drop_stopped(device.clock)
-    device.schedule.add(evaluation(priority=job.priority, caller=job.caller), device.clock)
+    device.schedule.add(evaluation(priority=request.priority, caller=request.caller), device.clock)
 
 
 @pytest.mark.parametrize("steps", [0, 20])
-def test_a_caller_is_charged_for_no_row_of_a_cancelled_job_that_was_not_done(steps):
-    job = JobState(1, None, priority="interactive", caller="ann")
-    device = Device(schedule_of(evaluation(1000, job=job), evaluation(caller="bob")), room=1)
-    cancelled_after(steps, device, job)
+def test_a_caller_is_charged_for_no_row_of_a_cancelled_request_that_was_not_done(steps):
+    request = RequestState(1, None, priority="interactive", caller="ann")
+    device = Device(schedule_of(evaluation(1000, request=request), evaluation(caller="bob")), room=1)
+    cancelled_after(steps, device, request)
 
     for _ in range(100):
         device.step()
@@ -272,10 +272,10 @@ def test_a_caller_is_charged_for_no_row_of_a_cancelled_job_that_was_not_done(ste
 
 
 @pytest.mark.parametrize("steps", [0, 22])
-def test_a_class_is_charged_for_no_row_of_a_cancelled_job_that_was_not_done(steps):
-    job = JobState(1, None, priority="bulk", caller="ann")
-    device = Device(schedule_of(evaluation(1000, job=job), evaluation()), room=1)
-    cancelled_after(steps, device, job)
+def test_a_class_is_charged_for_no_row_of_a_cancelled_request_that_was_not_done(steps):
+    request = RequestState(1, None, priority="bulk", caller="ann")
+    device = Device(schedule_of(evaluation(1000, request=request), evaluation()), room=1)
+    cancelled_after(steps, device, request)
 
     for _ in range(110):
         device.step()
@@ -298,7 +298,7 @@ def test_a_stream_of_new_callers_does_not_hold_up_an_old_one():
     served = [[evaluation(1, caller="new")]]
 
     for number in range(1000):
-        replaced = [entry for entry in served[-1] if entry.job.caller != "patient"]
+        replaced = [entry for entry in served[-1] if entry.request.caller != "patient"]
         served.append([entry for entry, _ in device.step(*(evaluation(1, caller=str(number)) for _ in replaced))])
 
     assert device.by_caller["patient"] == pytest.approx(500, abs=2)
@@ -342,7 +342,7 @@ def test_every_row_of_a_random_crowd_is_evaluated_once_and_no_chunk_is_too_large
     for chunk in device.chunks:
         members = [entry for entry, _ in chunk]
         assert 0 < sum(count for _, count in chunk) <= room
-        assert len({(entry.lane_key, entry.job.priority) for entry in members}) == 1
+        assert len({(entry.lane_key, entry.request.priority) for entry in members}) == 1
         assert len(members) == len(set(members))
         assert len(members) == 1 or not any(entry.alone for entry in members)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from pellucid_server.config import DEFAULT_CLASSES, PoolConfig
 from pellucid_server.faults import Faults
-from pellucid_server.jobs import ModelKey, PredictJob, TensorInput, WorkerSettings
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.process import Launcher
+from pellucid_server.pool.workers.process import Launcher
+from pellucid_server.vocabulary.messages import WorkerSettings
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 
 COMMAND = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
 
@@ -59,18 +60,18 @@ class Diary(Observer):
         return [model for model, _, wasted in self.work if wasted]
 
 
-def job(name, array=None):
-    return PredictJob(ModelKey(name), {"x": TensorInput(np.zeros(1) if array is None else array)})
+def request(name, array=None):
+    return PredictRequest(ModelKey(name), {"x": TensorInput(np.zeros(1) if array is None else array)})
 
 
 async def answer(pool, name, **options):
-    result, _ = await pool.run(job(name), 20, **options)
+    result, _ = await pool.run(request(name), 20, **options)
     return result.outputs["y"].values
 
 
 async def sent(pool, count, name="hang", **options):
-    """Start jobs, and return once they are sent, or wait."""
-    tasks = [asyncio.create_task(pool.run(job(name), **options)) for _ in range(count)]
+    """Start requests, and return once they are sent, or wait."""
+    tasks = [asyncio.create_task(pool.run(request(name), **options)) for _ in range(count)]
     await asyncio.sleep(0)
     return tasks
 
@@ -109,7 +110,7 @@ async def make_pool(tmp_path, diary):
             PoolConfig(**quick),
             Launcher({**os.environ, "OMP_NUM_THREADS": "7"}, command),
             classes={**DEFAULT_CLASSES, **(classes or {})},
-            concurrent_jobs=places,
+            concurrent_requests=places,
             observer=diary,
             faults=Faults(folder),
             spread=lambda: 0.0,

@@ -1,4 +1,4 @@
-"""A worker without models: the name of a job's model says what it does with the job.
+"""A worker without models: the name of a request's model says what it does with the request.
 
 The folder of the model repository says how it starts: "refuse", "crash", "mute" (is never ready),
 "stuck" (is never ready and ignores end of file), "stay" (ignores end of file),
@@ -17,30 +17,21 @@ from pathlib import Path
 
 import numpy as np
 from pellucid_server import wire
-from pellucid_server.jobs import (
-    Cancel,
-    Done,
+from pellucid_server.recorder import Recorder
+from pellucid_server.vocabulary.descriptions import MethodInfo, ModelInfo, Verdict
+from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Progress, Refused, Start
+from pellucid_server.vocabulary.requests import ModelKey
+from pellucid_server.vocabulary.results import (
     Failure,
-    Heartbeat,
-    Hello,
-    JobTiming,
-    Loading,
-    MethodInfo,
-    ModelInfo,
-    ModelKey,
     OutputResult,
     PredictResult,
-    Progress,
     Receipt,
-    Refused,
+    RequestTiming,
     Runtime,
-    Start,
-    Verdict,
     Work,
 )
-from pellucid_server.recorder import Recorder
 
-TIMING = JobTiming(0.25, 0.5, 3, 4)
+TIMING = RequestTiming(0.25, 0.5, 3, 4)
 MODELS = tuple(
     ModelInfo(ModelKey(name, 1, "ab" * 32), "", (), (), (), (), "graph", None, 0, False) for name in ("echo", "hang")
 )
@@ -74,63 +65,63 @@ class FakeWorker:
         head = self.stream.read(4)
         return wire.decode(self.stream.read(*wire.LENGTH.unpack(head))) if len(head) == 4 else None
 
-    def answer(self, job_id, values):
-        self.held.pop(job_id, None)
-        self.send(Done(job_id, TIMING, result(values)))
+    def answer(self, request_number, values):
+        self.held.pop(request_number, None)
+        self.send(Done(request_number, TIMING, result(values)))
 
-    def fail(self, job_id, reason, **metadata):
-        self.held.pop(job_id, None)
-        self.send(Done(job_id, TIMING, failure=Failure(reason, f"said {reason}", metadata)))
+    def fail(self, request_number, reason, **metadata):
+        self.held.pop(request_number, None)
+        self.send(Done(request_number, TIMING, failure=Failure(reason, f"said {reason}", metadata)))
 
     def start(self, start):
-        name = start.job.model.name
+        name = start.request.model.name
         match name.split("/"):
             case ["hang" | "deaf", *_]:
                 pass
             case ["die"]:
                 os._exit(3)
             case ["poison", *batch]:
-                # Rows of a job that is alone share no batch.
-                self.recorder.device([start.job_id] if start.alone or not batch else list(self.held))
+                # Rows of a request that is alone share no batch.
+                self.recorder.device([start.request_number] if start.alone or not batch else list(self.held))
                 os._exit(3)
             case ["stuck", how, *path]:
                 self.stuck(start, how, Path("/".join(path)))
             case ["first", deed, *path]:
                 self.first(start, deed, Path("/".join(path)))
             case ["fail", reason]:
-                self.fail(start.job_id, reason, seen="yes")
+                self.fail(start.request_number, reason, seen="yes")
             case ["empty"]:
-                self.send(Done(start.job_id, TIMING))
+                self.send(Done(start.request_number, TIMING))
             case ["garbage"]:
                 self.connection.sendall(wire.LENGTH.pack(3) + b"\xc1\xc1\xc1")
             case ["progress"]:
-                self.send(Progress(start.job_id, 0.25))
-                self.send(Progress(start.job_id, 0.75))
-                self.answer(start.job_id, 0.0)
+                self.send(Progress(start.request_number, 0.25))
+                self.send(Progress(start.request_number, 0.75))
+                self.answer(start.request_number, 0.0)
             case ["pid"]:
-                self.answer(start.job_id, os.getpid())
+                self.answer(start.request_number, os.getpid())
             case ["read", *path]:
                 Path("/".join(path)).read_bytes()
-                self.answer(start.job_id, 1.0)
+                self.answer(start.request_number, 1.0)
             case ["cancelled"]:
-                self.answer(start.job_id, np.array(self.cancelled, np.int64))
+                self.answer(start.request_number, np.array(self.cancelled, np.int64))
             case ["threads"]:
-                self.answer(start.job_id, int(os.environ["OMP_NUM_THREADS"]))
+                self.answer(start.request_number, int(os.environ["OMP_NUM_THREADS"]))
             case ["deadline"]:
-                self.answer(start.job_id, start.deadline - time.monotonic())
+                self.answer(start.request_number, start.deadline - time.monotonic())
             case _:
-                self.answer(start.job_id, 2 * start.job.inputs["x"].array)
+                self.answer(start.request_number, 2 * start.request.inputs["x"].array)
 
     def first(self, start, deed, path):
-        """Do something with the first job of the path; answer later ones with whether they were told to be alone."""
+        """Do something with the first request of the path; answer later ones with whether they are to be alone."""
         if path.exists():
-            self.answer(start.job_id, int(start.alone))
+            self.answer(start.request_number, int(start.alone))
             return
         path.touch()
         match deed:
             case "die":
-                self.send(Progress(start.job_id, 0.5))
-                self.recorder.python(start.job_id)
+                self.send(Progress(start.request_number, 0.5))
+                self.recorder.python(start.request_number)
                 os._exit(3)
             case "stop":
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -140,38 +131,38 @@ class FakeWorker:
                 self.send(Heartbeat(0.0, 1e6, 0.0))
 
     def stuck(self, start, how, path):
-        """Have the device at a job, until its caller leaves; "in turns" has it answered every other time."""
+        """Have the device at a request, until its caller leaves; "in turns" has it answered every other time."""
         if how == "in turns":
             path.mkdir(exist_ok=True)
-            (path / str(start.job_id)).touch()
+            (path / str(start.request_number)).touch()
             if len(list(path.iterdir())) % 2 == 0:
-                self.answer(start.job_id, 1.0)
+                self.answer(start.request_number, 1.0)
                 return
-        self.recorder.device(list(self.held) if how == "in a batch" else [start.job_id])
+        self.recorder.device(list(self.held) if how == "in a batch" else [start.request_number])
         if how == "and answered":
-            self.answer(start.job_id, 1.0)
+            self.answer(start.request_number, 1.0)
             self.send(Heartbeat(1e6, 0.0, 0.0))
 
-    def give_up(self, job_id, how):
-        """End a job, or not, that the device goes on with; say how long that takes."""
+    def give_up(self, request_number, how):
+        """End a request, or not, that the device goes on with; say how long that takes."""
         if how != "silently":
-            self.fail(job_id, "CANCELLED", stage="running")
+            self.fail(request_number, "CANCELLED", stage="running")
         self.send(Heartbeat(0.0 if how == "not for long" else 1e6, 0.0, 0.0))
 
-    def cancel(self, job_id):
-        self.cancelled.append(job_id)
-        self.fail(job_id, "CANCELLED", stage="running")
+    def cancel(self, request_number):
+        self.cancelled.append(request_number)
+        self.fail(request_number, "CANCELLED", stage="running")
 
     def serve(self):
         while (message := self.receive()) is not None:
             match message:
                 case Start():
-                    self.held[message.job_id] = message.job.model.name
+                    self.held[message.request_number] = message.request.model.name
                     self.start(message)
-                case Cancel(job_id=job_id) if self.held.get(job_id, "").startswith("stuck"):
-                    self.give_up(job_id, self.held[job_id].split("/")[1])
-                case Cancel(job_id=job_id) if self.held.get(job_id, "").startswith("hang"):
-                    self.cancel(job_id)
+                case Cancel(request_number=request_number) if self.held.get(request_number, "").startswith("stuck"):
+                    self.give_up(request_number, self.held[request_number].split("/")[1])
+                case Cancel(request_number=request_number) if self.held.get(request_number, "").startswith("hang"):
+                    self.cancel(request_number)
 
 
 def main():

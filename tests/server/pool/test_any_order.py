@@ -11,28 +11,20 @@ from hypothesis.strategies import booleans, data, integers, sampled_from, sets
 from pellucid_server import wire
 from pellucid_server.config import ClassConfig, PoolConfig
 from pellucid_server.errors import FatalRequestError, OverloadedError, UnavailableError
-from pellucid_server.jobs import (
-    Done,
-    Failure,
-    Hello,
-    JobTiming,
-    ModelKey,
-    PredictJob,
-    Start,
-    TensorInput,
-    WorkerSettings,
-)
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.process import Spawned
+from pellucid_server.pool.workers.process import Spawned
 from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.vocabulary.messages import Done, Hello, Start, WorkerSettings
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
+from pellucid_server.vocabulary.results import Failure, RequestTiming
 from server.pool.fake_worker import result
 
 PLACES = 2
 DEVICES = ("cpu", "cuda:0")
 LONG_SECONDS = 1000.0
 SETTINGS = tuple(WorkerSettings(device, "", 1, 0.05, 1 << 28) for device in DEVICES)
-WORK = JobTiming(0.0, 0.1, 1, 0)
+WORK = RequestTiming(0.0, 0.1, 1, 0)
 
 
 class StagedWorker:
@@ -70,8 +62,8 @@ class StagedWorker:
         match message:
             case WorkerSettings(device=device):
                 self.device = device
-            case Start(job_id=job_id):
-                self.running[job_id] = message
+            case Start(request_number=request_number):
+                self.running[request_number] = message
 
     def die(self, suspects):
         self.recorder.device(suspects)
@@ -137,7 +129,7 @@ class AnyOrder(RuleBasedStateMachine):
             config,
             self.stage,
             classes=classes,
-            concurrent_jobs=PLACES,
+            concurrent_requests=PLACES,
             observer=self.observer,
             spread=lambda: 0.0,
         )
@@ -150,12 +142,12 @@ class AnyOrder(RuleBasedStateMachine):
     )
     def ask(self, caller, priority, rows, soon):
         self.number += 1
-        # Its number is the job's content, by which a worker's request is known as this one.
-        job = PredictJob(ModelKey("m"), {"x": TensorInput(np.full(rows, self.number))})
+        # Its number is the request's content, by which a worker's request is known as this one.
+        request = PredictRequest(ModelKey("m"), {"x": TensorInput(np.full(rows, self.number))})
         deadline = None if soon else LONG_SECONDS
 
         async def ask():
-            return asyncio.create_task(self.pool.run(job, deadline, caller=caller, priority=priority))
+            return asyncio.create_task(self.pool.run(request, deadline, caller=caller, priority=priority))
 
         self.requests[self.number] = self.runner.run(ask())
         self._settle()
@@ -170,16 +162,16 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self._running())
     @rule(data=data(), good=booleans())
     def answer(self, data, good):
-        worker, job_id = data.draw(sampled_from(self._running()))
-        self._answer(worker, job_id, good=good)
+        worker, request_number = data.draw(sampled_from(self._running()))
+        self._answer(worker, request_number, good=good)
         self._settle()
 
     @precondition(lambda self: self._running())
     @rule(data=data(), leaves=booleans())
     def answer_and_leave_at_once(self, data, leaves):
-        worker, job_id = data.draw(sampled_from(self._running()))
-        number = int(worker.running[job_id].job.inputs["x"].array[0])
-        self._answer(worker, job_id, good=True)
+        worker, request_number = data.draw(sampled_from(self._running()))
+        number = int(worker.running[request_number].request.inputs["x"].array[0])
+        self._answer(worker, request_number, good=True)
         self.runner.run(asyncio.sleep(0))
         for task in [self.requests[number]] if number in self.requests else []:
             task.cancel()
@@ -192,23 +184,25 @@ class AnyOrder(RuleBasedStateMachine):
         worker.read()
         running = sorted(worker.running)
         suspects = data.draw(sets(sampled_from(running), max_size=2)) if running else set()
-        for job_id in running:
-            number = int(worker.running[job_id].job.inputs["x"].array[0])
-            self.deaths.setdefault(number, []).append(job_id in suspects)
+        for request_number in running:
+            number = int(worker.running[request_number].request.inputs["x"].array[0])
+            self.deaths.setdefault(number, []).append(request_number in suspects)
         self.stage.alive.remove(worker)
         self.died += 1
         worker.die(suspects)
         self._settle()
 
-    def _answer(self, worker, job_id, *, good):
-        del worker.running[job_id]
+    def _answer(self, worker, request_number, *, good):
+        del worker.running[request_number]
         self.answered += 1
         worker.send(
-            Done(job_id, WORK, result(1.0)) if good else Done(job_id, WORK, failure=Failure("OVERLOADED", "", {}))
+            Done(request_number, WORK, result(1.0))
+            if good
+            else Done(request_number, WORK, failure=Failure("OVERLOADED", "", {}))
         )
 
     def _running(self):
-        return [(worker, job_id) for worker in self.stage.alive for job_id in sorted(worker.running)]
+        return [(worker, request_number) for worker in self.stage.alive for request_number in sorted(worker.running)]
 
     def _settle(self):
         """Let everything happen that can, and look at what came of it."""
@@ -254,12 +248,12 @@ class AnyOrder(RuleBasedStateMachine):
                 assert len(mine) <= 2 * PLACES
         starts = [start for worker in self.stage.alive for start in worker.running.values()]
         lost_before = any(self._deaths(start) for start in starts)
-        for priority in (name for name, (jobs, _, _) in self.pool.waiting.items() if jobs):
+        for priority in (name for name, (requests, _, _) in self.pool.waiting.items() if requests):
             placed = sum(start.priority == priority for start in starts)
             assert lost_before or placed >= PLACES * len(DEVICES)
 
     def _deaths(self, start):
-        return self.deaths.get(int(start.job.inputs["x"].array[0]), [])
+        return self.deaths.get(int(start.request.inputs["x"].array[0]), [])
 
     def teardown(self):
         if not hasattr(self, "runner"):

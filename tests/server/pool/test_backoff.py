@@ -1,5 +1,5 @@
 import pytest
-from pellucid_server.pool.backoff import Backoff
+from pellucid_server.pool.workers.backoff import Backoff
 
 
 def waits(backoff, lives):

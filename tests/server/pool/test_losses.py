@@ -1,4 +1,4 @@
-"""What becomes of the jobs of a worker that is lost."""
+"""What becomes of the requests of a worker that is lost."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 from pellucid_server.errors import FatalRequestError, TimedOutError, UnavailableError
-from server.pool.conftest import Health, answer, end, job, sent, until
+from server.pool.conftest import Health, answer, end, request, sent, until
 
 NOT_ALONE, ALONE = 0, 1
 NOTHING_WAITS = {(0, 0, 0)}
@@ -19,7 +19,7 @@ def kill(pool, number=0):
 
 
 def deeds(folder, deed, count):
-    """Return names of jobs that do something the first time that they are done, and are answered the next time."""
+    """Return names of requests that do something the first time that they are done, and are answered the next time."""
     return [f"first/{deed}/{folder}/{number}" for number in range(count)]
 
 
@@ -30,7 +30,7 @@ async def started(pool, names, **options):
 
 
 async def reached(tmp_path, count):
-    """Wait until the worker has so many of the jobs that do something the first time."""
+    """Wait until the worker has so many of the requests that do something the first time."""
     await until(lambda: sum(path.is_file() for path in tmp_path.iterdir()) == count)
 
 
@@ -38,7 +38,7 @@ async def outcomes(tasks):
     return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 20)
 
 
-async def test_the_jobs_of_a_killed_worker_are_each_answered_once_by_the_next(make_pool, diary, tmp_path):
+async def test_the_requests_of_a_killed_worker_are_each_answered_once_by_the_next(make_pool, diary, tmp_path):
     pool = make_pool(places=8)
     await pool.start()
     tasks = await started(pool, deeds(tmp_path, "wait", 8))
@@ -69,7 +69,7 @@ async def test_nobody_notices_that_one_of_two_workers_is_killed(make_pool, diary
     await end(tasks[1::2])
 
 
-async def test_jobs_that_wait_when_the_only_worker_dies_are_done_by_the_next_and_are_not_retried(
+async def test_requests_that_wait_when_the_only_worker_dies_are_done_by_the_next_and_are_not_retried(
     make_pool, diary, tmp_path
 ):
     pool = make_pool()
@@ -85,19 +85,19 @@ async def test_jobs_that_wait_when_the_only_worker_dies_are_done_by_the_next_and
     assert diary.retries == 2
 
 
-async def test_progress_does_not_keep_a_job_from_being_done_again(make_pool, tmp_path):
+async def test_progress_does_not_keep_a_request_from_being_done_again(make_pool, tmp_path):
     pool = make_pool()
     await pool.start()
     shares = []
 
     (name,) = deeds(tmp_path, "die", 1)
-    result, _ = await pool.run(job(name), 20, on_progress=shares.append)
+    result, _ = await pool.run(request(name), 20, on_progress=shares.append)
 
     assert result.outputs["y"].values == ALONE
     assert shares == [0.5]
 
 
-async def test_a_job_that_is_lost_twice_is_told_to_come_back(make_pool, diary):
+async def test_a_request_that_is_lost_twice_is_told_to_come_back(make_pool, diary):
     pool = make_pool()
     health = Health(pool)
     await pool.start()
@@ -116,13 +116,15 @@ async def test_a_job_that_is_lost_twice_is_told_to_come_back(make_pool, diary):
     assert diary.retries == 1
 
 
-async def test_a_job_that_two_workers_die_over_is_given_up_and_its_neighbours_are_answered(make_pool, diary, tmp_path):
+async def test_a_request_that_two_workers_die_over_is_given_up_and_its_neighbours_are_answered(
+    make_pool, diary, tmp_path
+):
     pool = make_pool(places=8)
     await pool.start()
     neighbours = await started(pool, deeds(tmp_path, "wait", 4))
 
     with pytest.raises(FatalRequestError, match="Two worker processes ended") as caught:
-        await pool.run(job("poison"), 20)
+        await pool.run(request("poison"), 20)
 
     assert caught.value.metadata == {}
     assert await outcomes(neighbours) == [NOT_ALONE] * 4
@@ -135,17 +137,17 @@ async def test_neighbours_in_its_batch_are_done_alone(make_pool, diary, tmp_path
     neighbours = await started(pool, deeds(tmp_path, "wait", 4))
 
     with pytest.raises(FatalRequestError):
-        await pool.run(job("poison/batch"), 20)
+        await pool.run(request("poison/batch"), 20)
 
     assert await outcomes(neighbours) == [ALONE] * 4
     assert diary.losses == [("cpu", "exit")] * 2
 
 
-async def test_a_suspect_is_not_with_jobs_that_would_be_lost_twice(make_pool, diary):
+async def test_a_suspect_is_not_with_requests_that_would_be_lost_twice(make_pool, diary):
     pool = make_pool(places=8)
     await pool.start()
     innocent = await sent(pool, 3)
-    suspect = asyncio.create_task(pool.run(job("poison")))
+    suspect = asyncio.create_task(pool.run(request("poison")))
 
     await until(lambda: diary.retries == 3)
     assert pool.waiting["predictions"][0] == 1
@@ -156,11 +158,11 @@ async def test_a_suspect_is_not_with_jobs_that_would_be_lost_twice(make_pool, di
     assert [type(found) for found in await outcomes(innocent)] == [asyncio.CancelledError] * 3
 
 
-async def test_a_suspect_does_not_keep_new_jobs_out(make_pool, diary, tmp_path):
+async def test_a_suspect_does_not_keep_new_requests_out(make_pool, diary, tmp_path):
     pool = make_pool(places=1)
     await pool.start()
     innocent = await sent(pool, 1)
-    suspect = asyncio.create_task(pool.run(job("poison"), caller="grace"))
+    suspect = asyncio.create_task(pool.run(request("poison"), caller="grace"))
     await until(lambda: diary.retries == 1)
 
     assert (await answer(pool, "echo", caller="grace")).tolist() == [0.0]
@@ -169,7 +171,7 @@ async def test_a_suspect_does_not_keep_new_jobs_out(make_pool, diary, tmp_path):
     assert set(pool.waiting.values()) == NOTHING_WAITS
 
 
-async def test_equal_jobs_end_two_workers_together_and_not_two_each(make_pool, diary):
+async def test_equal_requests_end_two_workers_together_and_not_two_each(make_pool, diary):
     pool = make_pool(places=8)
     await pool.start()
 
@@ -179,7 +181,7 @@ async def test_equal_jobs_end_two_workers_together_and_not_two_each(make_pool, d
     assert len(diary.losses) == 2
 
 
-async def test_a_job_like_one_that_was_given_up_is_refused_and_others_are_not(make_pool, diary):
+async def test_a_request_like_one_that_was_given_up_is_refused_and_others_are_not(make_pool, diary):
     pool = make_pool()
     health = Health(pool)
     await pool.start()
@@ -187,12 +189,12 @@ async def test_a_job_like_one_that_was_given_up_is_refused_and_others_are_not(ma
     await until(lambda: pool.healthy)
 
     with pytest.raises(FatalRequestError):
-        await pool.run(job("poison"), 20)
+        await pool.run(request("poison"), 20)
 
     assert (await answer(pool, "echo")).tolist() == [0.0]
     assert len(diary.losses) == 2
     with pytest.raises(UnavailableError):
-        await pool.run(job("die", np.ones(3)), 20)
+        await pool.run(request("die", np.ones(3)), 20)
     await health.becomes(True)
 
 
@@ -217,11 +219,11 @@ async def test_all_who_wait_fail_when_the_worker_cannot_be_started_again(make_po
     assert diary.retries == 0
 
 
-async def test_jobs_whose_deadline_is_before_the_next_worker_fail_at_once_and_others_wait(make_pool):
+async def test_requests_whose_deadline_is_before_the_next_worker_fail_at_once_and_others_wait(make_pool):
     pool = make_pool(restart_initial_seconds=NEVER_SECONDS, restart_max_seconds=NEVER_SECONDS)
     await pool.start()
-    soon = [asyncio.create_task(pool.run(job("hang"), NEVER_SECONDS / 2)) for _ in range(3)]
-    late = [asyncio.create_task(pool.run(job("hang"), 2 * NEVER_SECONDS)) for _ in range(3)]
+    soon = [asyncio.create_task(pool.run(request("hang"), NEVER_SECONDS / 2)) for _ in range(3)]
+    late = [asyncio.create_task(pool.run(request("hang"), 2 * NEVER_SECONDS)) for _ in range(3)]
     await asyncio.sleep(0)
 
     kill(pool)
@@ -231,13 +233,13 @@ async def test_jobs_whose_deadline_is_before_the_next_worker_fail_at_once_and_ot
     assert [task.done() for task in late] == [False] * 3
     assert pool.waiting["predictions"][0] == 3
     with pytest.raises(UnavailableError, match="No worker is ready") as caught:
-        await pool.run(job("echo"), 20)
+        await pool.run(request("echo"), 20)
     assert caught.value.metadata == {"retry_after_seconds": "5.000"}
     await end(late)
     assert set(pool.waiting.values()) == NOTHING_WAITS
 
 
-async def test_a_lost_job_that_is_cancelled_while_there_is_no_worker_is_not_done_again(make_pool, diary):
+async def test_a_lost_request_that_is_cancelled_while_there_is_no_worker_is_not_done_again(make_pool, diary):
     pool = make_pool(restart_initial_seconds=0.5)
     health = Health(pool)
     await pool.start()
@@ -253,7 +255,7 @@ async def test_a_lost_job_that_is_cancelled_while_there_is_no_worker_is_not_done
     assert diary.retries == 0
 
 
-async def test_a_job_that_nobody_waits_for_is_not_done_again(make_pool, diary):
+async def test_a_request_that_nobody_waits_for_is_not_done_again(make_pool, diary):
     pool = make_pool()
     health = Health(pool)
     await pool.start()
@@ -266,10 +268,10 @@ async def test_a_job_that_nobody_waits_for_is_not_done_again(make_pool, diary):
     assert (pool.pending, diary.retries) == (0, 0)
 
 
-async def test_a_lost_job_whose_deadline_passes_before_it_is_done_again_was_queued(make_pool, diary):
+async def test_a_lost_request_whose_deadline_passes_before_it_is_done_again_was_queued(make_pool, diary):
     pool = make_pool(start="dozy")
     await pool.start()
-    task = asyncio.create_task(pool.run(job("hang"), 3.0))
+    task = asyncio.create_task(pool.run(request("hang"), 3.0))
     await asyncio.sleep(0)
 
     kill(pool)
@@ -281,7 +283,7 @@ async def test_a_lost_job_whose_deadline_passes_before_it_is_done_again_was_queu
 
 
 @pytest.mark.parametrize("kind", ["device", "python"])
-async def test_a_worker_that_says_that_it_is_stuck_is_killed_and_its_jobs_are_done_again(
+async def test_a_worker_that_says_that_it_is_stuck_is_killed_and_its_requests_are_done_again(
     make_pool, diary, tmp_path, kind
 ):
     pool = make_pool()
@@ -296,7 +298,7 @@ async def test_a_worker_that_says_that_it_is_stuck_is_killed_and_its_jobs_are_do
 
 
 async def hang_over(pool, diary, *names):
-    """Have a worker hang over jobs that nobody waits for any more; check that this is all their callers were told."""
+    """Have a worker hang over requests that nobody waits for any more; check that their callers were told only that."""
     count = len(diary.losses)
     tasks = [task for name in names for task in await sent(pool, 1, name)]
     assert {type(found) for found in await end(tasks)} == {asyncio.CancelledError}
@@ -304,20 +306,20 @@ async def hang_over(pool, diary, *names):
 
 
 @pytest.mark.parametrize("how", ["ended", "silently"])
-async def test_a_job_that_two_workers_hang_over_after_its_caller_left_is_refused(make_pool, diary, how):
+async def test_a_request_that_two_workers_hang_over_after_its_caller_left_is_refused(make_pool, diary, how):
     pool = make_pool()
     await pool.start()
     await hang_over(pool, diary, f"stuck/{how}")
     await hang_over(pool, diary, f"stuck/{how}")
 
     with pytest.raises(FatalRequestError, match="Two worker processes ended"):
-        await pool.run(job(f"stuck/{how}"), 20)
+        await pool.run(request(f"stuck/{how}"), 20)
 
     assert diary.losses == [("cpu", "hang")] * 2
     assert (await answer(pool, "echo")).tolist() == [0.0]
 
 
-async def test_a_job_that_two_workers_hang_over_after_they_answered_it_in_part_is_refused(make_pool, diary):
+async def test_a_request_that_two_workers_hang_over_after_they_answered_it_in_part_is_refused(make_pool, diary):
     pool = make_pool()
     await pool.start()
     for number in (1, 2):
@@ -325,12 +327,12 @@ async def test_a_job_that_two_workers_hang_over_after_they_answered_it_in_part_i
         await until(lambda number=number: len(diary.losses) == number and pool.healthy)
 
     with pytest.raises(FatalRequestError, match="Two worker processes ended"):
-        await pool.run(job("stuck/and answered"), 20)
+        await pool.run(request("stuck/and answered"), 20)
 
     assert diary.losses == [("cpu", "hang")] * 2
 
 
-async def test_a_job_that_a_worker_has_done_since_is_not_held_to_be_what_the_other_hung_over(
+async def test_a_request_that_a_worker_has_done_since_is_not_held_to_be_what_the_other_hung_over(
     make_pool, diary, tmp_path
 ):
     pool, name = make_pool(), f"stuck/in turns/{tmp_path}/visits"
@@ -341,7 +343,7 @@ async def test_a_job_that_a_worker_has_done_since_is_not_held_to_be_what_the_oth
         assert await answer(pool, name) == 1.0
 
 
-async def test_jobs_that_pass_by_when_a_worker_is_seen_to_hang_are_not_what_it_hangs_over(make_pool, diary):
+async def test_requests_that_pass_by_when_a_worker_is_seen_to_hang_are_not_what_it_hangs_over(make_pool, diary):
     pool = make_pool(places=8)
     await pool.start()
 
@@ -355,11 +357,11 @@ async def test_jobs_that_pass_by_when_a_worker_is_seen_to_hang_are_not_what_it_h
         await until(lambda number=number: len(diary.losses) == number and pool.healthy)
 
     with pytest.raises(FatalRequestError):
-        await pool.run(job("stuck/for long"), 20)
+        await pool.run(request("stuck/for long"), 20)
     assert diary.losses == [("cpu", "hang")] * 2
 
 
-async def test_a_job_is_not_to_blame_when_others_were_in_its_batch(make_pool, diary):
+async def test_a_request_is_not_to_blame_when_others_were_in_its_batch(make_pool, diary):
     pool = make_pool(places=8)
     await pool.start()
 
@@ -369,7 +371,7 @@ async def test_a_job_is_not_to_blame_when_others_were_in_its_batch(make_pool, di
     assert diary.losses == [("cpu", "hang")] * 5
 
 
-async def test_a_job_is_not_to_blame_for_workers_that_were_killed_while_they_were_at_it(make_pool, diary):
+async def test_a_request_is_not_to_blame_for_workers_that_were_killed_while_they_were_at_it(make_pool, diary):
     pool = make_pool()
     await pool.start()
 
@@ -382,7 +384,7 @@ async def test_a_job_is_not_to_blame_for_workers_that_were_killed_while_they_wer
     assert diary.losses == [("cpu", "exit")] * 3
 
 
-async def test_a_worker_that_falls_silent_is_killed_and_its_jobs_are_done_again(make_pool, diary, tmp_path):
+async def test_a_worker_that_falls_silent_is_killed_and_its_requests_are_done_again(make_pool, diary, tmp_path):
     pool = make_pool(hang_seconds=1.0, beats=0.1)
     await pool.start()
 

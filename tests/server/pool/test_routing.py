@@ -9,22 +9,22 @@ PLACES = 2
 
 @dataclass
 class Worker:
-    """A worker with so many jobs of the class "bulk", by model."""
+    """A worker with so many requests of the class "bulk", by model."""
 
-    jobs: dict = field(default_factory=dict)
+    requests: dict = field(default_factory=dict)
     retried: int = 0
     suspects: int = 0
     ready: bool = True
 
     @property
     def load(self):
-        return sum(self.jobs.values())
+        return sum(self.requests.values())
 
     def places(self, priority):
         return self.load if priority == "bulk" else 0
 
     def runs(self, model):
-        return model in self.jobs
+        return model in self.requests
 
 
 def routing(*workers):
@@ -65,7 +65,7 @@ def test_the_places_of_another_class_do_not_count():
     assert routing(Worker({"m": 4})).worker(ticket(priority="predictions"), running=1, places=PLACES) is not None
 
 
-def test_jobs_of_a_model_stay_together_while_there_are_places():
+def test_requests_of_a_model_stay_together_while_there_are_places():
     beside, idle = Worker({"m": 1, "n": 0}), Worker()
 
     assert routing(idle, beside).worker(ticket("m"), running=1, places=PLACES) is beside
@@ -79,7 +79,7 @@ def test_nobody_goes_beyond_the_places_while_another_worker_has_one():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_job_that_was_lost_keeps_away_from_suspects_and_a_new_one_need_not(count):
+def test_a_request_that_was_lost_keeps_away_from_suspects_and_a_new_one_need_not(count):
     workers = [Worker({"m": 1}, retried=1, suspects=1) for _ in range(count)]
 
     assert routing(*workers).worker(ticket(losses=1), running=0, places=PLACES) is None

@@ -1,6 +1,6 @@
 import pytest
-from pellucid_server.jobs import Heartbeat
-from pellucid_server.pool.watchdog import Watchdog
+from pellucid_server.pool.workers.watchdog import Watchdog
+from pellucid_server.vocabulary.messages import Heartbeat
 
 HANG_SECONDS = 3600.0
 LOOKS = 8

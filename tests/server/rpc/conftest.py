@@ -8,56 +8,58 @@ import grpc
 import numpy as np
 import pytest
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
-from pellucid_server import jobs
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import TimedOutError
 from pellucid_server.faults import Faults
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.service import add_services
+from pellucid_server.vocabulary import descriptions, messages, requests, results
 from prometheus_client import CollectorRegistry
 
-COLUMNS = (jobs.ColumnInfo("width", (), 0.5, 4.5, "cm"), jobs.ColumnInfo("colour", ("red", "blue")))
-IMAGE = jobs.ImageInfo(5, 4, 4, "bicubic", (127.0, 126.0, 125.0), (128.0, 129.0, 130.0))
-MODEL = jobs.ModelInfo(
-    key=jobs.ModelKey("iris", 2, "ab" * 32),
+COLUMNS = (descriptions.ColumnInfo("width", (), 0.5, 4.5, "cm"), descriptions.ColumnInfo("colour", ("red", "blue")))
+IMAGE = descriptions.ImageInfo(5, 4, 4, "bicubic", (127.0, 126.0, 125.0), (128.0, 129.0, 130.0))
+MODEL = descriptions.ModelInfo(
+    key=requests.ModelKey("iris", 2, "ab" * 32),
     description="Three kinds of flower.",
     inputs=(
-        jobs.InputInfo("row", "tabular", "float32", (2,), COLUMNS),
-        jobs.InputInfo("picture", "image", "float32", (3, 4, 4), image=IMAGE),
+        descriptions.InputInfo("row", "tabular", "float32", (2,), COLUMNS),
+        descriptions.InputInfo("picture", "image", "float32", (3, 4, 4), image=IMAGE),
     ),
-    outputs=(jobs.OutputInfo("kind", "logits", "float32", (3,), ("setosa", "versicolor", "virginica"), "nats"),),
-    layers=(jobs.LayerInfo("hidden#2", "Linear", (8,), 8, True),),
-    capabilities=(jobs.CapabilityInfo("saliency", False, "it has no graph"),),
+    outputs=(
+        descriptions.OutputInfo("kind", "logits", "float32", (3,), ("setosa", "versicolor", "virginica"), "nats"),
+    ),
+    layers=(descriptions.LayerInfo("hidden#2", "Linear", (8,), 8, True),),
+    capabilities=(descriptions.CapabilityInfo("saliency", False, "it has no graph"),),
     runtime="onnxruntime",
-    parity=jobs.ParityInfo(1e-6, 1e-4, True),
+    parity=descriptions.ParityInfo(1e-6, 1e-4, True),
     background_rows=5,
     solo=True,
 )
-OLDER = jobs.ModelInfo(jobs.ModelKey("iris", 1, "cd" * 32), "", (), (), (), (), "graph", None, 0, False)
-METHOD = jobs.MethodInfo(
+OLDER = descriptions.ModelInfo(requests.ModelKey("iris", 1, "cd" * 32), "", (), (), (), (), "graph", None, 0, False)
+METHOD = descriptions.MethodInfo(
     name="occlusion",
     rpc="attribute",
     family="perturbation",
     summary="Cover it.",
     source="Zeiler and Fergus 2014",
     parameters=(
-        jobs.ParameterInfo("window", "integer", 3, 1, 9, (), "Pixels."),
-        jobs.ParameterInfo("fill", "text", "zero", None, None, ("zero", "mean"), "What with."),
-        jobs.ParameterInfo("mask", "tensor", None, None, None, (), "Groups; made for you if left out."),
+        descriptions.ParameterInfo("window", "integer", 3, 1, 9, (), "Pixels."),
+        descriptions.ParameterInfo("fill", "text", "zero", None, None, ("zero", "mean"), "What with."),
+        descriptions.ParameterInfo("mask", "tensor", None, None, None, (), "Groups; made for you if left out."),
     ),
     axioms=("dummy",),
     needs=("forward",),
     baselines=("zeros", "blur"),
     takes_tolerance=True,
 )
-HELLO = jobs.Hello((MODEL, OLDER), (METHOD,), "cpu")
-TIMING = jobs.JobTiming(0.125, 0.25, 3, 4)
-RECEIPT = jobs.Receipt(
+HELLO = messages.Hello((MODEL, OLDER), (METHOD,), "cpu")
+TIMING = results.RequestTiming(0.125, 0.25, 3, 4)
+RECEIPT = results.Receipt(
     model=MODEL.key,
     input_digest="12" * 32,
-    runtime=jobs.Runtime("onnxruntime", "graph", "cpu", "float32", {"torch": "2.13.0"}),
-    work=jobs.Work(3, 4, (jobs.BatchShape("gradient", 8, 2),)),
+    runtime=results.Runtime("onnxruntime", "graph", "cpu", "float32", {"torch": "2.13.0"}),
+    work=results.Work(3, 4, (results.BatchShape("gradient", 8, 2),)),
 )
 
 
@@ -68,28 +70,28 @@ async def reached(folder, point):
 
 
 def predict_result(*explanations):
-    top = (jobs.ClassScore(1, "versicolor", 2.5, 0.75), jobs.ClassScore(0, "setosa", 1.0, None))
-    output = jobs.OutputResult(np.array([[1.0, 2.5, -1.0]], np.float32), (top,))
-    return jobs.PredictResult({"kind": output}, RECEIPT, explanations)
+    top = (results.ClassScore(1, "versicolor", 2.5, 0.75), results.ClassScore(0, "setosa", 1.0, None))
+    output = results.OutputResult(np.array([[1.0, 2.5, -1.0]], np.float32), (top,))
+    return results.PredictResult({"kind": output}, RECEIPT, explanations)
 
 
 @dataclass
 class FakePool:
-    """Answers every job with `answer`, or raises it, or never ends; keeps what it is asked."""
+    """Answers every request with `answer`, or raises it, or never ends; keeps what it is asked."""
 
-    hello: jobs.Hello | None = HELLO
+    hello: messages.Hello | None = HELLO
     answer: object = None
     limited: bool = False
-    """Whether a job that never ends is ended at its deadline."""
+    """Whether a request that never ends is ended at its deadline."""
     deadlines: list = field(default_factory=list)
     askers: list = field(default_factory=list)
-    """The caller and the class of each job."""
+    """The caller and the class of each request."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     on_answer: Callable = field(default=lambda: None)
-    """Called as soon as a job has come."""
+    """Called as soon as a request has come."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, job, deadline_seconds=None, *, caller="", priority=""):
+    async def run(self, request, deadline_seconds=None, *, caller="", priority=""):
         self.deadlines.append(deadline_seconds)
         self.askers.append((caller, priority))
         self.started.set()

@@ -224,7 +224,7 @@ async def test_a_worker_that_serves_other_models_changes_the_labels(explanations
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 1
 
 
-async def test_an_error_of_a_job_that_ran_has_its_times(explanations, pool, registry, lines):
+async def test_an_error_of_a_request_that_ran_has_its_times(explanations, pool, registry, lines):
     pool.answer = TimedOutError("Late.", stage="running")
     pool.answer.timing = TIMING
 
@@ -238,7 +238,7 @@ async def test_an_error_of_a_job_that_ran_has_its_times(explanations, pool, regi
     assert registry.get_sample_value("pellucid_rows_wasted_total", {"model": "iris", "kind": "forward"}) is None
 
 
-async def test_a_job_has_the_time_that_is_left_when_its_request_has_been_read(
+async def test_a_request_has_the_time_that_is_left_when_its_request_has_been_read(
     explanations, pool, fault_folder, monkeypatch
 ):
     pool.answer = predict_result()

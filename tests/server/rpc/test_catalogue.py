@@ -5,7 +5,7 @@ import pytest
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import model_service_pb2 as model_pb
 from pellucid.v1 import tensor_pb2
-from pellucid_server import jobs
+from pellucid_server.vocabulary import descriptions
 
 
 def get(name="iris", version=0, digest=""):
@@ -101,7 +101,10 @@ async def test_a_model_that_is_not_served_is_named_in_the_error(models, request_
     assert (caught.value.code().name, caught.value.details()) == (code, message)
 
 
-BROKEN = (jobs.BrokenModel("iris", 3, "iris/3 is damaged."), jobs.BrokenModel("rose", 0, "rose has no version."))
+BROKEN = (
+    descriptions.BrokenModel("iris", 3, "iris/3 is damaged."),
+    descriptions.BrokenModel("rose", 0, "rose has no version."),
+)
 
 
 @pytest.fixture

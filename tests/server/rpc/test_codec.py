@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from pellucid.v1 import explanation_service_pb2 as service_pb
-from pellucid_server import jobs
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc import codec
+from pellucid_server.vocabulary import requests
 
 LIMITS = LimitsConfig(predict_rows=3, attribute_rows=2, explanations=2)
 
@@ -18,11 +18,11 @@ NAN = r"\000\000\300\177"
 
 
 def predict(text):
-    return codec.predict_job(text_format.Parse(text, service_pb.PredictRequest()), LIMITS)
+    return codec.predict_request(text_format.Parse(text, service_pb.PredictRequest()), LIMITS)
 
 
 def attribute(text):
-    return codec.attribute_job(text_format.Parse(text, service_pb.AttributeRequest()), LIMITS)
+    return codec.attribute_request(text_format.Parse(text, service_pb.AttributeRequest()), LIMITS)
 
 
 def explain(text):
@@ -38,7 +38,7 @@ def tensor(text):
 
 
 def test_a_prediction_request_is_read_whole():
-    job = predict(
+    request = predict(
         """
         model { name: "iris" version: 2 digest: "%s" }
         inputs { key: "row" value { table {
@@ -52,22 +52,31 @@ def test_a_prediction_request_is_read_whole():
         % ("ab" * 32)
     )
 
-    array = job.inputs["t"].array
+    array = request.inputs["t"].array
     np.testing.assert_array_equal(array, np.array([[1, 256]], np.int16), strict=True)
-    assert (job.model, job.outputs, job.top_k) == (jobs.ModelKey("iris", 2, "ab" * 32), ("kind",), 0)
-    assert job.inputs["row"] == jobs.TableInput(({"width": 1.5, "colour": "red"},))
-    assert (job.inputs["photo"], job.inputs["words"]) == (jobs.PicturesInput((b"PNG",)), jobs.TextsInput(("",)))
-    assert job.explanations == (jobs.ExplanationSpec("saliency"), jobs.ExplanationSpec("occlusion", seed=9))
+    assert (request.model, request.outputs, request.top_k) == (requests.ModelKey("iris", 2, "ab" * 32), ("kind",), 0)
+    assert request.inputs["row"] == requests.TableInput(({"width": 1.5, "colour": "red"},))
+    assert (request.inputs["photo"], request.inputs["words"]) == (
+        requests.PicturesInput((b"PNG",)),
+        requests.TextsInput(("",)),
+    )
+    assert request.explanations == (requests.ExplanationSpec("saliency"), requests.ExplanationSpec("occlusion", seed=9))
 
 
 def test_what_is_left_out_takes_its_default():
-    job = predict(f"{MODEL} {INPUTS}")
+    request = predict(f"{MODEL} {INPUTS}")
 
-    assert (job.model.version, job.model.digest, job.outputs, job.top_k, job.explanations) == (0, "", (), 5, ())
+    assert (request.model.version, request.model.digest, request.outputs, request.top_k, request.explanations) == (
+        0,
+        "",
+        (),
+        5,
+        (),
+    )
 
 
 def test_an_explanation_is_read_whole():
-    job = explain(
+    request = explain(
         """
         parameters { key: "steps" value { integer: 8 } } parameters { key: "share" value { real: 0.5 } }
         parameters { key: "exact" value { flag: true } } parameters { key: "how" value { text: "grid" } }
@@ -78,7 +87,7 @@ def test_an_explanation_is_read_whole():
         """
     )
 
-    spec = job.explanation
+    spec = request.explanation
     assert spec.parameters["mask"].tolist() == [True, False]
     assert {name: spec.parameters[name] for name in ("steps", "share", "exact", "how")} == {
         "steps": 8,
@@ -86,15 +95,19 @@ def test_an_explanation_is_read_whole():
         "exact": True,
         "how": "grid",
     }
-    assert spec.target == jobs.TargetSpec("kind", jobs.Outcome((0, 2)), jobs.Outcome(label="setosa"), "logits")
-    assert spec.baseline == jobs.BaselineSpec("blur", 3.0)
-    assert (spec.seed, spec.tolerance, spec.format) == (2**64 - 1, 0.01, jobs.ReplyFormat(True, "float16"))
+    assert spec.target == requests.TargetSpec(
+        "kind", requests.Outcome((0, 2)), requests.Outcome(label="setosa"), "logits"
+    )
+    assert spec.baseline == requests.BaselineSpec("blur", 3.0)
+    assert (spec.seed, spec.tolerance, spec.format) == (2**64 - 1, 0.01, requests.ReplyFormat(True, "float16"))
 
 
 def test_a_given_baseline_brings_its_row():
-    job = explain(f"baseline {{ kind: BASELINE_KIND_GIVEN {INPUTS} }}")
+    request = explain(f"baseline {{ kind: BASELINE_KIND_GIVEN {INPUTS} }}")
 
-    assert job.explanation.baseline == jobs.BaselineSpec("given", 0.0, {"row": jobs.TableInput(({"width": 1.5},))})
+    assert request.explanation.baseline == requests.BaselineSpec(
+        "given", 0.0, {"row": requests.TableInput(({"width": 1.5},))}
+    )
 
 
 BAD_PREDICTIONS = {

@@ -10,8 +10,9 @@ from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import input_pb2
-from pellucid_server import errors, jobs
+from pellucid_server import errors
 from pellucid_server.rpc.status import to_status
+from pellucid_server.vocabulary import results
 from server.rpc.conftest import predict_result
 
 PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
@@ -109,8 +110,8 @@ async def test_every_error_reaches_the_caller_with_code_reason_and_details(expla
 async def test_every_error_of_an_explanation_beside_a_prediction_has_the_same_status(
     explanations, pool, error, code, detail
 ):
-    failure = jobs.Failure(error.reason, error.message, error.metadata)
-    pool.answer = predict_result(jobs.ExplanationOutcome(failure=failure))
+    failure = results.Failure(error.reason, error.message, error.metadata)
+    pool.answer = predict_result(results.ExplanationOutcome(failure=failure))
 
     reply = await explanations.Predict(request(), metadata=[("x-request-id", "abc-1")])
 

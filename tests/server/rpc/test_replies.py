@@ -4,33 +4,33 @@ from pellucid.tensors import from_tensor, to_tensor
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import input_pb2, tensor_pb2
-from pellucid_server import jobs
+from pellucid_server.vocabulary import requests, results
 from server.rpc.conftest import RECEIPT, predict_result
 
 ROW = {"row": input_pb2.Input(tensor=to_tensor(np.zeros((1, 2), np.float32)))}
-ACCURACY = jobs.Accuracy(-0.25, 0.5, 0.01, True, 0.125, ("a kink",))
-FULL = jobs.AttributionResult(
+ACCURACY = results.Accuracy(-0.25, 0.5, 0.01, True, 0.125, ("a kink",))
+FULL = results.AttributionResult(
     inputs={
-        "photo": jobs.InputAttribution(
+        "photo": results.InputAttribution(
             np.array([[0.5, -1.0]], np.float16),
-            box=jobs.Box(1.5, 2.5, 9.5, 10.5, 12, 13),
+            box=results.Box(1.5, 2.5, 9.5, 10.5, 12, 13),
             groups=np.array([[0, 1]], np.int32),
         ),
-        "row": jobs.InputAttribution(np.array([2.0], np.float32), columns=("width",)),
+        "row": results.InputAttribution(np.array([2.0], np.float32), columns=("width",)),
     },
     output="kind",
     output_index=(2,),
     label="virginica",
     instance_output_value=3.0,
     accuracy=ACCURACY,
-    receipt=jobs.Receipt(
-        model=jobs.ModelKey("iris", 2, "ab" * 32),
+    receipt=results.Receipt(
+        model=requests.ModelKey("iris", 2, "ab" * 32),
         input_digest="12" * 32,
         runtime=RECEIPT.runtime,
         work=RECEIPT.work,
         method="occlusion",
         parameters={"window": 3, "share": 0.5, "exact": False, "fill": "zero", "mask": np.array([1, 0], np.int32)},
-        target=jobs.TargetSpec("kind", jobs.Outcome((2,)), jobs.Outcome(label="setosa"), "probabilities"),
+        target=requests.TargetSpec("kind", requests.Outcome((2,)), requests.Outcome(label="setosa"), "probabilities"),
         baseline="blur",
         baseline_digest="34" * 32,
         seed=2**64 - 1,
@@ -41,13 +41,13 @@ FULL = jobs.AttributionResult(
     group_scores=np.array([0.5, -1.0]),
     group_standard_errors=np.array([0.0, 0.125]),
 )
-BARE = jobs.AttributionResult({}, "kind", (), "", 0.0, jobs.Accuracy(), RECEIPT)
+BARE = results.AttributionResult({}, "kind", (), "", 0.0, results.Accuracy(), RECEIPT)
 
 
 @pytest.fixture
 def attribute(explanations, pool):
     async def ask(*attributions):
-        pool.answer = jobs.AttributeResult(attributions, jobs.OutputResult(np.array([[1.0]], np.float32)))
+        pool.answer = results.AttributeResult(attributions, results.OutputResult(np.array([[1.0]], np.float32)))
         request = service_pb.AttributeRequest(
             model=pb.ModelSpec(name="iris"), inputs=ROW, explanation=pb.ExplanationSpec(method="occlusion")
         )
@@ -57,7 +57,7 @@ def attribute(explanations, pool):
 
 
 async def test_a_prediction_comes_back_whole(explanations, pool):
-    pool.answer = predict_result(jobs.ExplanationOutcome((BARE, BARE)))
+    pool.answer = predict_result(results.ExplanationOutcome((BARE, BARE)))
 
     reply = await explanations.Predict(service_pb.PredictRequest(model=pb.ModelSpec(name="iris"), inputs=ROW))
 

@@ -1,16 +1,17 @@
 """`Attribute`: what a prediction was based on."""
 
-from pellucid_server.engine.operations.explain import explain_row, read_order, require_time, time_share
+from pellucid_server.engine.asking.registry import Cost
+from pellucid_server.engine.operations.context import RequestContext
+from pellucid_server.engine.operations.explain import explain_row, prepare_explanation, require_time, time_share
 from pellucid_server.engine.operations.predict import output_result
 from pellucid_server.engine.operations.rows import prepare
-from pellucid_server.engine.operations.session import Session
-from pellucid_server.engine.registry import Cost
-from pellucid_server.jobs import AttributeJob, AttributeResult, AttributionResult
+from pellucid_server.vocabulary.requests import AttributeRequest
+from pellucid_server.vocabulary.results import AttributeResult, AttributionResult
 
 _TOP = 5
 
 
-def attribute(session: Session, job: AttributeJob) -> AttributeResult:
+def attribute(context: RequestContext, request: AttributeRequest) -> AttributeResult:
     """Explain every row by the method asked for.
 
     Raises
@@ -18,15 +19,15 @@ def attribute(session: Session, job: AttributeJob) -> AttributeResult:
     PellucidError
         The request is wrong, the model does not allow the method, or there is not the time for it.
     """
-    model = session.models.find(job.model)
-    order = read_order(session, model, job.explanation, field="explanation")
-    rows = prepare(session, model, job.inputs)
-    require_time(session, model, order, rows, others=Cost(forward=rows.count))
-    outputs = session.handle(model).forward(rows.arrays)
+    model = context.models.find(request.model)
+    prepared = prepare_explanation(context, model, request.explanation, field="explanation")
+    rows = prepare(context, model, request.inputs)
+    require_time(context, model, prepared, rows, others=Cost(forward=rows.count))
+    outputs = context.handle(model).forward(rows.arrays)
 
     def explain(number: int) -> AttributionResult:
-        return explain_row(session, model, order, rows, number, outputs, time_share=time_share(number, rows.count))
+        return explain_row(context, model, prepared, rows, number, outputs, time_share=time_share(number, rows.count))
 
-    attributions = session.machinery.hub.map(explain, range(rows.count))
+    attributions = context.services.hub.map(explain, range(rows.count))
     info = next(info for info in model.outputs if info.name == attributions[0].output)
     return AttributeResult(tuple(attributions), output_result(info, outputs[info.name], _TOP))

@@ -1,13 +1,13 @@
 """What a row is compared with: the baseline that a request names, gives, or leaves to the default."""
 
-from pellucid_server.engine.models.baselines import baseline_warnings, zero_text
-from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.registry import Background, Method, Need
+from pellucid_server.engine.models.inputs.baselines import baseline_warnings, zero_text
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.rows import prepare
-from pellucid_server.engine.operations.session import Session
-from pellucid_server.engine.question import Arrays
-from pellucid_server.engine.registry import Background, Method, Need
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
-from pellucid_server.jobs import MOST_BASELINE_ROWS, BaselineSpec, ExplanationSpec
+from pellucid_server.vocabulary.requests import MOST_BASELINE_ROWS, BaselineSpec, ExplanationSpec
 
 SIGMA = 10.0
 """Standard deviation of a blur, in pixels, where the request has none."""
@@ -17,7 +17,7 @@ Baselines = tuple[str, Arrays]
 
 
 def read_baseline(
-    session: Session, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str
+    context: RequestContext, model: LoadedModel, method: Method, spec: ExplanationSpec, field: str
 ) -> Arrays | None:
     """Check the baseline's kind against the method; return the caller's own rows, (baselines, *features) each.
 
@@ -42,7 +42,7 @@ def read_baseline(
         raise UnsupportedError(f"{method.name} has nothing to compare with. {lacking}", subject="background")
     if kind != "given":
         return None
-    prepared = prepare(session, model, spec.baseline.inputs, field=f"{where}.inputs", most=MOST_BASELINE_ROWS)
+    prepared = prepare(context, model, spec.baseline.inputs, field=f"{where}.inputs", most=MOST_BASELINE_ROWS)
     if prepared.count != 1 and method.baselines is not Background.MANY:
         text = (
             f"{where}.inputs has {prepared.count} rows, and {method.name} compares with one; give one row, or use "

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pellucid_server.engine import registry
-from pellucid_server.engine.hub import MOST_HANDS
-from pellucid_server.engine.models.lengths import UnfitLengthsError
-from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.question import Arrays, Attribution, Question, Target
+from pellucid_server.engine.asking.registry import Cost, Method
+from pellucid_server.engine.models.graph.lengths import UnfitLengthsError
+from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.comparisons import (
     Baselines,
     blur_sigma,
@@ -20,9 +21,9 @@ from pellucid_server.engine.operations.comparisons import (
     make_baseline,
     read_baseline,
 )
+from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.presentation import present
 from pellucid_server.engine.operations.rows import Rows, digest
-from pellucid_server.engine.operations.session import Session
 from pellucid_server.engine.operations.targets import Resolved, resolve
 from pellucid_server.engine.operations.watched import (
     EvaluationError,
@@ -30,15 +31,10 @@ from pellucid_server.engine.operations.watched import (
     nonfinite_warnings,
     require_finite_answer,
 )
-from pellucid_server.engine.question import Arrays, Attribution, Question, Target
-from pellucid_server.engine.registry import Cost, Method
+from pellucid_server.engine.tasks.hub import MOST_HANDS
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
-from pellucid_server.jobs import (
-    Accuracy,
-    AttributionResult,
-    ExplanationSpec,
-    Receipt,
-)
+from pellucid_server.vocabulary.requests import ExplanationSpec
+from pellucid_server.vocabulary.results import Accuracy, AttributionResult, Receipt
 
 _CAUTION = 0.8
 """Part of the least time that is taken for certain: the pace is a measurement."""
@@ -47,8 +43,8 @@ _ANY_TARGET = Target("", ())
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A checked explanation order: what does not depend on the row."""
+class PreparedExplanation:
+    """An explanation that was asked for, checked: what does not depend on the row."""
 
     spec: ExplanationSpec
     method: Method
@@ -60,7 +56,9 @@ class Order:
     """Baselines that were made to know what a row costs, by its number; they leave when it is explained."""
 
 
-def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, field: str) -> Order:
+def prepare_explanation(
+    context: RequestContext, model: LoadedModel, spec: ExplanationSpec, *, field: str
+) -> PreparedExplanation:
     """Check all of `spec` that does not depend on a row.
 
     Raises
@@ -80,35 +78,37 @@ def read_order(session: Session, model: LoadedModel, spec: ExplanationSpec, *, f
     if spec.tolerance is not None and not method.takes_tolerance:
         where = f"{field}.tolerance"
         raise InvalidRequestError(f"{method.name} takes no tolerance; leave {where} out.", field=where)
-    return Order(spec, method, params, read_baseline(session, model, method, spec, field), field)
+    return PreparedExplanation(spec, method, params, read_baseline(context, model, method, spec, field), field)
 
 
-def require_time(session: Session, model: LoadedModel, order: Order, rows: Rows, *, others: Cost = _NOTHING) -> None:
+def require_time(
+    context: RequestContext, model: LoadedModel, prepared: PreparedExplanation, rows: Rows, *, others: Cost = _NOTHING
+) -> None:
     """Refuse the explanation of all rows if even the least of it cannot be ready before the deadline.
 
     It is judged by the rows that the method must evaluate, the fastest pace of late, and nothing else being about.
     Where rows have open lengths the pace of some says nothing of others, and nothing is refused.
-    `others` are rows of the job beside the explanation's.
+    `others` are rows of the request beside the explanation's.
 
     Raises
     ------
     TimedOutError
         The least that it takes is more than what is left. A parameter may also be refused: as by the method itself.
     """
-    handle = session.handle(model)
+    handle = context.handle(model)
     left = handle.seconds_left()
     if math.isinf(left) or model.open_lengths or not handle.least_seconds(forward=1, backward=1):
         return
-    costs = [_least_cost(model, order, rows, number) for number in range(rows.count)]
+    costs = [_least_cost(model, prepared, rows, number) for number in range(rows.count)]
     forward = others.forward + sum(cost.forward for cost in costs)
     backward = others.backward + sum(cost.backward for cost in costs)
     needed = _CAUTION * handle.least_seconds(forward=forward, backward=backward)
     if needed > left:
-        name = order.method.rows_parameter
+        name = prepared.method.rows_parameter
         fewer = f", or ask for fewer `{name}`" if name else ", or send fewer rows"
         raise TimedOutError(
-            f"{order.method.name} needs {backward} rows backward and {forward} forward, at least {needed:.3g} s at the "
-            f"pace measured; the deadline leaves {left:.3g} s. Allow more time{fewer}.",
+            f"{prepared.method.name} needs {backward} rows backward and {forward} forward, at least {needed:.3g} s "
+            f"at the pace measured; the deadline leaves {left:.3g} s. Allow more time{fewer}.",
             stage="refused",
             needed_seconds=f"{needed:.3f}",
         )
@@ -128,72 +128,79 @@ def require_finite(score: float, number: int) -> None:
 
 
 def explain_row(
-    session: Session, model: LoadedModel, order: Order, rows: Rows, number: int, outputs: Arrays, *, time_share: float
+    context: RequestContext,
+    model: LoadedModel,
+    prepared: PreparedExplanation,
+    rows: Rows,
+    number: int,
+    outputs: Arrays,
+    *,
+    time_share: float,
 ) -> AttributionResult:
     """Explain row `number`; `outputs` is the prediction of all rows, (rows, *shape) each.
 
     `time_share` is the part of the time left that may be used up; see `time_share`.
     """
     prediction = {name: values[number] for name, values in outputs.items()}
-    resolved = resolve(order.spec.target, model.outputs, prediction, field=f"{order.field}.target")
+    resolved = resolve(prepared.spec.target, model.outputs, prediction, field=f"{prepared.field}.target")
     require_finite(resolved.value, number)
     row = rows.row(number)
-    kind, baselines = order.made.pop(number) if number in order.made else _compared(model, order, row)
+    kind, baselines = prepared.made.pop(number) if number in prepared.made else _compared(model, prepared, row)
     question = Question(
         inputs=row,
         baselines=baselines,
         target=resolved.target,
         features=model.features,
-        seed=order.spec.seed,
-        tolerance=order.spec.tolerance,
+        seed=prepared.spec.seed,
+        tolerance=prepared.spec.tolerance,
         time_share=time_share,
     )
-    handle, name = session.handle(model), order.method.name
-    watched = WatchedHandle(handle, question, method=name, field=order.field, number=number)
+    handle, name = context.handle(model), prepared.method.name
+    watched = WatchedHandle(handle, question, method=name, field=prepared.field, number=number)
     # What overflows on the way is not finite in the end, and is refused there.
-    with _naming_fields(order.field), np.errstate(all="ignore"):
-        answer = order.method.function(watched, question, order.params)
-    warnings = comparison_warnings(model, order.method, kind) + nonfinite_warnings(prediction, number)
+    with _naming_fields(prepared.field), np.errstate(all="ignore"):
+        answer = prepared.method.function(watched, question, prepared.params)
+    warnings = comparison_warnings(model, prepared.method, kind) + nonfinite_warnings(prediction, number)
     answer = dataclasses.replace(answer, warnings=answer.warnings + warnings)
     receipt = Receipt(
         model=model.key,
         input_digest=digest(row),
-        runtime=session.runtime(model, handle.tally),
+        runtime=context.runtime(model, handle.tally),
         work=handle.tally.work(),
         method=name,
-        parameters=_resolved_parameters(order.params, answer),
+        parameters=_resolved_parameters(prepared.params, answer),
         target=resolved.spec,
         baseline=kind,
         baseline_digest=digest(baselines) if baselines else "",
-        blur_sigma=blur_sigma(order.spec.baseline) if kind == "blur" else 0.0,
-        seed=order.spec.seed,
+        blur_sigma=blur_sigma(prepared.spec.baseline) if kind == "blur" else 0.0,
+        seed=prepared.spec.seed,
         tolerance=answer.tolerance or None,
     )
-    result = _result(model, order, rows, number, resolved, answer, receipt)
+    result = _result(model, prepared, rows, number, resolved, answer, receipt)
     compared = bool(baselines)
-    require_finite_answer(result, method=name, field=order.field, compared=compared, problem=watched.problem)
+    require_finite_answer(result, method=name, field=prepared.field, compared=compared, problem=watched.problem)
     return result
 
 
 def time_share(position: int, count: int) -> float:
-    """Return which part of the time left the explanation at `position` of a job's `count` may use up.
+    """Return which part of the time left the explanation at `position` of a request's `count` may use up.
 
     Some run at once, and those that come after them need their time too.
     """
     return 1 / (math.ceil(count / MOST_HANDS) - position // MOST_HANDS)
 
 
-def _least_cost(model: LoadedModel, order: Order, rows: Rows, number: int) -> Cost:
+def _least_cost(model: LoadedModel, prepared: PreparedExplanation, rows: Rows, number: int) -> Cost:
     """Return the evaluation rows without which there is no explanation of row `number`; keep its baseline."""
     row = rows.row(number)
-    order.made[number] = made = _compared(model, order, row)
-    question = Question(row, made[1], _ANY_TARGET, model.features, order.spec.seed, order.spec.tolerance)
-    with _naming_fields(order.field):
-        return order.method.cost(order.params, question).lowest
+    prepared.made[number] = made = _compared(model, prepared, row)
+    question = Question(row, made[1], _ANY_TARGET, model.features, prepared.spec.seed, prepared.spec.tolerance)
+    with _naming_fields(prepared.field):
+        return prepared.method.cost(prepared.params, question).lowest
 
 
-def _compared(model: LoadedModel, order: Order, row: Arrays) -> Baselines:
-    return make_baseline(model, order.method, order.spec.baseline, order.given, row, order.field)
+def _compared(model: LoadedModel, prepared: PreparedExplanation, row: Arrays) -> Baselines:
+    return make_baseline(model, prepared.method, prepared.spec.baseline, prepared.given, row, prepared.field)
 
 
 @contextlib.contextmanager
@@ -217,7 +224,7 @@ def _resolved_parameters(params: Any, answer: Attribution) -> dict[str, Any]:
 
 def _result(
     model: LoadedModel,
-    order: Order,
+    prepared: PreparedExplanation,
     rows: Rows,
     number: int,
     resolved: Resolved,
@@ -227,7 +234,7 @@ def _result(
     value = resolved.value if answer.instance_value is None else answer.instance_value
     return AttributionResult(
         inputs={
-            name: present(model, name, scores, answer.groups, rows, number, order.spec.format, order.field)
+            name: present(model, name, scores, answer.groups, rows, number, prepared.spec.format, prepared.field)
             for name, scores in answer.scores.items()
         },
         output=resolved.target.output,

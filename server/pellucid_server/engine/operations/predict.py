@@ -9,22 +9,27 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.engine.operations.explain import Order, explain_row, read_order, require_time, time_share
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.evaluations.kernels import probabilities
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext, failure
+from pellucid_server.engine.operations.explain import (
+    PreparedExplanation,
+    explain_row,
+    prepare_explanation,
+    require_time,
+    time_share,
+)
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
-from pellucid_server.engine.operations.session import Session, failure
 from pellucid_server.engine.operations.watched import nonfinite_warnings
-from pellucid_server.engine.programs import probabilities
-from pellucid_server.engine.question import Arrays
 from pellucid_server.errors import CancelledError, InvalidRequestError
-from pellucid_server.jobs import (
+from pellucid_server.vocabulary.descriptions import OutputInfo
+from pellucid_server.vocabulary.requests import ExplanationSpec, PredictRequest
+from pellucid_server.vocabulary.results import (
     AttributionResult,
     ClassScore,
     ExplanationOutcome,
-    ExplanationSpec,
-    OutputInfo,
     OutputResult,
-    PredictJob,
     PredictResult,
     Receipt,
 )
@@ -36,7 +41,7 @@ _MOST_WARNINGS = 10
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
 
 
-def predict(session: Session, job: PredictJob) -> PredictResult:
+def predict(context: RequestContext, request: PredictRequest) -> PredictResult:
     """Run the model forward, then make the explanations, each of which may fail on its own.
 
     Raises
@@ -44,16 +49,16 @@ def predict(session: Session, job: PredictJob) -> PredictResult:
     PellucidError
         The prediction itself cannot be made.
     """
-    model = session.models.find(job.model)
-    infos = _wanted(model, job.outputs)
-    rows = prepare(session, model, job.inputs)
-    handle = session.handle(model, prediction=True)
+    model = context.models.find(request.model)
+    infos = _wanted(model, request.outputs)
+    rows = prepare(context, model, request.inputs)
+    handle = context.handle(model, prediction=True)
     outputs = handle.forward(rows.arrays)
-    receipt = Receipt(model.key, digest(rows.arrays), session.runtime(model, handle.tally), handle.tally.work())
+    receipt = Receipt(model.key, digest(rows.arrays), context.runtime(model, handle.tally), handle.tally.work())
     return PredictResult(
-        outputs={info.name: output_result(info, outputs[info.name], job.top_k) for info in infos},
+        outputs={info.name: output_result(info, outputs[info.name], request.top_k) for info in infos},
         receipt=receipt,
-        explanations=_explanations(session, model, job, rows, outputs) if job.explanations else (),
+        explanations=_explanations(context, model, request, rows, outputs) if request.explanations else (),
         warnings=_warnings(infos, outputs, rows.count),
     )
 
@@ -107,31 +112,36 @@ def _wanted(model: LoadedModel, names: tuple[str, ...]) -> tuple[OutputInfo, ...
 
 
 def _explanations(
-    session: Session, model: LoadedModel, job: PredictJob, rows: Rows, outputs: Arrays
+    context: RequestContext, model: LoadedModel, request: PredictRequest, rows: Rows, outputs: Arrays
 ) -> tuple[ExplanationOutcome, ...]:
     """Make every explanation of every row, several at a time."""
 
-    def read(numbered: tuple[int, ExplanationSpec]) -> Order:
-        order = read_order(session, model, numbered[1], field=f"explanations[{numbered[0]}]")
-        require_time(session, model, order, rows)
-        return order
+    def read(numbered: tuple[int, ExplanationSpec]) -> PreparedExplanation:
+        prepared = prepare_explanation(context, model, numbered[1], field=f"explanations[{numbered[0]}]")
+        require_time(context, model, prepared, rows)
+        return prepared
 
     # The prediction stands whether or not its explanations are ready in time, so they must end before it.
-    session = replace(session, job=session.job.part(reserve_seconds=_RESERVE_SECONDS))
-    orders = [_attempt(session, partial(read, numbered)) for numbered in enumerate(job.explanations)]
-    parts = [(order, number) for order in orders if isinstance(order, Order) for number in range(rows.count)]
+    context = replace(context, request=context.request.part(reserve_seconds=_RESERVE_SECONDS))
+    explanations = [_attempt(context, partial(read, numbered)) for numbered in enumerate(request.explanations)]
+    parts = [
+        (prepared, number)
+        for prepared in explanations
+        if isinstance(prepared, PreparedExplanation)
+        for number in range(rows.count)
+    ]
 
     def explain(position: int) -> AttributionResult:
-        order, number = parts[position]
+        prepared, number = parts[position]
         share = time_share(position, len(parts))
-        return explain_row(session, model, order, rows, number, outputs, time_share=share)
+        return explain_row(context, model, prepared, rows, number, outputs, time_share=share)
 
     made = iter(
-        session.machinery.hub.map(lambda position: _attempt(session, partial(explain, position)), range(len(parts)))
+        context.services.hub.map(lambda position: _attempt(context, partial(explain, position)), range(len(parts)))
     )
     return tuple(
-        order if isinstance(order, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
-        for order in orders
+        prepared if isinstance(prepared, ExplanationOutcome) else _gathered([next(made) for _ in range(rows.count)])
+        for prepared in explanations
     )
 
 
@@ -142,11 +152,11 @@ def _gathered(parts: list[AttributionResult | ExplanationOutcome]) -> Explanatio
     return ExplanationOutcome(tuple(part for part in parts if isinstance(part, AttributionResult)))
 
 
-def _attempt(session: Session, make: Callable[[], Made]) -> Made | ExplanationOutcome:
+def _attempt(context: RequestContext, make: Callable[[], Made]) -> Made | ExplanationOutcome:
     """Return what `make` makes, or the failure that the caller will read in its place."""
     try:
         return make()
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - a bug in one method must not take the prediction with it
-        return ExplanationOutcome(failure=failure(session.job, error))
+        return ExplanationOutcome(failure=failure(context.request, error))

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.arrays import narrowed
-from pellucid_server.engine.models.loaded import LoadedModel
+from pellucid_server.engine.methods.shared.arrays import narrowed
+from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.rows import Rows
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import InputAttribution, ReplyFormat
+from pellucid_server.vocabulary.requests import ReplyFormat
+from pellucid_server.vocabulary.results import InputAttribution
 
 _MORE = {"float16": "FLOAT32", "float32": "FLOAT64"}
 """What to ask for where a type's range does not suffice."""

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pellucid_server.engine.models.loaded import LoadedModel
-from pellucid_server.engine.models.pictures import PicturePreprocessor
-from pellucid_server.engine.models.preprocessing import Prepared, Preprocessor
-from pellucid_server.engine.operations.session import Session
-from pellucid_server.engine.question import Arrays
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.models.inputs.pictures import PicturePreprocessor
+from pellucid_server.engine.models.inputs.preprocessing import Prepared, Preprocessor
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import Box, Input, PicturesInput
+from pellucid_server.vocabulary.requests import Input, PicturesInput
+from pellucid_server.vocabulary.results import Box
 
 Made = TypeVar("Made")
 
@@ -30,9 +31,9 @@ class Rows:
 
 
 def prepare(
-    session: Session, model: LoadedModel, inputs: Mapping[str, Input], *, field: str = "inputs", most: int = 0
+    context: RequestContext, model: LoadedModel, inputs: Mapping[str, Input], *, field: str = "inputs", most: int = 0
 ) -> Rows:
-    """Preprocess `inputs` for `model`; other jobs go on while pictures are decoded and resampled.
+    """Preprocess `inputs` for `model`; other requests go on while pictures are decoded and resampled.
 
     `most` is the largest number of rows; 0 for the model's own limit.
 
@@ -56,7 +57,7 @@ def prepare(
             # Before they are decoded, which takes long.
             _require_rows(model, len(given.encoded), field, most)
     prepared = {
-        name: _prepared(session, preprocessor, inputs[name], f'{field}["{name}"]')
+        name: _prepared(context, preprocessor, inputs[name], f'{field}["{name}"]')
         for name, preprocessor in model.inputs.items()
     }
     counts = {name: len(entry.rows) for name, entry in prepared.items()}
@@ -77,14 +78,14 @@ def _require_rows(model: LoadedModel, count: int, field: str, most: int) -> None
         raise InvalidRequestError(text, field=field)
 
 
-def _prepared(session: Session, preprocessor: Preprocessor, given: Input, field: str) -> Prepared:
+def _prepared(context: RequestContext, preprocessor: Preprocessor, given: Input, field: str) -> Prepared:
     if not isinstance(preprocessor, PicturePreprocessor):
         return preprocessor.prepare(given, field)
 
     def run(step: Callable[[], Made]) -> Made:
-        # A photograph takes a tenth of a second, in which the hub would run nobody else's job.
-        session.job.check()
-        return session.machinery.hub.offload(step)
+        # A photograph takes a tenth of a second, in which the hub would run nobody else's request.
+        context.request.check()
+        return context.services.hub.offload(step)
 
     return preprocessor.prepare(given, field, run=run)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.programs import probabilities
-from pellucid_server.engine.question import Arrays, Target
+from pellucid_server.engine.asking.question import Arrays, Target
+from pellucid_server.engine.evaluations.kernels import probabilities
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
+from pellucid_server.vocabulary.descriptions import OutputInfo
+from pellucid_server.vocabulary.requests import Outcome, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)

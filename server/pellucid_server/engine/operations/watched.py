@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.models.lengths import UnfitLengthsError, UnfitValuesError
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Arrays, Question, Scores, Target
+from pellucid_server.engine.models.graph.lengths import UnfitLengthsError, UnfitValuesError
 from pellucid_server.engine.operations.targets import index_text
-from pellucid_server.engine.question import Arrays, Question, Scores, Target
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import AttributionResult
+from pellucid_server.vocabulary.results import AttributionResult
 
 _OTHER_BASELINE = "choose another baseline"
 _OTHER_ROW = "send another row"
@@ -121,7 +121,7 @@ class WatchedHandle:
         return self._handle.likely_seconds(forward=forward, backward=backward)
 
     def progress(self, share: float) -> None:
-        """Tell the caller that this share of the job is done."""
+        """Tell the caller that this share of the request is done."""
         self._handle.progress(share)
 
     @contextlib.contextmanager

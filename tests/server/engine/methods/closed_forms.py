@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-from pellucid_server.engine.question import Arrays, Feature, Question, Scores, Target
+from pellucid_server.engine.asking.question import Arrays, Feature, Question, Scores, Target
 
 TARGET = Target("y", ((0, 1.0),))
 

@@ -2,7 +2,7 @@
 
 import pellucid_server.engine.methods
 import pytest
-from pellucid_server.engine import registry
+from pellucid_server.engine.asking import registry
 
 registry.discover(pellucid_server.engine.methods)
 

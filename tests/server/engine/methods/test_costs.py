@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pellucid_server.engine.methods
 import pytest
-from pellucid_server.engine import registry
-from pellucid_server.engine.question import Feature, Question
-from pellucid_server.engine.registry import Background
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.question import Feature, Question
+from pellucid_server.engine.asking.registry import Background
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 

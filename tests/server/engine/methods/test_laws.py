@@ -6,9 +6,9 @@ import numpy as np
 import pellucid_server.engine.methods
 import pytest
 import torch
-from pellucid_server.engine import registry
-from pellucid_server.engine.question import Feature, Question
-from pellucid_server.engine.registry import Axiom, Background, Need
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.question import Feature, Question
+from pellucid_server.engine.asking.registry import Axiom, Background, Need
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 registry.discover(pellucid_server.engine.methods)

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.graph.graph import Graph
 from server.engine.models.operator_cases import Function, Values
 from torch import Tensor, nn
 from torch.export import Dim

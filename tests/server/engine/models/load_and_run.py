@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import torch
-from pellucid_server.engine.models.archive import ModelFileError, load_program
-from pellucid_server.engine.models.contracts import BrokenContractError
-from pellucid_server.engine.models.graph import Graph, UnfitModelError
+from pellucid_server.engine.models.exported.archive import ModelFileError, load_program
+from pellucid_server.engine.models.graph.graph import Graph, UnfitModelError
+from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 for path in map(Path, sys.argv[1:]):
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

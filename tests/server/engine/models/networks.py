@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.graph.graph import Graph
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree

@@ -6,7 +6,7 @@ import re
 import time
 from collections import defaultdict
 
-from pellucid_server.engine.models.onnx_operators import refusal
+from pellucid_server.engine.models.onnx.operators import refusal
 from server.engine.models.onnx_more_starts import more_starts
 from server.engine.models.onnx_starts import onnx_starts
 from server.engine.models.onnx_sweep import MODES, Change, Start, call_of, changes, random_call, sweep

@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import AttributeProto, helper
-from pellucid_server.engine.models.onnx_file import SessionError, checked_model
+from pellucid_server.engine.models.onnx.file import SessionError, checked_model
 
 Array = NDArray[np.generic]
 

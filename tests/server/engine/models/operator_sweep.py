@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pellucid_server.engine.models.contracts import checked, mistyped
-from pellucid_server.engine.models.operators import every_operator
+from pellucid_server.engine.models.operators.allowed import every_operator
+from pellucid_server.engine.models.operators.contracts import checked, mistyped
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 

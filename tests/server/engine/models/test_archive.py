@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from pellucid_server.engine.models.archive import ModelFileError, load_program
-from pellucid_server.engine.models.operators import allowed
-from pellucid_server.engine.models.size_expressions import ExpressionError, checked_expression
-from pellucid_server.engine.models.torch_versions import VERSION
+from pellucid_server.engine.models.exported.archive import ModelFileError, load_program
+from pellucid_server.engine.models.exported.size_expressions import ExpressionError, checked_expression
+from pellucid_server.engine.models.exported.torch_versions import VERSION
+from pellucid_server.engine.models.operators.allowed import allowed
 from server.engine.models.malice import (
     CONSTANTS,
     LIVE,

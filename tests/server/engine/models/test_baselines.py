@@ -5,8 +5,14 @@ import re
 
 import numpy as np
 import pytest
-from pellucid_server.engine.models.baselines import baseline_rows, baseline_warnings, blurred, default_kind, medoid
-from pellucid_server.engine.question import Feature
+from pellucid_server.engine.asking.question import Feature
+from pellucid_server.engine.models.inputs.baselines import (
+    baseline_rows,
+    baseline_warnings,
+    blurred,
+    default_kind,
+    medoid,
+)
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from scipy import ndimage
 

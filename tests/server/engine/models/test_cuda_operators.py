@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from pellucid_server.engine.models import cuda_operators
-from pellucid_server.engine.models.cuda_operators import indices, require_within
-from pellucid_server.engine.models.graph import Graph
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.operators import cuda_operators
+from pellucid_server.engine.models.operators.cuda_operators import indices, require_within
 
 from .networks import ZOO, zoo_module, zoo_rows
 

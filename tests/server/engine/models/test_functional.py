@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.functional import functional_program
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.torch_versions import VERSION
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.exported.torch_versions import VERSION
+from pellucid_server.engine.models.graph.functional import functional_program
+from pellucid_server.engine.models.graph.graph import Graph
 from torch import nn
 from torch.export import Dim, ExportedProgram
 

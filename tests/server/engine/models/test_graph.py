@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
-from pellucid_server.engine.models.graph import Graph, GraphValue, UnfitModelError
+from pellucid_server.engine.models.graph.graph import Graph, GraphValue, UnfitModelError
 from pellucid_server.errors import InvalidRequestError
 from server.engine.models.networks import (
     ZOO,
@@ -208,7 +208,7 @@ def test_the_value_of_a_module_that_returns_its_state_too_is_its_output():
 
 
 def test_a_leaf_is_cut_off_from_the_rows():
-    outputs, leaves = zoo_graph("encoder").leafing("layers.0")(zoo_rows("encoder", 2, 3))
+    outputs, leaves = zoo_graph("encoder").with_leaf_at("layers.0")(zoo_rows("encoder", 2, 3))
 
     assert leaves["layers.0"].is_leaf
     assert leaves["layers.0"].requires_grad
@@ -235,7 +235,7 @@ def test_rows_parameters_and_the_program_stay_as_they_were(network):
 
     for layer in ZOO[network].cuts.split():
         graph.capturing((layer,))(rows)
-        outputs, leaves = graph.leafing(layer)(rows)
+        outputs, leaves = graph.with_leaf_at(layer)(rows)
         loss = sum(value.sum() for value in outputs.values() if value.requires_grad)
         torch.autograd.grad(loss, leaves[layer])
         suffix = graph.suffix(layer)
@@ -285,7 +285,7 @@ def test_derived_graphs_are_made_once():
 
     assert graph.suffix("layers.0") is graph.suffix("layers.0")
     assert graph.capturing(("layers.0", "head")) is graph.capturing(("layers.0", "head"))
-    assert graph.leafing("layers.0") is not graph.leafing("layers.1")
+    assert graph.with_leaf_at("layers.0") is not graph.with_leaf_at("layers.1")
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_four_threads_get_the_answers_that_one_gets():
     fresh = Graph.from_program(ZOO[network].export(zoo_module(network)))
 
     def work(graph: Graph, layer: str) -> list[torch.Tensor]:
-        outputs, leaves = graph.leafing(layer)(rows)
+        outputs, leaves = graph.with_leaf_at(layer)(rows)
         (gradient,) = torch.autograd.grad(outputs["output"].square().sum(), leaves[layer])
         suffix = graph.suffix(layer)
         context = suffix.context(rows)

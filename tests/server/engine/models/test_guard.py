@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pellucid_server.engine.models.guard import Bounds, Guard, GuardError, Trial
+from pellucid_server.engine.models.loading.guard import Bounds, Guard, GuardError, Trial
 
 MIB = 1 << 20
 BOUNDS = Bounds(1.0, 256 * MIB)
@@ -152,7 +152,7 @@ def test_a_guard_that_is_lost_says_how():
 
 PARENT = """
 import os, signal, sys, time
-from pellucid_server.engine.models.guard import Bounds, Guard, Trial
+from pellucid_server.engine.models.loading.guard import Bounds, Guard, Trial
 
 def hang(grow):
     sys.stdout.write(f"{os.getppid()} {os.getpid()}\\n")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.independence import rows_independent
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.graph.independence import rows_independent
 from server.engine.models.networks import ZOO, zoo_graph
 from torch import nn
 from torch.export import Dim

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.index_ranges import UNBOUNDED, IndexRange, index_error, names_an_index
-from pellucid_server.engine.models.manifest import InputManifest
-from pellucid_server.engine.models.preprocessing import TensorPreprocessor
+from pellucid_server.engine.models.files.manifest import InputManifest
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.graph.index_ranges import UNBOUNDED, IndexRange, index_error, names_an_index
+from pellucid_server.engine.models.inputs.preprocessing import TensorPreprocessor
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import TensorInput
+from pellucid_server.vocabulary.requests import TensorInput
 from torch import nn
 from torch.export import Dim
 

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.lengths import FIXED, Lengths, Range, Size, names_a_length
-from pellucid_server.engine.models.session import Value
-from pellucid_server.engine.models.trial import TrialError, graph_run, narrowed_lengths, run_batches, trial_rows
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.graph.lengths import FIXED, Lengths, Range, Size, names_a_length
+from pellucid_server.engine.models.loading.trial import TrialError, graph_run, narrowed_lengths, run_batches, trial_rows
+from pellucid_server.engine.models.onnx.onnx_model import Value
 from pellucid_server.errors import InvalidRequestError
 from torch import nn
 from torch.export import Dim

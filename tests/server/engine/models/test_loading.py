@@ -2,9 +2,11 @@
 
 import threading
 
-from pellucid_server.engine.models import loading
-from pellucid_server.engine.models.files import fingerprint
-from pellucid_server.jobs import ModelKey, Verdict, WorkerSettings
+from pellucid_server.engine.models.files.plain_files import fingerprint
+from pellucid_server.engine.models.loading import loader as loading
+from pellucid_server.vocabulary.descriptions import Verdict
+from pellucid_server.vocabulary.messages import WorkerSettings
+from pellucid_server.vocabulary.requests import ModelKey
 
 
 def test_files_that_change_while_models_are_tried_out_are_tried_out_anew_by_the_next_process(tmp_path, monkeypatch):

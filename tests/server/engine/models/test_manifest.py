@@ -1,7 +1,7 @@
 """What a model.toml may say, and how it is refused."""
 
 import pytest
-from pellucid_server.engine.models.manifest import (
+from pellucid_server.engine.models.files.manifest import (
     ColumnManifest,
     ImageManifest,
     InputManifest,
@@ -9,7 +9,7 @@ from pellucid_server.engine.models.manifest import (
     OutputManifest,
     read_manifest,
 )
-from pellucid_server.engine.models.strict_toml import ManifestError
+from pellucid_server.engine.models.files.strict_toml import ManifestError
 
 IMAGE = """
 [[inputs]]

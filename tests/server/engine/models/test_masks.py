@@ -1,10 +1,10 @@
 """Which inputs are masks, by type, by name, and by what model.toml says."""
 
 import pytest
-from pellucid_server.engine.models.manifest import InputManifest, Manifest
-from pellucid_server.engine.models.masks import with_masks
-from pellucid_server.engine.question import Feature
-from pellucid_server.jobs import InputInfo
+from pellucid_server.engine.asking.question import Feature
+from pellucid_server.engine.models.files.manifest import InputManifest, Manifest
+from pellucid_server.engine.models.inputs.masks import with_masks
+from pellucid_server.vocabulary.descriptions import InputInfo
 
 
 def masks(types, **roles):

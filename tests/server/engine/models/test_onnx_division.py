@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from pellucid_server.engine.models.onnx_division import PREFIX
-from pellucid_server.engine.models.onnx_file import SessionError, checked_model
+from pellucid_server.engine.models.onnx.division import PREFIX
+from pellucid_server.engine.models.onnx.file import SessionError, checked_model
 
 INT64, FLOAT = TensorProto.INT64, TensorProto.FLOAT
 LOWEST = -(2**63)

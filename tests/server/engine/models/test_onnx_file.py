@@ -10,9 +10,9 @@ import skl2onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
-from pellucid_server.engine.models import onnx_operators
-from pellucid_server.engine.models.onnx_file import SessionError, read_onnx
-from pellucid_server.engine.models.session import Session
+from pellucid_server.engine.models.onnx import operators as onnx_operators
+from pellucid_server.engine.models.onnx.file import SessionError, read_onnx
+from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.errors import InvalidRequestError
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -47,7 +47,7 @@ def load(tmp_path):
         path = tmp_path / "folder" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-        return Session(path, threads=1, device="cpu")
+        return OnnxModel(path, threads=1, device="cpu")
 
     return load
 
@@ -571,7 +571,7 @@ def exported(tmp_path_factory):
 def test_a_network_of_torch_is_served_and_agrees(exported):
     path, rows, outputs = exported
 
-    np.testing.assert_allclose(Session(path, threads=1, device="cpu").run({"x": rows})["y"], outputs, atol=1e-5)
+    np.testing.assert_allclose(OnnxModel(path, threads=1, device="cpu").run({"x": rows})["y"], outputs, atol=1e-5)
 
 
 class Reader(CalibrationDataReader):
@@ -591,7 +591,7 @@ def test_a_quantized_network_is_served_and_is_near(exported, tmp_path, kind):
     else:
         quantize_static(path, quantized, Reader(rows))
 
-    answer = Session(quantized, threads=1, device="cpu").run({"x": rows})["y"]
+    answer = OnnxModel(quantized, threads=1, device="cpu").run({"x": rows})["y"]
 
     assert np.abs(answer - outputs).max() < 0.25 * np.abs(outputs).max()
 
@@ -603,7 +603,7 @@ def test_a_network_that_onnx_runtime_optimized_is_served_and_agrees(exported, tm
     options.optimized_model_filepath = str(tmp_path / "model.onnx")
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    answer = Session(tmp_path / "model.onnx", threads=1, device="cpu").run({"x": rows})["y"]
+    answer = OnnxModel(tmp_path / "model.onnx", threads=1, device="cpu").run({"x": rows})["y"]
 
     np.testing.assert_allclose(answer, outputs, atol=1e-5)
 

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from pellucid_server.engine.models.onnx_file import SessionError, checked_model
-from pellucid_server.engine.models.session import Session
+from pellucid_server.engine.models.onnx.file import SessionError, checked_model
+from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.errors import InvalidRequestError
 from server.engine.models.onnx_sweep import Call, Start, sweep
 
@@ -73,7 +73,7 @@ def shaped(content, rank=3):
 def load(tmp_path):
     def load(content):
         onnx.save(content, tmp_path / "model.onnx")
-        return Session(tmp_path / "model.onnx", threads=1, device="cpu")
+        return OnnxModel(tmp_path / "model.onnx", threads=1, device="cpu")
 
     return load
 

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from pellucid_server.engine.models.onnx_file import SessionError, checked_model
-from pellucid_server.engine.models.onnx_guards import PREFIX
-from pellucid_server.engine.models.onnx_sizes import MOST_ELEMENTS
-from pellucid_server.engine.models.session import Session
+from pellucid_server.engine.models.onnx.file import SessionError, checked_model
+from pellucid_server.engine.models.onnx.guards import PREFIX
+from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
+from pellucid_server.engine.models.onnx.sizes import MOST_ELEMENTS
 from pellucid_server.errors import InvalidRequestError
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -43,7 +43,7 @@ def model(bodies, *, opset=18, **constants):
 def load(tmp_path):
     def load(content):
         onnx.save(content, tmp_path / "model.onnx")
-        return Session(tmp_path / "model.onnx", threads=1, device="cpu")
+        return OnnxModel(tmp_path / "model.onnx", threads=1, device="cpu")
 
     return load
 

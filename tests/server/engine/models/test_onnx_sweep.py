@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 from onnx import helper
-from pellucid_server.engine.models.onnx_operators import refusal
+from pellucid_server.engine.models.onnx.operators import refusal
 from server.engine.models.onnx_more_starts import more_starts
 from server.engine.models.onnx_starts import onnx_starts, start
 from server.engine.models.onnx_sweep import MODES, Runner, call_of, random_call, sweep

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.contract_rules import RULES
-from pellucid_server.engine.models.contracts import BrokenContractError, checked
-from pellucid_server.engine.models.derivatives import gradient_obstacle
-from pellucid_server.engine.models.graph import Graph, UnfitModelError
-from pellucid_server.engine.models.operators import allowed, every_operator, runnable
-from pellucid_server.engine.models.torch_versions import VERSION
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.exported.torch_versions import VERSION
+from pellucid_server.engine.models.graph.derivatives import gradient_obstacle
+from pellucid_server.engine.models.graph.graph import Graph, UnfitModelError
+from pellucid_server.engine.models.operators.allowed import allowed, every_operator, runnable
+from pellucid_server.engine.models.operators.contract_rules import RULES
+from pellucid_server.engine.models.operators.contracts import BrokenContractError, checked
 from server.engine.models.malice import PROGRAM, WEIGHTS, edited, entries_of, written
 from torch import nn
 from torch.export import Dim

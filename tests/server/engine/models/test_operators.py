@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pellucid_server.engine.models.archive import ModelFileError
-from pellucid_server.engine.models.graph import UnfitModelError
-from pellucid_server.engine.models.operators import allowed, filled
-from pellucid_server.engine.models.remedies import place, place_text, refusal
-from pellucid_server.engine.models.torch_versions import VERSION
+from pellucid_server.engine.models.exported.archive import ModelFileError
+from pellucid_server.engine.models.exported.torch_versions import VERSION
+from pellucid_server.engine.models.graph.graph import UnfitModelError
+from pellucid_server.engine.models.operators.allowed import allowed, filled
+from pellucid_server.engine.models.operators.remedies import place, place_text, refusal
 from server.engine.models.exporting import EXPORTED, Group, group_failures, operators_of, rows, served
 from server.engine.models.module_cases import MODULES, OTHER_MODULES, REFUSED_MODULES, OneModule
 from server.engine.models.operator_cases import EXPRESSIONS, NO_OPERATORS, OTHERS, REFUSED, UNEXPORTED, Function

@@ -7,12 +7,18 @@ import zlib
 
 import numpy as np
 import pytest
-from pellucid_server.engine.models.manifest import ColumnManifest, ImageManifest, InputManifest
-from pellucid_server.engine.models.pictures import MOST_PIXELS, MOST_PIXELS_TOGETHER, PicturePreprocessor, crop_box
-from pellucid_server.engine.models.preprocessing import TensorPreprocessor, UnfitManifestError
-from pellucid_server.engine.models.tables import TablePreprocessor
+from pellucid_server.engine.models.files.manifest import ColumnManifest, ImageManifest, InputManifest
+from pellucid_server.engine.models.inputs.pictures import (
+    MOST_PIXELS,
+    MOST_PIXELS_TOGETHER,
+    PicturePreprocessor,
+    crop_box,
+)
+from pellucid_server.engine.models.inputs.preprocessing import TensorPreprocessor, UnfitManifestError
+from pellucid_server.engine.models.inputs.tables import TablePreprocessor
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import Box, PicturesInput, TableInput, TensorInput, TextsInput
+from pellucid_server.vocabulary.requests import PicturesInput, TableInput, TensorInput, TextsInput
+from pellucid_server.vocabulary.results import Box
 from PIL import Image
 
 FLOAT32 = np.dtype(np.float32)

@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from pellucid_server.engine.models.lengths import Range
-from pellucid_server.engine.models.repository import ModelError, load_repository
-from pellucid_server.engine.question import Feature
-from pellucid_server.engine.registry import Axiom, Background, Cost, Method, Need
+from pellucid_server.engine.asking.question import Feature
+from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Method, Need
+from pellucid_server.engine.models.graph.lengths import Range
+from pellucid_server.engine.models.loading.repository import ModelError, load_repository
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import CapabilityInfo, ModelKey, OutputInfo, TensorInput
+from pellucid_server.vocabulary.descriptions import CapabilityInfo, OutputInfo
+from pellucid_server.vocabulary.requests import ModelKey, TensorInput
 from torch import nn
 from torch.export import Dim
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from pellucid_server.engine.models.graph import Graph, UnfitModelError
-from pellucid_server.engine.models.suffix import Context
+from pellucid_server.engine.models.graph.graph import Graph, UnfitModelError
+from pellucid_server.engine.models.graph.suffix import Context
 from server.engine.models.networks import CUTS, eager_with, zoo_graph, zoo_module, zoo_rows
 from torch import nn
 from torch.export import Dim
@@ -110,7 +110,7 @@ def test_the_gradient_at_a_layer_equals_that_of_the_eager_network_and_that_of_th
     suffix = graph.suffix(layer)
     context = suffix.context(rows)
 
-    outputs, leaves = graph.leafing(layer)(rows)
+    outputs, leaves = graph.with_leaf_at(layer)(rows)
     (gradient,) = torch.autograd.grad(score(list(outputs.values())), leaves[layer])
 
     value = context.value.clone().requires_grad_()
@@ -163,7 +163,7 @@ def test_values_that_match_no_context_rows_are_refused():
         suffix(context.value[:2], context)
 
 
-@pytest.mark.parametrize("derive", [Graph.suffix, Graph.leafing, lambda graph, layer: graph.capturing((layer,))])
+@pytest.mark.parametrize("derive", [Graph.suffix, Graph.with_leaf_at, lambda graph, layer: graph.capturing((layer,))])
 def test_a_layer_whose_batch_is_not_on_axis_0_is_refused_with_its_shape(derive):
     graph = zoo_graph("torch-encoder-length-first")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from pellucid_server.engine.models.archive import load_program
-from pellucid_server.engine.models.graph import Graph
-from pellucid_server.engine.models.torch_versions import VERSION
+from pellucid_server.engine.models.exported.archive import load_program
+from pellucid_server.engine.models.exported.torch_versions import VERSION
+from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.export import ExportError, export
 from torch import Tensor, nn
 
@@ -139,7 +139,7 @@ def test_a_network_of_transformers_is_exported_and_agrees_with_itself(tmp_path: 
 
     graph = Graph.from_program(load_program(tmp_path / family / "1" / "model.pt2"))
     logits, gradient = _eager(network, layer, rows(3))
-    outputs, captured = graph.leafing(layer)(rows(3))
+    outputs, captured = graph.with_leaf_at(layer)(rows(3))
     (found,) = torch.autograd.grad(_score(outputs["output"]), [captured[layer]])
     assert exported.outputs == ("output",)
     torch.testing.assert_close(outputs["output"].detach(), logits, rtol=1e-5, atol=1e-5)

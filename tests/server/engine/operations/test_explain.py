@@ -5,13 +5,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.job_state import Tally
-from pellucid_server.engine.operations.explain import Order, explain_row, require_finite, require_time, time_share
+from pellucid_server.engine.asking.question import Attribution, Feature
+from pellucid_server.engine.asking.registry import Background, Cost, Method
+from pellucid_server.engine.operations.explain import (
+    PreparedExplanation,
+    explain_row,
+    require_finite,
+    require_time,
+    time_share,
+)
 from pellucid_server.engine.operations.rows import Rows
-from pellucid_server.engine.question import Attribution, Feature
-from pellucid_server.engine.registry import Background, Cost, Method
+from pellucid_server.engine.tasks.request_state import Tally
 from pellucid_server.errors import InvalidRequestError, TimedOutError
-from pellucid_server.jobs import ExplanationSpec, ModelKey, OutputInfo, Runtime
+from pellucid_server.vocabulary.descriptions import OutputInfo
+from pellucid_server.vocabulary.requests import ExplanationSpec, ModelKey
+from pellucid_server.vocabulary.results import Runtime
 
 ROWS = Rows({"x": np.arange(12, dtype=np.float32).reshape(4, 3)}, {"x": (None,) * 4}, 4)
 NOTHING = Cost()
@@ -34,7 +42,7 @@ class Handle:
 
 
 @dataclass
-class Session:
+class RequestContext:
     handle_there_is: Handle
 
     def handle(self, model):
@@ -81,8 +89,8 @@ def method(cost, *, rows_parameter=""):
 
 
 def check(cost, *, left, model=None, others=NOTHING, measured=True, **settings):
-    order = Order(ExplanationSpec("careful"), method(cost, **settings), None, None, "explanation")
-    require_time(Session(Handle(left, measured)), model or Model(), order, ROWS, others=others)
+    prepared = PreparedExplanation(ExplanationSpec("careful"), method(cost, **settings), None, None, "explanation")
+    require_time(RequestContext(Handle(left, measured)), model or Model(), prepared, ROWS, others=others)
 
 
 def two_backward(params, question):
@@ -180,17 +188,17 @@ def test_a_baseline_is_made_once_whether_or_not_the_cost_was_asked_for(left, ask
         return Cost(forward=1)
 
     chosen = replace(method(cost), function=answer)
-    order = Order(ExplanationSpec("careful"), chosen, NoParams(), None, "explanation")
-    session, model = Session(Handle(left)), Counting()
+    prepared = PreparedExplanation(ExplanationSpec("careful"), chosen, NoParams(), None, "explanation")
+    context, model = RequestContext(Handle(left)), Counting()
 
-    require_time(session, model, order, ROWS)
+    require_time(context, model, prepared, ROWS)
     for number in range(ROWS.count):
-        explain_row(session, model, order, ROWS, number, {"y": np.zeros((4, 2), np.float32)}, time_share=1.0)
+        explain_row(context, model, prepared, ROWS, number, {"y": np.zeros((4, 2), np.float32)}, time_share=1.0)
 
     np.testing.assert_array_equal(made, ROWS.arrays["x"])
     assert len(costed) == 4 * asked
     assert all(one is other for one, other in zip(costed, seen, strict=False))
-    assert not order.made
+    assert not prepared.made
 
 
 def test_a_row_without_successors_may_use_all_the_time():

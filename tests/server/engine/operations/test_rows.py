@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.job_state import JobState
-from pellucid_server.engine.models.lengths import FIXED
-from pellucid_server.engine.models.manifest import ImageManifest, InputManifest
-from pellucid_server.engine.models.pictures import PicturePreprocessor
+from pellucid_server.engine.models.files.manifest import ImageManifest, InputManifest
+from pellucid_server.engine.models.graph.lengths import FIXED
+from pellucid_server.engine.models.inputs.pictures import PicturePreprocessor
+from pellucid_server.engine.operations.context import Models, RequestContext
 from pellucid_server.engine.operations.rows import prepare
-from pellucid_server.engine.operations.session import Models, Session
+from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError
-from pellucid_server.jobs import ModelKey, PicturesInput
+from pellucid_server.vocabulary.requests import ModelKey, PicturesInput
 from PIL import Image
 
 MANIFEST = InputManifest("image", "image", image=ImageManifest(4, (4, 4), "nearest", (0.0,) * 3, (1.0,) * 3))
@@ -39,13 +39,13 @@ def png(value):
     return file.getvalue()
 
 
-def prepared(bench, preprocessor, values, job=None, max_rows=8):
+def prepared(bench, preprocessor, values, request=None, max_rows=8):
     model = SimpleNamespace(
         key=ModelKey("pictures", 1), inputs={"image": preprocessor}, max_rows=max_rows, lengths=FIXED
     )
-    session = Session(Models({}), bench.machinery, job or JobState(1, None))
+    context = RequestContext(Models({}), bench.services, request or RequestState(1, None))
     given = {"image": PicturesInput(tuple(png(value) for value in values))}
-    return bench.run(lambda: prepare(session, model, given))[0]
+    return bench.run(lambda: prepare(context, model, given))[0]
 
 
 def test_each_picture_becomes_its_row_on_a_thread_beside_the_hub(bench):
@@ -58,11 +58,11 @@ def test_each_picture_becomes_its_row_on_a_thread_beside_the_hub(bench):
 
 
 def test_a_caller_who_leaves_after_a_picture_has_no_other_decoded(bench):
-    job = JobState(1, None)
-    preprocessor = Watched(before=lambda: setattr(job, "cancelled", len(preprocessor.threads) == 2))
+    request = RequestState(1, None)
+    preprocessor = Watched(before=lambda: setattr(request, "cancelled", len(preprocessor.threads) == 2))
 
     with pytest.raises(CancelledError):
-        prepared(bench, preprocessor, range(5), job)
+        prepared(bench, preprocessor, range(5), request)
     assert len(preprocessor.threads) == 2
 
 

@@ -3,7 +3,8 @@ import pytest
 from pellucid_server.engine.operations.predict import output_result
 from pellucid_server.engine.operations.targets import highest, resolve
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import Outcome, OutputInfo, TargetSpec
+from pellucid_server.vocabulary.descriptions import OutputInfo
+from pellucid_server.vocabulary.requests import Outcome, TargetSpec
 
 CLASSES = OutputInfo("classes", "logits", "float32", (3,), ("cat", "dog", "catfish"))
 GRID = OutputInfo("grid", "values", "float32", (2, 3))

@@ -8,16 +8,18 @@ import numpy as np
 import pellucid_server.engine.methods
 import pytest
 import torch
-from pellucid_server.engine import registry
-from pellucid_server.engine.job_state import Tally
-from pellucid_server.engine.models.lengths import values_error
-from pellucid_server.engine.operations.explain import Order, explain_row
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.question import Attribution, Feature
+from pellucid_server.engine.asking.registry import Background, Method
+from pellucid_server.engine.models.graph.lengths import values_error
+from pellucid_server.engine.operations.explain import PreparedExplanation, explain_row
 from pellucid_server.engine.operations.rows import Rows
 from pellucid_server.engine.operations.watched import NotFiniteError, WatchedHandle, nonfinite_warnings
-from pellucid_server.engine.question import Attribution, Feature
-from pellucid_server.engine.registry import Background, Method
+from pellucid_server.engine.tasks.request_state import Tally
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import ExplanationSpec, ModelKey, OutputInfo, ReplyFormat, Runtime
+from pellucid_server.vocabulary.descriptions import OutputInfo
+from pellucid_server.vocabulary.requests import ExplanationSpec, ModelKey, ReplyFormat
+from pellucid_server.vocabulary.results import Runtime
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 registry.discover(pellucid_server.engine.methods)
@@ -35,7 +37,7 @@ class Handle(Formula):
 
 
 @dataclass
-class Session:
+class RequestContext:
     only_handle: Handle
 
     def handle(self, model):
@@ -60,8 +62,10 @@ def explained(method, function, x, **spec):
     row = np.asarray(x, np.float32)
     rows = Rows({"x": row[None]}, {"x": (None,)}, 1)
     outputs = {"y": function({"x": torch.from_numpy(row[None]).double()}).numpy()[:, None]}
-    order = Order(ExplanationSpec(method.name, **spec), method, method.resolve({}), None, "explanation")
-    return explain_row(Session(Handle(function)), Model(), order, rows, 0, outputs, time_share=1.0)
+    prepared = PreparedExplanation(
+        ExplanationSpec(method.name, **spec), method, method.resolve({}), None, "explanation"
+    )
+    return explain_row(RequestContext(Handle(function)), Model(), prepared, rows, 0, outputs, time_share=1.0)
 
 
 def numbers(value):
@@ -169,10 +173,10 @@ def test_what_is_nan_is_not_looked_for_with_ever_more_points():
     handle = Handle(signs)
     method = registry.lookup("integrated-gradients")
     rows = Rows({"x": np.ones((1, 3), np.float32)}, {"x": (None,)}, 1)
-    order = Order(ExplanationSpec(method.name), method, method.resolve({}), None, "explanation")
+    prepared = PreparedExplanation(ExplanationSpec(method.name), method, method.resolve({}), None, "explanation")
 
     with pytest.raises(NotFiniteError):
-        explain_row(Session(handle), Model(), order, rows, 0, {"y": np.full((1, 1), 3.0)}, time_share=1.0)
+        explain_row(RequestContext(handle), Model(), prepared, rows, 0, {"y": np.full((1, 1), 3.0)}, time_share=1.0)
 
     assert handle.rows[1] == 37
 
@@ -380,11 +384,11 @@ def test_the_class_that_the_prediction_names_is_explained_though_the_graph_would
 
     method = dataclasses.replace(registry.lookup("saliency"), function=answer)
     rows = Rows({"x": np.ones((1, 3), np.float32)}, {"x": (None,)}, 1)
-    order = Order(ExplanationSpec("saliency"), method, method.resolve({}), None, "explanation")
+    prepared = PreparedExplanation(ExplanationSpec("saliency"), method, method.resolve({}), None, "explanation")
     model = Model()
     model.outputs = (OutputInfo("y", "logits", "float64", (2,), ("a", "b")),)
 
-    found = explain_row(Session(Handle(roots)), model, order, rows, 0, {"y": predicted}, time_share=1.0)
+    found = explain_row(RequestContext(Handle(roots)), model, prepared, rows, 0, {"y": predicted}, time_share=1.0)
 
     expected = int(np.argmax(runtime))
     assert asked == [((expected, 1.0),)]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.groups import LIMIT, coalition_values, group, varying_counts
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Cost, Need, method, parameter
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Attribution, Question
+from pellucid_server.engine.asking.registry import Axiom, Cost, Need, method, parameter
+from pellucid_server.engine.methods.shared.arrays import as_scores
+from pellucid_server.engine.methods.shared.groups import LIMIT, coalition_values, group, varying_counts
 
 
 @dataclass(frozen=True, slots=True)

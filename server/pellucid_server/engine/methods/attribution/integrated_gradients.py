@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.arrays import as_scores, fixed_warnings, total
-from pellucid_server.engine.flatness import flat_text, path_warnings, stuck_text
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.pace import Pace
-from pellucid_server.engine.paths import (
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Attribution, Question
+from pellucid_server.engine.asking.registry import Axiom, Cost, Need, method, parameter, require
+from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
+from pellucid_server.engine.methods.shared.arrays import as_scores, fixed_warnings, total
+from pellucid_server.engine.methods.shared.flatness import flat_text, path_warnings, stuck_text
+from pellucid_server.engine.methods.shared.paths import (
     FIRST_SEGMENTS,
     POINTS,
     Line,
@@ -33,8 +35,6 @@ from pellucid_server.engine.paths import (
     rounding,
     summed,
 )
-from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Cost, Need, method, parameter, require
 from pellucid_server.errors import InvalidRequestError
 
 DEFAULT_TOLERANCE = 0.01
@@ -161,10 +161,10 @@ def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> At
 
 
 def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int) -> Attribution:
-    pace = Pace(model, time_share=question.time_share)
+    budget = AnytimeBudget(model, time_share=question.time_share)
     segments = first_segments(model, question.target, line)
     rows = POINTS * len(segments)
-    pace.ran(len(segments) // 2)
+    budget.ran(len(segments) // 2)
     short, hurried, stuck, rounds = "", False, "", 0
     while finite(segments) and not _met(question, segments):
         if rounds in (0, _ROUNDS):
@@ -174,14 +174,14 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
             break
         rounds += 1
         wanted = _worst(segments, (max_rows - rows) // (2 * POINTS))
-        halved = _worst(segments, pace.more(len(wanted)))
+        halved = _worst(segments, budget.more(len(wanted)))
         hurried = hurried or len(halved) < len(wanted)
         if not halved:
             short = "the deadline" if wanted else "max_rows"
             break
         segments = refined(model, question.target, line, segments, halved)
         rows += 2 * POINTS * len(halved)
-        pace.ran(len(halved))
+        budget.ran(len(halved))
     return _in_segments(question, line, segments, rows=rows, short=short, hurried=hurried, stuck=stuck)
 
 

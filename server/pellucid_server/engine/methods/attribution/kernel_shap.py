@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.coalitions import Sampled, coalition_count, design, least_coalition_count
-from pellucid_server.engine.groups import LIMIT, Groups, coalition_values, group, varying_counts
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.pace import Pace
-from pellucid_server.engine.question import Attribution, Question, Scores
-from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Attribution, Question, Scores
+from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter, require
+from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
+from pellucid_server.engine.methods.shared.arrays import as_scores
+from pellucid_server.engine.methods.shared.coalitions import Sampled, coalition_count, design, least_coalition_count
+from pellucid_server.engine.methods.shared.groups import LIMIT, Groups, coalition_values, group, varying_counts
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import ParamValue
+from pellucid_server.vocabulary.requests import ParamValue
 
 _SAMPLES = 2048
 _SAMPLES_PER_PLAYER = 2
@@ -162,9 +162,11 @@ class _Game:
         The design of the pairs that were evaluated, their coalitions' values, and whether time was short.
         """
         count, present = plan.pairs, plan.present
-        pace = Pace(self._model, time_share=self._question.time_share, after_unit_seconds=plan.solving_seconds)
+        budget = AnytimeBudget(
+            self._model, time_share=self._question.time_share, after_unit_seconds=plan.solving_seconds
+        )
         seconds = self._model.likely_seconds(forward=_rows(self._question, 2 * wanted + 2), backward=0)
-        more, done = pace.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
+        more, done = budget.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
         if more == count:
             return plan, self.values(present), False
         sequence = plan.sequence(self._question.seed)
@@ -175,8 +177,8 @@ class _Game:
             chosen = np.sort(np.concatenate([ends, 1 + pairs, 1 + count + pairs]).astype(np.intp))
             found[chosen] = self.values(present[chosen], progress=(done / wanted, (done + more) / wanted))
             done += more
-            pace.ran(more)
-            more = pace.more(wanted - done)
+            budget.ran(more)
+            more = budget.more(wanted - done)
         if done == count:
             return plan, found, False
         pairs = np.sort(sequence[:done])

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.arrays import as_scores
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.question import Arrays, Attribution, Feature, Question
-from pellucid_server.engine.registry import Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Arrays, Attribution, Feature, Question
+from pellucid_server.engine.asking.registry import Cost, Need, method, parameter, require
+from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.jobs import ParamValue
+from pellucid_server.vocabulary.requests import ParamValue
 
 _PICTURE_WINDOW = 32
 _LIMIT = 16384

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pellucid_server.engine.arrays import as_rows, as_scores, fixed_warnings
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.question import Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Attribution, Question
+from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.methods.shared.arrays import as_rows, as_scores, fixed_warnings
 
 
 @dataclass(frozen=True, slots=True)

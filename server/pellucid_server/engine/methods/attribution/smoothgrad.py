@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.arrays import as_scores, differentiable_inputs, fixed_warnings, generator
-from pellucid_server.engine.handle import Handle
-from pellucid_server.engine.naming import coded_columns, columns_text
-from pellucid_server.engine.pace import Pace
-from pellucid_server.engine.question import Arrays, Attribution, Question
-from pellucid_server.engine.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.naming import coded_columns, columns_text
+from pellucid_server.engine.asking.question import Arrays, Attribution, Question
+from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
+from pellucid_server.engine.methods.shared.arrays import as_scores, differentiable_inputs, fixed_warnings, generator
 
 _LEAST_SAMPLES = 2
 """Fewer samples have no scatter, and so no standard error."""
@@ -59,14 +59,14 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     first ones, at least 2.
     """
     noisy = _NoisyGradients(model, question, params)
-    pace = Pace(model, time_share=question.time_share)
+    budget = AnytimeBudget(model, time_share=question.time_share)
     seconds = model.likely_seconds(forward=0, backward=params.samples)
-    count = pace.first(least=_LEAST_SAMPLES, most=params.samples, seconds=seconds)
+    count = budget.first(least=_LEAST_SAMPLES, most=params.samples, seconds=seconds)
     while count:
         noisy.draw(count)
-        pace.ran(count)
+        budget.ran(count)
         model.progress(noisy.drawn / params.samples)
-        count = pace.more(params.samples - noisy.drawn)
+        count = budget.more(params.samples - noisy.drawn)
     partial = noisy.drawn < params.samples
     warnings = fixed_warnings(question) + _held_warnings(question)
     if partial:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import FeatureAblation
-from pellucid_server.engine.question import Feature, Question
+from pellucid_server.engine.asking.question import Feature, Question
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 from server.engine.methods.networks import PICTURE, cnn, mlp, score

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients
-from pellucid_server.engine.paths import (
+from pellucid_server.engine.methods.shared.paths import (
     POINTS,
     Line,
     closed,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import ShapleyValues
-from pellucid_server.engine import registry
+from pellucid_server.engine.asking import registry
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import Formula, tensor_question
 from server.engine.methods.networks import PICTURE, cnn, mlp, multi_layer, score

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pellucid_server.engine.question import Feature, Question
+from pellucid_server.engine.asking.question import Feature, Question
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 SEEDS = range(20)

@@ -1,0 +1,1 @@
+"""The device: packs rows into batches, shares its time out, and measures it."""

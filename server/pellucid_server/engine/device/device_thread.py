@@ -1,0 +1,224 @@
+"""A thread that evaluates chunks on the device, one after another."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
+from pellucid_server.engine.device.lane import Lane
+from pellucid_server.engine.device.memory import out_of_memory
+from pellucid_server.engine.device.schedule import Schedule
+from pellucid_server.engine.device.throughput import ThroughputStats
+from pellucid_server.errors import OverloadedError, PellucidError
+
+_log = logging.getLogger(__name__)
+
+_CALM_SECONDS = 10.0
+"""Time after the last work of a heavier class from which on chunks are long: nobody is taken to wait for their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a chunk may be, how many threads it has, how many lanes are remembered, and where it runs."""
+
+    chunk_seconds: float
+    chunk_bytes: int
+    threads: int
+    most_lanes: int
+    device: str = "cpu"
+
+
+class DeviceThread:
+    """Owns a schedule, the lanes of its evaluations, and the thread that runs them.
+
+    Parameters
+    ----------
+    name
+        The thread's name.
+    limits, weights, times
+        Bounds of a chunk, shares of the device by class, and where row times are noted.
+    before
+        Called on the thread with each chunk before it runs, and with nothing after it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        limits: Limits,
+        weights: Mapping[str, float],
+        times: ThroughputStats,
+        before: Callable[[list[ChunkPart]], None],
+    ) -> None:
+        self._limits = limits
+        self._times = times
+        self._before = before
+        self._schedule = Schedule(weights)
+        self._lanes: dict[Hashable, Lane] = {}
+        self._running: tuple[Hashable, Lane] | None = None
+        self._since: float | None = None
+        self._change = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, evaluation: Evaluation, make_lane: Callable[[], Lane]) -> None:
+        """Queue an evaluation of at least one row; `make_lane` makes its lane if there is none yet."""
+        key = evaluation.lane_key
+        made = make_lane() if key not in self._lanes else None
+        with self._change:
+            if key not in self._lanes:
+                self._forget_idle_lanes()
+                lane = self._lanes[key] = made or make_lane()
+                lane.chunk_rows = min(lane.chunk_rows, lane.most_rows(self._limits.chunk_bytes))
+            self._schedule.add(evaluation, time.monotonic())
+            self._change.notify()
+
+    def busy_seconds(self) -> float:
+        """Return how long the chunk in progress has run, 0 if there is none; callable from any thread."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def close(self) -> None:
+        """Stop the thread after the chunk in progress."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+
+    def _forget_idle_lanes(self) -> None:
+        """Keep the number of lanes bounded: models of any length have one for each length seen."""
+        if len(self._lanes) >= self._limits.most_lanes:
+            busy = self._schedule.lane_keys()
+            kept = {key: lane for key, lane in self._lanes.items() if key in busy}
+            if self._running is not None:
+                # Its evaluations may have rows left, which go back into this very lane.
+                kept[self._running[0]] = self._running[1]
+            self._lanes = kept
+
+    def _run(self) -> None:
+        # torch's thread count is a setting of each thread.
+        torch.set_num_threads(self._limits.threads)
+        accelerator.prepare_thread(self._limits.device)
+        while True:
+            with self._change:
+                while not (self._closed or self._schedule):
+                    self._change.wait()
+                if self._closed:
+                    return
+                stopped = self._schedule.drop_stopped(time.monotonic())
+                taken = self._take() if self._schedule else None
+            for evaluation, error in stopped:
+                evaluation.finish(error)
+            if taken is not None:
+                self._evaluate(*taken)
+
+    def _take(self) -> tuple[Lane, list[ChunkPart]]:
+        """Choose the next chunk."""
+        first = self._schedule.next()
+        lane = self._lanes[first.lane_key]
+        self._running = (first.lane_key, lane)
+        if lane.whole:
+            return lane, self._schedule.take(first, first.count, packed=False)
+        # The wait of a prediction behind others is what short chunks are for, whatever its class.
+        calm = time.monotonic() - self._schedule.heavier_arrived(first) > _CALM_SECONDS
+        return lane, self._schedule.take(first, lane.open(long=calm and not first.prediction))
+
+    def _evaluate(self, lane: Lane, chunk: list[ChunkPart]) -> None:
+        """Run one chunk and hand its results out. Evaluations with rows left go back into the schedule."""
+        self._since = time.monotonic()
+        self._before(chunk)
+        backward = lane.kernel.backward
+        for evaluation, count in chunk:
+            # Beforehand: a part of a request may end while its batch is in progress.
+            evaluation.request.count(count, backward=backward)
+        started = time.monotonic()
+        results, error = _attempt(lane, chunk)
+        seconds = time.monotonic() - started
+        if error is not None and accelerator.lost(self._limits.device, error):
+            # The thread ends, and the process with it. The record still says whose rows it was at.
+            raise accelerator.DeviceLostError(f"The device {self._limits.device} is lost to this process.") from error
+        self._before([])
+        self._since = None
+        if results is None:
+            for evaluation, count in chunk:
+                evaluation.request.count(-count, backward=backward)
+        if results is not None:
+            self._hand_out(lane, chunk, results, seconds)
+        elif error is not None and out_of_memory(error):
+            self._shrink(lane, chunk, seconds)
+        elif error is not None:
+            self._settle_failure(chunk, error, seconds)
+
+    def _hand_out(self, lane: Lane, chunk: list[ChunkPart], results: Arrays, seconds: float) -> None:
+        limits, kernel = self._limits, lane.kernel
+        rows = sum(count for _, count in chunk)
+        full = lane.adapt(rows, seconds, chunk_seconds=limits.chunk_seconds, chunk_bytes=limits.chunk_bytes)
+        note = self._times.add if full else self._times.add_small
+        note(lane.model, seconds / rows / lane.growth, backward=kernel.backward)
+        start = 0
+        failed: dict[Evaluation, MemoryError] = {}
+        for evaluation, count in chunk:
+            try:
+                evaluation.keep(results, start, count)
+            except MemoryError as error:
+                # Room for the results of all its rows is made with the first of them.
+                failed[evaluation] = error.with_traceback(None)
+            evaluation.tally.add(kernel.evaluation, rows=count, batch_rows=rows, backward=kernel.backward)
+            start += count
+        kept = [evaluation for evaluation, _ in chunk if evaluation not in failed]
+        self._settle(chunk, seconds, [evaluation for evaluation in kept if evaluation.done < evaluation.count])
+        for evaluation, lack in failed.items():
+            evaluation.finish(lack)
+        for evaluation in kept:
+            if evaluation.done == evaluation.count:
+                evaluation.finish()
+
+    def _settle(self, chunk: list[ChunkPart], seconds: float, unfinished: list[Evaluation]) -> None:
+        """Put back what has rows left, and charge for the time, whatever came of it."""
+        with self._change:
+            for evaluation in unfinished:
+                self._schedule.put_back(evaluation)
+            self._schedule.charge(chunk, seconds)
+
+    def _settle_failure(self, chunk: list[ChunkPart], error: Exception, seconds: float) -> None:
+        """Fail the evaluation at fault and no other: one request's bad row must not hurt those packed with it."""
+        if len(chunk) > 1:
+            for evaluation, _ in chunk:
+                evaluation.alone = True
+            self._settle(chunk, seconds, [evaluation for evaluation, _ in chunk])
+            return
+        self._settle(chunk, seconds, [])
+        if not isinstance(error, PellucidError):
+            _log.error("an evaluation failed", exc_info=error)
+        chunk[0][0].finish(error)
+
+    def _shrink(self, lane: Lane, chunk: list[ChunkPart], seconds: float) -> None:
+        """Answer to being out of memory: halve the chunk and try again, down to one row."""
+        torch.cuda.empty_cache()
+        rows = sum(count for _, count in chunk)
+        again = rows > 1 and not lane.whole
+        self._settle(chunk, seconds, [evaluation for evaluation, _ in chunk] if again else [])
+        if again:
+            lane.shrink(rows)
+            return
+        what = "these rows, which have to be evaluated together," if lane.whole else "one row of this evaluation"
+        for evaluation, _ in chunk:
+            text = f"The device's memory cannot hold {what} beside what it already holds."
+            evaluation.finish(OverloadedError(text))
+
+
+def _attempt(lane: Lane, chunk: list[ChunkPart]) -> tuple[Arrays | None, Exception | None]:
+    """Evaluate a chunk; return the results or what went wrong, without what its traceback holds in memory."""
+    try:
+        return lane.kernel(pack(chunk)), None
+    except Exception as error:  # noqa: BLE001 - whatever a model raises must reach its requests, not end the thread
+        if out_of_memory(error):
+            return None, error.with_traceback(None)
+        return None, error

@@ -1,0 +1,1 @@
+"""The kinds of evaluation, and the handle that methods ask for them."""

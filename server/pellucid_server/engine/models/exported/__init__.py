@@ -1,0 +1,1 @@
+"""Reads `.pt2` files without running anything that they hold."""

@@ -1,0 +1,1 @@
+"""The files of a model repository: which may be read, and what `model.toml` says."""

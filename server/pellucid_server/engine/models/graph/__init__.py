@@ -1,0 +1,1 @@
+"""One functional graph for every model, and what is derived from it."""

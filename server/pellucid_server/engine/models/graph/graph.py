@@ -1,0 +1,234 @@
+"""One functional graph for every model, and the graphs derived from it."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from pellucid_server.engine.models.graph.functional_graph import (
+    FunctionalGraph,
+    GraphValue,
+    UnfitModelError,
+    assemble,
+    read_program,
+)
+from pellucid_server.engine.models.graph.index_ranges import (
+    IndexRange,
+    find_index_ranges,
+    index_error,
+    names_an_index,
+)
+from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
+from pellucid_server.engine.models.graph.names import Layer, find_layers
+from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut
+from pellucid_server.engine.models.operators.contracts import BrokenContractError
+
+__all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
+
+Outputs = dict[str, torch.Tensor]
+Captures = dict[str, torch.Tensor]
+Derived = Callable[[Rows], tuple[Outputs, Captures]]
+"""A derived graph: from input rows to the outputs and to the values of layers, each by name."""
+
+_Made = TypeVar("_Made")
+
+_CACHED = 256
+"""Derived graphs kept for each model. One takes some hundred kilobytes and some ten milliseconds to make."""
+
+
+class Graph:
+    """A model as one functional graph. Nothing about it ever changes; may be called from several threads.
+
+    Inputs are called as the arguments of the author's `forward`. Outputs: a dictionary's keys; "output" for a
+    single tensor; "output_0", "output_1"... for a tuple; nested ones joined by "_". Parameters do not require
+    gradients. Whether a call records gradients with respect to its rows is the caller's to decide; a value
+    that is kept for later use with gradients is made under `torch.no_grad`, not `torch.inference_mode`.
+
+    Attributes
+    ----------
+    inputs, outputs
+        What goes in and comes out.
+    layers
+        Layers by name, in the order in which the first pass enters them.
+    largest_batch
+        The largest batch that the export promises, or None for any.
+    lengths
+        What the export promises of axes that are open.
+    index_ranges
+        The whole numbers that an input may hold, by its name, where a table that they index shows it.
+    device
+        Where it runs, and where rows have to be.
+    """
+
+    def __init__(self, program: FunctionalGraph, *, device: str = "cpu") -> None:
+        self.device = device
+        self.inputs = program.inputs
+        self.outputs = program.outputs
+        self.largest_batch = program.largest_batch
+        self.lengths = program.lengths
+        self.index_ranges: Mapping[str, IndexRange] = find_index_ranges(program.graph, program.inputs)
+        layers, self._values = find_layers(program.graph, program.batch)
+        self.layers: Mapping[str, Layer] = MappingProxyType(layers)
+        self._program = program
+        self._input_names = tuple(value.name for value in self.inputs)
+        self._output_names = tuple(value.name for value in self.outputs)
+        self._open = any(None in value.shape for value in self.inputs)
+        self._run = assemble(program.graph, program.tensors)
+        self._derived: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_program(cls, program: ExportedProgram, *, device: str = "cpu") -> "Graph":
+        """Make a graph of an exported program, on `device`.
+
+        Raises
+        ------
+        UnfitModelError
+            If the model cannot be served as it is; the message has the remedy.
+        """
+        return cls(read_program(program, device=device), device=device)
+
+    def __call__(self, rows: Rows) -> Outputs:
+        """Return the outputs by name, (batch, *shape), of input rows by name, (batch, *features) on the device.
+
+        Raises
+        ------
+        InvalidRequestError
+            A whole number in the rows is beyond a table that it indexes, open axes are of lengths that do not go
+            together, or an operator cannot take the values that it comes to (a matrix without an inverse).
+        """
+        try:
+            values = self._run(*[rows[name] for name in self._input_names])
+        except (BrokenContractError, LinAlgError) as error:
+            raise _values_error(error, self._input_names) from error
+        except (ArithmeticError, IndexError, RuntimeError) as error:
+            if names_an_index(error):
+                raise index_error(self._input_names) from error
+            if self._open and names_a_length(error):
+                raise length_error({name: tuple(rows[name].shape) for name in self._input_names}) from error
+            raise
+        return dict(zip(self._output_names, values, strict=True))
+
+    def capturing(self, layers: tuple[str, ...]) -> Derived:
+        """Return a graph that returns the values of `layers` too, (batch, *shape).
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        return self._cached(("capturing", *layers), lambda: self._capturing(layers))
+
+    def with_leaf_at(self, layer: str) -> Derived:
+        """Return a graph in which the value of `layer`, which is returned too, is a leaf that requires gradients.
+
+        `torch.autograd.grad` of the outputs with respect to it is the gradient at the layer. What comes before
+        records nothing, as long as the rows do not require gradients. To be called with gradients enabled.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If the layer's value has no rows on axis 0.
+        """
+        return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
+
+    def suffix(self, layer: str) -> Suffix:
+        """Return what the graph does behind `layer`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If the layer's value has no rows on axis 0, so that there is no row to put another value in.
+        """
+        return self._cached(("suffix", layer), lambda: self._suffix(layer))
+
+    def _cached(self, key: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
+        with self._lock:
+            if key not in self._derived:
+                self._derived[key] = make()
+            self._derived.move_to_end(key)
+            while len(self._derived) > _CACHED:
+                self._derived.popitem(last=False)
+            made: _Made = self._derived[key]
+            return made
+
+    def _node(self, layer: str) -> fx.Node:
+        node = self._values[layer]
+        if not self.layers[layer].cuttable:
+            shape = ", ".join(map(str, node.meta["val"].shape))
+            raise UnfitModelError(
+                f"The value of layer {layer!r} has the shape ({shape}), which does not hold one row of the batch at "
+                "each place of axis 0. Choose a layer that `GetModel` shows as cuttable."
+            )
+        return node
+
+    def _capturing(self, layers: tuple[str, ...]) -> Derived:
+        graph, copies = self._copy()
+        return self._returning(graph, {layer: copies[self._node(layer)] for layer in layers})
+
+    def _with_leaf_at(self, layer: str) -> Derived:
+        graph, copies = self._copy()
+        value = copies[self._node(layer)]
+        with graph.inserting_after(value):
+            leaf = graph.call_function(as_leaf, (value,))
+        value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
+        return self._returning(graph, {layer: leaf})
+
+    def _suffix(self, layer: str) -> Suffix:
+        program = self._program
+        return cut(
+            program.graph,
+            program.tensors,
+            self._node(layer),
+            batch=program.batch,
+            inputs=self._input_names,
+            outputs=self._output_names,
+        )
+
+    def _copy(self) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.output(graph.graph_copy(self._program.graph, copies))
+        return graph, copies
+
+    def _returning(self, graph: fx.Graph, captured: Mapping[str, fx.Node]) -> Derived:
+        """Run `graph` with captured values behind its outputs."""
+        output = graph.output_node()
+        output.args = ((*_results(output), *captured.values()),)
+        run = assemble(graph, self._program.tensors)
+        inputs, names, count = self._input_names, (*self._output_names, *captured), len(self._output_names)
+
+        def derived(rows: Rows) -> tuple[Outputs, Captures]:
+            values = list(zip(names, run(*[rows[name] for name in inputs]), strict=True))
+            return dict(values[:count]), dict(values[count:])
+
+        return derived
+
+
+def _results(output: fx.Node) -> tuple[Any, ...]:
+    """Return what an output node returns, an entry twice if it is returned twice."""
+    results = output.args[0]
+    return tuple(results) if isinstance(results, tuple) else (results,)
+
+
+def _values_error(error: Exception, inputs: Sequence[str]) -> UnfitValuesError:
+    """Make the error for rows that come to values which an operator refuses."""
+    what = str(error) if isinstance(error, BrokenContractError) else "A matrix cannot be inverted or decomposed."
+    return values_error(inputs, what)
+
+
+def as_leaf(value: torch.Tensor) -> torch.Tensor:
+    """Return the value cut off from what made it, as a leaf that requires gradients."""
+    return value.detach().requires_grad_()

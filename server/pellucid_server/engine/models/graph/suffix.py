@@ -1,0 +1,199 @@
+"""The part of a graph behind a layer, as a graph of its own.
+
+The cut is at a value that holds one row at each place of axis 0. What else crosses the cut is decided by
+the symbols of its shape: a value by rows is repeated with its row, a value without the batch is shared,
+the batch size is read off the values fed in, and a value that holds the batch in another way is pulled
+behind the cut together with what makes it, until all that crosses is of the first three kinds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from pellucid_server.engine.models.graph.functional_graph import assemble
+from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout
+
+aten = torch.ops.aten
+
+Rows = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What crosses a cut for some rows.
+
+    Attributes
+    ----------
+    value
+        The layer's value, (rows, *shape).
+    rows
+        Other values that cross, each (rows, ...): they belong to their row.
+    shared
+        Tensors and numbers that cross and are the same for any rows of these shapes.
+    """
+
+    value: torch.Tensor
+    rows: tuple[torch.Tensor, ...]
+    shared: tuple[Any, ...]
+
+    @staticmethod
+    def join(contexts: Sequence["Context"]) -> "Context":
+        """Put contexts of the same suffix, from rows of the same shape, one behind the other."""
+        value = torch.cat([context.value for context in contexts])
+        columns = zip(*(context.rows for context in contexts), strict=True)
+        return Context(value, tuple(torch.cat(column) for column in columns), contexts[0].shared)
+
+
+class Suffix:
+    """What a graph does behind one layer; made by `Graph.suffix`. May be called from several threads.
+
+    Right for a model whose rows are independent. For others it is right only for all rows of a context at once.
+    """
+
+    def __init__(
+        self,
+        prefix: Callable[..., tuple[Any, ...]],
+        suffix: Callable[..., tuple[Any, ...]],
+        *,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        row_crossings: int,
+    ) -> None:
+        self._prefix = prefix
+        self._suffix = suffix
+        self._inputs = inputs
+        self._outputs = outputs
+        self._row_crossings = row_crossings
+
+    def context(self, rows: Rows) -> Context:
+        """Run the part before the cut, without gradients, for input rows (rows, *features) by name."""
+        with torch.no_grad():
+            value, *crossings = self._prefix(*[rows[name].detach() for name in self._inputs])
+        count = self._row_crossings
+        return Context(value, tuple(crossings[:count]), tuple(crossings[count:]))
+
+    def __call__(
+        self, values: torch.Tensor, context: Context, index: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the outputs by name, (n, *shape), had the layer these values.
+
+        Differentiable with respect to `values`; nothing of the context is.
+
+        Parameters
+        ----------
+        values
+            Values of the layer, (n, *shape).
+        context
+            From `context` of this suffix.
+        index
+            The context's row that goes with each value, (n,) int64. Without it: the only row of the context,
+            or row i with value i.
+
+        Raises
+        ------
+        ValueError
+            If there is no `index` and the context has neither one row nor n.
+        """
+        crossings = [_spread(crossing, len(values), index) for crossing in context.rows]
+        return dict(zip(self._outputs, self._suffix(values, *crossings, *context.shared), strict=True))
+
+
+def _spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:
+    if index is not None:
+        return crossing.index_select(0, index)
+    if len(crossing) == count:
+        return crossing
+    if len(crossing) != 1:
+        raise ValueError(
+            f"{count} values do not go with {len(crossing)} context rows; give `index`, one context row, or {count}."
+        )
+    return crossing.expand(count, *crossing.shape[1:])
+
+
+def cut(
+    graph: fx.Graph,
+    tensors: Mapping[str, torch.Tensor],
+    node: fx.Node,
+    *,
+    batch: Any,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> Suffix:
+    """Cut `graph` at the value of `node`, which holds the batch by rows."""
+    behind = _behind(node)
+    kept, by_row, shared = _crossings(graph, node, behind, batch)
+    prefix = _prefix_graph(graph, [node, *by_row, *shared])
+    suffix = _suffix_graph(graph, node, kept, [*by_row, *shared], batch)
+    return Suffix(
+        assemble(prefix, tensors), assemble(suffix, tensors), inputs=inputs, outputs=outputs, row_crossings=len(by_row)
+    )
+
+
+def _behind(node: fx.Node) -> set[fx.Node]:
+    """Return every node whose value depends on that of `node`."""
+    found: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        new = [user for user in waiting.pop().users if user not in found]
+        found.update(new)
+        waiting.extend(new)
+    return found
+
+
+def _crossings(
+    graph: fx.Graph, node: fx.Node, behind: set[fx.Node], batch: Any
+) -> tuple[set[fx.Node], list[fx.Node], list[fx.Node]]:
+    """Return the nodes that the suffix computes itself, and those that cross: by row, and shared."""
+    kept: set[fx.Node] = set()
+    crossing: dict[fx.Node, BatchLayout] = {}
+    waiting = list(graph.output_node().all_input_nodes)
+    while waiting:
+        needed = waiting.pop()
+        if needed is node or needed in kept or needed in crossing:
+            continue
+        kind = BatchLayout.FOLDED if needed in behind else batch_layout(needed, batch)
+        if needed.op == "get_attr" or kind is BatchLayout.COUNT:
+            kept.add(needed)
+        elif kind is BatchLayout.FOLDED:
+            kept.add(needed)
+            waiting.extend(needed.all_input_nodes)
+        else:
+            crossing[needed] = kind
+    ordered = [other for other in graph.nodes if other in crossing]
+    by_row = [other for other in ordered if crossing[other] is BatchLayout.ROWS]
+    shared = [other for other in ordered if crossing[other] is BatchLayout.SHARED]
+    return kept, by_row, shared
+
+
+def _prefix_graph(graph: fx.Graph, results: list[fx.Node]) -> fx.Graph:
+    """Copy what `results` need, with all placeholders of `graph`."""
+    needed = set(results)
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    prefix = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or node in needed:
+            copies[node] = prefix.node_copy(node, copies.__getitem__)
+    prefix.output(tuple(copies[node] for node in results))
+    return prefix
+
+
+def _suffix_graph(graph: fx.Graph, node: fx.Node, kept: set[fx.Node], crossings: list[fx.Node], batch: Any) -> fx.Graph:
+    """Build the graph from (value, *crossings) to the outputs."""
+    suffix = fx.Graph()
+    copies = {source: suffix.placeholder(source.name) for source in [node, *crossings]}
+    count = suffix.call_function(aten.sym_size.int, (copies[node], 0))
+    for source in graph.nodes:
+        if source not in kept:
+            continue
+        counted = source.op != "get_attr" and batch_layout(source, batch) is BatchLayout.COUNT
+        copies[source] = count if counted else suffix.node_copy(source, copies.__getitem__)
+    results = graph.output_node().args[0]
+    suffix.output(fx.node.map_arg(results, copies.__getitem__))
+    suffix.eliminate_dead_code()
+    return suffix

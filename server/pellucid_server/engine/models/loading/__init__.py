@@ -1,0 +1,1 @@
+"""From a model repository to models that are loaded, tried out and described."""

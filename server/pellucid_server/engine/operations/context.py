@@ -1,0 +1,125 @@
+"""What an operation works with: the worker's services, the request at hand, and receipts."""
+
+import importlib.metadata
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.tasks.request_state import RequestState, Tally
+from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnsupportedError, broken_model
+from pellucid_server.memory_hygiene import drop_frames
+from pellucid_server.vocabulary.descriptions import BrokenModel, find_broken
+from pellucid_server.vocabulary.requests import ModelKey
+from pellucid_server.vocabulary.results import Failure, Runtime
+
+_log = logging.getLogger(__name__)
+
+_LIBRARIES = ("numpy", "onnxruntime", "pellucid", "torch")
+
+BUG = Failure(PellucidError.reason, "internal error", {})
+"""All that a caller reads of a bug."""
+
+_NO_MEMORY = Failure(
+    OverloadedError.reason,
+    "The worker's memory cannot hold what this request takes; ask for less at once: fewer rows, points or samples.",
+    {},
+)
+
+
+def failure(request: RequestState, error: Exception) -> Failure:
+    """Return what the caller reads of an error; of one that is not meant for callers, the log has the rest.
+
+    The error has no traceback afterwards.
+    """
+    try:
+        if isinstance(error, PellucidError):
+            return Failure(error.reason, error.message, error.metadata)
+        if isinstance(error, MemoryError):
+            _log.warning("request %d took more memory than there is", request.request_number, exc_info=error)
+            return _NO_MEMORY
+        _log.error("request %d failed", request.request_number, exc_info=error)
+        return BUG
+    finally:
+        drop_frames(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models that a worker serves, and those that it could not load."""
+
+    by_key: Mapping[tuple[str, int], LoadedModel]
+    broken: tuple[BrokenModel, ...] = ()
+
+    @classmethod
+    def of(cls, models: tuple[LoadedModel, ...], broken: tuple[BrokenModel, ...] = ()) -> "Models":
+        """Index models by name and version."""
+        return cls({(model.key.name, model.key.version): model for model in models}, broken)
+
+    def find(self, key: ModelKey) -> LoadedModel:
+        """Find a model version; version 0 is the highest that is served.
+
+        Raises
+        ------
+        NotFoundError
+            The model or the version is unknown.
+        UnsupportedError
+            The version could not be loaded, or the caller insists on another digest than the one served.
+        """
+        versions = sorted(version for name, version in self.by_key if name == key.name)
+        if key.version not in versions and not (versions and key.version == 0):
+            broken = find_broken(self.broken, key)
+            if broken is not None:
+                raise broken_model(broken.name, broken.version, broken.reason)
+        if not versions:
+            names = ", ".join(sorted({name for name, _ in self.by_key})) or "none"
+            text = f"No model {key.name!r}; served: {names}."
+            raise NotFoundError(text, resource_type="model", resource_name=key.name)
+        version = key.version or versions[-1]
+        if version not in versions:
+            listed = ", ".join(map(str, versions))
+            text = f"No version {version} of model {key.name!r}; served: {listed}."
+            raise NotFoundError(text, resource_type="model version", resource_name=f"{key.name}/{version}")
+        model = self.by_key[key.name, version]
+        if key.digest not in ("", model.key.digest):
+            text = f"{key.name}/{version} has the digest {model.key.digest}, not {key.digest}."
+            raise UnsupportedError(text, subject=f"models/{key.name}/{version}")
+        return model
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One request at work."""
+
+    models: Models
+    services: WorkerServices
+    request: RequestState
+    on_progress: Callable[[float], None] = field(default=lambda share: None)
+
+    def handle(self, model: LoadedModel, *, prediction: bool = False) -> ModelHandle:
+        """Return a new handle; the work asked of it is in its `tally`."""
+        return ModelHandle(model, self.services, self.request, prediction=prediction, on_progress=self.on_progress)
+
+    def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
+        """Say what computed the work of `tally`."""
+        forward = model.runtime if tally.rows_forward else ""
+        gradient = "graph" if tally.rows_backward else ""
+        device = model.devices(self.services.device, forward=bool(forward), backward=bool(gradient))
+        return Runtime(forward, gradient, device, model.precision, _versions())
+
+
+_cache: dict[str, str] = {}
+
+
+def _versions() -> Mapping[str, str]:
+    if not _cache:
+        _cache.update({name: version for name in _LIBRARIES if (version := _version(name))})
+    return _cache
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

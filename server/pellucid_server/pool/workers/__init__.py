@@ -1,0 +1,1 @@
+"""The worker processes: their lives, and the connections to them."""

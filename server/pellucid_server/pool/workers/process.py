@@ -1,0 +1,211 @@
+"""One life of a worker process: from its launch to its end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pellucid_server.pool.workers.connection import Connection
+from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.vocabulary.messages import Hello, Loading, Message, Refused, WorkerSettings
+
+_log = logging.getLogger(__name__)
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "pellucid_server.worker")
+"""Starts a worker; `--fd N --record M` is appended."""
+
+_KILL_SECONDS = 10.0
+"""Time for a killed process to be gone; one that is stuck in a driver may stay until the driver lets go of it."""
+
+
+class WorkerStartError(Exception):
+    """A worker could not start; the message tells the operator why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process that was just started, this end of the socket to it, and its flight recorder."""
+
+    process: "subprocess.Popen[bytes]"
+    socket: socket.socket
+    recorder: Recorder
+
+    def discard(self) -> None:
+        """End the process, which nobody needs. Blocks until it has ended."""
+        self.socket.close()
+        self.recorder.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """How worker processes are started."""
+
+    environment: Mapping[str, str]
+    """Environment variables of the process."""
+    command: Sequence[str] = WORKER_COMMAND
+    """The command line, without `--fd N --record M`."""
+
+    def spawn(self) -> Spawned:
+        """Start a process. Blocks for some milliseconds."""
+        record = new_record()
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            # Only if this process closes its copy of the worker's end does it ever see the worker's death.
+            with theirs:
+                try:
+                    process = self._popen(theirs.fileno(), record)
+                except BaseException:
+                    ours.close()
+                    raise
+        except BaseException:
+            os.close(record)
+            raise
+        return Spawned(process, ours, Recorder(record))
+
+    def _popen(self, connection: int, record: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [*self.command, "--fd", str(connection), "--record", str(record)],
+            pass_fds=(connection, record),
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            # A terminal sends an interrupt to its whole group: workers end when the front says so.
+            process_group=0,
+        )
+
+
+class WorkerProcess:
+    """A running worker process and the connection to it."""
+
+    def __init__(self, spawned: Spawned, on_message: Callable[[Message], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = loop.create_future()
+        """Done once the connection is lost: the process has died, or `kill` or `end` was called."""
+        self.connection = Connection(self._receive, self._lose)
+        self._process = spawned.process
+        self._recorder = spawned.recorder
+        self._on_message = on_message
+        self._greeting: asyncio.Future[Hello | Refused | None] = loop.create_future()
+        self._loading: Loading | None = None
+
+    @classmethod
+    async def launch(
+        cls, launcher: Launcher, settings: WorkerSettings, on_message: Callable[[Message], None]
+    ) -> "WorkerProcess":
+        """Start a process and send it its settings.
+
+        Raises
+        ------
+        WorkerStartError
+            The operating system cannot start it.
+        """
+        loop = asyncio.get_running_loop()
+        spawning = loop.run_in_executor(None, launcher.spawn)
+        try:
+            spawned = await asyncio.shield(spawning)
+        except OSError as error:
+            raise WorkerStartError(f"A worker for {settings.device} cannot be started: {error.strerror}.") from error
+        except asyncio.CancelledError:
+            # The thread goes on and would leave a process that nobody owns.
+            with contextlib.suppress(OSError):
+                (await spawning).discard()
+            raise
+        try:
+            worker = cls(spawned, on_message)
+            await loop.create_unix_connection(lambda: worker.connection, sock=spawned.socket)
+            worker.connection.send(settings)
+        except BaseException:
+            spawned.discard()
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def suspects(self) -> frozenset[int]:
+        """Return the ids of the requests that the process was last busy with; they stand still once it is dead.
+
+        Once `end` has returned, none are known any more.
+        """
+        return self._recorder.suspects()
+
+    def still_at(self, request_number: int) -> bool:
+        """Tell whether the process is at work for a request beside its Python, though it may have ended the request."""
+        return self._recorder.still_at(request_number)
+
+    async def hello(self, device: str) -> Hello:
+        """Wait until the worker is ready.
+
+        Raises
+        ------
+        WorkerStartError
+            It refused, or ended before it was ready.
+        """
+        greeting = await self._greeting
+        match greeting:
+            case Hello():
+                return greeting
+            case Refused(message=message):
+                raise WorkerStartError(message)
+            case None:
+                raise WorkerStartError(
+                    f"The worker for {device} ended before it was ready{self.progress}; its own log says why."
+                )
+
+    @property
+    def progress(self) -> str:
+        """How far a worker that is not ready has come, to be put behind that; empty if that is not known."""
+        if self._loading is None:
+            return ""
+        return f", when it had begun to load the model {self._loading.name!r}, version {self._loading.version}"
+
+    def kill(self) -> None:
+        """Kill the process and count it as lost, even if the system cannot end it just now."""
+        self._process.kill()
+        self.connection.close()
+
+    async def end(self, *, patience_seconds: float) -> int | None:
+        """Close the connection, so that the process ends, and kill it if it does not.
+
+        Returns
+        -------
+        int | None
+            Its exit status; None if not even killing has ended it.
+        """
+        self.connection.close()
+        status = await asyncio.get_running_loop().run_in_executor(None, self._reap, patience_seconds)
+        self._recorder.close()
+        return status
+
+    def _reap(self, patience_seconds: float) -> int | None:
+        try:
+            return self._process.wait(patience_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        try:
+            return self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.error("process %d cannot be killed: it is stuck in the system, maybe in a driver", self.pid)
+            return None
+
+    def _receive(self, message: Message) -> None:
+        if self._greeting.done():
+            self._on_message(message)
+        elif isinstance(message, Hello | Refused):
+            self._greeting.set_result(message)
+        elif isinstance(message, Loading):
+            self._loading = message
+
+    def _lose(self) -> None:
+        if not self._greeting.done():
+            self._greeting.set_result(None)
+        if not self.lost.done():
+            self.lost.set_result(None)

@@ -1,0 +1,129 @@
+"""What callers ask for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+ParamValue = bool | int | float | str | Array
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """Rows as one array, (rows, *features)."""
+
+    array: Array
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesInput:
+    """Encoded pictures, one a row."""
+
+    encoded: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextsInput:
+    """Texts, one a row."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableInput:
+    """Rows of named cells: a float for a numeric column, a string for a categorical one."""
+
+    rows: tuple[dict[str, float | str], ...]
+
+
+Input = TensorInput | PicturesInput | TextsInput | TableInput
+Inputs = Mapping[str, Input]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """A model and a version; version 0 is the highest served, an empty digest is any."""
+
+    name: str
+    version: int = 0
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One element of an output: by index, by label, or, with neither, the highest."""
+
+    index: tuple[int, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """The scalar to explain, as asked for. `space` is "", "logits" or "probabilities"."""
+
+    output: str = ""
+    outcome: Outcome = Outcome()
+    contrast: Outcome | None = None
+    space: str = ""
+
+
+MOST_BASELINE_ROWS = 4096
+"""Most baseline rows that a request may give."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineSpec:
+    """What absence looks like.
+
+    `kind` is "" (the default), "zeros", "mean", "medoid", "blur", "given" or "background".
+    """
+
+    kind: str = ""
+    blur_sigma: float = 0.0
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFormat:
+    """How arrays come back. `data_type` is "float32", "float16" or "float64"."""
+
+    sum_channels: bool = False
+    data_type: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationSpec:
+    """An explanation that is asked for; see `ExplanationSpec` in the schema."""
+
+    method: str
+    parameters: Mapping[str, ParamValue] = field(default_factory=dict)
+    target: TargetSpec = TargetSpec()
+    baseline: BaselineSpec = BaselineSpec()
+    seed: int = 0
+    tolerance: float | None = None
+    format: ReplyFormat = ReplyFormat()
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """Ask what the model says."""
+
+    model: ModelKey
+    inputs: Mapping[str, Input]
+    outputs: tuple[str, ...] = ()
+    top_k: int = 5
+    explanations: tuple[ExplanationSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeRequest:
+    """Ask what a prediction was based on."""
+
+    model: ModelKey
+    inputs: Mapping[str, Input]
+    explanation: ExplanationSpec
+
+
+Request = PredictRequest | AttributeRequest
