@@ -1,23 +1,37 @@
 import math
 import threading
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
+from pellucid_server.engine.device.lane import Packing
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
 from pellucid_server.faults import Faults
 from pellucid_server.recorder import Recorder, new_record
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a kernel of this file is asked."""
+
+    recipe: Rows
+    fold: Keep = field(default_factory=Keep)
+    exact: bool = False
+
+
 class Doubling:
     """A program that doubles its rows, notes its batches, and can be made to wait or fail."""
 
-    evaluation = "forward"
+    evaluation = kind = "forward"
     backward = False
+    device = "cpu"
 
     def __init__(self, *, rows_in_memory: int = 1 << 30, error: Exception | None = None) -> None:
         self.batches: list[list[float]] = []
@@ -28,7 +42,7 @@ class Doubling:
         self.rows_in_memory = rows_in_memory
         self.error = error or torch.cuda.OutOfMemoryError("out of memory")
 
-    def __call__(self, batch):
+    def __call__(self, batch, parts):
         self.batches.append(batch["x"][:, 0].tolist())
         self.threads.add(threading.current_thread())
         self.entered.release()
@@ -106,7 +120,12 @@ def engine(make_engine):
 def evaluation(values, *, key="lane", request=None, prediction=False):
     rows = np.array(values, np.float32).reshape(-1, 1)
     return Awaited(
-        key, {"x": rows}, request or RequestState(1, None), Tally(), threading.Event(), prediction=prediction
+        key,
+        Asked(Rows({"x": rows})),
+        request or RequestState(1, None),
+        Tally(),
+        threading.Event(),
+        prediction=prediction,
     )
 
 
@@ -304,8 +323,8 @@ def test_a_failing_batch_fails_its_requests_and_the_device_thread_goes_on(engine
 
 def test_results_that_there_is_no_memory_for_fail_their_request_and_the_device_thread_goes_on(engine):
     class Immense(Doubling):
-        def __call__(self, batch):
-            return {"y": np.broadcast_to(np.float32(0), (len(batch["x"]), 1 << 46))}
+        def __call__(self, batch, parts):
+            return {"y": torch.zeros(1, 1).expand(len(batch["x"]), 1 << 46)}
 
     # In two chunks: of those of one, nothing need be copied.
     immense, good = evaluation(range(5)), evaluation([3], key="other")
@@ -348,7 +367,7 @@ def test_rows_that_have_to_be_together_and_do_not_fit_are_overloaded(engine):
     program = Doubling(rows_in_memory=1)
     entry = evaluation([1, 2])
 
-    engine.submit(entry, lane(program, whole=True))
+    engine.submit(entry, lane(program, packing=Packing.WHOLE))
 
     with pytest.raises(OverloadedError, match="have to be evaluated together"):
         entry.wait()
@@ -378,7 +397,7 @@ def test_chunks_shrink_to_the_time_allowed(make_engine):
 
 def test_rows_that_depend_on_one_another_run_whole_and_alone(engine):
     program = Doubling()
-    held(engine, program, whole=True)
+    held(engine, program, packing=Packing.WHOLE)
     entries = [evaluation(range(10)), evaluation([1, 2])]
     for entry in entries:
         engine.submit(entry, lane(program))
@@ -394,7 +413,7 @@ def test_a_lane_for_single_rows_runs_one_row_at_a_time(engine):
     program = Doubling()
     entry = evaluation(range(5))
 
-    engine.submit(entry, lane(program, single=True))
+    engine.submit(entry, lane(program, packing=Packing.SINGLE))
     entry.wait()
 
     assert [len(batch) for batch in program.batches] == [1] * 5
@@ -582,20 +601,20 @@ def test_the_device_is_busy_from_the_fault_point_on_until_the_chunk_ends(make_en
     assert engine.busy_seconds() == 0.0
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_the_time_of_a_row_is_at_most_what_the_rows_took(make_engine, backward):
+@pytest.mark.parametrize(("kind", "other"), [("forward", "suffix@a"), ("suffix@a", "suffix@b")])
+def test_the_time_of_a_row_is_at_most_what_the_rows_took(make_engine, kind, other):
     engine, program = make_engine(chunk_seconds=1e-9), Doubling()
-    program.backward = backward
+    program.kind = kind
     entry = evaluation(range(50))
-    unknown = engine.row_seconds("iris", backward=backward)
+    unknown = engine.row_seconds("iris", kind=kind)
     started = time.monotonic()
 
     engine.submit(entry, lane(program, model="iris"))
     entry.wait()
 
     assert unknown == 0.0
-    assert 0.0 < engine.row_seconds("iris", backward=backward) <= (time.monotonic() - started) / 50
-    assert engine.row_seconds("iris", backward=not backward) == 0.0
+    assert 0.0 < engine.row_seconds("iris", kind=kind) <= (time.monotonic() - started) / 50
+    assert engine.row_seconds("iris", kind=other) == 0.0
 
 
 def test_rows_that_may_take_longer_say_less_of_the_others(make_engine):
@@ -606,4 +625,4 @@ def test_rows_that_may_take_longer_say_less_of_the_others(make_engine):
     engine.submit(entry, lane(program, model="iris", growth=1e6))
     entry.wait()
 
-    assert 0.0 < engine.row_seconds("iris", backward=False) <= (time.monotonic() - started) / 50 / 1e6
+    assert 0.0 < engine.row_seconds("iris", kind="forward") <= (time.monotonic() - started) / 50 / 1e6

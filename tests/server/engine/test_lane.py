@@ -1,5 +1,5 @@
 import pytest
-from pellucid_server.engine.device.lane import Lane
+from pellucid_server.engine.device.lane import Lane, Packing
 
 BYTES = 1 << 20
 
@@ -18,7 +18,7 @@ def test_a_short_chunk_has_a_quarter_of_the_rows_and_at_least_one(chunk_rows, lo
 
 
 def test_a_lane_of_single_rows_has_room_for_one():
-    assert lane(single=True, chunk_rows=16).open(long=True) == 1
+    assert lane(packing=Packing.SINGLE, chunk_rows=16).open(long=True) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_chunks_far_shorter_than_what_did_not_fit_do_not_tell_that_it_would():
         (16, 0.02, {}, False),
         (16, 0.001, {"row_limit": 32}, True),
         (16, 0.001, {"row_limit": 33}, False),
-        (1, 0.001, {"single": True, "room": 1}, True),
+        (1, 0.001, {"packing": Packing.SINGLE, "room": 1}, True),
     ],
     ids=["long", "half full", "not full", "still growing", "memory is full", "memory is not full", "single rows"],
 )

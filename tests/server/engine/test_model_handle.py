@@ -7,12 +7,18 @@ import pytest
 import torch
 from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.evaluations.capture import Capture
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
+from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.evaluations.score import Score
+from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.methods.shared.coalitions import Sampled, design, drawn
 from pellucid_server.engine.methods.shared.groups import superpixels
 from pellucid_server.engine.tasks.helper import HelperError
 from pellucid_server.engine.tasks.request_state import RequestState
-from pellucid_server.errors import CancelledError, TimedOutError
+from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
 from pellucid_server.faults import Faults
 from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
 from standstill import stop
@@ -31,11 +37,32 @@ def first_output(name):
     return zoo_graph(name).outputs[0].name
 
 
+def forward(handle, rows):
+    return handle.ask(Forward(Rows(rows))).arrays
+
+
+def scores(handle, rows, target):
+    return handle.ask(Score(Rows(rows), target)).scores
+
+
+def gradient(handle, rows, target, *, at=""):
+    answer = handle.ask(Gradient(Rows(rows), target, at))
+    return answer.scores, answer.values
+
+
+def activations(handle, rows, layers):
+    return handle.ask(Capture(Rows(rows), layers)).arrays
+
+
+def suffix(handle, rows, layer, values):
+    return handle.ask(Suffix(handle.hold(Rows(rows), layer), Rows({layer: values}))).arrays
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_forward_is_what_the_eager_network_says(bench, name):
     handle = bench.handle(name)
 
-    (outputs,) = bench.run(lambda: handle.forward(arrays(name, 7)))
+    (outputs,) = bench.run(lambda: forward(handle, arrays(name, 7)))
 
     for found, expected in zip(outputs.values(), eager(zoo_module(name), zoo_rows(name, 7, 5)), strict=True):
         np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
@@ -52,10 +79,10 @@ def test_gradients_and_scores_are_autograds_on_the_eager_network(bench, name, sp
     expected = read.flatten(1)[:, 1] - read.flatten(1)[:, 0]
     expected.sum().backward()
 
-    scores, gradients = bench.run(lambda: handle.gradient(arrays(name, 5), target))[0]
-    (only_scores,) = bench.run(lambda: handle.scores(arrays(name, 5), target))
+    found, gradients = bench.run(lambda: gradient(handle, arrays(name, 5), target))[0]
+    (only_scores,) = bench.run(lambda: scores(handle, arrays(name, 5), target))
 
-    np.testing.assert_allclose(scores, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(only_scores, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     for key, leaf in leaves.items():
         np.testing.assert_allclose(gradients[key], leaf.grad.numpy(), rtol=1e-3, atol=1e-6)
@@ -65,15 +92,15 @@ def test_a_gradient_at_an_embedding_reaches_a_model_of_integer_tokens(bench):
     handle = bench.handle("tokens")
     target = Target(first_output("tokens"), ((0, 1.0),))
     rows = arrays("tokens", 3)
-    (values,) = bench.run(lambda: handle.activations(rows, ("embedding",)))
-    (_, gradients) = bench.run(lambda: handle.gradient(rows, target, at="embedding"))[0]
+    (values,) = bench.run(lambda: activations(handle, rows, ("embedding",)))
+    (_, gradients) = bench.run(lambda: gradient(handle, rows, target, at="embedding"))[0]
     step = 1e-2
     nudge = np.zeros_like(values["embedding"])
     nudge[:, 1, 2] = step
 
     up, down = bench.run(
-        lambda: handle.suffix(rows, "embedding", values["embedding"] + nudge),
-        lambda: handle.suffix(rows, "embedding", values["embedding"] - nudge),
+        lambda: suffix(handle, rows, "embedding", values["embedding"] + nudge),
+        lambda: suffix(handle, rows, "embedding", values["embedding"] - nudge),
     )
 
     slope = (next(iter(up.values()))[:, 0] - next(iter(down.values()))[:, 0]) / (2 * step)
@@ -83,11 +110,11 @@ def test_a_gradient_at_an_embedding_reaches_a_model_of_integer_tokens(bench):
 def test_a_suffix_with_one_row_for_all_values_is_a_full_run_of_each(bench):
     handle, rows = bench.handle("residual"), arrays("residual", 6)
     layer = ZOO["residual"].cuts.split()[1]
-    values, expected = bench.run(lambda: handle.activations(rows, (layer,)), lambda: handle.forward(rows))
+    values, expected = bench.run(lambda: activations(handle, rows, (layer,)), lambda: forward(handle, rows))
     one = {name: value[:1] for name, value in rows.items()}
 
     same, shared = bench.run(
-        lambda: handle.suffix(rows, layer, values[layer]), lambda: handle.suffix(one, layer, values[layer])
+        lambda: suffix(handle, rows, layer, values[layer]), lambda: suffix(handle, one, layer, values[layer])
     )
 
     for name in expected:
@@ -95,18 +122,123 @@ def test_a_suffix_with_one_row_for_all_values_is_a_full_run_of_each(bench):
         np.testing.assert_allclose(shared[name][0], expected[name][0], rtol=1e-5, atol=1e-6)
 
 
+def test_what_lies_before_a_cut_runs_once_for_any_number_of_values(bench):
+    handle, rows = bench.handle("residual"), arrays("residual", 1)
+    layer = ZOO["residual"].cuts.split()[1]
+
+    def edited():
+        held = handle.hold(Rows(rows), layer)
+        values = np.repeat(held.values, 120, axis=0)
+        values[np.arange(120), np.arange(120) % values.shape[1]] = 0
+        return suffixes(handle, held, values), handle.ask(Forward(Rows(rows))).arrays, held
+
+    (found, plain, held) = bench.run(edited)[0]
+
+    shapes = {(shape.evaluation, shape.rows): shape.batches for shape in handle.tally.work().batch_shapes}
+    assert shapes["prefix", 1] == 1
+    assert sum(rows * count for (kind, rows), count in shapes.items() if kind == "suffix") == 120
+    assert held.nbytes >= held.values.nbytes
+    for name in plain:
+        assert len(found[name]) == 120
+        assert not np.allclose(found[name], plain[name])
+
+
+def suffixes(handle, held, values):
+    return handle.ask(Suffix(held, Rows({held.layer: values}))).arrays
+
+
+def test_values_beside_another_requests_go_on_from_their_own_rows(bench):
+    name, layer = "residual", ZOO["residual"].cuts.split()[1]
+    rows = arrays(name, 8)
+    handles = [bench.handle(name) for _ in range(8)]
+    (expected,) = bench.run(lambda: forward(handles[0], rows))
+
+    def one(number):
+        own = {key: value[number : number + 1] for key, value in rows.items()}
+        held = handles[number].hold(Rows(own), layer)
+        return suffixes(handles[number], held, np.repeat(held.values, 3, axis=0))
+
+    found = bench.run(*(lambda n=n: one(n) for n in range(8)))
+
+    for key, values in expected.items():
+        for number in range(8):
+            np.testing.assert_allclose(found[number][key], np.tile(values[number], (3, 1)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", ["", "softmax"])
+def test_a_gradient_at_given_values_is_the_gradient_at_the_layer(bench, space):
+    name, layer = "residual", ZOO["residual"].cuts.split()[1]
+    handle, rows, target = bench.handle(name), arrays(name, 4), Target(first_output(name), ((1, 1.0), (0, -1.0)), space)
+
+    def given():
+        held = handle.hold(Rows(rows), layer)
+        answer = handle.ask(Suffix(held, Rows({layer: held.values}), target, gradient=True))
+        plain = handle.ask(Suffix(held, Rows({layer: held.values}), target))
+        return answer.scores, answer.values[layer], plain.scores
+
+    ((values, slopes, plain),) = bench.run(given)
+    ((expected, gradients),) = bench.run(lambda: gradient(handle, rows, target, at=layer))
+
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slopes, gradients[layer], rtol=1e-4, atol=1e-6)
+
+
+def test_a_request_holds_no_more_bytes_than_one_may_and_can_let_go(bench, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.tasks.request_state.MOST_HELD_BYTES", 1 << 13)
+    request = RequestState(1, None)
+    handle, layer = bench.handle("residual", request=request), ZOO["residual"].cuts.split()[1]
+    rows = Rows(arrays("residual", 2))
+    (held,) = bench.run(lambda: handle.hold(rows, layer))
+    before = request.held_bytes
+
+    handle.release(held)
+    with pytest.raises(OverloadedError, match=r"would hold .* bytes of a layer's values"):
+        bench.run(lambda: [handle.hold(rows, layer) for _ in range(1 << 10)])
+
+    assert before == held.nbytes
+    assert request.held_bytes <= 1 << 13
+
+
+def test_rows_that_must_be_exact_run_by_themselves_in_chunks_of_a_fixed_size(bench):
+    name, target = "convolutional", Target(first_output("convolutional"), ((0, 1.0),))
+    handles = [bench.handle(name) for _ in range(5)]
+    rows = Rows(arrays(name, 20))
+    crowd = [lambda n=n: handles[n].ask(Gradient(rows, target)) for n in range(1, 5)]
+
+    alone = bench.run(lambda: handles[0].ask(Gradient(rows, target, exact=True)))[0]
+    beside = bench.run(*crowd, lambda: handles[0].ask(Gradient(rows, target, exact=True)))[-1]
+
+    shapes = [(shape.rows, shape.batches) for shape in handles[0].tally.work().batch_shapes]
+    assert shapes == [(4, 2), (8, 4)]
+    for key in alone.arrays:
+        assert alone.arrays[key].tobytes() == beside.arrays[key].tobytes()
+
+
+def test_progress_goes_from_the_share_before_to_the_share_after(bench):
+    shares = []
+    handle = bench.handle("convolutional")
+    handle.progress = shares.append
+
+    bench.run(lambda: handle.ask(Forward(Rows(arrays("convolutional", 40))), progress=(0.25, 0.75)))
+
+    assert shares == sorted(shares)
+    assert shares[0] > 0.25
+    assert shares[-1] == 0.75
+
+
 def test_rows_of_concurrent_requests_are_packed_and_each_gets_its_own_answer(bench):
     name, target = "convolutional", Target(first_output("convolutional"), ((2, 1.0),))
     handles = [bench.handle(name) for _ in range(16)]
     rows = arrays(name, 48)
     parts = [{key: value[3 * n : 3 * n + 3] for key, value in rows.items()} for n in range(16)]
-    (alone,) = bench.run(lambda: bench.handle(name).gradient(rows, target))
+    (alone,) = bench.run(lambda: gradient(bench.handle(name), rows, target))
 
-    packed = bench.run(*(lambda n=n: handles[n].gradient(parts[n], target) for n in range(16)))
+    packed = bench.run(*(lambda n=n: gradient(handles[n], parts[n], target) for n in range(16)))
 
     shapes = {shape.rows for handle in handles for shape in handle.tally.work().batch_shapes}
     assert max(shapes) > 3, "nothing was packed"
-    np.testing.assert_allclose(np.concatenate([scores for scores, _ in packed]), alone[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([each for each, _ in packed]), alone[0], rtol=1e-5, atol=1e-6)
     for key in rows:
         found = np.concatenate([gradients[key] for _, gradients in packed])
         np.testing.assert_allclose(found, alone[1][key], rtol=1e-4, atol=1e-6)
@@ -117,10 +249,10 @@ def test_a_class_and_a_difference_of_two_classes_share_a_batch(bench):
     output = first_output(name)
     rows = arrays(name, 4)
     one, two = Target(output, ((1, 1.0),)), Target(output, ((1, 1.0), (0, -1.0)))
-    (outputs,) = bench.run(lambda: bench.handle(name).forward(rows))
+    (outputs,) = bench.run(lambda: forward(bench.handle(name), rows))
 
     singles, differences = bench.run(
-        lambda: bench.handle(name).scores(rows, one), lambda: bench.handle(name).scores(rows, two)
+        lambda: scores(bench.handle(name), rows, one), lambda: scores(bench.handle(name), rows, two)
     )
 
     np.testing.assert_allclose(singles, outputs[output][:, 1], rtol=1e-5)
@@ -133,7 +265,7 @@ def test_what_a_caller_gave_and_what_the_model_holds_are_unchanged(bench):
     before = {key: value.copy() for key, value in rows.items()}
     weights = [parameter.clone() for parameter in zoo_module(name).state_dict().values()]
 
-    bench.run(lambda: bench.handle(name).gradient(rows, Target(first_output(name), ((0, 1.0),))))
+    bench.run(lambda: gradient(bench.handle(name), rows, Target(first_output(name), ((0, 1.0),))))
 
     for key, value in before.items():
         np.testing.assert_array_equal(rows[key], value)
@@ -144,23 +276,16 @@ def test_what_a_caller_gave_and_what_the_model_holds_are_unchanged(bench):
 def test_a_model_of_dependent_rows_is_explained_one_row_at_a_time(bench):
     handle = bench.handle("convolutional", solo=True)
 
-    bench.run(lambda: handle.gradient(arrays("convolutional", 5), Target(first_output("convolutional"), ((0, 1.0),))))
+    bench.run(lambda: gradient(handle, arrays("convolutional", 5), Target(first_output("convolutional"), ((0, 1.0),))))
 
     assert [(shape.rows, shape.batches) for shape in handle.tally.work().batch_shapes] == [(1, 5)]
-
-
-def test_blocks_cover_every_row_once_and_bound_the_bytes(bench):
-    blocks = list(bench.handle("convolutional").blocks(100))
-
-    assert [row for block in blocks for row in range(100)[block]] == list(range(100))
-    assert {block.stop - block.start for block in blocks[:-1]} == {32}
 
 
 @pytest.mark.parametrize(("length", "growth"), [(2, 1.0), (5, 1.0), (50, 100.0)])
 def test_rows_longer_than_those_tried_count_for_more_memory(bench, length, growth):
     tried = sum(rows[:1].nbytes for rows in arrays("encoder", 1, 5).values())
 
-    assert bench.handle("encoder", input_row_bytes=tried)._growth(arrays("encoder", 2, length)) == growth
+    assert bench.handle("encoder", input_row_bytes=tried)._growth(Rows(arrays("encoder", 2, length))) == growth
 
 
 def test_a_cancelled_request_is_stopped_before_it_evaluates_anything(bench):
@@ -168,7 +293,7 @@ def test_a_cancelled_request_is_stopped_before_it_evaluates_anything(bench):
     handle = bench.handle("convolutional", request=request)
 
     with pytest.raises(CancelledError):
-        bench.run(lambda: handle.forward(arrays("convolutional", 2)))
+        bench.run(lambda: forward(handle, arrays("convolutional", 2)))
     assert handle.tally.work().rows_forward == 0
 
 
@@ -204,7 +329,7 @@ def test_a_part_of_a_request_ends_in_time_though_its_batch_is_in_progress(bench)
     )
 
     with pytest.raises(TimedOutError):
-        bench.run(lambda: handle.forward(arrays("convolutional", 2)))
+        bench.run(lambda: forward(handle, arrays("convolutional", 2)))
 
     assert not gate.is_set()
     gate.set()
@@ -216,35 +341,38 @@ def test_the_least_time_of_rows_is_in_proportion_to_those_measured_if_any_and_no
     engine = Engine(chunk_seconds=1e-9, chunk_bytes=1 << 28, threads=1)
     handle = bench.handle("convolutional", services=WorkerServices(engine, bench.hub, bench.helper, "cpu"))
     rows, target = arrays("convolutional", 20), Target(first_output("convolutional"), ((0, 1.0),))
-    unknown = handle.least_seconds(forward=10**9, backward=10**9)
+    unknown = handle.least_seconds({"forward": 10**9, "gradient": 10**9})
     started = time.monotonic()
 
-    bench.run(lambda: handle.forward(rows))
-    bench.run(lambda: handle.gradient(rows, target))
+    bench.run(lambda: forward(handle, rows))
+    bench.run(lambda: gradient(handle, rows, target))
 
-    forward, backward = handle.least_seconds(forward=20, backward=0), handle.least_seconds(forward=0, backward=20)
+    ahead, back = (
+        handle.least_seconds({"forward": 20, "gradient": 0}),
+        handle.least_seconds({"forward": 0, "gradient": 20}),
+    )
     engine.close()
     assert unknown == 0
-    assert min(forward, backward) > 0
-    assert forward + backward <= time.monotonic() - started
-    assert handle.least_seconds(forward=60, backward=100) == pytest.approx(3 * forward + 5 * backward)
+    assert min(ahead, back) > 0
+    assert ahead + back <= time.monotonic() - started
+    assert handle.least_seconds({"forward": 60, "gradient": 100}) == pytest.approx(3 * ahead + 5 * back)
 
 
 def test_chunks_of_any_size_tell_what_rows_are_likely_to_take(bench):
     engine = Engine(chunk_seconds=1000.0, chunk_bytes=1 << 28, threads=1)
     services = WorkerServices(engine, bench.hub, bench.helper, "cpu")
     handle = bench.handle("convolutional", services=services)
-    unknown = handle.likely_seconds(forward=1, backward=0)
+    unknown = handle.likely_seconds({"forward": 1, "gradient": 0})
 
-    bench.run(lambda: handle.forward(arrays("convolutional", 1)))
+    bench.run(lambda: forward(handle, arrays("convolutional", 1)))
 
-    likely = handle.likely_seconds(forward=20, backward=0)
+    likely = handle.likely_seconds({"forward": 20, "gradient": 0})
     open_ended = bench.handle("convolutional", services=services, open_lengths=True)
     engine.close()
-    assert unknown == handle.likely_seconds(forward=1, backward=1) == math.inf
+    assert unknown == handle.likely_seconds({"forward": 1, "gradient": 1}) == math.inf
     assert 0 < likely < math.inf
-    assert handle.least_seconds(forward=20, backward=0) == 0
-    assert open_ended.likely_seconds(forward=1, backward=0) == math.inf
+    assert handle.least_seconds({"forward": 20, "gradient": 0}) == 0
+    assert open_ended.likely_seconds({"forward": 1, "gradient": 0}) == math.inf
 
 
 def test_a_design_drawn_in_the_helper_process_is_the_one_drawn_here(bench):

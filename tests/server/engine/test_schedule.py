@@ -3,19 +3,23 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.device.evaluation import Evaluation
 from pellucid_server.engine.device.schedule import Flows, Schedule
+from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 from pellucid_server.errors import CancelledError, TimedOutError
 
 WEIGHTS = {"predictions": 100.0, "interactive": 10.0, "bulk": 1.0}
+TARGET = Target("y", ((0, 1.0),))
 ENDLESS = 1 << 40
 
 
 def evaluation(count=ENDLESS, *, priority="interactive", caller="ann", lane="lane", alone=False, request=None):
     rows = np.broadcast_to(np.float32(0), (count, 1))
     request = request or RequestState(1, None, priority=priority, caller=caller, alone=alone)
-    return Evaluation(lane, {"x": rows}, request, Tally(), threading.Event())
+    return Evaluation(lane, Score(Rows({"x": rows}), TARGET), request, Tally(), threading.Event())
 
 
 def schedule_of(*evaluations):

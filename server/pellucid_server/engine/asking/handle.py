@@ -1,47 +1,107 @@
 """What a method sees of a model: evaluations to ask for, each of which blocks only its own request."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.question import Arrays, Scores, Target
+from pellucid_server.engine.asking.question import Arrays, Scores
+from pellucid_server.engine.asking.recipe import SCORES, Ask, NonFinite, Recipe
+from pellucid_server.errors import InvalidRequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an evaluation's fold made of its results.
+
+    Attributes
+    ----------
+    arrays
+        By name, as the fold says.
+    nonfinite
+        The first result that was NaN or infinite, where the fold looks for one.
+    """
+
+    arrays: Arrays
+    nonfinite: NonFinite | None = None
+
+    @property
+    def scores(self) -> Scores:
+        """The target's score of each row, (rows,), of evaluations with a target."""
+        return self.arrays[SCORES].astype(np.float64, copy=False)
+
+    @property
+    def values(self) -> Arrays:
+        """All but the scores."""
+        return {name: array for name, array in self.arrays.items() if name != SCORES}
+
+
+class UnfitLayerError(InvalidRequestError):
+    """A layer that there is not, or at which the network cannot be cut; a method names the parameter at fault."""
+
+
+class Held(Protocol):
+    """The part of a network before a layer, run once for some rows and held on the device."""
+
+    @property
+    def layer(self) -> str:
+        """The layer."""
+        ...
+
+    @property
+    def values(self) -> npt.NDArray[np.generic]:
+        """The layer's values, (rows, *shape), on the host."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many rows it holds."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        ...
+
+    @property
+    def context(self) -> Any:
+        """What crosses there, for the evaluations that go on from it."""
+        ...
 
 
 class Handle(Protocol):
     """Answers evaluations of one model version for one request.
 
-    Rows are float32 arrays (rows, *features), one for each model input, all with the same number of
-    rows; any number of rows may be asked for at once, and they are split into device batches and
-    packed with rows of other requests. Arrays given and returned must not be changed afterwards.
+    Any number of rows may be asked for at once: they are split into device batches and packed with rows of other
+    requests. Arrays given and returned must not be changed afterwards.
     """
 
-    def forward(self, rows: Arrays) -> Arrays:
-        """Return every output of the model by name, (rows, *shape)."""
-        ...
+    def ask(self, ask: Ask, *, progress: tuple[float, float] | None = None) -> Answer:
+        """Evaluate rows and return what the fold made of them; what can be asked for is in `engine.evaluations`.
 
-    def scores(self, rows: Arrays, target: Target) -> Scores:
-        """Return the target's score of each row, (rows,) float64."""
-        ...
-
-    def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
-        """Return the target's score of each row, (rows,), and its gradient.
-
-        The gradient is with respect to every floating-point input by name, (rows, *features); or, with
-        `at`, to that layer's value under the layer's name.
+        Parameters
+        ----------
+        progress
+            The share of the request that is done before and after, to be reported on the way.
         """
         ...
 
-    def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
-        """Return the value of each layer by name, (rows, *shape)."""
+    def hold(self, rows: Recipe, layer: str) -> Held:
+        """Run the part before `layer` for some rows, and keep on the device what crosses there.
+
+        Raises
+        ------
+        UnfitLayerError
+            There is no such layer, or no cut at it.
+        OverloadedError
+            The request would hold more bytes than one may.
+        """
         ...
 
-    def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
-        """Return the outputs, (rows, *shape), had `layer` had these values, (rows, *shape of a row of the layer).
-
-        `rows` is one row, which serves all values, or one row for each value.
-        """
+    def release(self, held: Held) -> None:
+        """Let go of what was held; what is not released goes with the request."""
         ...
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -52,10 +112,6 @@ class Handle(Protocol):
         """
         ...
 
-    def blocks(self, count: int) -> Iterator[slice]:
-        """Cut `count` rows into slices whose rows together stay within a fair share of memory."""
-        ...
-
     def seconds_left(self) -> float:
         """Return the time until the deadline, at least 0; infinity if there is none.
 
@@ -63,12 +119,12 @@ class Handle(Protocol):
         """
         ...
 
-    def least_seconds(self, *, forward: int, backward: int) -> float:
-        """Return a lower bound of the device time for so many rows, by the pace of late; 0 if none is known."""
+    def least_seconds(self, rows: Mapping[str, int]) -> float:
+        """Return a lower bound of the device time for rows by kind of evaluation; 0 if none is known."""
         ...
 
-    def likely_seconds(self, *, forward: int, backward: int) -> float:
-        """Return about how long so many rows take the device, by the pace of late; infinity if none is known."""
+    def likely_seconds(self, rows: Mapping[str, int]) -> float:
+        """Return about how long rows by kind of evaluation take the device; infinity if none is known."""
         ...
 
     def progress(self, share: float) -> None:

@@ -99,6 +99,8 @@ class Attribution:
     """
 
     scores: Arrays
+    layer: str = field(default="", kw_only=True)
+    """The layer whose values' elements the scores are of, under its name; empty for the inputs."""
     instance_value: float | None = None
     """The target's score at the row, if the method knows it."""
     baseline_value: float | None = None

@@ -62,7 +62,10 @@ class Cost:
     Attributes
     ----------
     forward, backward
-        Rows of the whole answer; where a tolerance decides how many, of the first round.
+        Rows of the whole answer, forward and with gradients at the inputs; where a tolerance decides how many, of the
+        first round.
+    others
+        Rows of other kinds of evaluation, by kind.
     least
         Rows without which there is no answer at all, where they are fewer: for methods that answer before the
         deadline with what they have, and where the number can only be bounded.
@@ -71,11 +74,17 @@ class Cost:
     forward: int = 0
     backward: int = 0
     least: "Cost | None" = None
+    others: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def rows(self) -> int:
-        """Rows of the whole answer, forward and backward."""
-        return self.forward + self.backward
+        """Rows of the whole answer, of any kind."""
+        return self.forward + self.backward + sum(self.others.values())
+
+    @property
+    def by_kind(self) -> Mapping[str, int]:
+        """Rows of the whole answer by kind of evaluation."""
+        return {"forward": self.forward, "gradient": self.backward, **self.others}
 
     @property
     def lowest(self) -> "Cost":

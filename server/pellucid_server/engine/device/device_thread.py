@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.recipe import Tensors
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
-from pellucid_server.engine.device.lane import Lane
+from pellucid_server.engine.device.lane import Lane, Packing
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.device.schedule import Schedule
 from pellucid_server.engine.device.throughput import ThroughputStats
@@ -80,6 +80,10 @@ class DeviceThread:
             self._schedule.add(evaluation, time.monotonic())
             self._change.notify()
 
+    def knows(self, key: Hashable) -> bool:
+        """Whether there is a lane for a key."""
+        return key in self._lanes
+
     def busy_seconds(self) -> float:
         """Return how long the chunk in progress has run, 0 if there is none; callable from any thread."""
         since = self._since
@@ -124,7 +128,7 @@ class DeviceThread:
         first = self._schedule.next()
         lane = self._lanes[first.lane_key]
         self._running = (first.lane_key, lane)
-        if lane.whole:
+        if lane.packing is Packing.WHOLE:
             return lane, self._schedule.take(first, first.count, packed=False)
         # The wait of a prediction behind others is what short chunks are for, whatever its class.
         calm = time.monotonic() - self._schedule.heavier_arrived(first) > _CALM_SECONDS
@@ -140,42 +144,38 @@ class DeviceThread:
             evaluation.request.count(count, backward=backward)
         started = time.monotonic()
         results, error = _attempt(lane, chunk)
+        failed = {} if results is None else _fold(lane, chunk, results)
         seconds = time.monotonic() - started
-        if error is not None and accelerator.lost(self._limits.device, error):
-            # The thread ends, and the process with it. The record still says whose rows it was at.
-            raise accelerator.DeviceLostError(f"The device {self._limits.device} is lost to this process.") from error
+        for each in (error, *failed.values()):
+            if each is not None and accelerator.lost(self._limits.device, each):
+                # The thread ends, and the process with it. The record still says whose rows it was at.
+                raise accelerator.DeviceLostError(
+                    f"The device {self._limits.device} is lost to this process."
+                ) from each
         self._before([])
         self._since = None
         if results is None:
             for evaluation, count in chunk:
                 evaluation.request.count(-count, backward=backward)
         if results is not None:
-            self._hand_out(lane, chunk, results, seconds)
+            self._hand_out(lane, chunk, failed, seconds)
         elif error is not None and out_of_memory(error):
             self._shrink(lane, chunk, seconds)
         elif error is not None:
             self._settle_failure(chunk, error, seconds)
 
-    def _hand_out(self, lane: Lane, chunk: list[ChunkPart], results: Arrays, seconds: float) -> None:
+    def _hand_out(
+        self, lane: Lane, chunk: list[ChunkPart], failed: dict[Evaluation, Exception], seconds: float
+    ) -> None:
         limits, kernel = self._limits, lane.kernel
         rows = sum(count for _, count in chunk)
         full = lane.adapt(rows, seconds, chunk_seconds=limits.chunk_seconds, chunk_bytes=limits.chunk_bytes)
         note = self._times.add if full else self._times.add_small
-        note(lane.model, seconds / rows / lane.growth, backward=kernel.backward)
-        start = 0
-        failed: dict[Evaluation, MemoryError] = {}
-        for evaluation, count in chunk:
-            try:
-                evaluation.keep(results, start, count)
-            except MemoryError as error:
-                # Room for the results of all its rows is made with the first of them.
-                failed[evaluation] = error.with_traceback(None)
-            evaluation.tally.add(kernel.evaluation, rows=count, batch_rows=rows, backward=kernel.backward)
-            start += count
+        note(lane.model, seconds / rows / lane.growth, kind=kernel.kind)
         kept = [evaluation for evaluation, _ in chunk if evaluation not in failed]
         self._settle(chunk, seconds, [evaluation for evaluation in kept if evaluation.done < evaluation.count])
-        for evaluation, lack in failed.items():
-            evaluation.finish(lack)
+        for evaluation, error in failed.items():
+            evaluation.finish(error)
         for evaluation in kept:
             if evaluation.done == evaluation.count:
                 evaluation.finish()
@@ -203,22 +203,45 @@ class DeviceThread:
         """Answer to being out of memory: halve the chunk and try again, down to one row."""
         torch.cuda.empty_cache()
         rows = sum(count for _, count in chunk)
-        again = rows > 1 and not lane.whole
+        again = rows > 1 and lane.packing is Packing.SHARED
         self._settle(chunk, seconds, [evaluation for evaluation, _ in chunk] if again else [])
         if again:
             lane.shrink(rows)
             return
-        what = "these rows, which have to be evaluated together," if lane.whole else "one row of this evaluation"
+        what = (
+            "these rows, which have to be evaluated together,"
+            if lane.packing in {Packing.WHOLE, Packing.FIXED}
+            else "one row of this evaluation"
+        )
         for evaluation, _ in chunk:
             text = f"The device's memory cannot hold {what} beside what it already holds."
             evaluation.finish(OverloadedError(text))
 
 
-def _attempt(lane: Lane, chunk: list[ChunkPart]) -> tuple[Arrays | None, Exception | None]:
+def _attempt(lane: Lane, chunk: list[ChunkPart]) -> tuple[Tensors | None, Exception | None]:
     """Evaluate a chunk; return the results or what went wrong, without what its traceback holds in memory."""
     try:
-        return lane.kernel(pack(chunk)), None
+        batch = pack(chunk, lane.kernel.device)
+        return lane.kernel(batch, [(entry.ask, count) for entry, count in chunk]), None
     except Exception as error:  # noqa: BLE001 - whatever a model raises must reach its requests, not end the thread
         if out_of_memory(error):
             return None, error.with_traceback(None)
         return None, error
+
+
+def _fold(lane: Lane, chunk: list[ChunkPart], results: Tensors) -> dict[Evaluation, Exception]:
+    """Hand the results to the evaluations' folds; return what went wrong with whose."""
+    kernel, start = lane.kernel, 0
+    failed: dict[Evaluation, Exception] = {}
+    rows = sum(count for _, count in chunk)
+    for evaluation, count in chunk:
+        try:
+            evaluation.keep(results, start, count)
+        except MemoryError as error:
+            # Room for the results of all its rows is made with the first of them.
+            failed[evaluation] = error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001 - one evaluation's fold must not end the thread
+            failed[evaluation] = error
+        evaluation.tally.add(kernel.evaluation, rows=count, batch_rows=rows, backward=kernel.backward)
+        start += count
+    return failed

@@ -72,20 +72,27 @@ class Engine:
 
     def submit(self, evaluation: Evaluation, make_lane: Callable[[], Lane]) -> None:
         """Queue an evaluation of at least one row; `make_lane` makes its lane if its thread has none yet."""
+        self._thread(evaluation).submit(evaluation, make_lane)
+
+    def knows(self, evaluation: Evaluation) -> bool:
+        """Whether there is a lane for an evaluation already."""
+        return self._thread(evaluation).knows(evaluation.lane_key)
+
+    def _thread(self, evaluation: Evaluation) -> DeviceThread:
         urgent = evaluation.prediction and self._weights.get(evaluation.request.priority, 1.0) >= self._heaviest
-        (self._express if urgent else self._main).submit(evaluation, make_lane)
+        return self._express if urgent else self._main
 
     def busy_seconds(self) -> float:
         """Return how long the chunk in progress has run, the longer of two, 0 if idle; callable from any thread."""
         return max(self._main.busy_seconds(), self._express.busy_seconds())
 
-    def row_seconds(self, model: Hashable, *, backward: bool) -> float:
+    def row_seconds(self, model: Hashable, *, kind: str) -> float:
         """Return the least seconds that a row of a model took of late; 0 if none was measured."""
-        return self._times.least(model, backward=backward)
+        return self._times.least(model, kind=kind)
 
-    def likely_row_seconds(self, model: Hashable, *, backward: bool) -> float:
+    def likely_row_seconds(self, model: Hashable, *, kind: str) -> float:
         """Return the seconds that a row took of late, in chunks of any size; infinity if none was measured."""
-        return self._times.likely(model, backward=backward)
+        return self._times.likely(model, kind=kind)
 
     def close(self) -> None:
         """Stop the threads after the chunks in progress."""

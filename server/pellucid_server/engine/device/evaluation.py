@@ -1,12 +1,14 @@
 """Rows of one request on their way over the device."""
 
-from collections.abc import Hashable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.recipe import Ask, NonFinite, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -22,48 +24,61 @@ class Evaluation:
     """Rows of one request on their way through a lane. Its answer is there once `finished` is set.
 
     Evaluations with equal `lane_key` may share batches; those of a prediction and of an explanation have
-    different ones.
+    different ones. `on_rows` is called by the device thread with the share of the rows that are done.
     """
 
     __slots__ = (
         "_finished",
+        "_stage",
         "alone",
+        "ask",
         "count",
         "done",
         "error",
         "lane_key",
+        "on_rows",
         "prediction",
+        "recipe",
         "request",
         "results",
-        "rows",
         "tally",
     )
 
     def __init__(
         self,
         lane_key: Hashable,
-        rows: Arrays,
+        ask: Ask,
         request: RequestState,
         tally: Tally,
         finished: Settable,
         *,
         prediction: bool = False,
+        on_rows: Callable[[float], None] | None = None,
     ) -> None:
         self.lane_key = lane_key
-        self.rows = rows
-        self.count = len(next(iter(rows.values())))
+        self.ask = ask
+        self.recipe = ask.recipe
+        self.count = self.recipe.count
         self.request = request
         self.tally = tally
         self.prediction = prediction
-        self.alone = request.alone
+        self.on_rows = on_rows
+        self.alone = request.alone or ask.exact
         """Whether it shares no chunk with others."""
         self.done = 0
-        self.results: dict[str, npt.NDArray[np.generic]] = {}
         self.error: BaseException | None = None
+        self._stage: Stage | None = None
+        self.results = ask.fold.start(self.count)
+        """What the fold has made of the rows so far."""
         self._finished = finished
 
+    @property
+    def nonfinite(self) -> NonFinite | None:
+        """The first result that was no finite number, where the fold looks for one."""
+        return self.results.nonfinite
+
     def answer(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the results of all rows, (rows, ...) each.
+        """Return what the fold made of all rows.
 
         Raises
         ------
@@ -72,36 +87,51 @@ class Evaluation:
         """
         if self.error is not None:
             raise self.error
-        return self.results
+        return self.results.result()
 
     def finish(self, error: BaseException | None = None) -> None:
         """Let the waiting request go on; called once, by a device thread."""
         self.error = error
+        self._stage = None
         self._finished.set()
 
-    def keep(self, results: Arrays, start: int, taken: int) -> None:
-        """Store the results of the next `taken` rows, found at `start` of a batch's results."""
-        if taken == self.count:
-            self.results = {name: rows[start : start + taken] for name, rows in results.items()}
-        else:
-            if not self.results:
-                self.results = {
-                    name: np.empty((self.count, *rows.shape[1:]), rows.dtype) for name, rows in results.items()
-                }
-            for name, rows in results.items():
-                self.results[name][self.done : self.done + taken] = rows[start : start + taken]
+    def stage(self, device: str) -> Stage:
+        """Return the rows' recipe on the device, put there with the first of them."""
+        if self._stage is None:
+            self._stage = self.recipe.stage(device)
+        return self._stage
+
+    def keep(self, results: Tensors, start: int, taken: int) -> None:
+        """Take in the results of the next `taken` rows, found at `start` of a batch's results."""
+        self.results.add(results, start, taken)
         self.done += taken
+        if self.on_rows is not None:
+            self.on_rows(self.done / self.count)
 
 
 ChunkPart = tuple[Evaluation, int]
 """An evaluation and how many of its next rows are in a chunk."""
 
 
-def pack(chunk: list[ChunkPart]) -> Arrays:
-    """Stack the chosen rows, without a copy where they are of one evaluation."""
-    pieces = [
-        {name: rows[entry.done : entry.done + count] for name, rows in entry.rows.items()} for entry, count in chunk
-    ]
-    if len(pieces) == 1:
-        return pieces[0]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+def pack(chunk: list[ChunkPart], device: str) -> Tensors:
+    """Grow the chosen rows on the device, one part behind the other; without a copy where they lie there as one."""
+    lying = [entry.stage(device).rows(entry.done, count) for entry, count in chunk]
+    found = [rows for rows in lying if rows is not None]
+    if len(found) == len(chunk):
+        return found[0] if len(found) == 1 else {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
+    total = sum([count for _, count in chunk])
+    batch = {
+        name: torch.empty((total, *shape), dtype=_torch_type(kind), device=device)
+        for name, kind, shape in chunk[0][0].recipe.layout
+    }
+    start = 0
+    for entry, count in chunk:
+        part = {name: rows[start : start + count] for name, rows in batch.items()} if len(chunk) > 1 else batch
+        entry.stage(device).write(part, entry.done)
+        start += count
+    return batch
+
+
+@functools.cache
+def _torch_type(kind: str) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, np.dtype(kind))).dtype

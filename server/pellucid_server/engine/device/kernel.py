@@ -1,19 +1,26 @@
-"""What the device runs."""
+"""What runs on the device: a kernel turns a batch of rows into rows of results, independently row by row."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+from pellucid_server.engine.asking.recipe import Ask, Tensors
 
-from pellucid_server.engine.asking.question import Arrays
+Parts = Sequence[tuple[Ask, int]]
+"""What the rows of a batch were asked for by, in their order, and how many rows each has in it."""
 
 
 class Kernel(Protocol):
-    """Evaluates batches."""
+    """Evaluates batches of one model and one kind of evaluation; evaluations with equal kernels share batches."""
 
     evaluation: str
+    """The kind of evaluation, for receipts."""
+    kind: str
+    """What rows have in common that take as long: the kind of evaluation, and the layer if it depends on one."""
     backward: bool
+    """Whether it computes gradients."""
+    device: str
+    """Where it takes its rows."""
 
-    def __call__(self, batch: Arrays) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the results of each row of the batch."""
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return the results of each row of the batch, on any device."""
         ...

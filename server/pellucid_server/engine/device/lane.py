@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 
 from pellucid_server.engine.device.kernel import Kernel
 
@@ -19,16 +20,30 @@ Where it is not to be had, one chunk in so many is evaluated in vain.
 """
 
 
+class Packing(Enum):
+    """Which rows may be in a chunk together."""
+
+    SHARED = "shared"
+    """Those of any requests, as many as fit."""
+    WHOLE = "whole"
+    """All of an evaluation and no others: they depend on one another."""
+    SINGLE = "single"
+    """One: for explanations of a model whose rows depend on one another."""
+    FIXED = "fixed"
+    """A fixed number of one evaluation's, so that bits depend on nothing else."""
+
+
+FIXED_ROWS = 8
+"""Rows of a chunk of fixed size."""
+
+
 @dataclass(slots=True)
 class Lane:
     """The kernel of one key and its measured pace; used by one device thread only."""
 
     kernel: Kernel
     row_bytes: int
-    whole: bool = False
-    """Never split and never packed: a request's rows run together, because they depend on one another."""
-    single: bool = False
-    """One row at a time, for the explanations of such a model."""
+    packing: Packing = Packing.SHARED
     chunk_rows: int = _FIRST_CHUNK
     """Rows of a long chunk."""
     room: int = _FIRST_CHUNK
@@ -50,7 +65,13 @@ class Lane:
 
     def open(self, *, long: bool) -> int:
         """Set the room of the next chunk and return it."""
-        self.room = 1 if self.single else self.chunk_rows if long else max(1, self.chunk_rows // LONG_FACTOR)
+        match self.packing:
+            case Packing.SINGLE:
+                self.room = 1
+            case Packing.FIXED:
+                self.room = min(FIXED_ROWS, self.row_limit)
+            case _:
+                self.room = self.chunk_rows if long else max(1, self.chunk_rows // LONG_FACTOR)
         return self.room
 
     def adapt(self, rows: int, seconds: float, *, chunk_seconds: float, chunk_bytes: int) -> bool:
@@ -70,7 +91,7 @@ class Lane:
         elif filled:
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
-        return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.single)
+        return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)
 
     def shrink(self, rows: int) -> None:
         """Let no chunk soon be as large as one of `rows` rows, which did not fit into memory."""

@@ -1,6 +1,8 @@
 """`Attribute`: what a prediction was based on."""
 
 from pellucid_server.engine.asking.registry import Cost
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.recipes import Rows as Recipe
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.explain import explain_row, prepare_explanation, require_time, time_share
 from pellucid_server.engine.operations.predict import output_result
@@ -23,7 +25,7 @@ def attribute(context: RequestContext, request: AttributeRequest) -> AttributeRe
     prepared = prepare_explanation(context, model, request.explanation, field="explanation")
     rows = prepare(context, model, request.inputs)
     require_time(context, model, prepared, rows, others=Cost(forward=rows.count))
-    outputs = context.handle(model).forward(rows.arrays)
+    outputs = context.handle(model).ask(Forward(Recipe(rows.arrays))).arrays
 
     def explain(number: int) -> AttributionResult:
         return explain_row(context, model, prepared, rows, number, outputs, time_share=time_share(number, rows.count))

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,21 +98,29 @@ def require_time(
     """
     handle = context.handle(model)
     left = handle.seconds_left()
-    if math.isinf(left) or model.open_lengths or not handle.least_seconds(forward=1, backward=1):
+    if math.isinf(left) or model.open_lengths or not handle.least_seconds({"forward": 1, "gradient": 1}):
         return
-    costs = [_least_cost(model, prepared, rows, number) for number in range(rows.count)]
-    forward = others.forward + sum(cost.forward for cost in costs)
-    backward = others.backward + sum(cost.backward for cost in costs)
-    needed = _CAUTION * handle.least_seconds(forward=forward, backward=backward)
+    costs = [_least_cost(model, prepared, rows, number).by_kind for number in range(rows.count)]
+    kinds = sum((Counter(cost) for cost in costs), Counter(others.by_kind))
+    needed = _CAUTION * handle.least_seconds(kinds)
     if needed > left:
         name = prepared.method.rows_parameter
         fewer = f", or ask for fewer `{name}`" if name else ", or send fewer rows"
         raise TimedOutError(
-            f"{prepared.method.name} needs {backward} rows backward and {forward} forward, at least {needed:.3g} s "
+            f"{prepared.method.name} needs {_rows_text(kinds)}, at least {needed:.3g} s "
             f"at the pace measured; the deadline leaves {left:.3g} s. Allow more time{fewer}.",
             stage="refused",
             needed_seconds=f"{needed:.3f}",
         )
+
+
+def _rows_text(kinds: Mapping[str, int]) -> str:
+    words = {"gradient": "backward"}
+    return " and ".join(
+        f"{count} {'rows ' * (not place)}{words.get(kind, kind)}"
+        for place, (kind, count) in enumerate(sorted(kinds.items(), reverse=True))
+        if count
+    )
 
 
 def require_finite(score: float, number: int) -> None:
@@ -234,7 +243,17 @@ def _result(
     value = resolved.value if answer.instance_value is None else answer.instance_value
     return AttributionResult(
         inputs={
-            name: present(model, name, scores, answer.groups, rows, number, prepared.spec.format, prepared.field)
+            name: present(
+                model,
+                name,
+                scores,
+                answer.groups,
+                rows,
+                number,
+                prepared.spec.format,
+                prepared.field,
+                layer=answer.layer,
+            )
             for name, scores in answer.scores.items()
         },
         output=resolved.target.output,

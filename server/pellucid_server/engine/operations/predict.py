@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.evaluations.kernels import probabilities
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.recipes import Rows as Recipe
+from pellucid_server.engine.evaluations.targets import probabilities
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext, failure
 from pellucid_server.engine.operations.explain import (
@@ -53,7 +55,7 @@ def predict(context: RequestContext, request: PredictRequest) -> PredictResult:
     infos = _wanted(model, request.outputs)
     rows = prepare(context, model, request.inputs)
     handle = context.handle(model, prediction=True)
-    outputs = handle.forward(rows.arrays)
+    outputs = handle.ask(Forward(Recipe(rows.arrays))).arrays
     receipt = Receipt(model.key, digest(rows.arrays), context.runtime(model, handle.tally), handle.tally.work())
     return PredictResult(
         outputs={info.name: output_result(info, outputs[info.name], request.top_k) for info in infos},

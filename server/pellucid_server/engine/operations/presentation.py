@@ -25,10 +25,12 @@ def present(
     number: int,
     form: ReplyFormat,
     field: str,
+    *,
+    layer: str = "",
 ) -> InputAttribution:
     """Put one input's scores into the caller's terms: columns of a table, the box of a picture, the type asked for.
 
-    `field` is the explanation's path in the request.
+    `field` is the explanation's path in the request; with `layer` the scores are of its values, in its own terms.
 
     Raises
     ------
@@ -36,6 +38,8 @@ def present(
         The scores are beyond the range of the type.
     """
     where = f"{field}.format.data_type"
+    if layer:
+        return InputAttribution(_typed(scores, form, name, where))
     feature, found = model.features[name], groups.get(name)
     if feature.modality == "tabular" and feature.groups is not None:
         columns, by_column = _by_column(feature.groups.reshape(-1), scores, found)
@@ -66,7 +70,7 @@ def _typed(scores: npt.NDArray[np.generic], form: ReplyFormat, name: str, where:
     found = narrowed(scores, np.dtype(form.data_type))
     if found is None:
         text = (
-            f"The scores of input {name!r} reach {float(np.abs(scores).max()):.3g}, which {form.data_type} cannot "
+            f"The scores of {name!r} reach {float(np.abs(scores).max()):.3g}, which {form.data_type} cannot "
             f"hold; set {where} to {_MORE[form.data_type]}."
         )
         raise InvalidRequestError(text, field=where)

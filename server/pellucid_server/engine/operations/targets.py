@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.question import Arrays, Target
-from pellucid_server.engine.evaluations.kernels import probabilities
+from pellucid_server.engine.evaluations.targets import probabilities
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.descriptions import OutputInfo
 from pellucid_server.vocabulary.requests import Outcome, TargetSpec

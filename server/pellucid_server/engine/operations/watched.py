@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.question import Arrays, Question, Scores, Target
+from pellucid_server.engine.asking.handle import Answer, Handle, Held
+from pellucid_server.engine.asking.question import Arrays, Question, Scores
+from pellucid_server.engine.asking.recipe import SCORES, Ask, NonFinite, Recipe
+from pellucid_server.engine.evaluations.folds import Keep, ScoresOnly
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.models.graph.lengths import UnfitLengthsError, UnfitValuesError
 from pellucid_server.engine.operations.targets import index_text
 from pellucid_server.errors import InvalidRequestError
@@ -62,70 +65,58 @@ class WatchedHandle:
         self.problem: NotFiniteError | None = None
         """What is wrong with the first gradient that is not finite, or the score beside it."""
 
-    def forward(self, rows: Arrays) -> Arrays:
-        """Return every output of the model by name, (rows, *shape), as it is."""
-        with self._naming_rows(rows):
-            return self._handle.forward(rows)
-
-    def scores(self, rows: Arrays, target: Target) -> Scores:
-        """Return the target's score of each row, (rows,), all finite.
+    def ask(self, ask: Ask, *, progress: tuple[float, float] | None = None) -> Answer:
+        """Evaluate rows; scores that are asked for by themselves are all finite.
 
         Raises
         ------
         NotFiniteError
-            A score is NaN or infinite.
+            Such a score is NaN or infinite.
         """
+        rows = ask.rows
         with self._naming_rows(rows):
-            found = self._handle.scores(rows, target)
-        bad = ~np.isfinite(found)
-        if bad.any():
-            raise self._bad_scores(found, bad, rows)
-        return found
+            answer = self._handle.ask(ask, progress=progress)
+        if SCORES not in answer.arrays:
+            return answer
+        bad = ~np.isfinite(answer.scores)
+        if set(answer.arrays) == {SCORES} and not isinstance(ask.fold, ScoresOnly):
+            if bad.any():
+                raise self._bad_scores(answer.scores, bad, rows)
+        elif self.problem is None:
+            self.problem = self._bad_scores(answer.scores, bad, rows) if bad.any() else self._problem(ask, answer)
+        return answer
 
-    def gradient(self, rows: Arrays, target: Target, *, at: str = "") -> tuple[Scores, Arrays]:
-        """Return the target's score of each row and its gradient, as they are."""
+    def hold(self, rows: Recipe, layer: str) -> Held:
+        """Run the part before `layer`, and keep what lies there."""
         with self._naming_rows(rows):
-            scores, gradients = self._handle.gradient(rows, target, at=at)
-        if self.problem is None:
-            self.problem = self._problem(scores, gradients, rows)
-        return scores, gradients
+            return self._handle.hold(rows, layer)
 
-    def activations(self, rows: Arrays, layers: tuple[str, ...]) -> Arrays:
-        """Return the value of each layer by name, (rows, *shape), as it is."""
-        with self._naming_rows(rows):
-            return self._handle.activations(rows, layers)
-
-    def suffix(self, rows: Arrays, layer: str, values: npt.NDArray[np.generic]) -> Arrays:
-        """Return the outputs had `layer` had these values, as they are."""
-        with self._naming_rows(rows):
-            return self._handle.suffix(rows, layer, values)
+    def release(self, held: Held) -> None:
+        """Let go of what was held."""
+        self._handle.release(held)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in the helper process."""
         return self._handle.compute(function, *arguments)
 
-    def blocks(self, count: int) -> Iterator[slice]:
-        """Cut `count` rows into slices."""
-        return self._handle.blocks(count)
-
     def seconds_left(self) -> float:
         """Return the time until the deadline."""
         return self._handle.seconds_left()
 
-    def least_seconds(self, *, forward: int, backward: int) -> float:
-        """Return a lower bound of the device time for so many rows."""
-        return self._handle.least_seconds(forward=forward, backward=backward)
+    def least_seconds(self, rows: Mapping[str, int]) -> float:
+        """Return a lower bound of the device time for rows by kind."""
+        return self._handle.least_seconds(rows)
 
-    def likely_seconds(self, *, forward: int, backward: int) -> float:
-        """Return about how long so many rows take the device."""
-        return self._handle.likely_seconds(forward=forward, backward=backward)
+    def likely_seconds(self, rows: Mapping[str, int]) -> float:
+        """Return about how long rows by kind take the device."""
+        return self._handle.likely_seconds(rows)
 
     def progress(self, share: float) -> None:
         """Tell the caller that this share of the request is done."""
         self._handle.progress(share)
 
     @contextlib.contextmanager
-    def _naming_rows(self, rows: Arrays) -> Iterator[None]:
+    def _naming_rows(self, rows: Recipe) -> Iterator[None]:
         """Say of an error in the inputs, such as a whole number beyond a table of the model, whose it is."""
         try:
             yield
@@ -136,8 +127,11 @@ class WatchedHandle:
                 raise
             raise self._refused(rows, error) from error
 
-    def _refused(self, rows: Arrays, error: InvalidRequestError) -> EvaluationError:
-        if all((array == self._question.inputs[name]).all() for name, array in rows.items()):
+    def _refused(self, rows: Recipe, error: InvalidRequestError) -> EvaluationError:
+        if isinstance(rows, Rows) and all(
+            name in self._question.inputs and (array == self._question.inputs[name]).all()
+            for name, array in rows.arrays.items()
+        ):
             return EvaluationError(error.message, field="inputs")
         values = error.harm if isinstance(error, UnfitValuesError) else ""
         if self._question.baselines:
@@ -163,17 +157,21 @@ class WatchedHandle:
             )
         return EvaluationError(text, field=f"{self._field}.method")
 
-    def _problem(self, scores: Scores, gradients: Arrays, rows: Arrays) -> NotFiniteError | None:
-        bad = ~np.isfinite(scores)
-        if bad.any():
-            return self._bad_scores(scores, bad, rows)
-        for name, values in gradients.items():
+    def _problem(self, ask: Ask, answer: Answer) -> NotFiniteError | None:
+        """Say what is wrong with gradients: where the fold saw it, or in one of those that were kept."""
+        found = answer.nonfinite
+        if found is not None:
+            return self._bad_gradient(found, ask.rows)
+        if not isinstance(ask.fold, Keep):
+            return None
+        for name, values in answer.values.items():
             bad = ~np.isfinite(values)
             if bad.any():
-                return self._bad_gradient(name, values, bad, rows)
+                first = int(bad.any(axis=tuple(range(1, bad.ndim))).argmax())
+                return self._bad_gradient(NonFinite(first, name, values[first]), ask.rows)
         return None
 
-    def _bad_scores(self, scores: Scores, bad: npt.NDArray[np.bool_], rows: Arrays) -> NotFiniteError:
+    def _bad_scores(self, scores: Scores, bad: npt.NDArray[np.bool_], rows: Recipe) -> NotFiniteError:
         first = int(bad.argmax())
         where, field, help_text = self._place(rows, first)
         return NotFiniteError(
@@ -182,25 +180,22 @@ class WatchedHandle:
             field=field,
         )
 
-    def _bad_gradient(
-        self, name: str, values: npt.NDArray[np.generic], bad: npt.NDArray[np.bool_], rows: Arrays
-    ) -> NotFiniteError:
-        axes = tuple(range(1, bad.ndim))
-        first = int(bad.any(axis=axes).argmax())
-        where, field, help_text = self._place(rows, first)
-        place = np.unravel_index(int(bad[first].reshape(-1).argmax()), bad.shape[1:])
+    def _bad_gradient(self, found: NonFinite, rows: Recipe) -> NotFiniteError:
+        name, values, bad = found.name, np.asarray(found.values), ~np.isfinite(found.values)
+        where, field, help_text = self._place(rows, found.row)
+        place = np.unravel_index(int(bad.reshape(-1).argmax()), bad.shape)
         named = f"input {name!r}" if name in self._question.inputs else f"layer {name!r}"
-        index = _element(self._question, name, index_text(bad[first], bad.shape[1:]), place)
+        index = _element(self._question, name, index_text(bad, bad.shape), place)
         return NotFiniteError(
-            f"The gradient of the score {where} is not finite for {int(bad[first].sum())} of the {bad[first].size} "
-            f"elements of {named}, first {values[first][place]} at {index}; {help_text}, or use a method that needs "
+            f"The gradient of the score {where} is not finite for {int(bad.sum())} of the {bad.size} "
+            f"elements of {named}, first {values[place]} at {index}; {help_text}, or use a method that needs "
             "no gradient.",
             field=field,
         )
 
-    def _place(self, rows: Arrays, number: int) -> tuple[str, str, str]:
+    def _place(self, rows: Recipe, number: int) -> tuple[str, str, str]:
         """Say where row `number` of an evaluation lies, the field at fault, and what would help."""
-        row = {name: array[number] for name, array in rows.items()}
+        row = rows.row(number)
         baseline = f"{self._field}.baseline"
         if _same(row, self._question.inputs):
             return f"at row {self._number} of inputs", "inputs", _OTHER_ROW
@@ -292,4 +287,4 @@ def _element(question: Question, name: str, text: str, place: tuple[Any, ...]) -
 
 
 def _same(row: Arrays, other: Arrays) -> bool:
-    return all(name not in row or np.array_equal(row[name], values) for name, values in other.items())
+    return row.keys() <= other.keys() and all(np.array_equal(values, other[name]) for name, values in row.items())

@@ -5,10 +5,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pellucid_server.errors import CancelledError, PellucidError, TimedOutError
+from pellucid_server.errors import CancelledError, OverloadedError, PellucidError, TimedOutError
 from pellucid_server.vocabulary.results import BatchShape, Work
 
 _MOST_RESERVE_SHARE = 0.1
+
+MOST_HELD_BYTES = 256 << 20
+"""Bytes that one request may hold on the device between its evaluations."""
 
 _counting = threading.Lock()
 """Parts of one request may be on two device threads."""
@@ -57,6 +60,8 @@ class RequestState:
     caller: str = field(default="", kw_only=True)
     alone: bool = field(default=False, kw_only=True)
     model: str = field(default="", kw_only=True)
+    held_bytes: int = field(default=0, kw_only=True)
+    """Bytes that it holds on the device."""
 
     def part(self, *, reserve_seconds: float) -> "RequestState":
         """Return the state of a part of the request, to end `reserve_seconds` before it, or sooner if it is short."""
@@ -83,6 +88,23 @@ class RequestState:
                 self.rows_forward += rows
         if self.whole is not None:
             self.whole.count(rows, backward=backward)
+
+    def hold(self, nbytes: int) -> None:
+        """Count bytes that the request holds on the device from now on, or no longer if below 0.
+
+        Raises
+        ------
+        OverloadedError
+            They would be more than a request may hold.
+        """
+        owner = self.whole or self
+        with _counting:
+            if nbytes > 0 and owner.held_bytes + nbytes > MOST_HELD_BYTES:
+                raise OverloadedError(
+                    f"The request would hold {owner.held_bytes + nbytes} bytes of a layer's values on the device, more "
+                    f"than the {MOST_HELD_BYTES} that one may; ask for fewer rows, or for a layer with fewer values."
+                )
+            owner.held_bytes += nbytes
 
     def error(self, now: float) -> PellucidError | None:
         """Return why the request must stop, or None."""

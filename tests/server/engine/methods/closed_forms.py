@@ -1,20 +1,37 @@
 """Handles that answer from a formula, and questions about them: what methods are tested against."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from pellucid_server.engine.asking.handle import Answer
 from pellucid_server.engine.asking.question import Arrays, Feature, Question, Scores, Target
+from pellucid_server.engine.asking.recipe import SCORES
+from pellucid_server.engine.evaluations.score import Score
 
 TARGET = Target("y", ((0, 1.0),))
+
+
+def grown(recipe: Any) -> Arrays:
+    """Return all rows of a recipe on the host, (rows, *features) each."""
+    tensors = recipe.stage("cpu").rows(0, recipe.count)
+    if tensors is None:
+        tensors = {
+            name: torch.from_numpy(np.empty((recipe.count, *shape), np.dtype(kind)))
+            for name, kind, shape in recipe.layout
+        }
+        recipe.stage("cpu").write(tensors, 0)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 class Formula:
     """Answers from a torch function of the inputs, dicts of (rows, *features) in float64, to (rows,).
 
     `sizes` has the number of rows of each evaluation, by kind, `latest` the rows of the last gradient. `block` is
-    how many rows `blocks` allows. Each gradient row takes `row_seconds` of `seconds`, each forward row
+    how many rows at most are folded at once. Each gradient row takes `row_seconds` of `seconds`, each forward row
     `forward_seconds`.
     """
 
@@ -50,20 +67,37 @@ class Formula:
         gradients = {name: slope.numpy().astype(rows[name].dtype) for name, slope in zip(leaves, found, strict=True)}
         return values.detach().numpy(), gradients
 
+    def ask(self, ask: Any, *, progress: tuple[float, float] | None = None) -> Answer:
+        """Grow the rows, evaluate them in pieces of unequal sizes, and fold what comes."""
+        rows = grown(ask.rows)
+        if isinstance(ask, Score):
+            found = {SCORES: torch.from_numpy(np.asarray(self.scores(rows, ask.target), np.float64))}
+        else:
+            scores, gradients = self.gradient(rows, ask.target, at=ask.at)
+            found = {SCORES: torch.from_numpy(np.asarray(scores, np.float64))}
+            found |= {name: torch.from_numpy(np.asarray(each)) for name, each in gradients.items()}
+        results, done = ask.fold.start(ask.rows.count), 0
+        for most in itertools.cycle((3, 1, self._block)):
+            size = min(most, ask.rows.count - done)
+            results.add(found, done, size)
+            done += size
+            if done == ask.rows.count:
+                break
+        if progress is not None:
+            self.progress(progress[1])
+        return Answer(results.result(), results.nonfinite)
+
     def compute(self, function: Callable, *arguments: object) -> object:
         return function(*arguments)
-
-    def blocks(self, count: int) -> Iterator[slice]:
-        return (slice(start, min(start + self._block, count)) for start in range(0, count, self._block))
 
     def seconds_left(self) -> float:
         return self._seconds
 
-    def least_seconds(self, *, forward: int, backward: int) -> float:
-        return forward * self._forward_seconds + backward * self._row_seconds
+    def least_seconds(self, rows: Mapping[str, int]) -> float:
+        return rows.get("forward", 0) * self._forward_seconds + rows.get("gradient", 0) * self._row_seconds
 
-    def likely_seconds(self, *, forward: int, backward: int) -> float:
-        return self.least_seconds(forward=forward, backward=backward) or math.inf
+    def likely_seconds(self, rows: Mapping[str, int]) -> float:
+        return self.least_seconds(rows) or math.inf
 
     @property
     def rows(self) -> tuple[int, int]:

@@ -11,6 +11,11 @@ import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Attribution, Feature
 from pellucid_server.engine.asking.registry import Background, Method
+from pellucid_server.engine.evaluations.capture import Capture
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows as Recipe
+from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.models.graph.lengths import values_error
 from pellucid_server.engine.operations.explain import PreparedExplanation, explain_row
 from pellucid_server.engine.operations.rows import Rows
@@ -286,7 +291,7 @@ def test_of_several_baseline_rows_the_one_at_fault_is_named(baseline):
     with pytest.raises(
         NotFiniteError, match=f"nan at row {len(baseline) - 1} of the baseline, and no finite score for 1"
     ):
-        handle.scores({"x": rows}, TARGET)
+        handle.ask(Score(Recipe({"x": rows}), TARGET))
 
 
 def test_a_table_of_the_model_that_noise_leaves_is_not_the_callers_mistake():
@@ -298,9 +303,9 @@ def test_a_table_of_the_model_that_noise_leaves_is_not_the_callers_mistake():
     handle = WatchedHandle(Refusing(roots), question, method="smoothgrad", field="explanation", number=0)
 
     with pytest.raises(InvalidRequestError) as moved:
-        handle.gradient({"x": np.array([[1.1, 2.2]], np.float32)}, TARGET)
+        handle.ask(Gradient(Recipe({"x": np.array([[1.1, 2.2]], np.float32)}), TARGET))
     with pytest.raises(InvalidRequestError) as own:
-        handle.gradient({"x": np.array([[1.0, 2.0]], np.float32)}, TARGET)
+        handle.ask(Gradient(Recipe({"x": np.array([[1.0, 2.0]], np.float32)}), TARGET))
 
     assert "smoothgrad changes the inputs a little" in moved.value.message
     assert moved.value.metadata["field"] == "explanation.method"
@@ -328,9 +333,9 @@ def test_values_that_the_model_cannot_be_run_on_are_not_called_numbers_beyond_a_
     handle = WatchedHandle(Refusing(roots), question, method="smoothgrad", field="explanation", number=0)
 
     with pytest.raises(InvalidRequestError) as moved:
-        handle.scores({"x": np.array([[0.0, 0.0]], np.float32)}, TARGET)
+        handle.ask(Score(Recipe({"x": np.array([[0.0, 0.0]], np.float32)}), TARGET))
     with pytest.raises(InvalidRequestError) as own:
-        handle.scores({"x": np.array([[1.0, 2.0]], np.float32)}, TARGET)
+        handle.ask(Score(Recipe({"x": np.array([[1.0, 2.0]], np.float32)}), TARGET))
 
     assert moved.value.message.startswith(message)
     assert "A matrix cannot be inverted or decomposed." in moved.value.message
@@ -340,21 +345,31 @@ def test_values_that_the_model_cannot_be_run_on_are_not_called_numbers_beyond_a_
     assert own.value.metadata["field"] == "inputs"
 
 
+AT_ZERO = Recipe({"x": np.array([[0.0, 0.0]], np.float32)})
+
+
 @pytest.mark.parametrize(
-    ("evaluation", "arguments"), [("forward", ()), ("activations", (("l",),)), ("suffix", ("l", np.zeros((1, 2))))]
+    "ask",
+    [
+        lambda handle: handle.ask(Forward(AT_ZERO)),
+        lambda handle: handle.ask(Capture(AT_ZERO, ("l",))),
+        lambda handle: handle.hold(AT_ZERO, "l"),
+    ],
+    ids=["forward", "activations", "hold"],
 )
-def test_every_evaluation_says_whose_the_rows_are(evaluation, arguments):
+def test_every_evaluation_says_whose_the_rows_are(ask):
     class Refusing(Handle):
-        def refuse(self, *arguments):
+        def ask(self, ask, *, progress=None):
             raise values_error(["x"], "A matrix cannot be inverted or decomposed.")
 
-        forward = activations = suffix = refuse
+        def hold(self, rows, layer):
+            return self.ask(rows)
 
     question = tensor_question([1.0, 2.0])
     handle = WatchedHandle(Refusing(roots), question, method="m", field="explanation", number=0)
 
     with pytest.raises(InvalidRequestError) as caught:
-        getattr(handle, evaluation)({"x": np.array([[0.0, 0.0]], np.float32)}, *arguments)
+        ask(handle)
 
     assert caught.value.metadata["field"] == "explanation.baseline"
 
@@ -380,7 +395,10 @@ def test_the_class_that_the_prediction_names_is_explained_though_the_graph_would
 
     def answer(handle, question, params):
         asked.append(question.target.elements)
-        return Attribution({"x": np.zeros(3)}, instance_value=float(handle.scores({"x": np.ones((1, 3))}, TARGET)[0]))
+        return Attribution(
+            {"x": np.zeros(3)},
+            instance_value=float(handle.ask(Score(Recipe({"x": np.ones((1, 3))}), TARGET)).scores[0]),
+        )
 
     method = dataclasses.replace(registry.lookup("saliency"), function=answer)
     rows = Rows({"x": np.ones((1, 3), np.float32)}, {"x": (None,)}, 1)

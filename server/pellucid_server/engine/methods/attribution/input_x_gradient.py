@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.arrays import as_rows, as_scores, fixed_warnings
 
 
@@ -34,8 +36,8 @@ def input_x_gradient(model: Handle, question: Question, params: Params) -> Attri
     Scores are in units of the target, (*features). The absence that they imply is zero after
     preprocessing: on a linear score they sum to its change from there. One row forward and backward.
     """
-    values, gradients = model.gradient(as_rows(question.inputs), question.target)
-    scores = {name: question.inputs[name] * rows[0] for name, rows in gradients.items()}
+    answer = model.ask(Gradient(Rows(as_rows(question.inputs)), question.target))
+    scores = {name: question.inputs[name] * rows[0] for name, rows in answer.values.items()}
     return Attribution(
-        as_scores(scores, question.inputs), instance_value=float(values[0]), warnings=fixed_warnings(question)
+        as_scores(scores, question.inputs), instance_value=float(answer.scores[0]), warnings=fixed_warnings(question)
     )

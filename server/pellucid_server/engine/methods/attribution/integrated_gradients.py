@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.question import Attribution, Question
+from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Cost, Need, method, parameter, require
 from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
 from pellucid_server.engine.methods.shared.arrays import as_scores, fixed_warnings, total
@@ -23,16 +23,20 @@ from pellucid_server.engine.methods.shared.flatness import flat_text, path_warni
 from pellucid_server.engine.methods.shared.paths import (
     FIRST_SEGMENTS,
     POINTS,
+    InputLine,
+    LayerLine,
     Line,
     Segment,
     closed,
     finite,
     first_segments,
     integrated,
+    layer_line,
     measure,
     path_rows,
     refined,
     rounding,
+    scaled,
     summed,
 )
 from pellucid_server.errors import InvalidRequestError
@@ -88,6 +92,11 @@ class Params:
         "segments are integrated over: what an answer did whose deadline was near, so that its receipt makes it again. "
         "Not together with steps.",
     )
+    at: str = parameter(
+        "",
+        "A layer's name, as GetModel shows it: the score's change is then shared out among the elements of the layer's "
+        "value, along the straight path from its value at the baseline. Left out: among the inputs'.",
+    )
 
 
 def _cost(params: Params, question: Question) -> Cost:
@@ -96,6 +105,10 @@ def _cost(params: Params, question: Question) -> Cost:
     else:
         segments = FIRST_SEGMENTS if params.edges is None else len(_checked_edges(params.edges, params.max_rows)) - 1
         forward, backward = path_rows(question.inputs, points=POINTS * segments, corners=segments + 1)
+    if params.at:
+        # Beside them the part before the layer: for the row, and for the baseline.
+        before = {"activations": 1, f"prefix@{params.at}": 1}
+        return Cost(others={f"suffix@{params.at}": forward, f"suffix gradient@{params.at}": backward, **before})
     return Cost(forward, backward)
 
 
@@ -113,10 +126,10 @@ def _cost(params: Params, question: Question) -> Cost:
 def integrated_gradients(model: Handle, question: Question, params: Params) -> Attribution:
     """Share the score's change from the baseline out by the gradient along the straight path between them.
 
-    Scores are in units of the target, (*features), and sum to its change, up to the quadrature's error,
-    which is reported. Inputs without a gradient are held at their own value on the whole path, so that
-    the baseline is theirs too. A tolerance that cannot be met before the deadline is given up in time to
-    answer with what was found, and with a warning.
+    Scores are in units of the target, (*features), or of a layer's value (*shape), and sum to the target's change,
+    up to the quadrature's error, which is reported. Inputs without a gradient are held at their own value on the
+    whole path, so that the baseline is theirs too. A tolerance that cannot be met before the deadline is given up in
+    time to answer with what was found, and with a warning.
 
     Raises
     ------
@@ -125,13 +138,13 @@ def integrated_gradients(model: Handle, question: Question, params: Params) -> A
     """
     together = params.steps is not None and question.tolerance is not None
     require(not together, "steps", params.steps, "cannot stand beside a tolerance; leave one of the two out")
-    line = Line(question)
+    line: Line = InputLine(question) if not params.at else layer_line(model, question, params.at)
     if params.steps is not None:
         require(params.edges is None, "steps", params.steps, "cannot stand beside edges; leave one of the two out")
         return _with_steps(model, question, line, params.steps)
     if params.edges is not None:
         edges = _checked_edges(params.edges, params.max_rows)
-        segments = integrated(model, question.target, line, edges)
+        segments = integrated(model, line, edges)
         short = "" if _met(question, segments) else "the edges"
         return _in_segments(question, line, segments, rows=POINTS * len(segments), short=short)
     return _with_tolerance(model, question, line, params.max_rows)
@@ -139,19 +152,21 @@ def integrated_gradients(model: Handle, question: Question, params: Params) -> A
 
 def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> Attribution:
     whole = np.array([[0.0, 1.0]])
-    values, sums = measure(model, question.target, line, whole, whole[0], points=steps)
+    values, slopes = measure(model, line, whole, whole[0], points=steps)
     change = float(values[1] - values[0])
-    gap = total(sums) - change
-    warnings = fixed_warnings(question) + path_warnings(question)
+    scores = {name: scaled(rows[0], line.change[name]) for name, rows in slopes.items()}
+    gap = total(scores) - change
+    warnings = _warnings(question, line)
     if abs(gap) > max(_LARGE_GAP * abs(change), rounding(values)):
-        flat = flat_text(question, line, sums)
+        flat = flat_text(question, line, slopes)
         reason = f"; the gradient of {flat} was 0 at every point, so that more may not help" if flat else ""
         warnings += (
             f"The attributions' sum misses the score's change, {change:.6g}, by {gap:.3g}; "
             f"ask for more steps, or for a tolerance in place of steps{reason}.",
         )
     return Attribution(
-        as_scores({name: rows[0] for name, rows in sums.items()}, question.inputs),
+        as_scores(scores, _scored(question, line)),
+        layer=_layer(line),
         instance_value=float(values[1]),
         baseline_value=float(values[0]),
         signed_gap=gap,
@@ -162,7 +177,7 @@ def _with_steps(model: Handle, question: Question, line: Line, steps: int) -> At
 
 def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int) -> Attribution:
     budget = AnytimeBudget(model, time_share=question.time_share)
-    segments = first_segments(model, question.target, line)
+    segments = first_segments(model, line)
     rows = POINTS * len(segments)
     budget.ran(len(segments) // 2)
     short, hurried, stuck, rounds = "", False, "", 0
@@ -179,7 +194,7 @@ def _with_tolerance(model: Handle, question: Question, line: Line, max_rows: int
         if not halved:
             short = "the deadline" if wanted else "max_rows"
             break
-        segments = refined(model, question.target, line, segments, halved)
+        segments = refined(model, line, segments, halved)
         rows += 2 * POINTS * len(halved)
         budget.ran(len(halved))
     return _in_segments(question, line, segments, rows=rows, short=short, hurried=hurried, stuck=stuck)
@@ -210,7 +225,7 @@ def _in_segments(
     """
     gaps = np.array([segment.gap for segment in segments])
     first, last = segments[0].begin_value, segments[-1].end_value
-    warnings = fixed_warnings(question) + path_warnings(question)
+    warnings = _warnings(question, line)
     if stuck:
         warnings += (
             f"The gradient of {stuck} was 0 at all points of the path, though the score depends on it: it scores 0, "
@@ -225,7 +240,8 @@ def _in_segments(
             "input's.",
         )
     return Attribution(
-        as_scores({name: summed(segments, name) for name in line.change}, question.inputs),
+        as_scores({name: summed(segments, line, name) for name in line.change}, _scored(question, line)),
+        layer=_layer(line),
         instance_value=last,
         baseline_value=first,
         signed_gap=float(gaps.sum()),
@@ -236,6 +252,19 @@ def _in_segments(
         partial=short == "the deadline",
         resolved={"edges": np.array([0.0, *(segment.end for segment in segments)])} if hurried else {},
     )
+
+
+def _layer(line: Line) -> str:
+    return line.layer if isinstance(line, LayerLine) else ""
+
+
+def _scored(question: Question, line: Line) -> Arrays:
+    """Return arrays of the shapes and types of what is scored: the inputs, or the layer's value."""
+    return line.change if isinstance(line, LayerLine) else question.inputs
+
+
+def _warnings(question: Question, line: Line) -> tuple[str, ...]:
+    return () if isinstance(line, LayerLine) else fixed_warnings(question) + path_warnings(question)
 
 
 def _tolerance(question: Question) -> float:

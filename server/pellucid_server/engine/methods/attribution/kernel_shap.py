@@ -165,7 +165,7 @@ class _Game:
         budget = AnytimeBudget(
             self._model, time_share=self._question.time_share, after_unit_seconds=plan.solving_seconds
         )
-        seconds = self._model.likely_seconds(forward=_rows(self._question, 2 * wanted + 2), backward=0)
+        seconds = self._model.likely_seconds({"forward": _rows(self._question, 2 * wanted + 2)})
         more, done = budget.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
         if more == count:
             return plan, self.values(present), False

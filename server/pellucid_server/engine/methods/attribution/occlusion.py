@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.question import Arrays, Attribution, Feature, Question
+from pellucid_server.engine.asking.question import Attribution, Feature, Question
 from pellucid_server.engine.asking.registry import Cost, Need, method, parameter, require
+from pellucid_server.engine.evaluations import recipes
+from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.requests import ParamValue
@@ -42,7 +44,7 @@ class Params:
     )
 
 
-class Windows:
+class Windows(recipes.Masks):
     """Every place of the window on one input.
 
     A window is an interval on each axis of the input's cells: a picture's pixels with all their channels, a
@@ -62,19 +64,17 @@ class Windows:
         self._places = tuple(-(-max(length - window, 0) // stride) + 1 for length in self._lengths)
         self.count = math.prod(self._places)
 
-    def masks(self, numbers: npt.NDArray[np.intp]) -> Flags:
-        """Return which elements the windows of these numbers cover, broadcastable to (numbers, *features)."""
+    def covered(self, number: int) -> tuple[slice, ...] | Flags:
+        """Return the part of a row, (*features), that the window of this number covers."""
         axes = len(self._places)
-        found = np.ones((len(numbers), *(1,) * axes), np.bool_)
-        places = np.unravel_index(numbers, self._places) if axes else ()
-        for axis, (length, place) in enumerate(zip(self._lengths, places, strict=True)):
-            starts, cells = place[:, np.newaxis] * self._stride, np.arange(length)
-            covered = (cells >= starts) & (cells < starts + self._window)
-            found = found & covered.reshape(len(numbers), *(1,) * axis, length, *(1,) * (axes - axis - 1))
+        places = np.unravel_index(number, self._places) if axes else ()
+        window = tuple(
+            slice(int(place) * self._stride, min(int(place) * self._stride + self._window, length))
+            for place, length in zip(places, self._lengths, strict=True)
+        )
         if self._columns is not None:
-            return found[:, self._columns]
-        missing = len(self._row_shape) - axes
-        return found.reshape(len(numbers), *(1,) * missing, *found.shape[1:])
+            return (self._columns >= window[0].start) & (self._columns < window[0].stop)
+        return (slice(None),) * (len(self._row_shape) - axes) + window
 
     def means(self, effects: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Average the windows' effects, (windows,), at each element over the windows that cover it, (*features)."""
@@ -126,12 +126,9 @@ def occlusion(model: Handle, question: Question, params: Params) -> Attribution:
         The stride exceeds the window, or there are too many windows.
     """
     windows = _windows(question, params)
-    count = _count(windows, question)
-    scores = np.empty(count + 2)
-    for block in model.blocks(count + 2):
-        rows = _rows(question, windows, np.arange(block.start, block.stop))
-        scores[block] = model.scores(rows, question.target)
-        model.progress(block.stop / (count + 2))
+    _count(windows, question)
+    rows = recipes.Windows(question.inputs, question.baseline, windows)
+    scores = model.ask(Score(rows, question.target), progress=(0.0, 1.0)).scores
     effects = scores[-1] - scores[:-2]
     starts = _starts(windows)
     return Attribution(
@@ -183,18 +180,3 @@ def _starts(windows: dict[str, Windows]) -> dict[str, int]:
     """Return the number of each input's first window: windows are numbered across inputs."""
     counts = [0, *(entry.count for entry in windows.values())]
     return dict(zip(windows, np.cumsum(counts).tolist(), strict=False))
-
-
-def _rows(question: Question, windows: dict[str, Windows], numbers: npt.NDArray[np.intp]) -> Arrays:
-    """Build rows by number: one for each window of each input in turn, then the baseline, then the row itself."""
-    starts = _starts(windows)
-    baseline = sum(entry.count for entry in windows.values())
-    rows: dict[str, npt.NDArray[np.generic]] = {}
-    for name, row in question.inputs.items():
-        local = numbers - starts[name]
-        own = (local >= 0) & (local < windows[name].count)
-        found = np.repeat(row[np.newaxis], len(numbers), axis=0)
-        found[own] = np.where(windows[name].masks(local[own]), question.baselines[name][0], row)
-        found[numbers == baseline] = question.baselines[name][0]
-        rows[name] = found
-    return rows

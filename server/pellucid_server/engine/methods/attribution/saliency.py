@@ -11,6 +11,8 @@ import numpy as np
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.arrays import as_rows, as_scores, fixed_warnings
 
 
@@ -39,8 +41,8 @@ def saliency(model: Handle, question: Question, params: Params) -> Attribution:
     Scores are in units of the target per unit of the input, (*features), and at least 0 unless
     `absolute` is false. They do not sum to anything. One row forward and backward.
     """
-    values, gradients = model.gradient(as_rows(question.inputs), question.target)
-    scores = {name: np.abs(rows[0]) if params.absolute else rows[0] for name, rows in gradients.items()}
+    answer = model.ask(Gradient(Rows(as_rows(question.inputs)), question.target))
+    scores = {name: np.abs(rows[0]) if params.absolute else rows[0] for name, rows in answer.values.items()}
     return Attribution(
-        as_scores(scores, question.inputs), instance_value=float(values[0]), warnings=fixed_warnings(question)
+        as_scores(scores, question.inputs), instance_value=float(answer.scores[0]), warnings=fixed_warnings(question)
     )

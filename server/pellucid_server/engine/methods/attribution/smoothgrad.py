@@ -13,8 +13,11 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.naming import coded_columns, columns_text
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.evaluations.folds import Moments
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Noisy
 from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
-from pellucid_server.engine.methods.shared.arrays import as_scores, differentiable_inputs, fixed_warnings, generator
+from pellucid_server.engine.methods.shared.arrays import as_scores, differentiable_inputs, fixed_warnings
 
 _LEAST_SAMPLES = 2
 """Fewer samples have no scatter, and so no standard error."""
@@ -60,12 +63,11 @@ def smoothgrad(model: Handle, question: Question, params: Params) -> Attribution
     """
     noisy = _NoisyGradients(model, question, params)
     budget = AnytimeBudget(model, time_share=question.time_share)
-    seconds = model.likely_seconds(forward=0, backward=params.samples)
+    seconds = model.likely_seconds({"gradient": params.samples})
     count = budget.first(least=_LEAST_SAMPLES, most=params.samples, seconds=seconds)
     while count:
-        noisy.draw(count)
+        noisy.draw(count, progress=(noisy.drawn / params.samples, (noisy.drawn + count) / params.samples))
         budget.ran(count)
-        model.progress(noisy.drawn / params.samples)
         count = budget.more(params.samples - noisy.drawn)
     partial = noisy.drawn < params.samples
     warnings = fixed_warnings(question) + _held_warnings(question)
@@ -92,39 +94,28 @@ class _NoisyGradients:
         self._absolute = params.absolute
         names = differentiable_inputs(question)
         self._deviations = {name: _deviation(question, name, params.noise) for name in names}
-        self._generators = {name: generator(question.seed, name) for name in names}
-        self._sums = {name: np.zeros(question.inputs[name].shape) for name in names}
-        self._squares = {name: np.zeros(question.inputs[name].shape) for name in names}
+        self._moments: Arrays = {}
         self.drawn = 0
 
-    def draw(self, count: int) -> None:
+    def draw(self, count: int, *, progress: tuple[float, float]) -> None:
         """Add the next `count` copies' gradients."""
-        for block in self._model.blocks(count):
-            self._add(block.stop - block.start)
+        question = self._question
+        rows = Noisy(question.inputs, self._deviations, question.seed, count, self.drawn)
+        ask = Gradient(rows, question.target, fold=Moments(self._absolute, self._moments))
+        found = self._model.ask(ask, progress=progress).values
+        self._moments = {name: found[name] for name in self._deviations}
         self.drawn += count
 
     def means(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the gradients' means, (*features) each."""
-        return {name: values / self.drawn for name, values in self._sums.items()}
+        return {name: sums / self.drawn for name, (sums, _) in self._moments.items()}
 
     def standard_error(self) -> float:
         """Return the largest standard error of a mean."""
         means = self.means()
-        variances = [values / self.drawn - np.square(means[name]) for name, values in self._squares.items()]
+        variances = [squares / self.drawn - np.square(means[name]) for name, (_, squares) in self._moments.items()]
         largest = max(float(variance.max(initial=0.0)) for variance in variances)
         return math.sqrt(largest / (self.drawn - 1))
-
-    def _add(self, count: int) -> None:
-        inputs = self._question.inputs
-        noise = {
-            name: source.standard_normal((count, *inputs[name].shape), np.float32) * self._deviations[name]
-            for name, source in self._generators.items()
-        }
-        _, gradients = self._model.gradient(_noisy(inputs, noise, count), self._question.target)
-        for name in self._sums:
-            found = np.abs(gradients[name]) if self._absolute else gradients[name]
-            self._sums[name] += found.sum(axis=0, dtype=np.float64)
-            self._squares[name] += np.square(found, dtype=np.float64).sum(axis=0)
 
 
 def _deviation(question: Question, name: str, noise: float) -> npt.NDArray[np.float32]:
@@ -152,12 +143,3 @@ def _held_warnings(question: Question) -> tuple[str, ...]:
             named = columns_text(columns)
             found.append(f"No noise was added to {named} of input {name!r}: no row lies between two categories.")
     return tuple(found)
-
-
-def _noisy(inputs: Arrays, noise: Arrays, count: int) -> Arrays:
-    return {
-        name: np.add(values, noise[name]).astype(values.dtype, copy=False)
-        if name in noise
-        else np.broadcast_to(values, (count, *values.shape))
-        for name, values in inputs.items()
-    }

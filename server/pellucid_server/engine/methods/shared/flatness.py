@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.naming import coded_columns, columns_text, elements_text
 from pellucid_server.engine.asking.question import Arrays, Question
+from pellucid_server.engine.evaluations.folds import ScoresOnly
 from pellucid_server.engine.methods.shared.paths import Line, Segment, rounding
 
 _SHARE_OF_GAPS = 0.1
@@ -39,45 +40,49 @@ def stuck_text(model: Handle, question: Question, line: Line, segments: tuple[Se
     categories are looked at, unless `every` element is to be. A row for each end of a segment, where there are
     elements without a gradient.
     """
-    if not every and all(question.features[name].coded is None for name in line.change):
+    if not every and all(_coded(question, name) is None for name in line.change):
         return ""
-    sums = {name: sum(np.abs(segment.scores[name]) for segment in segments) for name in line.change}
+    sums = {name: sum(np.abs(segment.slopes[name]) for segment in segments) for name in line.change}
     flat = _flat(line, {name: np.asarray(values) for name, values in sums.items()})
     if not every:
-        flat = {name: flags & _coded(question, name) for name, flags in flat.items()}
+        flat = {name: flags & coded for name, flags in flat.items() if (coded := _coded(question, name)) is not None}
     flat = {name: flags for name, flags in flat.items() if flags.any()}
     if not flat:
         return ""
     places = np.array([0.0, *(segment.end for segment in segments)])
-    rows = dict(line.rows(places))
-    for name, flags in flat.items():
-        rows[name] = np.where(flags, question.inputs[name], rows[name])
     # As the segments' ends were scored: two runtimes differ by more than some gaps.
-    if line.corners_beside_points:
-        held, _ = model.gradient(rows, question.target)
-    else:
-        held = model.scores(rows, question.target)
+    ask = (
+        line.gradients(places, fold=ScoresOnly(), held=flat)
+        if line.corners_beside_points
+        else line.scores(places, held=flat)
+    )
+    held = model.ask(ask).scores
     values = np.array([segments[0].begin_value, *(segment.end_value for segment in segments)])
     effects = np.abs(np.diff(values - held)).sum()
     gaps = sum(abs(segment.gap) for segment in segments)
     return _named(question, flat) if effects >= max(_SHARE_OF_GAPS * gaps, rounding(values)) else ""
 
 
-def flat_text(question: Question, line: Line, sums: Arrays) -> str:
-    """Name the elements that changed and scored exactly 0; `sums` are (1, *features) each."""
-    flat = _flat(line, {name: rows[0] for name, rows in sums.items()})
+def flat_text(question: Question, line: Line, slopes: Arrays) -> str:
+    """Name the elements that changed and whose slope was exactly 0; `slopes` are (1, *features) each."""
+    flat = _flat(line, {name: rows[0] for name, rows in slopes.items()})
     return _named(question, {name: flags for name, flags in flat.items() if flags.any()})
 
 
-def _flat(line: Line, sums: Arrays) -> dict[str, Flags]:
-    return {name: np.asarray((change != 0) & (sums[name] == 0)) for name, change in line.change.items()}
+def _flat(line: Line, slopes: Arrays) -> dict[str, Flags]:
+    return {name: np.asarray((change != 0) & (slopes[name] == 0)) for name, change in line.change.items()}
 
 
-def _coded(question: Question, name: str) -> Flags:
-    coded = question.features[name].coded
-    shape = question.inputs[name].shape
-    return np.zeros(shape, np.bool_) if coded is None else coded.reshape(shape)
+def _coded(question: Question, name: str) -> Flags | None:
+    """Return the elements of an input that stand for a category; None if there are none, as in a layer."""
+    feature = question.features.get(name)
+    return None if feature is None or feature.coded is None else feature.coded.reshape(question.inputs[name].shape)
 
 
 def _named(question: Question, flat: dict[str, Flags]) -> str:
-    return " and ".join(elements_text(name, question.features[name], flags) for name, flags in flat.items())
+    return " and ".join(
+        elements_text(name, question.features[name], flags)
+        if name in question.features
+        else f"{int(flags.sum())} of the {flags.size} values of layer {name!r}"
+        for name, flags in flat.items()
+    )

@@ -14,6 +14,8 @@ from skimage.segmentation import slic
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Feature, Question, Scores
+from pellucid_server.engine.evaluations.recipes import Masked
+from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.errors import InvalidRequestError
 
 LIMIT = 512
@@ -125,16 +127,12 @@ def coalition_values(
     The target's score of each coalition, (coalitions,), averaged over the baseline rows.
     """
     baselines = len(next(iter(question.baselines.values())))
+    rows = Masked(question.inputs, question.baselines, groups.labels, present)
+    scores = model.ask(Score(rows, question.target), progress=progress).scores
     # With all groups present the baseline rows make no difference: one row is enough.
     full = bool(present[-1].all())
-    count = (len(present) - full) * baselines + full
-    scores = np.empty(count)
-    for block in model.blocks(count):
-        rows = _compose(question, groups, present, np.arange(block.start, block.stop), baselines)
-        scores[block] = model.scores(rows, question.target)
-        model.progress(progress[0] + (progress[1] - progress[0]) * block.stop / count)
-    means = scores[: count - full].reshape(-1, baselines).mean(axis=1)
-    return np.append(means, scores[count - full :])
+    means = scores[: len(scores) - full].reshape(-1, baselines).mean(axis=1)
+    return np.append(means, scores[len(scores) - full :])
 
 
 def superpixels(picture: npt.NDArray[np.floating], segments: int) -> Labels:
@@ -202,16 +200,3 @@ def _require_countable(count: int, inputs: Arrays) -> None:
             "use occlusion with a window, or a gradient method.",
             field="method",
         )
-
-
-def _compose(
-    question: Question, groups: Groups, present: Flags, numbers: npt.NDArray[np.intp], baselines: int
-) -> Arrays:
-    """Build rows by number: each coalition with each baseline row in turn, (numbers, *features) each."""
-    coalitions = present[numbers // baselines]
-    rows: dict[str, npt.NDArray[np.generic]] = {}
-    for name, row in question.inputs.items():
-        absent = question.baselines[name]
-        others = absent[0] if baselines == 1 else absent[numbers % baselines]
-        rows[name] = np.where(coalitions[:, groups.labels[name]], row, others)
-    return rows

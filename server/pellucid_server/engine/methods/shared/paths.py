@@ -5,14 +5,30 @@ change along it; by how much they do not is its gap.
 """
 
 import functools
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.handle import Handle, Held, UnfitLayerError
 from pellucid_server.engine.asking.question import Arrays, Question, Scores, Target
-from pellucid_server.engine.methods.shared.arrays import along_rows, differentiable_inputs, score_type
+from pellucid_server.engine.asking.recipe import Ask, Fold
+from pellucid_server.engine.evaluations.capture import Capture
+from pellucid_server.engine.evaluations.folds import WeightedSum
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Path, Rows
+from pellucid_server.engine.evaluations.score import Score
+from pellucid_server.engine.evaluations.suffix import Suffix
+from pellucid_server.engine.methods.shared.arrays import as_rows, differentiable_inputs, score_type
+from pellucid_server.errors import InvalidRequestError
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+NOTHING: Mapping[str, Flags] = MappingProxyType({})
 
 ABSOLUTE_ALLOWANCE = 5.0
 """How many times the signed gap's allowance the summed magnitudes of the gaps may reach."""
@@ -42,56 +58,117 @@ class Segment:
         Where it begins and ends, as shares of the path.
     begin_value, end_value
         The target's score there.
-    scores
-        Its attributions, (*features) each.
+    slopes
+        The gradient's integral, (*shape) each: times the change it is the segment's attributions.
     gap
-        Their sum minus the score's change along the segment.
+        The attributions' sum minus the score's change along the segment.
     """
 
     begin: float
     end: float
     begin_value: float
     end_value: float
-    scores: Arrays
+    slopes: Arrays
     gap: float
 
 
-class Line:
-    """The straight path from the baseline, at 0, to the input, at 1."""
+class Line(Protocol):
+    """A straight path, from 0 to 1, and what there is to ask for on it."""
+
+    @property
+    def change(self) -> Arrays:
+        """What changes from its start to its end, (*shape) each."""
+        ...
+
+    @property
+    def corners_beside_points(self) -> bool:
+        """Whether rows are so small that corners are scored in the evaluation of the points."""
+        ...
+
+    def scores(self, places: Floats, *, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the scores at `places`, shares of the path; elements that are held stay as at the end."""
+        ...
+
+    def gradients(self, places: Floats, *, fold: Fold, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the gradients there, folded, and the scores."""
+        ...
+
+
+class InputLine:
+    """The straight path from the baseline to the input; inputs without a gradient stay as they are."""
 
     def __init__(self, question: Question) -> None:
-        self._inputs = question.inputs
+        self._question = question
         self._start = {name: question.baselines[name][0] for name in differentiable_inputs(question)}
-        self.change = {name: self._inputs[name] - start for name, start in self._start.items()}
+        self.change = {name: question.inputs[name] - start for name, start in self._start.items()}
         self.corners_beside_points = _corners_beside_points(question.inputs)
 
-    def rows(self, places: npt.NDArray[np.float64]) -> Arrays:
-        """Return the points at `places`, (places,) shares of the path, as rows, (places, *features) each."""
-        ends = np.flatnonzero(places == 1.0)
-        rows: dict[str, npt.NDArray[np.generic]] = {}
-        for name, value in self._inputs.items():
-            if name not in self.change:
-                rows[name] = np.broadcast_to(value, (len(places), *value.shape))
-                continue
-            change = self.change[name]
-            points = along_rows(places.astype(change.dtype), change.ndim) * change
-            points += self._start[name]
-            # baseline + (input - baseline) is not the input to the last bit.
-            points[ends] = value
-            rows[name] = points
-        return rows
+    def scores(self, places: Floats, *, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the scores at `places`."""
+        return Score(self._path(places, held), self._question.target)
+
+    def gradients(self, places: Floats, *, fold: Fold, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the gradients there, folded, and the scores."""
+        return Gradient(self._path(places, held), self._question.target, fold=fold)
+
+    def _path(self, places: Floats, held: Mapping[str, Flags]) -> Path:
+        inputs = self._question.inputs
+        start = {
+            name: np.where(held[name], inputs[name], each) if name in held else each
+            for name, each in self._start.items()
+        }
+        return Path(start, inputs, places)
+
+
+class LayerLine:
+    """The straight path between the values of a layer at the baseline and at the input.
+
+    What crosses beside the layer is the input's all along.
+    """
+
+    def __init__(self, prefix: Held, start: npt.NDArray[np.generic], target: Target) -> None:
+        self.layer = prefix.layer
+        self._held = prefix
+        self._ends = {prefix.layer: start}, {prefix.layer: prefix.values[0]}
+        self._target = target
+        self.change = {prefix.layer: prefix.values[0] - start}
+        self.corners_beside_points = _corners_beside_points(self.change)
+
+    def scores(self, places: Floats, *, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the scores at `places`."""
+        return Suffix(self._held, self._path(places, held), self._target)
+
+    def gradients(self, places: Floats, *, fold: Fold, held: Mapping[str, Flags] = NOTHING) -> Ask:
+        """Ask for the gradients there, folded, and the scores."""
+        return Suffix(self._held, self._path(places, held), self._target, gradient=True, fold=fold)
+
+    def _path(self, places: Floats, held: Mapping[str, Flags]) -> Path:
+        start, end = self._ends
+        kept = {name: np.where(held[name], end[name], each) if name in held else each for name, each in start.items()}
+        return Path(kept, end, places)
+
+
+def layer_line(model: Handle, question: Question, layer: str) -> LayerLine:
+    """Run the part of the network before a layer, once for the row and once for the baseline, and hold the row's.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no such layer, or no cut at it.
+    """
+    try:
+        prefix = model.hold(Rows(as_rows(question.inputs)), layer)
+    except UnfitLayerError as error:
+        field = 'parameters["at"]'
+        raise InvalidRequestError(f"{field} is {layer!r}: {error.message}", field=field) from error
+    start = model.ask(Capture(Rows(as_rows(question.baseline)), (layer,))).values[layer][0]
+    return LayerLine(prefix, start, question.target)
 
 
 def measure(
-    model: Handle,
-    target: Target,
-    line: Line,
-    segments: npt.NDArray[np.float64],
-    corners: npt.NDArray[np.float64],
-    *,
-    points: int,
-) -> tuple[Scores, dict[str, npt.NDArray[np.float64]]]:
-    """Integrate over segments of the path, and score its corners.
+    model: Handle, line: Line, segments: Floats, corners: Floats, *, points: int
+) -> tuple[Scores, dict[str, Floats]]:
+    """Integrate the gradient over segments of the path, and score its corners.
 
     Parameters
     ----------
@@ -104,30 +181,36 @@ def measure(
 
     Returns
     -------
-    The score at each corner, (corners,), and by input the attributions of each segment, (segments, *features).
+    The score at each corner, (corners,), and by name the gradient's integral over each segment, (segments, *shape):
+    times the change it is the segment's attributions.
     """
     nodes, weights = gauss_legendre(points)
     widths = segments[:, 1:] - segments[:, :1]
     places = (segments[:, :1] + widths * nodes).reshape(-1)
-    # Row by row, the share of each point in each segment's integral: 0 but for its own segment's.
-    shares = (np.eye(len(segments))[:, :, np.newaxis] * (widths * weights)).reshape(len(segments), -1)
+    shares, owners = (widths * weights).reshape(-1), np.repeat(np.arange(len(segments)), points)
     if line.corners_beside_points:
-        values, gradients = model.gradient(line.rows(np.concatenate([places, corners])), target)
-        sums = _weighted({name: rows[: len(places)] for name, rows in gradients.items()}, shares)
-        return values[len(places) :], {name: _scaled(rows, line.change[name]) for name, rows in sums.items()}
-    values = model.scores(line.rows(corners), target)
-    sums = {name: np.zeros((len(segments), *change.shape)) for name, change in line.change.items()}
-    for block in model.blocks(len(places)):
-        _, gradients = model.gradient(line.rows(places[block]), target)
-        touched = np.flatnonzero(shares[:, block].any(axis=1))
-        for name, rows in _weighted(gradients, shares[touched, block]).items():
-            sums[name][touched] += _scaled(rows, line.change[name])
-    return values, sums
+        # The corners' own gradients belong to no segment.
+        beside = np.zeros(len(corners)), np.full(len(corners), -1)
+        fold = WeightedSum(np.append(shares, beside[0]), np.append(owners, beside[1]), len(segments))
+        answer = model.ask(line.gradients(np.concatenate([places, corners]), fold=fold))
+        values = answer.scores[len(places) :]
+    else:
+        values = model.ask(line.scores(corners)).scores
+        answer = model.ask(line.gradients(places, fold=WeightedSum(shares, owners, len(segments))))
+    return values, {
+        name: sums.astype(np.float64, copy=False) for name, sums in answer.values.items() if name in line.change
+    }
 
 
-def _scaled(gradients: npt.NDArray[np.float64], change: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Multiply gradients by the change: what does not change scores 0, whatever its gradient is, infinite or NaN."""
-    return np.where(change == 0, 0.0, np.multiply(gradients, change))
+def scaled(slopes: npt.NDArray[np.generic], change: npt.NDArray[np.generic]) -> Floats:
+    """Multiply slopes by the change: what does not change scores 0, whatever its slope is, infinite or NaN."""
+    return np.where(change == 0, 0.0, np.multiply(slopes, change, dtype=np.float64))
+
+
+def _total(slopes: Floats, change: npt.NDArray[np.generic]) -> float:
+    """Return the sum of `scaled`, in float64."""
+    found = float(np.vdot(slopes, change.astype(np.float64)))
+    return found if math.isfinite(found) else float(scaled(slopes, change).sum())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -142,27 +225,19 @@ def _corners_beside_points(inputs: Arrays) -> bool:
     return sum(array.nbytes for array in inputs.values()) <= _SMALL_ROW_BYTES
 
 
-def _weighted(gradients: Arrays, shares: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the gradients' weighted sums, (sums, *features) each; `shares` is (sums, rows)."""
-    return {
-        name: np.matmul(shares, rows.reshape(len(rows), -1)).reshape(len(shares), *rows.shape[1:])
-        for name, rows in gradients.items()
-    }
-
-
-def first_segments(model: Handle, target: Target, line: Line) -> tuple[Segment, ...]:
+def first_segments(model: Handle, line: Line) -> tuple[Segment, ...]:
     """Integrate over the path in `FIRST_SEGMENTS` equal segments."""
-    return integrated(model, target, line, np.linspace(0.0, 1.0, FIRST_SEGMENTS + 1))
+    return integrated(model, line, np.linspace(0.0, 1.0, FIRST_SEGMENTS + 1))
 
 
-def integrated(model: Handle, target: Target, line: Line, edges: npt.NDArray[np.float64]) -> tuple[Segment, ...]:
+def integrated(model: Handle, line: Line, edges: npt.NDArray[np.float64]) -> tuple[Segment, ...]:
     """Integrate over the path in segments between `edges`, (segments + 1,) shares of it."""
     found: tuple[Segment, ...] = ()
     for start in range(0, len(edges) - 1, _TOGETHER):
         some = edges[start : start + _TOGETHER + 1]
         pairs = np.stack([some[:-1], some[1:]], axis=1)
         # The first corner is the last one's of the segments before.
-        values, sums = measure(model, target, line, pairs, some[min(start, 1) :], points=POINTS)
+        values, sums = measure(model, line, pairs, some[min(start, 1) :], points=POINTS)
         if found:
             values = np.append(found[-1].end_value, values)
         found += _segments(line, pairs, np.stack([values[:-1], values[1:]], axis=1), sums)
@@ -175,9 +250,7 @@ def path_rows(inputs: Arrays, *, points: int, corners: int) -> tuple[int, int]:
     return (0, points + corners) if small else (corners, points)
 
 
-def refined(
-    model: Handle, target: Target, line: Line, segments: tuple[Segment, ...], halved: tuple[int, ...]
-) -> tuple[Segment, ...]:
+def refined(model: Handle, line: Line, segments: tuple[Segment, ...], halved: tuple[int, ...]) -> tuple[Segment, ...]:
     """Return the path with the segments at the indices `halved` replaced by their halves, all in order."""
     parents = [segments[index] for index in halved]
     middles = np.array([(parent.begin + parent.end) / 2 for parent in parents])
@@ -188,7 +261,7 @@ def refined(
             for pair in ((parent.begin, middle), (middle, parent.end))
         ]
     )
-    found, sums = measure(model, target, line, pairs, middles, points=POINTS)
+    found, sums = measure(model, line, pairs, middles, points=POINTS)
     values = np.array(
         [
             pair
@@ -213,14 +286,12 @@ def closed(segments: tuple[Segment, ...], tolerance: float) -> bool:
     return bool(abs(gaps.sum()) <= allowed and np.abs(gaps).sum() <= ABSOLUTE_ALLOWANCE * allowed)
 
 
-def _segments(
-    line: Line, pairs: npt.NDArray[np.float64], values: npt.NDArray[np.float64], sums: Arrays
-) -> tuple[Segment, ...]:
-    gaps = np.zeros(len(pairs)) - (values[:, 1] - values[:, 0])
-    for rows in sums.values():
-        gaps += rows.reshape(len(rows), -1).sum(axis=1, dtype=np.float64)
+def _segments(line: Line, pairs: Floats, values: Floats, slopes: Mapping[str, Floats]) -> tuple[Segment, ...]:
+    gaps = values[:, 0] - values[:, 1]
+    for name, rows in slopes.items():
+        gaps += [_total(each, line.change[name]) for each in rows]
     # A path may have a hundred pieces, of a picture each: in float32 they take half the memory.
-    kept = {name: rows.astype(score_type(line.change[name].dtype)) for name, rows in sums.items()}
+    kept = {name: rows.astype(score_type(line.change[name].dtype)) for name, rows in slopes.items()}
     return tuple(
         Segment(begin, end, begin_value, end_value, {name: rows[index] for name, rows in kept.items()}, gap)
         for index, ((begin, end), (begin_value, end_value), gap) in enumerate(
@@ -229,12 +300,12 @@ def _segments(
     )
 
 
-def summed(segments: tuple[Segment, ...], name: str) -> npt.NDArray[np.float64]:
-    """Return the attributions of an input over all segments, (*features)."""
-    found = np.zeros(segments[0].scores[name].shape)
+def summed(segments: tuple[Segment, ...], line: Line, name: str) -> Floats:
+    """Return the attributions over all segments, (*shape)."""
+    found = np.zeros(line.change[name].shape)
     for segment in segments:
-        np.add(found, segment.scores[name], out=found)
-    return found
+        np.add(found, segment.slopes[name], out=found)
+    return scaled(found, line.change[name])
 
 
 def rounding(values: npt.NDArray[np.float64]) -> float:

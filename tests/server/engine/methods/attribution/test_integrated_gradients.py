@@ -4,12 +4,12 @@ import torch
 from captum.attr import IntegratedGradients
 from pellucid_server.engine.methods.shared.paths import (
     POINTS,
-    Line,
+    InputLine,
     closed,
     first_segments,
 )
 from pellucid_server.errors import InvalidRequestError
-from server.engine.methods.closed_forms import TARGET, Formula, Trembling, tensor_question
+from server.engine.methods.closed_forms import Formula, Trembling, tensor_question
 from server.engine.methods.networks import PICTURE, cnn, mlp, score
 
 SEEDS = range(8)
@@ -120,8 +120,8 @@ def test_gaps_that_cancel_are_seen(explain):
         return 10 * torch.clamp(100 * (place - 0.301), 0, 1) - 10 * torch.clamp(100 * (place - 0.689), 0, 1) + place
 
     question = tensor_question([1.0])
-    line = Line(question)
-    first = first_segments(Formula(bump), TARGET, line)
+    line = InputLine(question)
+    first = first_segments(Formula(bump), line)
 
     answer = explain("integrated-gradients", Formula(bump), question)
 
@@ -362,13 +362,13 @@ def test_rounding_does_not_choose_among_segments_that_are_alike(explain, seed):
         assert handle.latest["x"].max() < 0.5
 
 
-def test_rows_of_pictures_are_built_in_blocks_and_end_points_only_go_forward(explain):
+def test_end_points_of_pictures_only_go_forward(explain):
     x = np.random.default_rng(13).normal(size=(3, 40, 40)).astype(np.float32)
     handle = Formula(lambda inputs: torch.tanh(inputs["x"]).sum(dim=(1, 2, 3)), block=6)
 
     answer = explain("integrated-gradients", handle, tensor_question(x, modality="image"), steps=20)
 
-    assert handle.sizes == {"scores": [2], "gradient": [6, 6, 6, 2]}
+    assert handle.sizes == {"scores": [2], "gradient": [20]}
     np.testing.assert_allclose(answer.scores["x"], np.tanh(x), rtol=1e-5, atol=1e-6)
 
 

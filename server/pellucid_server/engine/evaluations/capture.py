@@ -1,0 +1,58 @@
+"""The values of some layers."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+
+from pellucid_server.engine.asking.recipe import Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.forward import graph_of
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Ask for the value of each layer by name, (rows, *shape)."""
+
+    rows: Recipe
+    layers: tuple[str, ...]
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows."""
+        return self.rows
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk."""
+        return ("activations", *self.layers)
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return True
+
+    def kernel(self, model: LoadedModel, device: str) -> "CaptureKernel":
+        """Return what evaluates it."""
+        return CaptureKernel(model, device, self.layers)
+
+
+class CaptureKernel:
+    """Runs a graph forward and returns what layers made."""
+
+    evaluation = "activations"
+    kind = "activations"
+    backward = False
+
+    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
+        self._capturing = graph_of(model).capturing(layers)
+        self.device = device
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return each layer's value by name, (rows, *shape)."""
+        with torch.no_grad():
+            return self._capturing(batch)[1]

@@ -1,0 +1,69 @@
+"""All outputs of the model."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+
+from pellucid_server.engine.asking.recipe import Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Ask for every output of the model by name, (rows, *shape)."""
+
+    rows: Recipe
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows."""
+        return self.rows
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk."""
+        return ("forward",)
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return False
+
+    def kernel(self, model: LoadedModel, device: str) -> "ForwardKernel":
+        """Return what evaluates it."""
+        return ForwardKernel(model, device)
+
+
+class ForwardKernel:
+    """Runs a model forward, by ONNX Runtime or as a graph."""
+
+    evaluation = "forward"
+    kind = "forward"
+    backward = False
+
+    def __init__(self, model: LoadedModel, device: str) -> None:
+        self._model = model
+        self._by_onnx = model.session is not None and model.runtime == "onnxruntime"
+        self.device = "cpu" if self._by_onnx else device
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return every output, (rows, *shape)."""
+        session = self._model.session
+        if self._by_onnx and session is not None:
+            outputs = session.run({name: rows.numpy() for name, rows in batch.items()})
+            return {name: torch.from_numpy(values) for name, values in outputs.items()}
+        with torch.no_grad():
+            return graph_of(self._model)(batch)
+
+
+def graph_of(model: LoadedModel) -> Graph:
+    """Return a model's graph, which there must be."""
+    if model.graph is None:
+        raise ValueError(f"{model.key.name} has no graph")
+    return model.graph

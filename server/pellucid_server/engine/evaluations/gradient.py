@@ -1,0 +1,94 @@
+"""The target's score of each row, and its gradient at the inputs, at a layer, or at values that a layer is given."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.forward import graph_of
+from pellucid_server.engine.evaluations.targets import BESIDE, scores, with_elements
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """Ask for the target's score of each row, (rows,), and its gradient.
+
+    The gradient is with respect to every floating-point input by name, (rows, *features); or, with `at`, to that
+    layer's value under the layer's name.
+    """
+
+    rows: Recipe
+    target: Target
+    at: str = ""
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows and the target's elements."""
+        return with_elements(self.rows, self.target)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk: any elements of one output."""
+        return ("gradient", self.target.output, self.target.space, self.at)
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return bool(self.at)
+
+    def kernel(self, model: LoadedModel, device: str) -> "GradientKernel":
+        """Return what evaluates it."""
+        return GradientKernel(model, device, self.target, self.at)
+
+
+class GradientKernel:
+    """Runs a graph forward and backward."""
+
+    evaluation = "gradient"
+    backward = True
+
+    def __init__(self, model: LoadedModel, device: str, target: Target, at: str) -> None:
+        self._graph = graph_of(model)
+        self.device = device
+        self.kind = f"gradient@{at}" if at else "gradient"
+        self._target = target
+        self._leafed = self._graph.with_leaf_at(at) if at else None
+        self._inputs = tuple(entry.name for entry in self._graph.inputs if entry.dtype.is_floating_point)
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return the scores, (rows,), and gradients of the shape of what they are taken at."""
+        rows = {name: each for name, each in batch.items() if name not in BESIDE}
+        with torch.enable_grad():
+            outputs, leaves = self._run(rows)
+            return score_and_gradients(outputs[self._target.output], self._target.space, batch, leaves)
+
+    def _run(self, rows: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        if self._leafed is not None:
+            return self._leafed(rows)
+        # Of views, the rows' own tensors must not become leaves.
+        leaves = {name: rows[name].detach().requires_grad_(True) for name in self._inputs}
+        return self._graph({**rows, **leaves}), leaves
+
+
+def score_and_gradients(output: Tensor, space: str, batch: Tensors, leaves: Mapping[str, Tensor]) -> Tensors:
+    """Return the scores, (rows,) float64, and their gradient at each leaf; 0 where a score does not depend on it."""
+    found = scores(output, space, batch)
+    total = found.sum()
+    gradients: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if total.requires_grad:
+        gradients = torch.autograd.grad(total, tuple(leaves.values()), allow_unused=True)
+    return {
+        SCORES: found.detach().double(),
+        **{
+            name: torch.zeros_like(leaf) if gradient is None else gradient
+            for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+        },
+    }

@@ -1,0 +1,62 @@
+"""The target's score of each row."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import torch
+
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.forward import ForwardKernel
+from pellucid_server.engine.evaluations.targets import BESIDE, scores, with_elements
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Ask for the target's score of each row, (rows,) float64; nothing else leaves the device."""
+
+    rows: Recipe
+    target: Target
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows and the target's elements."""
+        return with_elements(self.rows, self.target)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk: any elements of one output."""
+        return ("scores", self.target.output, self.target.space)
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return False
+
+    def kernel(self, model: LoadedModel, device: str) -> "ScoreKernel":
+        """Return what evaluates it."""
+        return ScoreKernel(model, device, self.target)
+
+
+class ScoreKernel:
+    """Runs a model forward and reads scores off its output, in float64."""
+
+    evaluation = "forward"
+    kind = "forward"
+    backward = False
+
+    def __init__(self, model: LoadedModel, device: str, target: Target) -> None:
+        self._forward = ForwardKernel(model, device)
+        self._target = target
+        self.device = self._forward.device
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return the scores, (rows,)."""
+        inputs = {name: rows for name, rows in batch.items() if name not in BESIDE}
+        values = self._forward(inputs, parts)[self._target.output].to(torch.float64)
+        return {SCORES: scores(values, self._target.space, batch)}

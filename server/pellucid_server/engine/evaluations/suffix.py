@@ -1,0 +1,129 @@
+"""The outputs, or a score and its gradient, had a layer given values."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pellucid_server.engine.asking.handle import Held
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.forward import graph_of
+from pellucid_server.engine.evaluations.gradient import score_and_gradients
+from pellucid_server.engine.evaluations.prefix import joined
+from pellucid_server.engine.evaluations.recipes import With
+from pellucid_server.engine.evaluations.targets import scores, with_elements
+from pellucid_server.engine.models.graph.suffix import Context
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+_OF = "\0of"
+"""The held row that goes with each value, (rows,) int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suffix:
+    """Ask for what follows a layer, had it other values.
+
+    Attributes
+    ----------
+    held
+        What lies before the layer, from `Handle.hold`.
+    rows
+        The layer's values, (rows, *shape), under the layer's name.
+    target
+        With a target, its score of each row is the answer, (rows,); without, every output, (rows, *shape).
+    gradient
+        Whether the score's gradient at the values is wanted too, under the layer's name.
+    of
+        The held row that goes with each value, (rows,); left out, the only one, or row i with value i.
+    """
+
+    held: Held
+    rows: Recipe
+    target: Target | None = None
+    gradient: bool = False
+    of: npt.NDArray[np.int64] | None = None
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The values, the held row of each and the target's elements."""
+        count = self.rows.count
+        of = self.of
+        if of is None and self.held.count == 1:
+            of = np.zeros(count, np.int64)
+        elif of is None:
+            if self.held.count != count:
+                raise ValueError(
+                    f"{count} values do not go with {self.held.count} held rows; say which goes with which"
+                )
+            of = np.arange(count, dtype=np.int64)
+        rows = With(self.rows, {_OF: of})
+        return rows if self.target is None else with_elements(rows, self.target)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk: values of one layer, whatever lies before it."""
+        target = self.target
+        read = None if target is None else (target.output, target.space)
+        # Crossings that belong to no row are the same for rows of one layout.
+        shapes = tuple(tuple(each.shape[1:]) for each in (self.held.context.value, *self.held.context.rows))
+        return ("suffix", self.held.layer, read, self.gradient, shapes)
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return True
+
+    def kernel(self, model: LoadedModel, device: str) -> "SuffixKernel":
+        """Return what evaluates it."""
+        return SuffixKernel(model, device, self.held.layer, self.target, gradient=self.gradient)
+
+
+class SuffixKernel:
+    """Runs the part of a graph behind a layer; the part before it is held, and not run again."""
+
+    evaluation = "suffix"
+
+    def __init__(self, model: LoadedModel, device: str, layer: str, target: Target | None, *, gradient: bool) -> None:
+        self._suffix = graph_of(model).suffix(layer)
+        self._layer = layer
+        self._target = target
+        self.backward = gradient
+        self.kind = f"suffix gradient@{layer}" if gradient else f"suffix@{layer}"
+        self.device = device
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return the outputs by name, or the scores, and with them their gradient at the values."""
+        values = batch[self._layer]
+        context, of = _before(batch[_OF], parts)
+        if self._target is None:
+            with torch.no_grad():
+                return self._suffix(values, context, of)
+        with torch.set_grad_enabled(self.backward):
+            leaf = values.detach().requires_grad_(self.backward)
+            output = self._suffix(leaf, context, of)[self._target.output]
+            if self.backward:
+                return score_and_gradients(output, self._target.space, batch, {self._layer: leaf})
+            return {SCORES: scores(output.double(), self._target.space, batch)}
+
+
+def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor]:
+    """Return what lies before the layer for all parts, and the row of it that goes with each value."""
+    found: dict[int, Held] = {}
+    starts: dict[int, int] = {}
+    offsets = []
+    count = 0
+    for ask, rows in parts:
+        assert isinstance(ask, Suffix)  # noqa: S101 - the key has no others in a chunk
+        number = id(ask.held)
+        if number not in found:
+            found[number], starts[number] = ask.held, count
+            count += ask.held.count
+        offsets.append(torch.full((rows,), starts[number], device=of.device))
+    return joined(found), of + (torch.cat(offsets) if len(offsets) > 1 else offsets[0])

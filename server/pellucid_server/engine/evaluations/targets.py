@@ -1,0 +1,63 @@
+"""The score that is asked for: elements of an output, read in a space, weighted and added."""
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import Recipe, Tensors
+from pellucid_server.engine.evaluations.recipes import With
+
+_INDICES = "\0indices"
+"""Flat indices of the target's elements, (rows, elements) int64."""
+_WEIGHTS = "\0weights"
+"""Weights of the target's elements, (rows, elements) float32."""
+BESIDE = frozenset({_INDICES, _WEIGHTS})
+
+_ELEMENTS = 2
+"""Elements that targets are padded to, so that a class and a difference of two pack together."""
+
+
+def with_elements(rows: Recipe, target: Target) -> Recipe:
+    """Put the target's elements beside each row: rows of one chunk may have different ones."""
+    indices, weights = _elements(target.elements)
+    shape = (rows.count, len(indices))
+    return With(rows, {_INDICES: np.broadcast_to(indices, shape), _WEIGHTS: np.broadcast_to(weights, shape)})
+
+
+@functools.lru_cache(maxsize=4096)
+def _elements(elements: tuple[tuple[int, float], ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    padded = (*elements, *(((elements[0][0], 0.0),) * (_ELEMENTS - len(elements))))
+    return np.array([index for index, _ in padded], np.int64), np.array([weight for _, weight in padded], np.float32)
+
+
+def scores(values: torch.Tensor, space: str, batch: Tensors) -> torch.Tensor:
+    """Return the score of each row, (rows,), differentiable; `values` is the target's output, (rows, *shape)."""
+    if values.dtype in {torch.float16, torch.bfloat16}:
+        # Probabilities in half precision have three digits.
+        values = values.float()
+    values = probabilities_of(values, space)
+    values = values.reshape(len(values), -1)  # An output with one number for each row has no axis to flatten.
+    indices, weights = batch[_INDICES].to(values.device), batch[_WEIGHTS].to(values.device)
+    return (values.gather(1, indices) * weights.to(values.dtype)).sum(1)
+
+
+def probabilities_of(values: torch.Tensor, space: str) -> torch.Tensor:
+    """Read an output in a target's space; softmax goes over the last axis."""
+    if space == "softmax":
+        return values.softmax(-1)
+    if space == "sigmoid":
+        return values.sigmoid()
+    return values
+
+
+def probabilities(values: npt.NDArray[np.float64], space: str) -> npt.NDArray[np.float64]:
+    """Read an output, (rows, *shape), in a target's space; softmax goes over the last axis."""
+    if space == "softmax":
+        exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+    if space == "sigmoid":
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * values)))
+    return values
