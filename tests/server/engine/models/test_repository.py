@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Method, Need
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.graph.lengths import Range
 from pellucid_server.engine.models.loading.repository import ModelError, load_repository
 from pellucid_server.errors import InvalidRequestError
@@ -113,7 +114,7 @@ def refusal(model):
 def method(*needs):
     return Method(
         name="-".join(needs),
-        rpc="attribute",
+        verb=ATTRIBUTE,
         family="test",
         source="",
         summary="",

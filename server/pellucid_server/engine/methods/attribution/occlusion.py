@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Attribution, Feature, Question
 from pellucid_server.engine.asking.registry import Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.requests import ParamValue
@@ -107,6 +108,7 @@ def _cost(params: Params, question: Question) -> Cost:
 @method(
     "occlusion",
     Params,
+    verb=ATTRIBUTE,
     family="perturbation",
     source="Zeiler and Fergus, ECCV 2014, https://arxiv.org/abs/1311.2901",
     cost=_cost,
