@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pellucid.accuracy import Accuracy, read_accuracy
+from pellucid.errors import unreadable
 from pellucid.receipts import ParameterValue, Receipt, plain, read_parameter, read_receipt
 from pellucid.tensors import Array, TensorError, from_tensor
 from pellucid.v1 import findings_pb2
@@ -271,9 +272,16 @@ def read_findings(message: findings_pb2.Findings) -> Findings:
 
     Raises
     ------
-    TensorError
+    PellucidError
         An array is malformed, or its axes, a table's columns or a column's values do not fit together.
     """
+    try:
+        return _findings(message)
+    except TensorError as error:
+        raise unreadable() from error
+
+
+def _findings(message: findings_pb2.Findings) -> Findings:
     return Findings(
         arrays={name: _read_array(name, each) for name, each in sorted(message.arrays.items())},
         tables={name: _read_table(name, each) for name, each in sorted(message.tables.items())},

@@ -38,11 +38,11 @@ class Accuracy:
     signed_gap: float | None = None
     absolute_gap: float | None = None
     tolerance: float | None = None
-    absolute_tolerance: float | None = None
     tolerance_met: bool | None = None
     standard_error: float | None = None
     warnings: tuple[str, ...] = ()
     partial: bool = False
+    absolute_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
