@@ -372,7 +372,7 @@ def test_integrated_gradients_say_which_column_has_no_gradient_and_stop(client: 
     found = client.attribute(GRADES, {"age": 52.0, "level": "top"}, baseline={"age": 40.0, "level": "low"})
 
     assert found.receipt.work.rows_backward < 50
-    assert not found.accuracy.tolerance_met
+    assert found.accuracy.tolerance_met is False
     assert found.by_column == pytest.approx({"age": math.sin(1.2), "level": 0.0}, abs=0.01)
     warnings = " ".join(found.accuracy.warnings)
     assert "Along the path column 'level' of input 'x' takes values between categories" in warnings

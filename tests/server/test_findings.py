@@ -165,3 +165,16 @@ def test_a_table_without_columns_or_rows_has_no_rows(count):
     read = carried(Findings(tables={"t": Table({str(number): Column(np.zeros(0)) for number in range(count)})}))
 
     assert (len(read.tables["t"]), list(read.tables["t"])) == (0, [])
+
+
+def test_the_size_counts_elements_labels_and_pictures():
+    gone = np.array([False, True])
+    found = Findings(
+        arrays={"a": NamedArray(np.zeros((2, 3), np.float32), (Axis("x", ("é", "b")), Axis("y", (), np.zeros(3))))},
+        tables={"t": Table({"n": Column(np.zeros(2), gone), "s": Column(("abc", ""))})},
+        pictures={"p": Picture(png(1, 1), 1, 1, "A dot.")},
+    )
+
+    # 24 and 3 and 24 of the array, 16 and 2 and 3 of the table.
+    assert found.size_bytes == 51 + 21 + len(png(1, 1))
+    assert Findings().size_bytes == 0

@@ -200,12 +200,33 @@ class Findings:
     resolved: Mapping[str, ParamValue] = field(default_factory=dict)
     receipt: Receipt | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """About the bytes that they take on their way: those of arrays, pictures and texts."""
+        columns = (column for table in self.tables.values() for column in table.columns.values())
+        return (
+            sum(_array_bytes(array) for array in self.arrays.values())
+            + sum(_size(column.values) + _size(column.missing) for column in columns)
+            + sum(len(picture.data) for picture in self.pictures.values())
+        )
+
     def __post_init__(self) -> None:
         _require(all("" not in named for named in (self.arrays, self.tables, self.pictures)), "a name is empty")
         if self.accuracy is not None:
             _require(not self.accuracy.warnings, "the accuracy has warnings; they belong in the findings' own")
             numbers = (self.accuracy.signed_gap, self.accuracy.absolute_gap, self.accuracy.standard_error)
             _require(all(each is None or math.isfinite(each) for each in numbers), f"{self.accuracy} is not finite")
+
+
+def _array_bytes(array: NamedArray) -> int:
+    return array.values.nbytes + sum(_size(axis.labels) + _size(axis.coordinates) for axis in array.axes)
+
+
+def _size(values: Array | tuple[str, ...] | None) -> int:
+    """Return the bytes of the elements; of texts, in UTF-8."""
+    if values is None:
+        return 0
+    return sum(len(text.encode()) for text in values) if isinstance(values, tuple) else values.nbytes
 
 
 def _require(holds: bool, what: str) -> None:
