@@ -1,5 +1,6 @@
 """Findings as a caller has them: numpy, pandas, xarray, pictures, and messages that make no sense."""
 
+import base64
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 from client.fake_server import RECEIPT
 from pellucid.errors import PellucidError
-from pellucid.findings import Axis, NamedArray, read_findings
+from pellucid.findings import Axis, NamedArray
+from pellucid.findings_messages import read_findings
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, findings_pb2, input_pb2
 
@@ -203,6 +205,22 @@ def test_findings_say_what_they_have():
     assert (plain["accuracy"]["standard_error"], plain["accuracy"]["tolerance"]) == (0.5, None)
     assert plain["receipt"]["model"]["name"] == "photos"
     assert repr(read_findings(findings_pb2.Findings())) == "<Findings: none>"
+
+
+def test_a_notebook_shows_warnings_arrays_tables_and_pictures_escaped():
+    message = table(column("<n>", [1]))
+    message.arrays["map"].CopyFrom(MAP)
+    message.warnings.append("a < b")
+    message.pictures["<u>"].CopyFrom(findings_pb2.Picture(data=PNG, media_type="image/png", text='A "unit".'))
+    message.pictures["w"].CopyFrom(findings_pb2.Picture(data=b"RIFF", media_type="image/webp", text="Of a newer type."))
+
+    shown = read_findings(message)._repr_html_()
+
+    assert shown.startswith("<p>a &lt; b</p><p>&lt;NamedArray &#x27;map&#x27; of float64: unit 2, depth 3&gt; </p>")
+    assert "<h4>t</h4><p>Units.</p><table><tr><th>&lt;n&gt;</th></tr>" in shown
+    assert f'<img src="data:image/png;base64,{base64.b64encode(PNG).decode()}" alt="A &quot;unit&quot;.">' in shown
+    assert "<figure><figcaption>w: Of a newer type.</figcaption></figure>" in shown
+    assert read_findings(findings_pb2.Findings())._repr_html_() == "&lt;Findings: none&gt;"
 
 
 MALFORMED = {

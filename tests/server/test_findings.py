@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pellucid.findings import read_findings
+from pellucid.findings_messages import read_findings
 from pellucid.v1 import findings_pb2
 from pellucid_server import wire
 from pellucid_server.rpc.findings import findings_message
