@@ -218,10 +218,10 @@ def _print_gaps(explanation: Attribution) -> None:
     )
     if accuracy.signed_gap is not None and accuracy.absolute_gap is not None:
         signed, absolute = accuracy.signed_gap, accuracy.absolute_gap
-        met = f"; tolerance {accuracy.tolerance:g} {'met' if accuracy.tolerance_met else 'NOT met'}"
+        met = f"; {accuracy.tolerance_text}" if accuracy.tolerance_text else ""
         _console.print(
             f"  completeness gap: signed {signed:+.2g} ({signed / change:+.2%} of the change), summed absolute "
-            f"{absolute:.2g} ({absolute / abs(change):.2%}){met if accuracy.tolerance else ''}"
+            f"{absolute:.2g} ({absolute / abs(change):.2%}){met}"
         )
     for warning in accuracy.warnings:
         _console.print(f"  note: {warning}")

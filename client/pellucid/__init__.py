@@ -11,6 +11,7 @@ from pellucid import errors
 from pellucid.catalogue import Method, Model, ModelSummary
 from pellucid.client import Client
 from pellucid.errors import PellucidError
+from pellucid.findings import Findings
 from pellucid.receipts import Receipt
 from pellucid.results import Attribution, ExplanationOutcome, Prediction
 from pellucid.specs import Blur, ExplanationSpec
@@ -26,6 +27,7 @@ __all__ = [
     "Client",
     "ExplanationOutcome",
     "ExplanationSpec",
+    "Findings",
     "Method",
     "Model",
     "ModelSummary",

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from pellucid import catalogue, errors
+from pellucid.accuracy import read_accuracy
 from pellucid.checks import checked_list, checked_text, checked_whole, shortened
 from pellucid.errors import InvalidRequestError, MessageTooLargeError, PellucidError, UnsupportedError
 from pellucid.inputs import Sent, read_inputs
 from pellucid.receipts import read_receipt
 from pellucid.results import (
-    Accuracy,
     Attribution,
     Box,
     ClassScore,
@@ -368,7 +368,7 @@ def _attribution(
         instance_output_value=message.instance_output_value,
         baseline_output_value=_optional(message, "baseline_output_value"),
         approximation_error=_optional(message, "approximation_error"),
-        accuracy=_accuracy(message.accuracy),
+        accuracy=read_accuracy(message.accuracy),
         group_scores=_optional_array(message, "group_scores"),
         group_standard_errors=_optional_array(message, "group_standard_errors"),
         top=top,
@@ -389,18 +389,6 @@ def _input_attribution(message: explanation_pb2.InputAttribution) -> InputAttrib
 
 def _box(box: explanation_pb2.Box) -> Box:
     return Box(box.left, box.top, box.right, box.bottom, box.picture_width, box.picture_height)
-
-
-def _accuracy(message: explanation_pb2.Accuracy) -> Accuracy:
-    return Accuracy(
-        signed_gap=_optional(message, "signed_gap"),
-        absolute_gap=_optional(message, "absolute_gap"),
-        tolerance=message.tolerance,
-        tolerance_met=message.tolerance_met,
-        standard_error=_optional(message, "standard_error"),
-        warnings=tuple(message.warnings),
-        partial=message.partial,
-    )
 
 
 def _tops(output: explanation_service_pb2.Output) -> tuple[TopClasses, ...]:

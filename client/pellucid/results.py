@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pellucid.accuracy import Accuracy
 from pellucid.errors import PellucidError
 from pellucid.receipts import Receipt, plain
 from pellucid.tensors import Array
@@ -52,35 +53,6 @@ class Box:
     bottom: float
     picture_width: int
     picture_height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How good an explanation is, measured while it was made; None where the method does not say.
-
-    Attributes
-    ----------
-    signed_gap
-        The scores' sum minus the change of the target's score, in units of the score.
-    absolute_gap
-        The absolute gaps of the method's parts added up, in units of the score.
-    tolerance, tolerance_met
-        The tolerance worked to, as a share of the score's change (0 if none), and whether it was met.
-    standard_error
-        The largest standard error of a group's score, of methods that sample.
-    warnings
-        What a reader should know, in sentences.
-    partial
-        Whether the deadline cut the work short; the receipt's parameters then say on what it rests.
-    """
-
-    signed_gap: float | None
-    absolute_gap: float | None
-    tolerance: float
-    tolerance_met: bool
-    standard_error: float | None
-    warnings: tuple[str, ...]
-    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

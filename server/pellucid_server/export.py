@@ -46,7 +46,7 @@ _TALKATIVE = ("torch.onnx._internal.exporter._registration", "torch.fx.experimen
 """Loggers that warn users of what is torch's own affair."""
 
 _LARGEST_ONNX_BYTES = 1_500_000_000
-"""CostEstimator beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
+"""Weights beyond this go into a file beside model.onnx: a protobuf message ends at 2 GB."""
 
 
 @dataclass(frozen=True, slots=True)

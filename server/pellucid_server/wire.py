@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-from pellucid_server.vocabulary import descriptions, messages, requests, results
+from pellucid_server.vocabulary import descriptions, findings, messages, requests, results
 
 LENGTH = struct.Struct("<I")
 """The frame's length field."""
@@ -24,7 +24,7 @@ _CLASSES: dict[int, type[Any]] = dict(
     enumerate(
         (
             kind
-            for module in (requests, results, descriptions, messages)
+            for module in (requests, results, findings, descriptions, messages)
             for _, kind in sorted(vars(module).items())
             if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
         ),

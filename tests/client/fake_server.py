@@ -187,7 +187,12 @@ def attribution_message(inputs):
         baseline_output_value=-0.5,
         approximation_error=0.004,
         accuracy=explanation_pb2.Accuracy(
-            signed_gap=-0.01, absolute_gap=0.02, tolerance=0.01, tolerance_met=True, warnings=["Only an example."]
+            signed_gap=-0.01,
+            absolute_gap=0.02,
+            tolerance=0.01,
+            absolute_tolerance=0.05,
+            tolerance_met=True,
+            warnings=["Only an example."],
         ),
         receipt=receipt,
     )

@@ -188,7 +188,7 @@ def test_attribute_shows_columns_by_strength_with_the_gaps(pellucid):
     assert shown.index("age") < shown.index("colour")
     assert "+2" in shown
     assert "signed gap -0.01 (0.400%), absolute gap 0.02" in shown
-    assert "tolerance 0.01: met" in shown
+    assert "tolerance 0.01 (absolute 0.05) met" in shown
     assert "Note: Only an example." in shown
 
 

@@ -16,6 +16,7 @@ HEAVY = [
     "polars",
     "pyarrow",
     "scipy",
+    "xarray",
     "pellucid_server",
 ]
 

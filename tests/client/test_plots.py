@@ -5,9 +5,10 @@ import io
 
 import numpy as np
 import pytest
+from pellucid.accuracy import Accuracy
 from pellucid.plots import attribution_figure, caption, overlay_image, save_overlay, signed_plane
 from pellucid.receipts import ModelKey, Outcome, Receipt, Runtime, Target, Work
-from pellucid.results import Accuracy, Attribution, Box, ClassScore, InputAttribution, Timing
+from pellucid.results import Attribution, Box, ClassScore, InputAttribution, Timing
 from PIL import Image
 
 WHITE = np.full((60, 100, 3), 255, np.uint8)
@@ -28,7 +29,7 @@ def attribution(inputs, sources, *, label="owl", contrast=None):
         instance_output_value=2.0,
         baseline_output_value=None,
         approximation_error=0.004,
-        accuracy=Accuracy(None, None, 0.0, False, None, ()),
+        accuracy=Accuracy(None, None, None, None, None, ()),
         group_scores=None,
         group_standard_errors=None,
         top=(ClassScore(2, label, 2.0, 0.75),),

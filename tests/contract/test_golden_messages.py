@@ -1,7 +1,7 @@
 """Messages as bytes that were written once: every later schema must read them as the same fields.
 
 `golden/NAME.hex` has the bytes, `golden/NAME.txtpb` the fields by their names. A schema that is only added to
-never needs either to change.
+never needs either to change. The messages of the streams are a preview, which may change: they have none yet.
 """
 
 import struct
@@ -17,6 +17,7 @@ MESSAGES = {
     "predict_response": explanation_service_pb2.PredictResponse,
     "attribute_request": explanation_service_pb2.AttributeRequest,
     "attribute_response": explanation_service_pb2.AttributeResponse,
+    "tolerances_response": explanation_service_pb2.AttributeResponse,
     "get_model_response": model_service_pb2.GetModelResponse,
     "broken_model_response": model_service_pb2.GetModelResponse,
     "list_models_response": model_service_pb2.ListModelsResponse,

@@ -10,6 +10,7 @@ from torch import nn
 
 RAW, CENTRED, PEOPLE, GRADES, CORNERS = "raw", "centred", "people", "grades", "corners"
 ROOTS, SIGNS, MASKED, ATTENDED, DOUBLE = "roots", "signs", "masked", "attended", "double"
+COUPLED = "coupled"
 
 STATES = ("married", "single", "widowed")
 LEVELS = ("low", "middle", "high", "top")
@@ -150,6 +151,13 @@ class Enormous(nn.Module):
         return (x * torch.tensor([1e200, -3e200], dtype=torch.float64)).sum(1, keepdim=True)
 
 
+class Coupled(nn.Module):
+    """The product of a row with the mean of all rows that are run together."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * x.mean(0)).sum(1, keepdim=True)
+
+
 def people_score(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The model of people in numpy, (rows, 4) to (rows,)."""
     age, married, _, widowed = rows.T
@@ -173,6 +181,7 @@ def write_corners(repository: Path) -> Path:
     _write(repository, MASKED, MaskedMean(), (floats, flags), "")
     _write(repository, ATTENDED, AttendedMean(), (floats, flags.long()), "")
     _write(repository, DOUBLE, Enormous(), (floats[:, :2].double(),), "")
+    _write(repository, COUPLED, Coupled(), (floats,), "")
     return repository
 
 

@@ -15,6 +15,7 @@ from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
 from pellucid_server.engine import methods
 from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.vocabulary.descriptions import ParameterInfo
 
 MODELS = (
@@ -27,7 +28,7 @@ MODELS = (
 )
 
 registry.discover(methods)
-METHODS = {method.name: method for method in registry.methods() if method.rpc == "attribute"}
+METHODS = {method.name: method for method in registry.methods() if method.verb is ATTRIBUTE}
 PARAMETERS = sorted({name for method in METHODS.values() for name in method.parameters})
 INPUTS = ("features", "image", "ids", "mask", "series", "table", "offset")
 WORDS = (*MODELS, *METHODS, *PARAMETERS, *INPUTS, *small_models.COLUMNS, *small_models.COLOURS)

@@ -17,6 +17,7 @@ from e2e.corner_models import (
     ATTENDED,
     CENTRED,
     CORNERS,
+    COUPLED,
     DOUBLE,
     GRADES,
     MASKED,
@@ -371,7 +372,7 @@ def test_integrated_gradients_say_which_column_has_no_gradient_and_stop(client: 
     found = client.attribute(GRADES, {"age": 52.0, "level": "top"}, baseline={"age": 40.0, "level": "low"})
 
     assert found.receipt.work.rows_backward < 50
-    assert not found.accuracy.tolerance_met
+    assert found.accuracy.tolerance_met is False
     assert found.by_column == pytest.approx({"age": math.sin(1.2), "level": 0.0}, abs=0.01)
     warnings = " ".join(found.accuracy.warnings)
     assert "Along the path column 'level' of input 'x' takes values between categories" in warnings
@@ -384,3 +385,49 @@ def test_kernel_shap_gives_the_column_without_a_gradient_its_share(client: Clien
     )
 
     assert found.by_column == pytest.approx({"age": math.sin(1.2), "level": 3.0}, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["saliency", "smoothgrad", "integrated-gradients", "feature-ablation"])
+def test_rows_that_depend_on_one_another_are_explained_by_themselves_which_is_said(client: Client, method: str) -> None:
+    rows = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+
+    prediction = client.predict(COUPLED, rows, explanations=[method])
+
+    # Together the rows have the mean 2, 2, 2; each by itself is its own mean.
+    np.testing.assert_array_equal(prediction.outputs["output"], [[12], [12]])
+    for found in (*prediction.explanations[0].attributions, *client.attribute_rows(COUPLED, rows, method)):
+        assert found.instance_output_value == 14
+        (warning,) = [text for text in found.accuracy.warnings if "depend on one another" in text]
+        assert "the explained score, 14, is of this row by itself" in warning
+        assert "Predict evaluates all 2 rows together" in warning
+
+
+def test_a_row_that_is_sent_alone_has_one_score_and_needs_no_such_warning(client: Client) -> None:
+    row = np.array([[1, 2, 3]], np.float32)
+
+    prediction = client.predict(COUPLED, row, explanations=["saliency"])
+
+    found = prediction.explanations[0].attribution
+    assert prediction.outputs["output"].tolist() == [[found.instance_output_value]] == [[14]]
+    assert found.accuracy.warnings == ()
+
+
+@pytest.mark.parametrize("method", ["saliency", "input-x-gradient", "smoothgrad", "occlusion", "feature-ablation"])
+def test_an_answer_without_a_tolerance_has_none_to_report(client: Client, method: str) -> None:
+    accuracy = client.attribute(CENTRED, {"radius": 15.0, "area": 700.0}, method).accuracy
+
+    assert (accuracy.tolerance, accuracy.absolute_tolerance, accuracy.tolerance_met) == (None, None, None)
+
+
+def test_both_tolerances_of_integrated_gradients_are_stated_and_kept(client: Client) -> None:
+    row = np.array([[4.0, 9.0, 2.0]], np.float32)
+
+    found = client.attribute(ROOTS, row, "integrated-gradients", tolerance=0.002)
+
+    change = found.instance_output_value - float(found.baseline_output_value or 0)
+    assert change == pytest.approx(5 + math.sqrt(2))
+    accuracy = found.accuracy
+    assert (accuracy.tolerance, accuracy.tolerance_met) == (0.002, True)
+    assert accuracy.absolute_tolerance == pytest.approx(0.01)
+    assert abs(accuracy.signed_gap or 0) <= 0.002 * change
+    assert (accuracy.absolute_gap or 0) <= 0.01 * change

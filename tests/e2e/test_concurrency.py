@@ -12,6 +12,7 @@ from e2e.serving import Server
 from pellucid.tensors import from_tensor
 from pellucid_server.engine import methods
 from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,7 +20,7 @@ CALLERS = 16
 CROWDS = 10
 
 registry.discover(methods)
-NAMES = [method.name for method in registry.methods() if method.rpc == "attribute"]
+NAMES = [method.name for method in registry.methods() if method.verb is ATTRIBUTE]
 
 # Every installed method is held to the same; these work with fixed plans, and little of it on pictures.
 TABLE_METHODS = {name: spec(name) for name in NAMES} | {

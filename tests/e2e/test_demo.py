@@ -36,7 +36,9 @@ def test_the_demo_says_what_is_on_the_photograph_and_how_exact_its_explanation_i
 
     assert re.search(r"^ *espresso +\d+\.\d\d% +\d+\.\d{3} *$", done.stdout, re.MULTILINE)
     assert "integrated-gradients: the score of 'espresso' goes from" in done.stdout
-    assert re.search(r"completeness gap: signed [+-]\S+ .*; tolerance 0\.01 met$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"completeness gap: signed [+-]\S+ .*; tolerance 0\.01 \(absolute 0\.05\) met$", done.stdout, re.MULTILINE
+    )
     assert re.search(r"rows +\d+ forward and backward", done.stdout)
     assert "kernel-shap: the score of" in done.stdout
 

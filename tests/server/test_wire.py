@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from pellucid_server import wire
-from pellucid_server.vocabulary import descriptions, messages, requests, results
+from pellucid_server.vocabulary import descriptions, findings, messages, requests, results
 
 RECEIPT = results.Receipt(
     model=requests.ModelKey("m", 3, "ab"),
@@ -81,7 +81,7 @@ def test_a_frame_is_the_length_and_the_message():
 def test_every_class_of_the_vocabulary_has_a_code_of_its_own():
     classes = {
         kind
-        for module in (descriptions, messages, requests, results)
+        for module in (descriptions, findings, messages, requests, results)
         for kind in vars(module).values()
         if isinstance(kind, type) and dataclasses.is_dataclass(kind)
     }

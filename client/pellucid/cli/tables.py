@@ -156,8 +156,8 @@ def _show_accuracy(console: Console, attribution: Attribution) -> None:
         share = "" if attribution.approximation_error is None else f" ({attribution.approximation_error:.3%})"
         absolute = "" if accuracy.absolute_gap is None else f", absolute gap {accuracy.absolute_gap:.4g}"
         _say(console, f"signed gap {accuracy.signed_gap:+.4g}{share}{absolute}")
-    if accuracy.tolerance:
-        _say(console, f"tolerance {accuracy.tolerance:g}: {'met' if accuracy.tolerance_met else 'not met'}")
+    if accuracy.tolerance_text:
+        _say(console, accuracy.tolerance_text)
     if accuracy.standard_error is not None:
         _say(console, f"standard error at most {accuracy.standard_error:.4g}")
     for warning in accuracy.warnings:

@@ -157,7 +157,7 @@ class InputAttribution(_message.Message):
     def __init__(self, scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., columns: _Optional[_Iterable[str]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., groups: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class Accuracy(_message.Message):
-    __slots__ = ("signed_gap", "absolute_gap", "tolerance", "tolerance_met", "standard_error", "warnings", "partial")
+    __slots__ = ("signed_gap", "absolute_gap", "tolerance", "tolerance_met", "standard_error", "warnings", "partial", "absolute_tolerance")
     SIGNED_GAP_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_GAP_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +165,7 @@ class Accuracy(_message.Message):
     STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     signed_gap: float
     absolute_gap: float
     tolerance: float
@@ -172,7 +173,8 @@ class Accuracy(_message.Message):
     standard_error: float
     warnings: _containers.RepeatedScalarFieldContainer[str]
     partial: bool
-    def __init__(self, signed_gap: _Optional[float] = ..., absolute_gap: _Optional[float] = ..., tolerance: _Optional[float] = ..., tolerance_met: bool = ..., standard_error: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., partial: bool = ...) -> None: ...
+    absolute_tolerance: float
+    def __init__(self, signed_gap: _Optional[float] = ..., absolute_gap: _Optional[float] = ..., tolerance: _Optional[float] = ..., tolerance_met: bool = ..., standard_error: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ..., partial: bool = ..., absolute_tolerance: _Optional[float] = ...) -> None: ...
 
 class BatchShape(_message.Message):
     __slots__ = ("evaluation", "rows", "batches")

@@ -1,5 +1,6 @@
 from google.protobuf import any_pb2 as _any_pb2
 from pellucid.v1 import explanation_pb2 as _explanation_pb2
+from pellucid.v1 import findings_pb2 as _findings_pb2
 from pellucid.v1 import input_pb2 as _input_pb2
 from pellucid.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
@@ -148,10 +149,14 @@ class AblateRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _input_pb2.Input]] = ...) -> None: ...
 
 class AblateResponse(_message.Message):
-    __slots__ = ("progress",)
+    __slots__ = ("progress", "findings", "part")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     progress: float
-    def __init__(self, progress: _Optional[float] = ...) -> None: ...
+    findings: _findings_pb2.Findings
+    part: int
+    def __init__(self, progress: _Optional[float] = ..., findings: _Optional[_Union[_findings_pb2.Findings, _Mapping]] = ..., part: _Optional[int] = ...) -> None: ...
 
 class DissectRequest(_message.Message):
     __slots__ = ("model",)
@@ -160,7 +165,11 @@ class DissectRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ...) -> None: ...
 
 class DissectResponse(_message.Message):
-    __slots__ = ("progress",)
+    __slots__ = ("progress", "findings", "part")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     progress: float
-    def __init__(self, progress: _Optional[float] = ...) -> None: ...
+    findings: _findings_pb2.Findings
+    part: int
+    def __init__(self, progress: _Optional[float] = ..., findings: _Optional[_Union[_findings_pb2.Findings, _Mapping]] = ..., part: _Optional[int] = ...) -> None: ...

@@ -23,7 +23,7 @@ def predict_response(
     return explanation_service_pb2.PredictResponse(
         outputs={name: _output(output) for name, output in result.outputs.items()},
         explanations=[_outcome(outcome, request_id) for outcome in result.explanations],
-        receipt=_receipt(result.receipt),
+        receipt=receipt_message(result.receipt),
         timing=_timing(timing, total_seconds),
         warnings=result.warnings,
     )
@@ -58,6 +58,41 @@ def param_value(value: requests.ParamValue) -> explanation_pb2.ParamValue:
     if isinstance(value, str):
         return explanation_pb2.ParamValue(text=value)
     return explanation_pb2.ParamValue(tensor=tensors.to_tensor(value))
+
+
+def accuracy_message(accuracy: results.Accuracy) -> explanation_pb2.Accuracy:
+    """Write how good an explanation is; what was not measured is absent."""
+    message = explanation_pb2.Accuracy(
+        signed_gap=accuracy.signed_gap,
+        absolute_gap=accuracy.absolute_gap,
+        tolerance=accuracy.tolerance,
+        absolute_tolerance=accuracy.absolute_tolerance,
+        standard_error=accuracy.standard_error,
+        warnings=accuracy.warnings,
+        partial=accuracy.partial,
+    )
+    # The stubs have no None for a flag, though the message has.
+    if accuracy.tolerance_met is not None:
+        message.tolerance_met = accuracy.tolerance_met
+    return message
+
+
+def receipt_message(receipt: results.Receipt) -> explanation_pb2.Receipt:
+    """Write what an answer is a function of."""
+    return explanation_pb2.Receipt(
+        model=model_spec(receipt.model),
+        input_digest=receipt.input_digest,
+        method=receipt.method,
+        parameters={name: param_value(value) for name, value in receipt.parameters.items()},
+        target=None if receipt.target is None else _target(receipt.target),
+        baseline=baseline_kind(receipt.baseline),
+        baseline_digest=receipt.baseline_digest,
+        baseline_blur_sigma=receipt.blur_sigma,
+        seed=receipt.seed,
+        tolerance=receipt.tolerance,
+        runtime=_runtime(receipt.runtime),
+        work=_work(receipt.work),
+    )
 
 
 def baseline_kind(word: str) -> "explanation_pb2.BaselineKind":
@@ -111,10 +146,10 @@ def _attribution(result: results.AttributionResult) -> explanation_pb2.Attributi
         instance_output_value=result.instance_output_value,
         baseline_output_value=result.baseline_output_value,
         approximation_error=result.approximation_error,
-        accuracy=_accuracy(result.accuracy),
+        accuracy=accuracy_message(result.accuracy),
         group_scores=_optional_tensor(result.group_scores),
         group_standard_errors=_optional_tensor(result.group_standard_errors),
-        receipt=_receipt(result.receipt),
+        receipt=receipt_message(result.receipt),
     )
 
 
@@ -140,35 +175,6 @@ def _box(box: results.Box) -> explanation_pb2.Box:
 
 def _optional_tensor(array: requests.Array | None) -> tensor_pb2.Tensor | None:
     return None if array is None else tensors.to_tensor(array)
-
-
-def _accuracy(accuracy: results.Accuracy) -> explanation_pb2.Accuracy:
-    return explanation_pb2.Accuracy(
-        signed_gap=accuracy.signed_gap,
-        absolute_gap=accuracy.absolute_gap,
-        tolerance=accuracy.tolerance,
-        tolerance_met=accuracy.tolerance_met,
-        standard_error=accuracy.standard_error,
-        warnings=accuracy.warnings,
-        partial=accuracy.partial,
-    )
-
-
-def _receipt(receipt: results.Receipt) -> explanation_pb2.Receipt:
-    return explanation_pb2.Receipt(
-        model=model_spec(receipt.model),
-        input_digest=receipt.input_digest,
-        method=receipt.method,
-        parameters={name: param_value(value) for name, value in receipt.parameters.items()},
-        target=None if receipt.target is None else _target(receipt.target),
-        baseline=baseline_kind(receipt.baseline),
-        baseline_digest=receipt.baseline_digest,
-        baseline_blur_sigma=receipt.blur_sigma,
-        seed=receipt.seed,
-        tolerance=receipt.tolerance,
-        runtime=_runtime(receipt.runtime),
-        work=_work(receipt.work),
-    )
 
 
 def _target(target: requests.TargetSpec) -> explanation_pb2.Target:

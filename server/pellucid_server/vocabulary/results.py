@@ -30,15 +30,19 @@ class InputAttribution:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How good an explanation is; see `Accuracy` in the schema."""
+    """How good an explanation is; see `Accuracy` in the schema.
+
+    `tolerance`, `absolute_tolerance` and `tolerance_met` are None where there was no tolerance to work to.
+    """
 
     signed_gap: float | None = None
     absolute_gap: float | None = None
-    tolerance: float = 0.0
-    tolerance_met: bool = False
+    tolerance: float | None = None
+    tolerance_met: bool | None = None
     standard_error: float | None = None
     warnings: tuple[str, ...] = ()
     partial: bool = False
+    absolute_tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

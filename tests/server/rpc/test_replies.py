@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from pellucid.tensors import from_tensor, to_tensor
@@ -8,7 +10,7 @@ from pellucid_server.vocabulary import requests, results
 from server.rpc.conftest import RECEIPT, predict_result
 
 ROW = {"row": input_pb2.Input(tensor=to_tensor(np.zeros((1, 2), np.float32)))}
-ACCURACY = results.Accuracy(-0.25, 0.5, 0.01, True, 0.125, ("a kink",))
+ACCURACY = results.Accuracy(-0.25, 0.5, 0.01, True, 0.125, ("a kink",), absolute_tolerance=0.05)
 FULL = results.AttributionResult(
     inputs={
         "photo": results.InputAttribution(
@@ -110,6 +112,7 @@ async def test_an_attribution_comes_back_whole(attribute):
         signed_gap=-0.25,
         absolute_gap=0.5,
         tolerance=0.01,
+        absolute_tolerance=0.05,
         tolerance_met=True,
         standard_error=0.125,
         warnings=["a kink"],
@@ -145,7 +148,17 @@ async def test_what_was_not_measured_is_absent(attribute):
 
     absent = ("baseline_output_value", "approximation_error", "group_scores", "group_standard_errors")
     assert [name for name in absent if made.HasField(name)] == []
-    measured = ("signed_gap", "absolute_gap", "standard_error")
+    measured = ("signed_gap", "absolute_gap", "standard_error", "tolerance", "absolute_tolerance", "tolerance_met")
     assert [name for name in measured if made.accuracy.HasField(name)] == []
     assert not made.receipt.HasField("target")
     assert made.receipt.baseline == pb.BASELINE_KIND_UNSPECIFIED
+
+
+@pytest.mark.parametrize("met", [True, False])
+async def test_a_tolerance_that_was_missed_is_not_one_that_there_was_none_of(attribute, met):
+    accuracy = results.Accuracy(tolerance=0.25, tolerance_met=met)
+
+    (made,) = (await attribute(dataclasses.replace(BARE, accuracy=accuracy))).explanation.attributions
+
+    assert made.accuracy.HasField("tolerance_met")
+    assert (made.accuracy.tolerance, made.accuracy.tolerance_met) == (0.25, met)

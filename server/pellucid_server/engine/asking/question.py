@@ -108,7 +108,9 @@ class Attribution:
     signed_gap: float | None = None
     absolute_gap: float | None = None
     tolerance: float = 0.0
-    """The tolerance that the method worked to; 0 if none."""
+    """The largest |signed gap| that the method worked to, as a share of |the score's change|; 0 if none."""
+    absolute_tolerance: float | None = None
+    """The largest absolute gap that it worked to, as such a share; None if none."""
     tolerance_met: bool = False
     groups: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     group_scores: npt.NDArray[np.float64] | None = None

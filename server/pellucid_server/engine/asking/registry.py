@@ -17,8 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.question import Attribution, Question
+from pellucid_server.engine.asking.verbs import ATTRIBUTE, F, Verb
 from pellucid_server.errors import InvalidRequestError, NotFoundError
 from pellucid_server.vocabulary.descriptions import MethodInfo, ParameterInfo
 from pellucid_server.vocabulary.requests import ParamValue
@@ -105,9 +104,8 @@ def parameter(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-Function = Callable[[Handle, Question, Any], Attribution]
-CostFunction = Callable[[Any, Question], Cost]
-"""From a method's `Params` and the question, whose target may be empty, to what the answer costs."""
+CostFunction = Callable[[Any, Any], Cost]
+"""From a method's `Params` and its verb's question, whose target may be empty, to what the answer costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +113,12 @@ class Method:
     """A registered method: its function, and what it declares."""
 
     name: str
-    rpc: str
+    verb: Verb[Any]
     family: str
     source: str
     summary: str
-    function: Function
+    function: Callable[..., Any]
+    """Of the type that the verb says."""
     params: type[Any]
     parameters: Mapping[str, ParameterInfo]
     """The fields of `params` by name, in order."""
@@ -155,7 +154,7 @@ class Method:
         }
         return MethodInfo(
             name=self.name,
-            rpc=self.rpc,
+            rpc=self.verb.name,
             family=self.family,
             summary=self.summary,
             source=self.source,
@@ -176,6 +175,7 @@ def method(
     name: str,
     params: type[Any],
     *,
+    verb: Verb[F],
     family: str,
     source: str,
     cost: CostFunction,
@@ -186,7 +186,7 @@ def method(
     takes_tolerance: bool = False,
     answers_early: bool = False,
     implies_zero: bool = False,
-) -> Callable[[Function], Function]:
+) -> Callable[[F], F]:
     """Register the decorated function under `name`; its docstring's first line is the summary.
 
     `cost` says beforehand how many rows an answer takes; it may raise what the method itself would.
@@ -200,13 +200,13 @@ def method(
     if rows_parameter and rows_parameter not in infos:
         raise ValueError(f"{name!r} has no parameter {rows_parameter!r}, to which its rows could be in proportion")
 
-    def register(function: Function) -> Function:
+    def register(function: F) -> F:
         if name in _METHODS and _METHODS[name].function.__module__ != function.__module__:
             raise ValueError(f"two methods are called {name!r}")
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         _METHODS[name] = Method(
             name=name,
-            rpc="attribute",
+            verb=verb,
             family=family,
             source=source,
             summary=summary,
@@ -234,29 +234,35 @@ def discover(package: ModuleType) -> None:
 
 
 def methods() -> tuple[Method, ...]:
-    """Return the registered methods by RPC, then name."""
-    return tuple(sorted(_METHODS.values(), key=lambda entry: (entry.rpc, entry.name)))
+    """Return the registered methods by verb, then name."""
+    return tuple(sorted(_METHODS.values(), key=lambda entry: (entry.verb.name, entry.name)))
 
 
-def lookup(name: str, *, field: str = "explanation.method") -> Method:
-    """Find a method.
+def lookup(name: str, verb: Verb[Any] = ATTRIBUTE, *, field: str = "explanation.method") -> Method:
+    """Find a method of a verb.
 
     Raises
     ------
     InvalidRequestError
-        The name is empty.
+        The name is empty, or the method is of another verb.
     NotFoundError
         No method has the name.
     """
+    names = [entry.name for entry in methods() if entry.verb == verb]
+    listed = ", ".join(names) or "none"
     if not name:
-        raise InvalidRequestError(f"{field} is empty; set it to one of: {_names()}.", field=field)
-    if name not in _METHODS:
-        close = difflib.get_close_matches(name, _METHODS, n=1)
+        raise InvalidRequestError(f"{field} is empty; set it to one of: {listed}.", field=field)
+    found = _METHODS.get(name)
+    if found is None:
+        close = difflib.get_close_matches(name, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise NotFoundError(
-            f"No method {name!r}; installed: {_names()}.{hint}", resource_type="method", resource_name=name
+            f"No method {name!r}; installed: {listed}.{hint}", resource_type="method", resource_name=name
         )
-    return _METHODS[name]
+    if found.verb != verb:
+        text = f"{field} {name!r} is a method of {found.verb.rpc}; {verb.rpc} has: {listed}."
+        raise InvalidRequestError(text, field=field)
+    return found
 
 
 def require(holds: bool, name: str, value: object, what: str) -> None:
@@ -264,10 +270,6 @@ def require(holds: bool, name: str, value: object, what: str) -> None:
     if not holds:
         field = f'parameters["{name}"]'
         raise InvalidRequestError(f"{field} is {value!r}; it {what}.", field=field)
-
-
-def _names() -> str:
-    return ", ".join(sorted(_METHODS))
 
 
 def _parameter_infos(params: type[Any]) -> dict[str, ParameterInfo]:

@@ -13,6 +13,8 @@ import numpy as np
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question, Target
 from pellucid_server.engine.asking.registry import Cost, Method
+from pellucid_server.engine.evaluations.recipes import Rows as RowsAsTheyAre
+from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.models.graph.lengths import UnfitLengthsError
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.comparisons import (
@@ -169,7 +171,10 @@ def explain_row(
     # What overflows on the way is not finite in the end, and is refused there.
     with _naming_fields(prepared.field), np.errstate(all="ignore"):
         answer = prepared.method.function(watched, question, prepared.params)
-    warnings = comparison_warnings(model, prepared.method, kind) + nonfinite_warnings(prediction, number)
+        warnings = comparison_warnings(model, prepared.method, kind) + nonfinite_warnings(prediction, number)
+        if model.solo and rows.count > 1:
+            answer = _with_own_score(answer, watched, question)
+            warnings += (_dependence(model, answer, rows.count),)
     answer = dataclasses.replace(answer, warnings=answer.warnings + warnings)
     receipt = Receipt(
         model=model.key,
@@ -189,6 +194,24 @@ def explain_row(
     compared = bool(baselines)
     require_finite_answer(result, method=name, field=prepared.field, compared=compared, problem=watched.problem)
     return result
+
+
+def _with_own_score(answer: Attribution, handle: WatchedHandle, question: Question) -> Attribution:
+    """Return the answer with the score of the row by itself: the prediction's may be another."""
+    if answer.instance_value is not None:
+        return answer
+    rows = RowsAsTheyAre({name: array[None] for name, array in question.inputs.items()})
+    score = handle.ask(Score(rows, question.target)).scores
+    return dataclasses.replace(answer, instance_value=float(score[0]))
+
+
+def _dependence(model: LoadedModel, answer: Attribution, count: int) -> str:
+    """Say which score was explained, of a model whose rows depend on one another."""
+    return (
+        f"The rows of {model.key.name} depend on one another, and the explained score, {answer.instance_value:.6g}, is "
+        f"of this row by itself; Predict evaluates all {count} rows together, where the score may be another. Send the "
+        "row alone to have the same score predicted and explained."
+    )
 
 
 def time_share(position: int, count: int) -> float:
@@ -262,18 +285,23 @@ def _result(
         instance_output_value=value,
         baseline_output_value=answer.baseline_value,
         approximation_error=_relative_gap(answer, value),
-        accuracy=Accuracy(
-            signed_gap=answer.signed_gap,
-            absolute_gap=answer.absolute_gap,
-            tolerance=answer.tolerance,
-            tolerance_met=answer.tolerance_met,
-            standard_error=_standard_error(answer),
-            warnings=answer.warnings,
-            partial=answer.partial,
-        ),
+        accuracy=_accuracy(answer),
         group_scores=answer.group_scores,
         group_standard_errors=answer.group_standard_errors,
         receipt=receipt,
+    )
+
+
+def _accuracy(answer: Attribution) -> Accuracy:
+    return Accuracy(
+        signed_gap=answer.signed_gap,
+        absolute_gap=answer.absolute_gap,
+        tolerance=answer.tolerance or None,
+        absolute_tolerance=answer.absolute_tolerance,
+        tolerance_met=answer.tolerance_met if answer.tolerance else None,
+        standard_error=_standard_error(answer),
+        warnings=answer.warnings,
+        partial=answer.partial,
     )
 
 

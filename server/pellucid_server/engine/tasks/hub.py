@@ -35,7 +35,7 @@ _OFFLOAD_THREADS = 4
 _FEW_ALARMS = 64
 """Alarms up to which those of signals that were set are left to lie."""
 _MOST_IN_A_ROW = 16
-"""FairQueue of predictions after which another task has one: theirs are short, and others must not starve."""
+"""Turns of predictions after which another task has one: theirs are short, and others must not starve."""
 _LONGEST_BLOCK = 3600.0
 """Seconds after which the clock is looked at again: a lock cannot wait for as long as a deadline may be off."""
 

@@ -8,12 +8,13 @@ import pytest
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Feature, Question
 from pellucid_server.engine.asking.registry import Background
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 registry.discover(pellucid_server.engine.methods)
 
-METHODS = [method for method in registry.methods() if method.rpc == "attribute"]
+METHODS = [method for method in registry.methods() if method.verb is ATTRIBUTE]
 PICTURE = np.random.default_rng(41).normal(size=(3, 40, 40)).astype(np.float32)
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -9,11 +9,12 @@ import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Feature, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Need
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 registry.discover(pellucid_server.engine.methods)
 
-METHODS = [method for method in registry.methods() if method.rpc == "attribute"]
+METHODS = [method for method in registry.methods() if method.verb is ATTRIBUTE]
 WEIGHT = torch.tensor([[1.0, -2.0, 0.0], [0.5, 3.0, -1.0]], dtype=torch.float64)
 X = np.array([[3.0, 1.0, 5.0], [-2.0, 0.25, 4.0]], np.float32)
 

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Method, Need
+from pellucid_server.engine.asking.verbs import ATTRIBUTE, DISSECT
 from pellucid_server.engine.models.graph.lengths import Range
 from pellucid_server.engine.models.loading.repository import ModelError, load_repository
 from pellucid_server.errors import InvalidRequestError
@@ -113,7 +114,7 @@ def refusal(model):
 def method(*needs):
     return Method(
         name="-".join(needs),
-        rpc="attribute",
+        verb=ATTRIBUTE,
         family="test",
         source="",
         summary="",
@@ -228,9 +229,13 @@ def test_the_rows_of_a_default_answer_are_told_for_the_models_own_inputs(model):
     refusing = dataclasses.replace(method(Need.FORWARD), cost=_refusing)
     by_elements = dataclasses.replace(method(Need.FORWARD), cost=_by_elements)
 
-    info = load_one(model).info([by_elements, refusing, method(Need.GRADIENTS)])
+    of_layers = dataclasses.replace(method(Need.FORWARD), cost=_by_elements, verb=DISSECT)
 
-    assert [capability.rows for capability in info.capabilities] == [4, 0, 0]
+    info = load_one(model).info([by_elements, refusing, method(Need.GRADIENTS), of_layers])
+
+    # No row is asked of a method of Dissect, so that there is nothing that one would take.
+    assert [capability.rows for capability in info.capabilities] == [4, 0, 0, 0]
+    assert info.capabilities[3].allowed
 
 
 def test_open_lengths_are_told_and_count_as_one(model):

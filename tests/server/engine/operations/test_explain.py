@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pellucid_server.engine.asking.question import Attribution, Feature
 from pellucid_server.engine.asking.registry import Background, Cost, Method
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.operations.explain import (
     PreparedExplanation,
     explain_row,
@@ -62,6 +63,7 @@ class Model:
     key = ModelKey("careful", 1)
     outputs = (OutputInfo("y", "values", "float32", (2,)),)
     open_lengths: bool = False
+    solo: bool = False
     features: dict[str, Feature] = field(default_factory=lambda: {"x": Feature("tensor", True)})
 
     def baseline(self, kind, row, *, many, sigma, field):
@@ -71,7 +73,7 @@ class Model:
 def method(cost, *, rows_parameter=""):
     return Method(
         name="careful",
-        rpc="attribute",
+        verb=ATTRIBUTE,
         family="test",
         source="",
         summary="",

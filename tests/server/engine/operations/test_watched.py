@@ -11,6 +11,7 @@ import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Attribution, Feature
 from pellucid_server.engine.asking.registry import Background, Method
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.gradient import Gradient
@@ -29,7 +30,7 @@ from server.engine.methods.closed_forms import TARGET, Formula, tensor_question
 
 registry.discover(pellucid_server.engine.methods)
 
-METHODS = [method for method in registry.methods() if method.rpc == "attribute"]
+METHODS = [method for method in registry.methods() if method.verb is ATTRIBUTE]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 
 
@@ -57,6 +58,7 @@ class Model:
     key = ModelKey("corner", 1)
     outputs = (OutputInfo("y", "values", "float64", (1,)),)
     open_lengths = False
+    solo = False
     features: dict[str, Feature] = field(default_factory=lambda: {"x": Feature("tensor", True)})
 
     def baseline(self, kind, row, *, many, sigma, field):
@@ -210,7 +212,7 @@ def test_no_field_of_any_method_leaves_with_a_number_that_is_none(fields):
     whole = {"scores": {"x": np.ones(3)}, "instance_value": 1.0, "baseline_value": 0.0, "signed_gap": 0.0}
     rogue = Method(
         name="rogue",
-        rpc="attribute",
+        verb=ATTRIBUTE,
         family="test",
         source="",
         summary="",

@@ -11,6 +11,7 @@ import numpy as np
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Cost, Need, method, parameter
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.engine.methods.shared.groups import LIMIT, coalition_values, group, varying_counts
 
@@ -35,6 +36,7 @@ def _cost(params: Params, question: Question) -> Cost:
 @method(
     "feature-ablation",
     Params,
+    verb=ATTRIBUTE,
     family="perturbation",
     source="Covert, Lundberg and Lee, JMLR 2021, https://arxiv.org/abs/2011.14878",
     cost=_cost,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.arrays import as_rows, as_scores, fixed_warnings
@@ -22,6 +23,7 @@ class Params:
 @method(
     "input-x-gradient",
     Params,
+    verb=ATTRIBUTE,
     family="gradient",
     source="Shrikumar, Greenside, Shcherbina and Kundaje, 2016, https://arxiv.org/abs/1605.01713",
     cost=lambda params, question: Cost(backward=1),

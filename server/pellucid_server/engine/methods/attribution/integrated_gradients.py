@@ -17,10 +17,12 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
 from pellucid_server.engine.methods.shared.arrays import as_scores, fixed_warnings, total
 from pellucid_server.engine.methods.shared.flatness import flat_text, path_warnings, stuck_text
 from pellucid_server.engine.methods.shared.paths import (
+    ABSOLUTE_ALLOWANCE,
     FIRST_SEGMENTS,
     POINTS,
     InputLine,
@@ -115,6 +117,7 @@ def _cost(params: Params, question: Question) -> Cost:
 @method(
     "integrated-gradients",
     Params,
+    verb=ATTRIBUTE,
     family="gradient",
     source="Sundararajan, Taly and Yan, ICML 2017, https://arxiv.org/abs/1703.01365",
     cost=_cost,
@@ -247,6 +250,7 @@ def _in_segments(
         signed_gap=float(gaps.sum()),
         absolute_gap=float(np.abs(gaps).sum()),
         tolerance=_tolerance(question),
+        absolute_tolerance=ABSOLUTE_ALLOWANCE * _tolerance(question),
         tolerance_met=not short,
         warnings=warnings,
         partial=short == "the deadline",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question, Scores
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.engine.methods.shared.coalitions import Sampled, coalition_count, design, least_coalition_count
@@ -76,6 +77,7 @@ def _cost(params: Params, question: Question) -> Cost:
 @method(
     "kernel-shap",
     Params,
+    verb=ATTRIBUTE,
     family="shapley",
     source="Lundberg and Lee, NeurIPS 2017, https://arxiv.org/abs/1705.07874",
     cost=_cost,

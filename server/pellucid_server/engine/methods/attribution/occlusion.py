@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Feature, Question
 from pellucid_server.engine.asking.registry import Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.evaluations import recipes
 from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.methods.shared.arrays import as_scores
@@ -107,6 +108,7 @@ def _cost(params: Params, question: Question) -> Cost:
 @method(
     "occlusion",
     Params,
+    verb=ATTRIBUTE,
     family="perturbation",
     source="Zeiler and Fergus, ECCV 2014, https://arxiv.org/abs/1311.2901",
     cost=_cost,

@@ -11,6 +11,7 @@ import numpy as np
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.arrays import as_rows, as_scores, fixed_warnings
@@ -28,6 +29,7 @@ class Params:
 @method(
     "saliency",
     Params,
+    verb=ATTRIBUTE,
     family="gradient",
     source="Simonyan, Vedaldi and Zisserman, ICLR workshop 2014, https://arxiv.org/abs/1312.6034",
     cost=lambda params, question: Cost(backward=1),

@@ -13,6 +13,7 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.naming import coded_columns, columns_text
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.evaluations.folds import Moments
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.recipes import Noisy
@@ -43,6 +44,7 @@ class Params:
 @method(
     "smoothgrad",
     Params,
+    verb=ATTRIBUTE,
     family="gradient",
     source="Smilkov, Thorat, Kim, Viégas and Wattenberg, 2017, https://arxiv.org/abs/1706.03825",
     cost=lambda params, question: Cost(backward=params.samples, least=Cost(backward=_LEAST_SAMPLES)),

@@ -7,6 +7,7 @@ import numpy as np
 
 from pellucid_server.engine.asking.question import Arrays, Feature, Question, Target
 from pellucid_server.engine.asking.registry import Background, Method, Need
+from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.files.manifest import Manifest
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.graph.lengths import Lengths
@@ -169,7 +170,12 @@ class LoadedModel:
         return default_kind(self.features, has_background=bool(self.background), many=many)
 
     def _default_rows(self, method: Method) -> int:
-        """Return the rows that a row takes by default, if all of it differs from the baseline; 0 if it is refused."""
+        """Return the rows that a row takes by default, if all of it differs from the baseline; 0 if not known.
+
+        It is not known of methods that are asked of more than a row, and where the method refuses.
+        """
+        if method.verb is not ATTRIBUTE:
+            return 0
         shapes = {
             name: tuple(max(length, 1) for length in preprocessor.info.shape)
             for name, preprocessor in self.inputs.items()

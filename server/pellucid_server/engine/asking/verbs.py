@@ -1,0 +1,76 @@
+"""The verbs of the service, and what a method of each is asked and answers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.question import Arrays, Attribution, Question
+from pellucid_server.vocabulary.findings import Findings
+
+
+@dataclass(frozen=True, slots=True)
+class SiteQuestion:
+    """Asks what would change if a part of the model were different.
+
+    Attributes
+    ----------
+    rows
+        The rows that the model is run on, (rows, *features) each. Read-only.
+    sites
+        The layers at which the model is changed, by name.
+    interventions
+        What each site is changed to, one for each site.
+    seed
+        Seed of everything random.
+    """
+
+    rows: Arrays
+    sites: tuple[str, ...]
+    interventions: tuple[str, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeQuestion:
+    """Asks what is inside some layers.
+
+    Attributes
+    ----------
+    data
+        The rows whose values at the layers are looked at, (rows, *features) each. Read-only.
+    layers
+        The layers' names.
+    seed
+        Seed of everything random.
+    """
+
+    data: Arrays
+    layers: tuple[str, ...]
+    seed: int = 0
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+"""The type of a verb's methods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb(Generic[F]):
+    """A verb; `name` is what callers read of it in a method's `rpc`."""
+
+    name: str
+
+    @property
+    def rpc(self) -> str:
+        """The name of its RPC."""
+        return self.name.capitalize()
+
+
+ATTRIBUTE: Verb[Callable[[Handle, Question, Any], Attribution]] = Verb("attribute")
+"""What was a prediction based on? One row in, its attribution out."""
+
+ABLATE: Verb[Callable[[Handle, SiteQuestion, Any], Iterator[Findings]]] = Verb("ablate")
+"""What if a part of the model were different? Answered in parts."""
+
+DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
+"""What is inside the model? Answered in parts."""
