@@ -16,7 +16,7 @@ import torch
 from e2e.serving import wait_until
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
@@ -255,7 +255,7 @@ def test_a_request_that_fails_in_the_worker_has_a_failure_that_says_whether_less
 ):
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub = Outgoing(), Hub()
-    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     inputs = {"input": TensorInput(ROW)}
     requests = [
         PredictRequest(ModelKey("m"), inputs),
@@ -285,7 +285,7 @@ def wait_for(condition, seconds=20.0):
 def test_the_heart_says_how_long_a_picture_has_been_decoded():
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub, go = Outgoing(), Hub(), threading.Event()
-    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     began = time.monotonic()
     hub.submit(lambda: hub.offload(lambda: go.wait(20)), request_number=1)
 
@@ -314,7 +314,7 @@ def test_nothing_of_a_request_that_fails_is_left_without_a_collection():
         def find(self, key):
             return hub.offload(refuse)
 
-    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     array = ROW.copy()
     found = weakref.ref(array)
     gc.collect()

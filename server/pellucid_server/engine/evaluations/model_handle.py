@@ -27,7 +27,7 @@ from pellucid_server.engine.evaluations.kernels import (
     Suffix,
 )
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
@@ -46,7 +46,7 @@ class WorkerServices:
 
     engine: Engine
     hub: Hub
-    helper: Helper
+    helper: Helpers
     device: str
 
 
@@ -105,7 +105,7 @@ class ModelHandle:
         return self._evaluate(("suffix", layer), make, batch)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a module-level function of the engine in the helper process."""
+        """Run a module-level function of the engine in a helper process: short calls never wait for long ones."""
         request, finished = self._request, self._machinery.hub.signal()
         return self._machinery.helper.call(function, arguments, request.check, finished, caller=request.caller)
 
