@@ -170,7 +170,10 @@ class Worker:
         self._requests[start.request_number] = state
         prediction = isinstance(request, PredictRequest) and not request.explanations
         self._machinery.hub.submit(
-            lambda: self._run(state, request), request_number=state.request_number, prediction=prediction
+            lambda: self._run(state, request),
+            request_number=state.request_number,
+            prediction=prediction,
+            name=type(request).__name__.removesuffix("Request"),
         )
 
     def _run(self, state: RequestState, request: Request) -> None:
