@@ -203,8 +203,9 @@ def test_rows_of_an_answer_that_nobody_takes_are_counted_as_wasted(held: Held, r
     assert wasted(after, before) == evaluated >= rows
 
 
-@RPCS
-@pytest.mark.parametrize("point", ["queued", *IN_WORKER])
+@pytest.mark.parametrize(
+    ("rpc", "point"), [*(("Predict", point) for point in ("queued", *IN_WORKER)), ("Attribute", "chunk")]
+)
 def test_a_request_whose_worker_dies_is_answered_by_the_next(held: Held, rpc: str, point: str) -> None:
     server, points = held
     before = counters(server)
@@ -226,7 +227,7 @@ def test_a_request_whose_worker_dies_is_answered_by_the_next(held: Held, rpc: st
     )
 
 
-@RPCS
+@pytest.mark.parametrize("rpc", ["Predict"])
 def test_a_request_that_comes_when_the_worker_is_dead_is_told_when_to_come_back(held: Held, rpc: str) -> None:
     server, points = held
     before = counters(server)
@@ -249,7 +250,7 @@ def lost_since(server: Server, before: Counters) -> float:
     return counters(server).total(name) - before.total(name)
 
 
-@RPCS
+@pytest.mark.parametrize("rpc", ["Attribute"])
 def test_a_reply_that_is_being_written_does_not_need_its_worker(held: Held, rpc: str) -> None:
     server, points = held
     before = counters(server)

@@ -1,6 +1,5 @@
 """Short calls and long ones run in processes of their own; the short one stands ready, the long one comes and goes."""
 
-import math
 import os
 import signal
 import threading
@@ -10,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pellucid_server.engine.asking.duration import likely_seconds
-from pellucid_server.engine.methods.shared.coalitions import drawn, estimates
+from pellucid_server.engine.methods.shared.coalitions import coalition_count, drawn, estimates
 from pellucid_server.engine.methods.shared.groups import grid, superpixels
 from pellucid_server.engine.tasks.helper import HelperError
 from pellucid_server.engine.tasks.helpers import SHORT_SECONDS, Helpers
 from pellucid_server.errors import CancelledError
 from standstill import stop
 
-SMALL, LARGE = (3, 32, 32), (3, 640, 640)
+SHORT, LONG, QUICK = (20, 512, 3), (512, 16384, 3), (4, 6)
+"""Arguments of `drawn`, whose process starts quickly, for a short call and a long one, and of `coalition_count`."""
 
 
 def nothing():
@@ -31,19 +31,12 @@ def helpers():
     made.close()
 
 
-def halves(shape):
-    """Return a picture, black on the left and white on the right."""
-    picture = np.zeros(shape, np.float32)
-    picture[:, :, shape[2] // 2 :] = 1
-    return picture
-
-
 class Long:
     """A long call in progress, in a process that is stopped until `go`."""
 
     def __init__(self, helpers, check=nothing):
-        # `grid` declares no duration, so that it counts as long and starts the process.
-        helpers.call(grid, (2, 4, 2), nothing)
+        # It declares no duration, so that it counts as long and starts the process.
+        helpers.call(coalition_count, QUICK, nothing)
         self.process = helpers.long._process
         stop(self.process.pid)
         sent, self.found = threading.Event(), []
@@ -61,7 +54,7 @@ class Long:
 
     def _call(self, helpers, check):
         try:
-            self.found.append(helpers.call(superpixels, (halves(LARGE), 2), check, caller="long"))
+            self.found.append(helpers.call(drawn, LONG, check, caller="long"))
         except Exception as error:
             self.found.append(error)
 
@@ -77,16 +70,16 @@ class Long:
 def test_a_short_call_does_not_wait_for_a_long_one(helpers):
     long = Long(helpers)
 
-    found = helpers.call(superpixels, (halves(SMALL), 2), nothing)
+    found = helpers.call(drawn, SHORT, nothing)
 
     assert not long.found
-    np.testing.assert_array_equal(found, superpixels(halves(SMALL), 2))
+    np.testing.assert_array_equal(found[0], drawn(*SHORT)[0])
     long.go()
-    np.testing.assert_array_equal(long.result(), superpixels(halves(LARGE), 2))
+    np.testing.assert_array_equal(long.result()[0], drawn(*LONG)[0])
 
 
 def test_a_long_call_that_is_given_up_takes_only_the_long_process_with_it(helpers):
-    helpers.call(superpixels, (halves(SMALL), 2), nothing)
+    helpers.call(drawn, SHORT, nothing)
     short, left = helpers.short._process, threading.Event()
 
     def check():
@@ -100,18 +93,18 @@ def test_a_long_call_that_is_given_up_takes_only_the_long_process_with_it(helper
     assert long.process.poll() == -signal.SIGKILL
     assert helpers.short._process is short
     assert short.poll() is None
-    np.testing.assert_array_equal(helpers.call(grid, (2, 4, 2), nothing), grid(2, 4, 2))
+    assert helpers.call(coalition_count, QUICK, nothing) == coalition_count(*QUICK)
 
 
 def test_the_long_process_starts_with_its_first_call_and_ends_when_idle():
     helpers = Helpers(idle_seconds=0.01)
     try:
         helpers.start()
-        helpers.call(superpixels, (halves(SMALL), 2), nothing)
+        helpers.call(drawn, SHORT, nothing)
         assert helpers.long._process is None
 
         for _ in range(2):
-            assert helpers.call(grid, (2, 4, 2), nothing).max() == 1
+            assert helpers.call(coalition_count, QUICK, nothing) == 8
             wait_for(lambda: helpers.long._process is None)
 
         assert helpers.short._process.poll() is None
@@ -124,7 +117,7 @@ def test_both_processes_import_what_they_stand_ready_with():
     try:
         helpers.start()
         wait_for(lambda: "_slic" in maps(helpers.short))
-        helpers.call(likely_seconds, (math.sqrt.__name__, ()), nothing)
+        helpers.call(coalition_count, QUICK, nothing)
         assert "_slic" in maps(helpers.long)
     finally:
         helpers.close()
@@ -136,9 +129,9 @@ def test_closing_fails_calls_of_both_kinds(helpers):
     helpers.close()
 
     assert isinstance(long.result(), HelperError)
-    for shape in (SMALL, LARGE):
+    for arguments in (SHORT, LONG):
         with pytest.raises(HelperError):
-            helpers.call(superpixels, (halves(shape), 2), nothing)
+            helpers.call(drawn, arguments, nothing)
 
 
 @pytest.mark.parametrize(
