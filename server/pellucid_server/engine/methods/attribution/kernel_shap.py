@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question, Scores
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter, require
-from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
+from pellucid_server.engine.methods.shared.anytime import AnytimeBudget, require_time
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.engine.methods.shared.coalitions import Sampled, coalition_count, design, least_coalition_count
 from pellucid_server.engine.methods.shared.groups import LIMIT, Groups, coalition_values, group, varying_counts
@@ -98,11 +98,16 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     ------
     InvalidRequestError
         There are too many groups, or too few samples for them, or too many samples for the baseline rows.
+    TimedOutError
+        Even the fewest coalitions that make an answer take longer than what is left.
     """
     groups = group(model, question, segments=params.segments, regions=params.regions)
     players = groups.varying(question.inputs, question.baselines)
     samples = _samples(params, len(players), question)
     coalitions = _coalitions(params, question, len(players), samples)
+    least = coalitions if params.evaluated is not None else least_coalition_count(len(players), samples)
+    what = f"An answer for {len(players)} varying groups"
+    require_time(model, forward=_rows(question, least), what=what, advice="ask for fewer groups")
     plan = design(len(players), samples, question.seed, compute=model.compute)
     game = _Game(model, question, groups, players)
     resolved: dict[str, ParamValue] = {"samples": samples}
