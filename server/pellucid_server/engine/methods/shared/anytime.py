@@ -54,12 +54,16 @@ def require_time(model: Handle, *, forward: int, what: str, advice: str) -> None
     least = model.least_seconds(forward=forward, backward=0)
     needed = max(_CAUTION * least, _LIKELY_PART * likely if math.isfinite(likely) else 0.0)
     if needed > left:
-        raise TimedOutError(
-            f"{what} needs at least {forward} rows forward, {needed:.3g} s or more at the pace measured; the deadline "
-            f"leaves {left:.3g} s. Allow more time, or {advice}.",
-            stage="refused",
-            needed_seconds=f"{needed:.3f}",
-        )
+        raise _too_late(f"{what} needs at least {forward} rows forward", needed, left, advice)
+
+
+def _too_late(what: str, needed: float, left: float, advice: str) -> TimedOutError:
+    return TimedOutError(
+        f"{what}, {needed:.3g} s or more at the pace measured; the deadline leaves {left:.3g} s. Allow more time, or "
+        f"{advice}.",
+        stage="refused",
+        needed_seconds=f"{needed:.3f}",
+    )
 
 
 class AnytimeBudget:
@@ -104,6 +108,18 @@ class AnytimeBudget:
         if math.isfinite(self._left):
             self._seconds_each = (before - self._left) / units + self._after_unit_seconds
             self._kept_seconds += units * self._after_unit_seconds
+
+    def require(self, units: int, *, what: str, advice: str) -> None:
+        """Give up if so many more units, without which there is no answer, cannot come in time at the pace so far.
+
+        Raises
+        ------
+        TimedOutError
+            They cannot; `what` and `advice` are for the message, as for `require_time`.
+        """
+        needed = units * self._seconds_each
+        if needed > self._left:
+            raise _too_late(what, needed, self._left, advice)
 
     def more(self, most: int) -> int:
         """Return how many units to take on in the next round, at most `most`; 0 if there is no time for one.

@@ -234,6 +234,20 @@ def test_a_picture_of_more_regions_than_there_is_time_for_is_refused_before_a_ro
     assert needed > max(1.0, 0.8 * forward_seconds * known)
 
 
+def test_what_turns_out_too_slow_for_the_least_answer_is_given_up_long_before_the_deadline(explain):
+    class Slower(Formula):
+        def least_seconds(self, **rows):
+            return super().least_seconds(**rows) / 4
+
+    handle = Slower(tangled, seconds=1.0, forward_seconds=0.004)
+
+    with pytest.raises(TimedOutError, match=r"18 varying groups needs 282 more coalitions, 1\.1\d s or more"):
+        explain("kernel-shap", handle, eighteen(1))
+
+    assert sum(handle.sizes["scores"]) == 378 - 282 + 2
+    assert handle.seconds_left() > 0.5
+
+
 def test_the_largest_design_has_a_partial_answer_within_a_second(explain):
     weights = torch.from_numpy(np.random.default_rng(20).normal(size=512))
     handle = Formula(lambda inputs: inputs["x"] @ weights, seconds=1.0, forward_seconds=0.0002)
