@@ -55,7 +55,9 @@ def repository(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(repository, tmp_path_factory):
     """A worker that greeted, for tests that do it no harm."""
-    with worker(repository, tmp_path_factory.mktemp("faults")) as front:
+    log = tmp_path_factory.mktemp("log") / "log"
+    with log.open("wb") as file, worker(repository, tmp_path_factory.mktemp("faults"), file) as front:
+        front.log = log
         front.announced = front.receive()
         front.greeting = front.receive()
         yield front
@@ -92,14 +94,13 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
     assert shared.suspects() == frozenset()
 
 
-def test_a_bug_is_logged_by_its_type_and_place_without_its_words(repository, tmp_path):
-    with (tmp_path / "log").open("wb") as log, worker(repository, tmp_path, log) as front:
-        front.next(Hello)
-        (tmp_path / "running").write_bytes(b"\xff is no text")
-        front.predict(7)
-        done = front.next(Done)
+def test_a_bug_is_logged_by_its_type_and_place_without_its_words(shared):
+    Path(shared.faults, "running").write_bytes(b"\xff is no text")
+    shared.predict(7)
+    done = shared.next(Done)
+    shared.disarm("running")
 
-    written = (tmp_path / "log").read_text()
+    written = shared.log.read_text()
     assert done.failure.message == "internal error"
     assert "request 7 failed" in written
     assert "faults.py" in written
@@ -168,7 +169,7 @@ def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_su
         assert select.select(helpers, [], [], 20)[0] == helpers
 
 
-@pytest.mark.parametrize("point", ["running", "chunk", "answered"])
+@pytest.mark.parametrize("point", ["chunk", "answered"])
 def test_a_worker_that_dies_over_a_request_leaves_it_as_the_only_suspect(own, point):
     own.predict(40)
     own.next(Done)
