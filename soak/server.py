@@ -29,7 +29,7 @@ _SETTINGS = {
     "PELLUCID_SERVER__CONNECTION_AGE_SECONDS": "60",
     "PELLUCID_WORKER__THREADS": "1",
     # Few places and a short queue, so that requests wait and some are refused.
-    "PELLUCID_WORKER__CONCURRENT_JOBS": "4",
+    "PELLUCID_WORKER__CONCURRENT_REQUESTS": "4",
     "PELLUCID_CLASSES__BULK__QUEUE_ROWS": "400",
     # A worker killed every 20 s is no worker that fails at every start.
     "PELLUCID_POOL__RESTART_MAX_SECONDS": "2",

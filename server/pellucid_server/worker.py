@@ -34,7 +34,7 @@ from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
 from pellucid_server.engine.operations.predict import predict
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.faults import Faults
@@ -58,7 +58,7 @@ from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
 _log = logging.getLogger(__name__)
 
 _HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
-"""What the helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
+"""What a helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 _GATHERING_SECONDS = 0.002
@@ -170,7 +170,10 @@ class Worker:
         self._requests[start.request_number] = state
         prediction = isinstance(request, PredictRequest) and not request.explanations
         self._machinery.hub.submit(
-            lambda: self._run(state, request), request_number=state.request_number, prediction=prediction
+            lambda: self._run(state, request),
+            request_number=state.request_number,
+            prediction=prediction,
+            name=type(request).__name__.removesuffix("Request"),
         )
 
     def _run(self, state: RequestState, request: Request) -> None:
@@ -332,7 +335,7 @@ def _ready_worker(
         faults=faults,
         device=settings.device,
     )
-    helper = Helper(load=_HELPER_MODULES)
+    helper = Helpers(load=_HELPER_MODULES)
     services = WorkerServices(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
     settle()
     methods = registry.methods()

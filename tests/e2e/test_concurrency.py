@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from e2e.messages import PICTURE_MODEL, TABLE_MODEL, attribute, pictures, predict, rows, spec
-from e2e.serving import Server
+from e2e.serving import LONG_SECONDS, Server, wait_until
 from pellucid.tensors import from_tensor
 from pellucid_server.engine import methods
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.verbs import ATTRIBUTE
+from standstill import stop
 
 Floats = npt.NDArray[np.float64]
 
@@ -203,3 +205,37 @@ def test_predictions_in_batches_of_one_shape_are_equal_bit_for_bit(server: Serve
     alike = [reply for reply in beside if reply.receipt.work == quiet.receipt.work]
     assert alike
     assert {reply.outputs["output"].values.data for reply in alike} == {quiet.outputs["output"].values.data}
+
+
+def helper_pids(server: Server) -> list[int]:
+    """Return the ids of the worker's helper processes, in the order of their start."""
+    children = Path(f"/proc/{server.worker_pid()}/task").glob("*/children")
+    found = sorted(int(pid) for path in children for pid in path.read_text().split())
+    return [pid for pid in found if b"engine.tasks.helper" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_superpixels_do_not_wait_for_another_callers_long_analysis(server: Server, cat: bytes) -> None:
+    (standing,) = helper_pids(server)
+    small = attribute(PICTURE_MODEL, {"image": pictures(cat)}, spec("feature-ablation", segments=2))
+    large = spec("kernel-shap", segments=500, samples=16384, regions="grid")
+    long = server.explanations.Attribute.future(attribute(PICTURE_MODEL, {"image": pictures(cat)}, large))
+    try:
+        # The design of 484 players is drawn first; the process for it imports for as long as it takes to see it.
+        wait_until(
+            lambda: len(helper_pids(server)) == 2 or long.done(),
+            seconds=LONG_SECONDS,
+            what="the long call has a process",
+        )
+        (drawing,) = set(helper_pids(server)) - {standing}
+        stop(drawing)
+
+        reply = server.explanations.Attribute(small, timeout=LONG_SECONDS)
+
+        assert len(reply.explanation.attributions) == 1
+        assert "State:\tT" in Path(f"/proc/{drawing}/status").read_text()
+        assert not long.done()
+    finally:
+        long.cancel()
+    # It is killed with the call that it was at, and stands ready again for a while.
+    wait_until(lambda: drawing not in helper_pids(server), seconds=LONG_SECONDS, what="the long call has ended")
+    assert standing in helper_pids(server)

@@ -203,8 +203,9 @@ def test_rows_of_an_answer_that_nobody_takes_are_counted_as_wasted(held: Held, r
     assert wasted(after, before) == evaluated >= rows
 
 
-@RPCS
-@pytest.mark.parametrize("point", ["queued", *IN_WORKER])
+@pytest.mark.parametrize(
+    ("rpc", "point"), [*(("Predict", point) for point in ("queued", *IN_WORKER)), ("Attribute", "chunk")]
+)
 def test_a_request_whose_worker_dies_is_answered_by_the_next(held: Held, rpc: str, point: str) -> None:
     server, points = held
     before = counters(server)
@@ -226,7 +227,7 @@ def test_a_request_whose_worker_dies_is_answered_by_the_next(held: Held, rpc: st
     )
 
 
-@RPCS
+@pytest.mark.parametrize("rpc", ["Predict"])
 def test_a_request_that_comes_when_the_worker_is_dead_is_told_when_to_come_back(held: Held, rpc: str) -> None:
     server, points = held
     before = counters(server)
@@ -249,7 +250,7 @@ def lost_since(server: Server, before: Counters) -> float:
     return counters(server).total(name) - before.total(name)
 
 
-@RPCS
+@pytest.mark.parametrize("rpc", ["Attribute"])
 def test_a_reply_that_is_being_written_does_not_need_its_worker(held: Held, rpc: str) -> None:
     server, points = held
     before = counters(server)
@@ -266,38 +267,41 @@ def test_a_reply_that_is_being_written_does_not_need_its_worker(held: Held, rpc:
     assert "code=OK" in line
 
 
-def stop_at(server: Server, points: Points, point: str) -> Request:
-    """Tell a server to stop while it has a request at a point; return the request, and let it pass."""
-    points.arm(point)
-    request = Request(server.channel, "Attribute")
-    points.wait(point)
-    server.process.terminate()
-    wait_until(lambda: bool(server.lines("stopping")), seconds=LONG_SECONDS, what="the server is stopping")
-    points.release()
-    return request
+STOPPED_AT = [("chunk", "queued"), ("replying", "sent"), ("running", "decode"), ("answered",)]
+"""Every point, in pairs that two requests can be held at together: starting a server takes long."""
 
 
-@pytest.mark.parametrize("point", POINTS[1:])
-def test_a_server_that_is_told_to_stop_answers_what_it_has(models: Path, tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize("places", STOPPED_AT)
+def test_a_server_that_is_told_to_stop_answers_what_it_has_and_refuses_what_it_has_not_read(
+    models: Path, tmp_path: Path, places: tuple[str, ...]
+) -> None:
     with serve_with_points(models, tmp_path) as (server, points):
-        request = stop_at(server, points, point)
+        requests = {}
+        # A request is held at each of the places: later ones come first, as what is held earlier holds up others.
+        for point in places:
+            points.arm(point)
+            requests[point] = Request(server.channel, "Attribute")
+            points.wait(point)
+        server.process.terminate()
+        wait_until(lambda: bool(server.lines("stopping")), seconds=LONG_SECONDS, what="the server is stopping")
+        points.release()
 
-        assert is_right(request.call.result())
+        refused = requests.pop("decode", None)
+        assert all(is_right(request.call.result()) for request in requests.values())
+        if refused is not None:
+            error = failure(refused.call.result)
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
         assert server.process.wait(LONG_SECONDS) == 0
-        (line,) = server.lines(f"id={request.id}")
-        assert "code=OK" in line
+        codes = {"OK": list(requests.values()), "UNAVAILABLE": [refused] if refused is not None else []}
+        for code, ended in codes.items():
+            for request in ended:
+                (line,) = server.lines(f"id={request.id}")
+                assert f"code={code}" in line
 
 
-def test_a_server_that_is_told_to_stop_refuses_what_it_has_not_read(models: Path, tmp_path: Path) -> None:
-    with serve_with_points(models, tmp_path) as (server, points):
-        request = stop_at(server, points, "decode")
-
-        error = failure(request.call.result)
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
-        assert server.process.wait(LONG_SECONDS) == 0
-        (line,) = server.lines(f"id={request.id}")
-        assert "code=UNAVAILABLE" in line
+def test_every_place_is_one_at_which_a_server_is_told_to_stop() -> None:
+    assert {point for places in STOPPED_AT for point in places} == set(POINTS)
 
 
 @pytest.mark.parametrize("rpc", ["Ablate", "Dissect"])

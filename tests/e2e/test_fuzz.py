@@ -33,7 +33,7 @@ from pellucid.tensors import from_tensor
 from pellucid.v1 import explanation_service_pb2, model_service_pb2, tensor_pb2
 
 SEED = int(os.environ.get("PELLUCID_FUZZ_SEED", "20250731"))
-EXAMPLES = int(os.environ.get("PELLUCID_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("PELLUCID_FUZZ_EXAMPLES", "120"))
 
 OK, EXPIRED = grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED
 INVALID, UNIMPLEMENTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED

@@ -23,7 +23,7 @@ ROOM = 2
 """Such requests that may wait in the classes named after their bounds."""
 
 NARROW = {
-    "PELLUCID_WORKER__CONCURRENT_JOBS": "1",
+    "PELLUCID_WORKER__CONCURRENT_REQUESTS": "1",
     "PELLUCID_CLASSES__ROWS__QUEUE_ROWS": str(ROOM * WEIGHT),
     "PELLUCID_CLASSES__BYTES__QUEUE_BYTES": str(ROOM * (PICTURE.nbytes + 64)),
     "PELLUCID_CLASSES__SECONDS__QUEUE_SECONDS": "0.000001",

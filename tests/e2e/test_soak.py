@@ -19,11 +19,9 @@ def table_models_only(models: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_and_callers_are_killed_and_every_verdict_holds(
-    table_models_only: Path, tmp_path: Path, workers: int
-) -> None:
-    command = [sys.executable, "-m", "soak", "--models", str(table_models_only), "--workers", str(workers)]
+def test_a_worker_and_callers_are_killed_and_every_verdict_holds(table_models_only: Path, tmp_path: Path) -> None:
+    # Of one worker: while there is none, all that is asked is answered later or told to come back.
+    command = [sys.executable, "-m", "soak", "--models", str(table_models_only), "--workers", "1"]
     command += ["--seconds", "12", "--calm-seconds", "8", "--kill-worker-seconds", "8", "--kill-callers-seconds", "5"]
     command += ["--bare", "2", "--folder", str(tmp_path / "soak")]
 

@@ -16,7 +16,7 @@ import torch
 from e2e.serving import wait_until
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
@@ -55,7 +55,9 @@ def repository(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(repository, tmp_path_factory):
     """A worker that greeted, for tests that do it no harm."""
-    with worker(repository, tmp_path_factory.mktemp("faults")) as front:
+    log = tmp_path_factory.mktemp("log") / "log"
+    with log.open("wb") as file, worker(repository, tmp_path_factory.mktemp("faults"), file) as front:
+        front.log = log
         front.announced = front.receive()
         front.greeting = front.receive()
         yield front
@@ -92,14 +94,13 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
     assert shared.suspects() == frozenset()
 
 
-def test_a_bug_is_logged_by_its_type_and_place_without_its_words(repository, tmp_path):
-    with (tmp_path / "log").open("wb") as log, worker(repository, tmp_path, log) as front:
-        front.next(Hello)
-        (tmp_path / "running").write_bytes(b"\xff is no text")
-        front.predict(7)
-        done = front.next(Done)
+def test_a_bug_is_logged_by_its_type_and_place_without_its_words(shared):
+    Path(shared.faults, "running").write_bytes(b"\xff is no text")
+    shared.predict(7)
+    done = shared.next(Done)
+    shared.disarm("running")
 
-    written = (tmp_path / "log").read_text()
+    written = shared.log.read_text()
     assert done.failure.message == "internal error"
     assert "request 7 failed" in written
     assert "faults.py" in written
@@ -168,7 +169,7 @@ def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_su
         assert select.select(helpers, [], [], 20)[0] == helpers
 
 
-@pytest.mark.parametrize("point", ["running", "chunk", "answered"])
+@pytest.mark.parametrize("point", ["chunk", "answered"])
 def test_a_worker_that_dies_over_a_request_leaves_it_as_the_only_suspect(own, point):
     own.predict(40)
     own.next(Done)
@@ -255,7 +256,7 @@ def test_a_request_that_fails_in_the_worker_has_a_failure_that_says_whether_less
 ):
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub = Outgoing(), Hub()
-    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     inputs = {"input": TensorInput(ROW)}
     requests = [
         PredictRequest(ModelKey("m"), inputs),
@@ -285,7 +286,7 @@ def wait_for(condition, seconds=20.0):
 def test_the_heart_says_how_long_a_picture_has_been_decoded():
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub, go = Outgoing(), Hub(), threading.Event()
-    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     began = time.monotonic()
     hub.submit(lambda: hub.offload(lambda: go.wait(20)), request_number=1)
 
@@ -314,7 +315,7 @@ def test_nothing_of_a_request_that_fails_is_left_without_a_collection():
         def find(self, key):
             return hub.offload(refuse)
 
-    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helper(), "cpu"), Faults())
+    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     array = ROW.copy()
     found = weakref.ref(array)
     gc.collect()

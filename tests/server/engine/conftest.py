@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.vocabulary.requests import ModelKey
@@ -41,7 +41,7 @@ class Bench:
     def __init__(self) -> None:
         self.hub = Hub()
         self.engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
-        self.helper = Helper()
+        self.helper = Helpers()
         self.services = WorkerServices(self.engine, self.hub, self.helper, "cpu")
 
     def handle(

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pellucid_server import wire
-from pellucid_server.engine.methods.shared.coalitions import drawn
-from pellucid_server.engine.methods.shared.groups import grid, superpixels
+from pellucid_server.engine.methods.shared.coalitions import coalition_count, drawn, estimates
+from pellucid_server.engine.methods.shared.groups import grid
 from pellucid_server.engine.tasks.helper import Helper, HelperError
 from pellucid_server.errors import CancelledError
 from standstill import stop
 
-GRID = (2, 4, 2)
+QUICK = (4, 6)
+"""Arguments of a function whose process starts quickly: its module imports no library for pictures."""
 
 
 def nothing():
@@ -70,7 +71,7 @@ class Held:
     """A call in progress in a process that is stopped until `go`."""
 
     def __init__(self, helper, check=None):
-        helper.call(grid, GRID, nothing)
+        helper.call(coalition_count, QUICK, nothing)
         self._pid = helper._process.pid
         stop(self._pid)
         check = check or Check()
@@ -82,7 +83,7 @@ class Held:
 
     def _call(self, helper, check):
         try:
-            self.found.append(helper.call(grid, GRID, check))
+            self.found.append(helper.call(coalition_count, QUICK, check))
         except Exception as error:
             self.found.append(error)
 
@@ -99,28 +100,28 @@ def test_callers_take_turns(helper):
     held, order, ended = Held(helper), [], threading.Semaphore(0)
 
     for name in ("a1", "a2", "a3", "b1"):
-        helper.call(grid, GRID, nothing, Told(name, order, ended), caller=name[0])
+        helper.call(coalition_count, QUICK, nothing, Told(name, order, ended), caller=name[0])
     held.go()
     for _ in range(4):
         assert ended.acquire(timeout=20)
 
     assert order == ["a1", "b1", "a2", "a3"]
-    np.testing.assert_array_equal(held.result(), grid(*GRID))
+    assert held.result() == coalition_count(*QUICK)
 
 
 def test_a_caller_who_leaves_while_waiting_leaves_at_once_and_disturbs_nobody(helper):
     held = Held(helper)
 
     with pytest.raises(CancelledError):
-        helper.call(grid, GRID, Check(passes=1))
+        helper.call(coalition_count, QUICK, Check(passes=1))
     held.go()
 
-    np.testing.assert_array_equal(held.result(), grid(*GRID))
+    assert held.result() == coalition_count(*QUICK)
 
 
 def test_a_caller_who_has_left_already_is_not_computed_for(helper):
     with pytest.raises(CancelledError):
-        helper.call(grid, GRID, Check(passes=0))
+        helper.call(coalition_count, QUICK, Check(passes=0))
     assert helper._process is None
 
 
@@ -130,16 +131,16 @@ def test_the_process_is_killed_for_a_caller_who_leaves_and_the_next_one_is_answe
 
     assert isinstance(held.result(), CancelledError)
     assert stopped.poll() == -signal.SIGKILL
-    np.testing.assert_array_equal(helper.call(grid, GRID, nothing), grid(*GRID))
+    assert helper.call(coalition_count, QUICK, nothing) == coalition_count(*QUICK)
 
 
 def test_arguments_that_a_stopped_process_does_not_read_hold_nobody_up(helper):
-    helper.call(grid, GRID, nothing)
+    helper.call(coalition_count, QUICK, nothing)
     stop(helper._process.pid)
 
     # Far more than a socket holds.
     with pytest.raises(CancelledError):
-        helper.call(superpixels, (np.zeros((3, 1000, 1000), np.float32), 4), Check(passes=4))
+        helper.call(estimates, (np.zeros((1 << 13, 1 << 10), np.bool_), 0, np.zeros(1 << 13), 0.0), Check(passes=4))
 
 
 def test_closing_fails_the_call_in_progress(helper):
@@ -154,7 +155,7 @@ def test_closing_fails_the_call_in_progress(helper):
 
 def test_closing_fails_the_calls_that_wait_and_those_that_come_later(helper):
     held, order, ended = Held(helper), [], threading.Semaphore(0)
-    helper.call(grid, GRID, nothing, Told("waiting", order, ended))
+    helper.call(coalition_count, QUICK, nothing, Told("waiting", order, ended))
 
     helper.close()
 
@@ -162,7 +163,7 @@ def test_closing_fails_the_calls_that_wait_and_those_that_come_later(helper):
     assert order == ["waiting"]
     assert helper._process is None
     with pytest.raises(HelperError):
-        helper.call(grid, GRID, nothing)
+        helper.call(coalition_count, QUICK, nothing)
 
 
 def test_too_little_memory_is_told_apart_from_a_bug(helper):

@@ -1,8 +1,10 @@
+import logging
 import threading
 import time
 
 import pytest
-from pellucid_server.engine.tasks.hub import Hub
+from pellucid_server.engine.tasks.hub import HEAVY_BYTES, Hub
+from pellucid_server.engine.tasks.turns import LONG_TURN_SECONDS, LongTurns
 from pellucid_server.recorder import Recorder, new_record
 
 
@@ -365,3 +367,90 @@ def test_the_recorder_knows_whose_work_is_done_beside_the_hub():
 
     assert {7, 8} <= found[0]
     assert run(hub, lambda: hub.offload(recorder.suspects), request_number=9) == {9}
+
+
+def compute(seconds):
+    """Keep the processor of the calling thread busy."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def long_turns(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.endswith("tasks.turns")]
+
+
+def test_a_turn_that_computes_for_long_is_logged_with_its_name_and_request(caplog):
+    hub = Hub()
+
+    run(hub, lambda: compute(0.03), request_number=7, name="Attribute")
+    run(hub, lambda: None)
+
+    (line,) = long_turns(caplog)
+    assert line.startswith("request 7: a turn of Attribute took 0.")
+    assert "0.03" in line
+
+
+def test_a_task_that_waits_or_leaves_the_work_to_another_thread_has_no_long_turn(caplog):
+    hub = Hub()
+    go = hub.signal()
+
+    def task():
+        compute(LONG_TURN_SECONDS / 2)
+        go.wait(time.monotonic() + 0.05)
+        hub.offload(lambda: compute(0.03))
+        time.sleep(0.03)
+
+    run(hub, task, name="Attribute")
+    run(hub, lambda: None)
+
+    assert not long_turns(caplog)
+
+
+def test_a_long_turn_has_the_name_of_what_the_task_is_at_also_in_the_hands_of_a_map(caplog):
+    hub = Hub()
+
+    def named(item):
+        with hub.named(f"method-{item}"):
+            # Both hands are named before one goes on.
+            hub.offload(lambda: None)
+            compute(0.03)
+        hub.offload(lambda: None)
+        if item:
+            compute(0.03)
+
+    run(hub, lambda: hub.map(named, range(2)), name="Predict")
+    run(hub, lambda: None)
+
+    assert sorted(line.split()[5] for line in long_turns(caplog)) == ["Predict", "method-0", "method-1"]
+
+
+def test_long_turns_of_one_name_are_logged_once_a_minute_with_how_many_more_there_were(caplog, monkeypatch):
+    turns, now = LongTurns(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    for now[0], name in [(1, "a"), (2, "a"), (3, "b"), (60.9, "a"), (61, "a"), (62, "b"), (200, "a")]:
+        turns.note(name, 1, wall_seconds=0.5, processor_seconds=0.25)
+
+    text = "request 1: a turn of {} took 0.500 s (0.250 s of processor time), in which no other request went on{}"
+    expected = [("a", ""), ("b", ""), ("a", "; 2 more since the last line"), ("a", "")]
+    assert long_turns(caplog) == [text.format(*each) for each in expected]
+
+
+def test_a_turn_that_only_takes_long_because_others_have_the_processor_is_not_logged(caplog):
+    turns = LongTurns()
+
+    turns.note("a", 1, wall_seconds=10.0, processor_seconds=LONG_TURN_SECONDS)
+    assert not long_turns(caplog)
+    turns.note("a", 1, wall_seconds=10.0, processor_seconds=1.01 * LONG_TURN_SECONDS)
+    assert len(long_turns(caplog)) == 1
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+@pytest.mark.parametrize(("byte_count", "where"), [(HEAVY_BYTES, "requests"), (HEAVY_BYTES + 1, "offload")])
+def test_work_on_large_arrays_leaves_the_hub(byte_count, where):
+    hub = Hub()
+
+    name = run(hub, lambda: hub.heavy(byte_count, lambda: threading.current_thread().name))
+
+    assert name.partition("-")[0] == where

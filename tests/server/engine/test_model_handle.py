@@ -409,8 +409,8 @@ def test_a_killed_helper_process_is_started_again(bench):
     handle = bench.handle("convolutional")
     call = lambda: handle.compute(superpixels, np.zeros((3, 8, 8), np.float32), 1)  # noqa: E731
     bench.run(call)
-    bench.helper._process.kill()
-    bench.helper._process.wait()
+    bench.helper.short._process.kill()
+    bench.helper.short._process.wait()
 
     assert bench.run(call)
 
@@ -422,7 +422,7 @@ def test_cancelling_kills_a_helper_process_that_does_not_answer(bench):
     bench.run(call)
     import threading
 
-    stopped = bench.helper._process
+    stopped = bench.helper.short._process
     stop(stopped.pid)
     threading.Timer(0.1, lambda: setattr(request, "cancelled", True)).start()
 

@@ -105,10 +105,11 @@ class Handle(Protocol):
         ...
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `function`, a module-level function of `pellucid_server.engine`, in the helper process.
+        """Run `function`, a module-level function of `pellucid_server.engine`, in a helper process.
 
         For Python that runs for more than some ten milliseconds: it would slow the device thread down.
-        Arguments and result are arrays, numbers, strings, and tuples and dicts of them.
+        Arguments and result are arrays, numbers, strings, and tuples and dicts of them. Long calls have a process
+        of their own; a function counts as long unless `takes` (`engine/asking/duration.py`) declares it short.
         """
         ...
 

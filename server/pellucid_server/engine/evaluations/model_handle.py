@@ -17,7 +17,7 @@ from pellucid_server.engine.device.kernel import Kernel
 from pellucid_server.engine.device.lane import Packing
 from pellucid_server.engine.evaluations.prefix import OnDevice, Prefix, held
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.engine.tasks.helper import Helper
+from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
@@ -30,7 +30,7 @@ class WorkerServices:
 
     engine: Engine
     hub: Hub
-    helper: Helper
+    helper: Helpers
     device: str
 
 
@@ -91,7 +91,7 @@ class ModelHandle:
         return Answer(evaluation.answer(), evaluation.nonfinite)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a module-level function of the engine in the helper process."""
+        """Run a module-level function of the engine in a helper process: short calls never wait for long ones."""
         request, finished = self._request, self._services.hub.signal()
         return self._services.helper.call(function, arguments, request.check, finished, caller=request.caller)
 

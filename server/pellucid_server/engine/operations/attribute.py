@@ -5,7 +5,7 @@ from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.recipes import Rows as Recipe
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.explain import explain_row, prepare_explanation, require_time, time_share
-from pellucid_server.engine.operations.predict import output_result
+from pellucid_server.engine.operations.predict import RANKING_EFFORT, output_result
 from pellucid_server.engine.operations.rows import prepare
 from pellucid_server.vocabulary.requests import AttributeRequest
 from pellucid_server.vocabulary.results import AttributeResult, AttributionResult
@@ -32,4 +32,5 @@ def attribute(context: RequestContext, request: AttributeRequest) -> AttributeRe
 
     attributions = context.services.hub.map(explain, range(rows.count))
     info = next(info for info in model.outputs if info.name == attributions[0].output)
-    return AttributeResult(tuple(attributions), output_result(info, outputs[info.name], _TOP))
+    shown = context.heavy(lambda: output_result(info, outputs[info.name], _TOP), outputs, effort=RANKING_EFFORT)
+    return AttributeResult(tuple(attributions), shown)

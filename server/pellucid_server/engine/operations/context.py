@@ -3,8 +3,11 @@
 import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
@@ -13,6 +16,8 @@ from pellucid_server.memory_hygiene import drop_frames
 from pellucid_server.vocabulary.descriptions import BrokenModel, find_broken
 from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import Failure, Runtime
+
+Found = TypeVar("Found")
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +105,18 @@ class RequestContext:
     def handle(self, model: LoadedModel, *, prediction: bool = False) -> ModelHandle:
         """Return a new handle; the work asked of it is in its `tally`."""
         return ModelHandle(model, self.services, self.request, prediction=prediction, on_progress=self.on_progress)
+
+    def heavy(self, function: Callable[[], Found], *arrays: Arrays, effort: int = 1) -> Found:
+        """Call `function`, which works on `arrays`, on a thread beside the hub if they are large.
+
+        `effort` is how many times as long it takes for each byte as hashing does.
+        """
+        byte_count = sum(array.nbytes for each in arrays for array in each.values())
+        return self.services.hub.heavy(effort * byte_count, function)
+
+    def named(self, name: str) -> AbstractContextManager[None]:
+        """Log long turns of this task under `name` meanwhile; it holds nothing of the caller's."""
+        return self.services.hub.named(name)
 
     def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
         """Say what computed the work of `tally`."""

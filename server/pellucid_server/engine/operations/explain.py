@@ -41,6 +41,9 @@ from pellucid_server.vocabulary.results import Accuracy, AttributionResult, Rece
 
 _CAUTION = 0.8
 """Part of the least time that is taken for certain: the pace is a measurement."""
+_TARGET_EFFORT, _PRESENTING_EFFORT, _BLURRING_EFFORT = 4, 4, 16
+"""How many times as long as hashing they take for each byte: softmax, narrowing to float16, blurring a picture."""
+
 _NOTHING = Cost()
 _ANY_TARGET = Target("", ())
 
@@ -102,7 +105,7 @@ def require_time(
     left = handle.seconds_left()
     if math.isinf(left) or model.open_lengths or not handle.least_seconds({"forward": 1, "gradient": 1}):
         return
-    costs = [_least_cost(model, prepared, rows, number).by_kind for number in range(rows.count)]
+    costs = [_least_cost(context, model, prepared, rows, number).by_kind for number in range(rows.count)]
     kinds = sum((Counter(cost) for cost in costs), Counter(others.by_kind))
     needed = _CAUTION * handle.least_seconds(kinds)
     if needed > left:
@@ -152,11 +155,29 @@ def explain_row(
 
     `time_share` is the part of the time left that may be used up; see `time_share`.
     """
+    with context.named(prepared.method.name):
+        return _explained(context, model, prepared, rows, number, outputs, time_share=time_share)
+
+
+def _explained(
+    context: RequestContext,
+    model: LoadedModel,
+    prepared: PreparedExplanation,
+    rows: Rows,
+    number: int,
+    outputs: Arrays,
+    *,
+    time_share: float,
+) -> AttributionResult:
     prediction = {name: values[number] for name, values in outputs.items()}
-    resolved = resolve(prepared.spec.target, model.outputs, prediction, field=f"{prepared.field}.target")
+    resolved = context.heavy(
+        lambda: resolve(prepared.spec.target, model.outputs, prediction, field=f"{prepared.field}.target"),
+        prediction,
+        effort=_TARGET_EFFORT,
+    )
     require_finite(resolved.value, number)
     row = rows.row(number)
-    kind, baselines = prepared.made.pop(number) if number in prepared.made else _compared(model, prepared, row)
+    kind, baselines = prepared.made.pop(number) if number in prepared.made else _compared(context, model, prepared, row)
     question = Question(
         inputs=row,
         baselines=baselines,
@@ -171,29 +192,36 @@ def explain_row(
     # What overflows on the way is not finite in the end, and is refused there.
     with _naming_fields(prepared.field), np.errstate(all="ignore"):
         answer = prepared.method.function(watched, question, prepared.params)
-        warnings = comparison_warnings(model, prepared.method, kind) + nonfinite_warnings(prediction, number)
         if model.solo and rows.count > 1:
             answer = _with_own_score(answer, watched, question)
-            warnings += (_dependence(model, answer, rows.count),)
+    shown = context.heavy(lambda: nonfinite_warnings(prediction, number), prediction)
+    warnings = comparison_warnings(model, prepared.method, kind) + shown
+    if model.solo and rows.count > 1:
+        warnings += (_dependence(model, answer, rows.count),)
     answer = dataclasses.replace(answer, warnings=answer.warnings + warnings)
+    compared = bool(baselines)
+    digests = context.heavy(lambda: (digest(row), digest(baselines) if compared else ""), row, baselines)
     receipt = Receipt(
         model=model.key,
-        input_digest=digest(row),
+        input_digest=digests[0],
         runtime=context.runtime(model, handle.tally),
         work=handle.tally.work(),
         method=name,
         parameters=_resolved_parameters(prepared.params, answer),
         target=resolved.spec,
         baseline=kind,
-        baseline_digest=digest(baselines) if baselines else "",
+        baseline_digest=digests[1],
         blur_sigma=blur_sigma(prepared.spec.baseline) if kind == "blur" else 0.0,
         seed=prepared.spec.seed,
         tolerance=answer.tolerance or None,
     )
-    result = _result(model, prepared, rows, number, resolved, answer, receipt)
-    compared = bool(baselines)
-    require_finite_answer(result, method=name, field=prepared.field, compared=compared, problem=watched.problem)
-    return result
+
+    def finished() -> AttributionResult:
+        result = _result(model, prepared, rows, number, resolved, answer, receipt)
+        require_finite_answer(result, method=name, field=prepared.field, compared=compared, problem=watched.problem)
+        return result
+
+    return context.heavy(finished, answer.scores, effort=_PRESENTING_EFFORT)
 
 
 def _with_own_score(answer: Attribution, handle: WatchedHandle, question: Question) -> Attribution:
@@ -222,17 +250,23 @@ def time_share(position: int, count: int) -> float:
     return 1 / (math.ceil(count / MOST_HANDS) - position // MOST_HANDS)
 
 
-def _least_cost(model: LoadedModel, prepared: PreparedExplanation, rows: Rows, number: int) -> Cost:
+def _least_cost(
+    context: RequestContext, model: LoadedModel, prepared: PreparedExplanation, rows: Rows, number: int
+) -> Cost:
     """Return the evaluation rows without which there is no explanation of row `number`; keep its baseline."""
     row = rows.row(number)
-    prepared.made[number] = made = _compared(model, prepared, row)
+    prepared.made[number] = made = _compared(context, model, prepared, row)
     question = Question(row, made[1], _ANY_TARGET, model.features, prepared.spec.seed, prepared.spec.tolerance)
     with _naming_fields(prepared.field):
         return prepared.method.cost(prepared.params, question).lowest
 
 
-def _compared(model: LoadedModel, prepared: PreparedExplanation, row: Arrays) -> Baselines:
-    return make_baseline(model, prepared.method, prepared.spec.baseline, prepared.given, row, prepared.field)
+def _compared(context: RequestContext, model: LoadedModel, prepared: PreparedExplanation, row: Arrays) -> Baselines:
+    spec = prepared.spec.baseline
+    effort = _BLURRING_EFFORT if spec.kind == "blur" else 1
+    return context.heavy(
+        lambda: make_baseline(model, prepared.method, spec, prepared.given, row, prepared.field), row, effort=effort
+    )
 
 
 @contextlib.contextmanager

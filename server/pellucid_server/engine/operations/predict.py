@@ -40,6 +40,8 @@ Made = TypeVar("Made")
 
 _RESERVE_SECONDS = 0.2
 _MOST_WARNINGS = 10
+RANKING_EFFORT = 16
+"""How many times as long as hashing an output takes ranking its classes: 1000 rows of 2 classes take 5 ms."""
 _SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": ""}
 
 
@@ -56,12 +58,17 @@ def predict(context: RequestContext, request: PredictRequest) -> PredictResult:
     rows = prepare(context, model, request.inputs)
     handle = context.handle(model, prediction=True)
     outputs = handle.ask(Forward(Recipe(rows.arrays))).arrays
-    receipt = Receipt(model.key, digest(rows.arrays), context.runtime(model, handle.tally), handle.tally.work())
+    input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
+    receipt = Receipt(model.key, input_digest, context.runtime(model, handle.tally), handle.tally.work())
     return PredictResult(
-        outputs={info.name: output_result(info, outputs[info.name], request.top_k) for info in infos},
+        outputs=context.heavy(
+            lambda: {info.name: output_result(info, outputs[info.name], request.top_k) for info in infos},
+            outputs,
+            effort=RANKING_EFFORT,
+        ),
         receipt=receipt,
         explanations=_explanations(context, model, request, rows, outputs) if request.explanations else (),
-        warnings=_warnings(infos, outputs, rows.count),
+        warnings=context.heavy(lambda: _warnings(infos, outputs, rows.count), outputs),
     )
 
 

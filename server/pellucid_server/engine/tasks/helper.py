@@ -1,4 +1,4 @@
-"""The helper process: long Python runs there, where it holds no lock that the device thread needs.
+"""A helper process: Python beyond some ten milliseconds runs there, and holds no lock that the device thread needs.
 
 `python -m pellucid_server.engine.tasks.helper --fd N` answers calls on an inherited socket, one at a time, in
 the frames of `pellucid_server.wire`: a call is (function's module, its name, arguments), an answer is
@@ -85,11 +85,14 @@ class Helper:
 
     Callers take turns, so that one with many calls does not hold up the others'. The process is started by
     `start`, or with the first call; it then imports the modules of `load`, and with some of them it is started
-    again as soon as it was killed, so that it stands ready.
+    again as soon as it was killed, so that it stands ready. It ends after `idle_seconds` without a call, if that is
+    given, and starts again with the next one.
     """
 
-    def __init__(self, *, load: Sequence[str] = ()) -> None:
+    def __init__(self, *, load: Sequence[str] = (), name: str = "helper", idle_seconds: float | None = None) -> None:
         self._load = tuple(load)
+        self._name = name
+        self._idle_seconds = idle_seconds
         self._change = threading.Condition()
         self._waiting: OrderedDict[str, deque[_Call]] = OrderedDict()
         self._wanted = False
@@ -147,7 +150,7 @@ class Helper:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="helper", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
         self._change.notify()
 
@@ -165,7 +168,9 @@ class Helper:
         while True:
             with self._change:
                 while not (self._waiting or self._wanted or self._closed):
-                    self._change.wait()
+                    seconds = None if self._process is None else self._idle_seconds
+                    if not self._change.wait(seconds):
+                        self._kill()
                 wanted, self._wanted = self._wanted, False
                 if self._waiting:
                     return self._pop()

@@ -3,10 +3,12 @@
 Threads that run Python beside the device thread take the interpreter from it at every switch: with
 four of them a forward pass took 18 times as long, and threads woken to find the baton taken cost more
 than the work of a small request. On one thread only one request ever runs, a wait costs microseconds, and
-methods stay straight-line code. A request that computes for long holds up the others: such Python belongs
-into the helper process (`Handle.compute`).
+methods stay straight-line code. A request that computes for long holds up the others: Python belongs into a
+helper process then (`Handle.compute`), and work on large arrays, which lets go of the interpreter, on a thread
+beside (`Hub.heavy`). A turn that takes long all the same is logged.
 """
 
+import contextlib
 import functools
 import heapq
 import itertools
@@ -14,13 +16,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from pellucid_server.engine.tasks.offload import Offload
+from pellucid_server.engine.tasks.turns import LONG_TURN_SECONDS, LongTurns
 from pellucid_server.recorder import Recorder
 
 _log = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ Task = Callable[[], None]
 
 MOST_HANDS = 8
 """Items of one request that are worked on at once, so that one request of many rows leaves room for others."""
+HEAVY_BYTES = 1 << 20
+"""Bytes of arrays above which work on them leaves the hub: hashing them takes 1 ms, narrowing them 5."""
+
 _OFFLOAD_THREADS = 4
 _FEW_ALARMS = 64
 """Alarms up to which those of signals that were set are left to lie."""
@@ -71,10 +77,11 @@ class Signal:
 class _Runner(greenlet):  # type: ignore[misc]  # greenlet has no types
     """What a task runs in, or a hand of it: it knows whose it is."""
 
-    def __init__(self, run: Task, parent: Any, request_number: int, prediction: bool) -> None:
+    def __init__(self, run: Task, parent: Any, request_number: int, prediction: bool, name: str) -> None:
         super().__init__(run, parent)
         self.request_number = request_number
         self.prediction = prediction
+        self.name = self.turn_name = name
 
 
 class Hub:
@@ -89,11 +96,12 @@ class Hub:
     ) -> None:
         self._on_turn = on_turn
         self._note: Callable[[int], None] = _unnoted if recorder is None else recorder.python
-        self._inbox: SimpleQueue[Signal | tuple[Task, int, bool]] = SimpleQueue()
+        self._inbox: SimpleQueue[Signal | tuple[Task, int, bool, str]] = SimpleQueue()
         self._predictions: deque[_Runner] = deque()
         self._others: deque[_Runner] = deque()
         self._in_a_row = 0
         self._turn_began = 0.0
+        self._long_turns = LongTurns()
         self._offload = Offload(_OFFLOAD_THREADS, recorder)
         self._loop: Any = None
         self._alarms: list[tuple[float, int, Signal]] = []
@@ -101,9 +109,12 @@ class Hub:
         self._most_alarms = _FEW_ALARMS
         threading.Thread(target=self._run, name="requests", daemon=True).start()
 
-    def submit(self, task: Task, *, request_number: int = 0, prediction: bool = False) -> None:
-        """Run `task`, on behalf of a request, soon; callable from any thread. It must not raise."""
-        self._inbox.put((task, request_number, prediction))
+    def submit(self, task: Task, *, request_number: int = 0, prediction: bool = False, name: str = "") -> None:
+        """Run `task`, on behalf of a request, soon; callable from any thread. It must not raise.
+
+        `name` says in the log what it does, and holds nothing of the caller's.
+        """
+        self._inbox.put((task, request_number, prediction, name))
 
     def busy_seconds(self) -> float:
         """Return how long the task whose turn it is has kept it, 0 if it is nobody's; callable from any thread."""
@@ -145,6 +156,23 @@ class Hub:
         found: Found = future.result()
         return found
 
+    def heavy(self, byte_count: int, function: Callable[[], Found]) -> Found:
+        """Call `function`, which works on arrays of `byte_count` bytes: here if they are few, else on a thread beside.
+
+        Called by a task.
+        """
+        return function() if byte_count <= HEAVY_BYTES else self.offload(function)
+
+    @contextlib.contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """Log long turns of the calling task under `name` meanwhile, and the turn in which that ends; see `submit`."""
+        runner: Any = getcurrent()
+        before, runner.name, runner.turn_name = runner.name, name, name
+        try:
+            yield
+        finally:
+            runner.name = before
+
     def map(self, function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
         """Apply `function` to every item, several at a time; called by a task.
 
@@ -156,7 +184,7 @@ class Hub:
         work = _SharedWork(function, list(items), self.signal())
         runner: Any = getcurrent()
         for _ in range(min(work.count - 1, MOST_HANDS - 1)):
-            self._make_ready(_Runner(work.drain, self._loop, runner.request_number, runner.prediction))
+            self._make_ready(_Runner(work.drain, self._loop, runner.request_number, runner.prediction, runner.name))
         work.drain()
         return work.results()
 
@@ -169,10 +197,22 @@ class Hub:
             if runner is None:
                 continue
             self._note(runner.request_number)
-            self._turn_began = time.monotonic()
-            runner.switch()
-            self._turn_began = 0.0
+            self._take_turn(runner)
             self._note(0)
+
+    def _take_turn(self, runner: _Runner) -> None:
+        """Let a task go on until it gives way."""
+        runner.turn_name = runner.name
+        processor_began = time.thread_time()
+        began = self._turn_began = time.monotonic()
+        runner.switch()
+        self._turn_began = 0.0
+        seconds = time.monotonic() - began
+        if seconds > LONG_TURN_SECONDS:
+            processor_seconds = time.thread_time() - processor_began
+            self._long_turns.note(
+                runner.turn_name, runner.request_number, wall_seconds=seconds, processor_seconds=processor_seconds
+            )
 
     def _next(self) -> _Runner | None:
         """Choose whose turn it is; None if nobody can go on."""
@@ -196,8 +236,9 @@ class Hub:
                 arrived = self._inbox.get(block=idle, timeout=seconds)
                 idle = False
                 if not isinstance(arrived, Signal):
-                    task, request_number, prediction = arrived
-                    self._make_ready(_Runner(functools.partial(_guarded, task), self._loop, request_number, prediction))
+                    task, request_number, prediction, name = arrived
+                    guarded = functools.partial(_guarded, task)
+                    self._make_ready(_Runner(guarded, self._loop, request_number, prediction, name))
                 else:
                     self._release(arrived)
         except Empty:

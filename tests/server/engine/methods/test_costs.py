@@ -115,9 +115,10 @@ def test_every_row_of_a_background_is_counted(method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if "regions" in m.parameters], ids=lambda m: m.name)
-@pytest.mark.parametrize("segments", [2, 7, 50, 300])
-@pytest.mark.parametrize("absent", [0.0, 0.03, 0.5, 0.97, 1.0])
-@pytest.mark.parametrize("noise", [0.0, 0.1, 3.0])
+@pytest.mark.parametrize(
+    ("segments", "absent", "noise"),
+    [(2, 0.03, 0.0), (7, 0.97, 0.1), (50, 0.5, 3.0), (50, 1.0, 0.1), (300, 0.0, 0.1), (300, 0.97, 3.0)],
+)
 def test_superpixels_are_never_fewer_than_was_counted_on(method, segments, absent, noise):
     source = np.random.default_rng(43)
     plane = np.add.outer(np.arange(48) // 12, np.arange(48) // 9) + noise * source.normal(size=(3, 48, 48))

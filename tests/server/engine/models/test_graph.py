@@ -3,6 +3,7 @@
 import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -286,6 +287,41 @@ def test_derived_graphs_are_made_once():
     assert graph.suffix("layers.0") is graph.suffix("layers.0")
     assert graph.capturing(("layers.0", "head")) is graph.capturing(("layers.0", "head"))
     assert graph.with_leaf_at("layers.0") is not graph.with_leaf_at("layers.1")
+
+
+def test_what_is_derived_waits_for_no_derivation_and_two_who_want_the_same_get_the_same(monkeypatch):
+    graph = Graph.from_program(ZOO["encoder"].export(zoo_module("encoder")))
+    known, began, go, make, made = graph.suffix("layers.0"), Event(), Event(), Graph._suffix, []
+
+    def held(self, layer):
+        made.append(layer)
+        began.set()
+        assert go.wait(10)
+        return make(self, layer)
+
+    monkeypatch.setattr(Graph, "_suffix", held)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(graph.suffix, "layers.1") for _ in range(2)]
+        try:
+            assert began.wait(10)
+            assert graph.suffix("layers.0") is known
+            assert not any(each.done() for each in both)
+        finally:
+            go.set()
+
+    assert both[0].result() is both[1].result()
+    assert made == ["layers.1"]
+
+
+def test_a_derivation_that_failed_is_tried_again(monkeypatch):
+    graph, make = Graph.from_program(ZOO["encoder"].export(zoo_module("encoder"))), Graph._suffix
+
+    monkeypatch.setattr(Graph, "_suffix", lambda self, layer: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        graph.suffix("layers.0")
+    monkeypatch.setattr(Graph, "_suffix", make)
+
+    assert graph.suffix("layers.0") is graph.suffix("layers.0")
 
 
 @pytest.fixture

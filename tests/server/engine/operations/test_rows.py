@@ -1,5 +1,6 @@
 """Inputs are made ready on threads beside the hub, as long as somebody waits for them."""
 
+import hashlib
 import io
 import threading
 from types import SimpleNamespace
@@ -9,11 +10,12 @@ import pytest
 from pellucid_server.engine.models.files.manifest import ImageManifest, InputManifest
 from pellucid_server.engine.models.graph.lengths import FIXED
 from pellucid_server.engine.models.inputs.pictures import PicturePreprocessor
+from pellucid_server.engine.models.inputs.preprocessing import TensorPreprocessor
 from pellucid_server.engine.operations.context import Models, RequestContext
-from pellucid_server.engine.operations.rows import prepare
+from pellucid_server.engine.operations.rows import digest, prepare
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError
-from pellucid_server.vocabulary.requests import ModelKey, PicturesInput
+from pellucid_server.vocabulary.requests import ModelKey, PicturesInput, TensorInput
 from PIL import Image
 
 MANIFEST = InputManifest("image", "image", image=ImageManifest(4, (4, 4), "nearest", (0.0,) * 3, (1.0,) * 3))
@@ -72,3 +74,41 @@ def test_more_pictures_than_the_model_takes_rows_are_refused_before_one_is_decod
     with pytest.raises(InvalidRequestError, match="inputs has 3 rows; pictures takes 1 to 2 a request"):
         prepared(bench, preprocessor, range(3), max_rows=2)
     assert preprocessor.threads == []
+
+
+@pytest.mark.parametrize(("elements", "where"), [(100, "requests"), (1 << 19, "offload")])
+def test_large_tensors_are_checked_and_converted_beside_the_hub(bench, elements, where):
+    threads = []
+
+    class Noted(TensorPreprocessor):
+        def prepare(self, given, field):
+            threads.append(threading.current_thread().name.partition("-")[0])
+            return super().prepare(given, field)
+
+    preprocessor = Noted(InputManifest("x", modality="tensor"), np.dtype("float32"), (elements,))
+    model = SimpleNamespace(key=ModelKey("m", 1), inputs={"x": preprocessor}, max_rows=8, lengths=FIXED)
+    context = RequestContext(Models({}), bench.services, RequestState(1, None))
+    array = np.arange(elements, dtype=np.float64)[None]
+
+    (rows,) = bench.run(lambda: prepare(context, model, {"x": TensorInput(array)}))
+
+    assert threads == [where]
+    np.testing.assert_array_equal(rows.arrays["x"], array.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)[:, ::-1],
+        np.broadcast_to(np.float16(3), (5, 2)),
+        np.zeros((0, 3), np.int64),
+        np.array(7.5),
+        np.array([True, False]),
+    ],
+    ids=["plain", "turned", "spread", "empty", "scalar", "flags"],
+)
+def test_a_digest_is_of_the_elements_in_order_however_they_lie_in_memory(array):
+    head = f"x\0{array.dtype.str}\0{array.shape}\0".encode()
+
+    assert digest({"x": array}) == hashlib.sha256(head + array.tobytes()).hexdigest()

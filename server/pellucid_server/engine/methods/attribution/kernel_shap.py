@@ -14,7 +14,7 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Attribution, Question, Scores
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import ATTRIBUTE
-from pellucid_server.engine.methods.shared.anytime import AnytimeBudget
+from pellucid_server.engine.methods.shared.anytime import AnytimeBudget, require_time
 from pellucid_server.engine.methods.shared.arrays import as_scores
 from pellucid_server.engine.methods.shared.coalitions import Sampled, coalition_count, design, least_coalition_count
 from pellucid_server.engine.methods.shared.groups import LIMIT, Groups, coalition_values, group, varying_counts
@@ -25,6 +25,11 @@ _SAMPLES = 2048
 _SAMPLES_PER_PLAYER = 2
 _LEAST_PER_PLAYER = 4
 _LEAST_SAMPLES = 16
+
+_FIRST_PARTS = 4
+"""With a deadline, the first round is the least that makes an answer divided by this."""
+
+_ADVICE = "ask for fewer groups"
 
 _USUAL_ROWS = 1 << 20
 """Rows forward that the default number of samples stays within, if it can, over a large background."""
@@ -100,11 +105,16 @@ def kernel_shap(model: Handle, question: Question, params: Params) -> Attributio
     ------
     InvalidRequestError
         There are too many groups, or too few samples for them, or too many samples for the baseline rows.
+    TimedOutError
+        Even the fewest coalitions that make an answer take longer than what is left.
     """
     groups = group(model, question, segments=params.segments, regions=params.regions)
     players = groups.varying(question.inputs, question.baselines)
     samples = _samples(params, len(players), question)
     coalitions = _coalitions(params, question, len(players), samples)
+    least = coalitions if params.evaluated is not None else least_coalition_count(len(players), samples)
+    what = f"An answer for {len(players)} varying groups"
+    require_time(model, forward=_rows(question, least), what=what, advice=_ADVICE)
     plan = design(len(players), samples, question.seed, compute=model.compute)
     game = _Game(model, question, groups, players)
     resolved: dict[str, ParamValue] = {"samples": samples}
@@ -171,6 +181,10 @@ class _Game:
         more, done = budget.first(least=plan.least_pairs, most=wanted, seconds=seconds), 0
         if more == count:
             return plan, self.values(present), False
+        least = plan.least_pairs if more < wanted else 0
+        if least:
+            # A few show the pace, so that what cannot be ready is given up long before the deadline.
+            more = -(-least // _FIRST_PARTS)
         sequence = plan.sequence(self._question.seed)
         found = np.empty(len(present))
         while more:
@@ -180,7 +194,12 @@ class _Game:
             found[chosen] = self.values(present[chosen], progress=(done / wanted, (done + more) / wanted))
             done += more
             budget.ran(more)
-            more = budget.more(wanted - done)
+            if done < least:
+                more = least - done
+                what = f"An answer for {len(self._players)} varying groups needs {2 * more} more coalitions"
+                budget.require(more, what=what, advice=_ADVICE)
+            else:
+                more = budget.more(wanted - done)
         if done == count:
             return plan, found, False
         pairs = np.sort(sequence[:done])

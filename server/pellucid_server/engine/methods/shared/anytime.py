@@ -8,6 +8,7 @@ other requests share, the method's own last steps and the reply.
 import math
 
 from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.errors import TimedOutError
 
 _RESERVE_SECONDS = 0.1
 _MOST_RESERVE_SECONDS = 2.0
@@ -19,6 +20,50 @@ _MOST_SHARE = 0.5
 
 _SURE_FACTOR = 100.0
 """All units are taken on at once if there is time for this many times what they are likely to take."""
+
+
+_CAUTION = 0.8
+"""Part of the least time that is taken for certain: the pace is a measurement."""
+
+_LIKELY_PART = 0.5
+"""Part of the likely time that is taken for certain, where no least time is known or it is less."""
+
+
+def require_time(model: Handle, *, forward: int, what: str, advice: str) -> None:
+    """Refuse at once what cannot be ready before the deadline.
+
+    For what only the method itself finds out, such as how many regions a picture has; what is known from the
+    parameters is refused before the method begins.
+
+    Parameters
+    ----------
+    forward
+        Rows forward without which there is no answer.
+    what, advice
+        What needs them, and what to ask for beside more time, for the message.
+
+    Raises
+    ------
+    TimedOutError
+        They take longer than what is left.
+    """
+    left = model.seconds_left()
+    if math.isinf(left):
+        return
+    likely = model.likely_seconds({"forward": forward})
+    least = model.least_seconds({"forward": forward})
+    needed = max(_CAUTION * least, _LIKELY_PART * likely if math.isfinite(likely) else 0.0)
+    if needed > left:
+        raise _too_late(f"{what} needs at least {forward} rows forward", needed, left, advice)
+
+
+def _too_late(what: str, needed: float, left: float, advice: str) -> TimedOutError:
+    return TimedOutError(
+        f"{what}, {needed:.3g} s or more at the pace measured; the deadline leaves {left:.3g} s. Allow more time, or "
+        f"{advice}.",
+        stage="refused",
+        needed_seconds=f"{needed:.3f}",
+    )
 
 
 class AnytimeBudget:
@@ -63,6 +108,18 @@ class AnytimeBudget:
         if math.isfinite(self._left):
             self._seconds_each = (before - self._left) / units + self._after_unit_seconds
             self._kept_seconds += units * self._after_unit_seconds
+
+    def require(self, units: int, *, what: str, advice: str) -> None:
+        """Give up if so many more units, without which there is no answer, cannot come in time at the pace so far.
+
+        Raises
+        ------
+        TimedOutError
+            They cannot; `what` and `advice` are for the message, as for `require_time`.
+        """
+        needed = units * self._seconds_each
+        if needed > self._left:
+            raise _too_late(what, needed, self._left, advice)
 
     def more(self, most: int) -> int:
         """Return how many units to take on in the next round, at most `most`; 0 if there is no time for one.

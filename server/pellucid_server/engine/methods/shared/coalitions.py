@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.engine.asking.duration import takes
 from pellucid_server.engine.methods.shared.arrays import generator
 
 Flags = npt.NDArray[np.bool_]
@@ -72,8 +73,9 @@ def design(players: int, samples: int, seed: int, *, compute: Callable[..., Any]
     return found
 
 
-# The helper answers one call after the other: of the same large design asked for several times at once, all but
+# A helper process answers one call after the other: of the same large design asked for several times at once, all but
 # the first find it here.
+@takes(lambda players, samples, seed: 3e-8 * players * samples)
 @functools.lru_cache(maxsize=1)
 def drawn(players: int, samples: int, seed: int) -> tuple[Flags, int]:
     """Draw a sampled design; return the fields of `Sampled` in order, which can cross to another process."""
@@ -254,6 +256,7 @@ class Sampled:
         return found
 
 
+@takes(lambda first, *_: (5e-8 + 2e-10 * first.shape[1]) * first.size)
 def estimates(first: Flags, known: int, differences: Floats, change: float) -> tuple[Floats, Floats]:
     """Solve a design's regression; return each player's Shapley value and its standard error.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.segmentation import slic
 
+from pellucid_server.engine.asking.duration import takes
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Feature, Question, Scores
 from pellucid_server.engine.evaluations.recipes import Masked
@@ -135,6 +136,14 @@ def coalition_values(
     return np.append(means, scores[len(scores) - full :])
 
 
+def _superpixel_seconds(picture: npt.NDArray[np.floating], segments: int) -> float:
+    """Return about how long superpixels take: 0.1 s for 3 x 224 x 224, whatever the segments."""
+    channels, *plane = np.shape(picture) or (1,)
+    seconds: float = (1.2 + 0.25 * channels) * 1e-6 * math.prod(plane)
+    return seconds
+
+
+@takes(_superpixel_seconds)
 def superpixels(picture: npt.NDArray[np.floating], segments: int) -> Labels:
     """Cut a picture, (channels, height, width), into about `segments` regions of like colour.
 

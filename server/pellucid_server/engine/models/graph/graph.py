@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -80,8 +81,8 @@ class Graph:
         self._output_names = tuple(value.name for value in self.outputs)
         self._open = any(None in value.shape for value in self.inputs)
         self._run = assemble(program.graph, program.tensors)
-        self._derived: OrderedDict[tuple[str, ...], Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._derived: OrderedDict[tuple[str, ...], Future[Any]] = OrderedDict()
+        self._looking, self._deriving = threading.Lock(), threading.Lock()
 
     @classmethod
     def from_program(cls, program: ExportedProgram, *, device: str = "cpu") -> "Graph":
@@ -155,14 +156,28 @@ class Graph:
         return self._cached(("suffix", layer), lambda: self._suffix(layer))
 
     def _cached(self, key: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
-        with self._lock:
-            if key not in self._derived:
-                self._derived[key] = make()
+        """Return the graph of `key`, derived first if need be; what is derived already waits for no derivation."""
+        with self._looking:
+            found = self._derived.get(key)
+            new = found is None
+            if found is None:
+                found = self._derived[key] = Future()
             self._derived.move_to_end(key)
             while len(self._derived) > _CACHED:
                 self._derived.popitem(last=False)
-            made: _Made = self._derived[key]
-            return made
+        if new:
+            self._derive(key, make, found)
+        made: _Made = found.result()
+        return made
+
+    def _derive(self, key: tuple[str, ...], make: Callable[[], Any], found: "Future[Any]") -> None:
+        try:
+            with self._deriving:
+                found.set_result(make())
+        except BaseException as error:  # noqa: BLE001 - raised again where the graph is asked for
+            with self._looking:
+                self._derived.pop(key, None)
+            found.set_exception(error)
 
     def _node(self, layer: str) -> fx.Node:
         node = self._values[layer]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from captum.attr import ShapleyValues
 from pellucid_server.engine.asking import registry
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, TimedOutError
 from server.engine.methods.closed_forms import Formula, tensor_question
 from server.engine.methods.networks import PICTURE, cnn, mlp, multi_layer, score
 
@@ -116,7 +116,7 @@ def test_sampled_a_linear_score_is_exact_and_known_to_be(explain, samples):
     assert answer.group_standard_errors.max() < 1e-6
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[::10])
 def test_sampled_scores_sum_to_the_change_of_the_score(explain, seed):
     print("seed", seed)
 
@@ -210,6 +210,44 @@ def test_near_the_deadline_it_answers_with_the_coalitions_so_far(explain, forwar
     assert sorted(handle.shares) == handle.shares
 
 
+def picture_of_tiles():
+    """Return a question about a picture of 8 x 8 even tiles, which are its superpixels."""
+    tiles = np.random.default_rng(3).permutation(64).reshape(8, 8).astype(np.float32) + 1
+    return tensor_question(np.kron(tiles, np.ones((3, 12, 12), np.float32)), modality="image")
+
+
+@pytest.mark.parametrize("forward_seconds", [0.005, 0.01])
+def test_a_picture_of_more_regions_than_there_is_time_for_is_refused_before_a_row_is_evaluated(
+    explain, forward_seconds
+):
+    handle = Formula(lambda inputs: inputs["x"].sum((1, 2, 3)), seconds=1.0, forward_seconds=forward_seconds)
+    method = registry.lookup("kernel-shap")
+    known = method.cost(method.resolve({"segments": 64}), picture_of_tiles()).lowest.forward
+
+    with pytest.raises(TimedOutError, match="varying groups needs at least") as caught:
+        explain("kernel-shap", handle, picture_of_tiles(), segments=64)
+
+    assert handle.sizes["scores"] == []
+    assert caught.value.metadata["stage"] == "refused"
+    needed = float(caught.value.metadata["needed_seconds"])
+    # Before the regions are found, fewer are counted on, for which there might have been time.
+    assert needed > max(1.0, 0.8 * forward_seconds * known)
+
+
+def test_what_turns_out_too_slow_for_the_least_answer_is_given_up_long_before_the_deadline(explain):
+    class Slower(Formula):
+        def least_seconds(self, rows):
+            return super().least_seconds(rows) / 4
+
+    handle = Slower(tangled, seconds=1.0, forward_seconds=0.004)
+
+    with pytest.raises(TimedOutError, match=r"18 varying groups needs 282 more coalitions, 1\.1\d s or more"):
+        explain("kernel-shap", handle, eighteen(1))
+
+    assert sum(handle.sizes["scores"]) == 378 - 282 + 2
+    assert handle.seconds_left() > 0.5
+
+
 def test_the_largest_design_has_a_partial_answer_within_a_second(explain):
     weights = torch.from_numpy(np.random.default_rng(20).normal(size=512))
     handle = Formula(lambda inputs: inputs["x"] @ weights, seconds=1.0, forward_seconds=0.0002)
@@ -266,13 +304,22 @@ def test_time_enough_makes_the_whole_answer(explain):
 
 
 def test_a_whole_game_is_not_cut(explain):
-    # All 2^6 coalitions take longer than there is: the deadline's error is then the evaluation's to raise.
-    handle = Formula(score(mlp(), 0), seconds=1.0, forward_seconds=0.1)
+    # All 2^6 coalitions take 1.2 s, if the pace is right: the deadline's error is then the evaluation's to raise.
+    handle = Formula(score(mlp(), 0), seconds=1.0, forward_seconds=0.019)
 
     answer = explain("kernel-shap", handle, tensor_question(np.arange(1, 7)))
 
     assert handle.sizes["scores"] == [2**6]
     assert not answer.partial
+
+
+def test_a_whole_game_that_takes_far_longer_than_there_is_is_refused_at_once(explain):
+    handle = Formula(score(mlp(), 0), seconds=1.0, forward_seconds=0.1)
+
+    with pytest.raises(TimedOutError, match="6 varying groups needs at least 64 rows forward"):
+        explain("kernel-shap", handle, tensor_question(np.arange(1, 7)))
+
+    assert handle.sizes["scores"] == []
 
 
 @pytest.mark.parametrize("evaluated", [376, 381, 2086])

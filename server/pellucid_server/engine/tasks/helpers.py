@@ -1,0 +1,53 @@
+"""Two helper processes: one for short calls, which stands ready, and one for long ones, which comes and goes.
+
+One process that runs every call to its end makes a call of ten milliseconds wait behind one of twelve seconds.
+Nothing long ever runs in the short process, so that short calls only wait for one another.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pellucid_server.engine.asking.duration import likely_seconds
+from pellucid_server.engine.tasks.helper import Helper, Waitable
+
+SHORT_SECONDS = 0.15
+"""Most seconds that a call may be likely to take in the short process: the superpixels of 256 x 256 pixels."""
+
+_IDLE_SECONDS = 60.0
+"""Seconds without a call after which the long process ends and gives its memory back."""
+
+
+class Helpers:
+    """Runs each call in the process for its likely duration; in each process callers take turns.
+
+    `load` are the modules that a process imports before its first call.
+    """
+
+    def __init__(self, *, load: Sequence[str] = (), idle_seconds: float = _IDLE_SECONDS) -> None:
+        self.short = Helper(load=load, name="short-helper")
+        self.long = Helper(load=load, name="long-helper", idle_seconds=idle_seconds)
+
+    def start(self) -> None:
+        """Start the short process, without waiting for it; the long one starts with its first call."""
+        self.short.start()
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        check: Callable[[], None],
+        finished: Waitable | None = None,
+        *,
+        caller: str = "",
+    ) -> Any:
+        """Run a module-level function of the engine in one of the processes; see `Helper.call`.
+
+        A function that does not declare how long it takes (`pellucid_server.engine.asking.duration`) counts as long.
+        """
+        helper = self.short if likely_seconds(function, arguments) <= SHORT_SECONDS else self.long
+        return helper.call(function, arguments, check, finished, caller=caller)
+
+    def close(self) -> None:
+        """End both processes; calls that are not answered yet fail."""
+        self.short.close()
+        self.long.close()
