@@ -148,10 +148,19 @@ class AblateRequest(_message.Message):
     def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _input_pb2.Input]] = ...) -> None: ...
 
 class AblateResponse(_message.Message):
-    __slots__ = ("progress",)
+    __slots__ = ("progress", "arrays")
+    class ArraysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _tensor_pb2.Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
     progress: float
-    def __init__(self, progress: _Optional[float] = ...) -> None: ...
+    arrays: _containers.MessageMap[str, _tensor_pb2.Tensor]
+    def __init__(self, progress: _Optional[float] = ..., arrays: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ...) -> None: ...
 
 class DissectRequest(_message.Message):
     __slots__ = ("model",)

@@ -9,7 +9,7 @@ from pellucid.v1 import explanation_pb2, explanation_service_pb2, tensor_pb2
 from pellucid_server.errors import error_from_wire
 from pellucid_server.rpc import status
 from pellucid_server.rpc.codec import BASELINES, SPACES
-from pellucid_server.vocabulary import requests, results
+from pellucid_server.vocabulary import messages, requests, results
 
 _BASELINE_KINDS = {word: kind for kind, word in BASELINES.items()}
 _OUTPUT_SPACES = {word: space for space, word in SPACES.items()}
@@ -39,6 +39,12 @@ def attribute_response(
         prediction=_output(result.prediction),
         timing=_timing(timing, total_seconds),
     )
+
+
+def ablate_response(part: messages.Part) -> explanation_service_pb2.AblateResponse:
+    """Write a part of the answer to an Ablate."""
+    arrays = {name: tensors.to_tensor(array) for name, array in part.body.items()}
+    return explanation_service_pb2.AblateResponse(progress=part.share, arrays=arrays)
 
 
 def model_spec(key: requests.ModelKey) -> explanation_pb2.ModelSpec:

@@ -9,14 +9,13 @@ or anything else. It sends heartbeats if its settings name an interval above 0.
 
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
-from pellucid_server import wire
+from pellucid_server.frames import HEAD
 from pellucid_server.recorder import Recorder
 from pellucid_server.vocabulary.descriptions import MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Progress, Refused, Start
@@ -30,6 +29,7 @@ from pellucid_server.vocabulary.results import (
     Runtime,
     Work,
 )
+from pellucid_server.worker_connection import Connection
 
 TIMING = RequestTiming(0.25, 0.5, 3, 4)
 MODELS = tuple(
@@ -47,14 +47,12 @@ class FakeWorker:
     def __init__(self, connection, recorder):
         self.connection = connection
         self.recorder = recorder
-        self.sending = threading.Lock()
-        self.stream = connection.makefile("rb")
+        self.credits = {}
         self.cancelled = []
         self.held = {}
 
     def send(self, message):
-        with self.sending:
-            self.connection.sendall(wire.frame(message))
+        self.connection.send_now(message)
 
     def beat(self, seconds):
         while True:
@@ -62,8 +60,7 @@ class FakeWorker:
             self.send(Heartbeat(0.0, 0.0, 0.0))
 
     def receive(self):
-        head = self.stream.read(4)
-        return wire.decode(self.stream.read(*wire.LENGTH.unpack(head))) if len(head) == 4 else None
+        return self.connection.receive()
 
     def answer(self, request_number, values):
         self.held.pop(request_number, None)
@@ -93,7 +90,7 @@ class FakeWorker:
             case ["empty"]:
                 self.send(Done(start.request_number, TIMING))
             case ["garbage"]:
-                self.connection.sendall(wire.LENGTH.pack(3) + b"\xc1\xc1\xc1")
+                self.connection._socket.sendall(HEAD.pack(3, 3, 0) + b"\xc1\xc1\xc1")
             case ["progress"]:
                 self.send(Progress(start.request_number, 0.25))
                 self.send(Progress(start.request_number, 0.75))
@@ -108,7 +105,7 @@ class FakeWorker:
             case ["threads"]:
                 self.answer(start.request_number, int(os.environ["OMP_NUM_THREADS"]))
             case ["deadline"]:
-                self.answer(start.request_number, start.deadline - time.monotonic())
+                self.answer(start.request_number, start.seconds_left)
             case _:
                 self.answer(start.request_number, 2 * start.request.inputs["x"].array)
 
@@ -167,8 +164,8 @@ class FakeWorker:
 
 def main():
     descriptors = {name: int(value) for name, value in zip(sys.argv[1::2], sys.argv[2::2], strict=True)}
-    worker = FakeWorker(socket.socket(fileno=descriptors["--fd"]), Recorder(descriptors["--record"]))
-    settings = worker.receive()
+    worker = FakeWorker(Connection(descriptors["--fd"]), Recorder(descriptors["--record"]))
+    settings = worker.connection.first()
     repository = Path(settings.model_repository)
     count = repository / "starts"
     starts = len(count.read_text()) + 1 if count.exists() else 1
