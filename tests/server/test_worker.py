@@ -236,6 +236,8 @@ class Exhausted:
 class Outgoing:
     """A connection that keeps what is sent."""
 
+    stuck = False
+
     def __init__(self):
         self.sent = []
 
