@@ -113,14 +113,14 @@ async def test_what_is_sent_to_a_lost_worker_is_dropped(ends):
 
 
 async def test_a_worker_of_another_installation_is_refused_with_what_differs(make_pool):
-    pool = make_pool(environment={"FAKE_GREETING": GREETING.decode()[:-32] + "0123456789abcdef" * 2})
+    pool = make_pool(exit_seconds=0.1, environment={"FAKE_GREETING": GREETING.decode()[:-32] + "0123456789abcdef" * 2})
 
     with pytest.raises(WorkerStartError, match=r"different installations: .* schema 01234567, ours of the schema"):
         await pool.start()
 
 
 async def test_a_worker_from_before_there_were_greetings_is_refused(make_pool):
-    pool = make_pool(environment={"FAKE_GREETING": "an old frame"})
+    pool = make_pool(exit_seconds=0.1, environment={"FAKE_GREETING": "an old frame"})
 
     with pytest.raises(WorkerStartError, match="Start workers from the installation that the server runs from"):
         await pool.start()
