@@ -1,6 +1,6 @@
 """The worker process: loads the models onto one device and answers requests on an inherited socket.
 
-Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first frame is its settings; it
+Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first message is its settings; it
 answers `Hello` once every model is tried out and loaded, or found broken, or `Refused`, and then sends a
 `Heartbeat` at equal intervals. It notes what it is busy with in the record M, if there is one (see
 `pellucid_server.recorder`).
@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from pellucid_server import wire
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.device import accelerator
@@ -34,26 +32,32 @@ from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
 from pellucid_server.engine.operations.predict import predict
+from pellucid_server.engine.operations.streams import Resume, StreamVerb, stream_infos, stream_verb
 from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
+from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
+from pellucid_server.errors import UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, trim
 from pellucid_server.recorder import Recorder
 from pellucid_server.traces import DiscreetFormatter
 from pellucid_server.vocabulary.messages import (
     Cancel,
+    Credit,
     Done,
     Heartbeat,
     Hello,
     Loading,
+    Part,
     Progress,
     Refused,
     Start,
     WorkerSettings,
 )
-from pellucid_server.vocabulary.requests import AttributeRequest, PredictRequest, Request
+from pellucid_server.vocabulary.requests import AblateRequest, AttributeRequest, PredictRequest, Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
+from pellucid_server.worker_connection import Connection
 
 _log = logging.getLogger(__name__)
 
@@ -61,71 +65,6 @@ _HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
 """What a helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
-_GATHERING_SECONDS = 0.002
-
-
-class Connection:
-    """The socket to the front; any thread may send.
-
-    Messages are gathered and sent together by `flush`, or at once when the first of them is old: a
-    system call for each of a thousand small replies a second would cost more than making them.
-
-    Sending blocks while the socket is full, and with it the hub and the heartbeat. The front always reads, so
-    that this takes as long as the front is slow, or stopped, and then nobody counts the heartbeats either.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._stream = self._socket.makefile("rb")
-        self._sending = threading.Lock()
-        self._gathered: list[bytes] = []
-        self._oldest = 0.0
-
-    def send(self, message: Any) -> None:
-        """Send one message with the next flush, or now if others have waited for 2 ms."""
-        data = wire.frame(message)
-        with self._sending:
-            now = time.monotonic()
-            if not self._gathered:
-                self._oldest = now
-            self._gathered.append(data)
-            if now - self._oldest > _GATHERING_SECONDS:
-                self._send_gathered()
-
-    def send_now(self, message: Any) -> None:
-        """Send one message, behind those that were gathered."""
-        self.send(message)
-        self.flush()
-
-    def turn(self, idle: bool) -> None:
-        """Send what is gathered if nothing else will be done now, or if it has waited for 2 ms."""
-        if self._gathered and (idle or time.monotonic() - self._oldest > _GATHERING_SECONDS):
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what is gathered."""
-        with self._sending:
-            if self._gathered:
-                self._send_gathered()
-
-    def _send_gathered(self) -> None:
-        data, self._gathered = b"".join(self._gathered), []
-        # A front that is gone reads nothing; the reader sees it too and ends the process.
-        with contextlib.suppress(ConnectionError):
-            self._socket.sendall(data)
-
-    def receive(self) -> Any:
-        """Return the next message, or None at end of file."""
-        try:
-            head = self._stream.read(wire.LENGTH.size)
-            if len(head) < wire.LENGTH.size:
-                return None
-            (length,) = wire.LENGTH.unpack(head)
-            body = self._stream.read(length)
-        except ConnectionError:
-            # The front died without reading what it was sent last.
-            return None
-        return wire.decode(body) if len(body) == length else None
 
 
 class Worker:
@@ -134,9 +73,10 @@ class Worker:
     def __init__(self, connection: Connection, models: Models, services: WorkerServices, faults: Faults) -> None:
         self._connection = connection
         self._models = models
-        self._machinery = services
+        self._services = services
         self._faults = faults
         self._requests: dict[int, RequestState] = {}
+        self._credits: dict[int, PartCredit] = {}
 
     def take(self, message: Any) -> None:
         """Do what the front says."""
@@ -148,38 +88,55 @@ class Worker:
                 state = self._requests.get(message.request_number)
                 if state is not None:
                     state.cancelled = True
+                    self._credit(message.request_number, 0, 0)
+            case Credit():
+                self._credit(message.request_number, message.parts, message.size_bytes)
             case _:
                 _log.warning("the front sent an unexpected %s", type(message).__name__)
 
     def beat(self) -> None:
-        """Tell the front how long the device, the hub and the threads beside it have been at what they do."""
-        engine, hub = self._machinery.engine, self._machinery.hub
+        """Report how long the device, the hub and the threads beside it have been at what they do.
+
+        Not while the front reads nothing: a front that is stopped for hours would be left a heap of heartbeats.
+        """
+        if self._connection.stuck:
+            return
+        engine, hub = self._services.engine, self._services.hub
         self._connection.send_now(Heartbeat(engine.busy_seconds(), hub.busy_seconds(), hub.offloaded_seconds()))
+
+    def _credit(self, request_number: int, parts: int, size_bytes: int) -> None:
+        credit = self._credits.get(request_number)
+        if credit is not None:
+            credit.grant(parts, size_bytes)
 
     def _start(self, start: Start) -> None:
         request, model = start.request, start.request.model.name
         self._faults.reach("sent", model=model)
         state = RequestState(
             start.request_number,
-            start.deadline,
+            None if start.seconds_left is None else time.monotonic() + start.seconds_left,
             priority=start.priority,
             caller=start.caller,
             alone=start.alone,
             model=model,
         )
-        self._requests[start.request_number] = state
+        number, hub = start.request_number, self._services.hub
+        self._requests[number] = state
+        if stream_verb(request) is not None:
+            self._credits[number] = PartCredit(hub, state, parts=start.credit_parts, size_bytes=start.credit_bytes)
         prediction = isinstance(request, PredictRequest) and not request.explanations
-        self._machinery.hub.submit(
-            lambda: self._run(state, request),
-            request_number=state.request_number,
+        hub.submit(
+            lambda: self._run(state, start),
+            request_number=number,
             prediction=prediction,
             name=type(request).__name__.removesuffix("Request"),
         )
 
-    def _run(self, state: RequestState, request: Request) -> None:
+    def _run(self, state: RequestState, start: Start) -> None:
         """Do one request, as a task of the hub, and send what came of it."""
-        result, failed = self._outcome(state, request)
+        result, failed = self._outcome(state, start)
         self._requests.pop(state.request_number, None)
+        self._credits.pop(state.request_number, None)
         ended, started = time.monotonic(), state.started or state.arrived
         timing = RequestTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
         self._faults.reach("answered", model=state.model)
@@ -189,17 +146,31 @@ class Worker:
             _log.exception("request %d: the result cannot be sent", state.request_number)
             self._connection.send(Done(state.request_number, timing, failure=BUG))
 
-    def _outcome(self, state: RequestState, request: Request) -> tuple[Result | None, Failure | None]:
+    def _outcome(self, state: RequestState, start: Start) -> tuple[Result | None, Failure | None]:
         try:
             state.check()
             state.started = time.monotonic()
             self._faults.reach("running", model=state.model)
             context = RequestContext(
-                self._models, self._machinery, state, _Reporter(self._connection, state.request_number).report
+                self._models, self._services, state, _Reporter(self._connection, state.request_number).report
             )
-            return self._operate(context, request), None
+            verb = stream_verb(start.request)
+            if verb is not None:
+                self._send_parts(context, start, verb)
+                return None, None
+            return self._operate(context, start.request), None
         except Exception as error:  # noqa: BLE001 - a bug costs its own request and no other
             return None, failure(state, error)
+
+    def _send_parts(self, context: RequestContext, start: Start, verb: StreamVerb) -> None:
+        """Send the parts of an answer, as far ahead of its reader as the credit allows."""
+        number, credit = start.request_number, self._credits[start.request_number]
+        resume = Resume(start.parts_done, start.checkpoint)
+        with contextlib.closing(verb.run(context, start.request, resume)) as steps:
+            for position, step in enumerate(steps, start.parts_done):
+                part = Part(number, position, step.body, step.share, step.checkpoint)
+                credit.spend(part.size_bytes)
+                self._connection.send(part)
 
     def _operate(self, context: RequestContext, request: Request) -> Result:
         match request:
@@ -207,21 +178,24 @@ class Worker:
                 return predict(context, request)
             case AttributeRequest():
                 return attribute(context, request)
+            case AblateRequest():
+                raise UnimplementedError("This server does not have Ablate.", rpc="Ablate")
 
 
 class _Reporter:
-    """Sends a request's progress, at most ten times a second."""
+    """Sends a request's progress, at most ten times a second and never less than before."""
 
     def __init__(self, connection: Connection, request_number: int) -> None:
         self._connection = connection
         self._request_number = request_number
         self._sent = time.monotonic()
+        self._share = 0.0
 
     def report(self, share: float) -> None:
         """Send that `share` of the request is done."""
         now = time.monotonic()
-        if now - self._sent >= _PROGRESS_SECONDS:
-            self._sent = now
+        if share > self._share and now - self._sent >= _PROGRESS_SECONDS:
+            self._sent, self._share = now, share
             self._connection.send(Progress(self._request_number, share))
 
 
@@ -241,7 +215,7 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     connection = Connection(arguments.fd)
     recorder = None if arguments.record is None else Recorder(arguments.record)
-    settings: WorkerSettings | None = connection.receive()
+    settings: WorkerSettings | None = connection.first()
     if settings is None:
         os._exit(0)
     _prepare_process(settings)
@@ -251,11 +225,13 @@ def main() -> NoReturn:
         loader = Loader.begin(settings, registry.methods())
     except ModelError as error:
         connection.send_now(Refused(str(error)))
+        connection.drain()
         os._exit(0)
     ready: Future[Worker] = Future()
     threading.Thread(target=_read, args=(connection, ready), name="reader", daemon=True).start()
     worker = _ready_worker(connection, settings, recorder, ready, loader)
     if worker is None:
+        connection.drain()
         os._exit(0)
     trimmed = time.monotonic()
     while True:
@@ -348,6 +324,7 @@ def _ready_worker(
             device=settings.device,
             broken=loaded.broken,
             verdicts=loaded.verdicts,
+            streams=stream_infos(),
         )
     )
     helper.start()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Server:
         """Return the id of the worker's process: of the children, the one that loads torch."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         found = [int(pid) for path in children for pid in path.read_text().split()]
-        (worker,) = [pid for pid in found if b"pellucid_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        (worker,) = [pid for pid in found if b"--record" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return worker
 
     def terminate(self) -> int:
@@ -74,8 +74,14 @@ def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> N
 
 
 @contextlib.contextmanager
-def serve(models: Path, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Run `python -m pellucid_server` on free ports; `folder` gets its log.
+def serve(
+    models: Path,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    program: Sequence[str] = ("-m", "pellucid_server"),
+) -> Iterator[Server]:
+    """Run `python -m pellucid_server`, or another program like it, on free ports; `folder` gets its log.
 
     Parameters
     ----------
@@ -83,7 +89,7 @@ def serve(models: Path, folder: Path, settings: Mapping[str, str] | None = None)
         Environment variables for it, such as `PELLUCID_POOL__HANG_SECONDS`.
     """
     ready, log = folder / "ready.json", folder / "server.log"
-    command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
+    command = [sys.executable, *program, "--models", str(models), "--port", "0"]
     command += ["--metrics-port", "0", "--ready-file", str(ready)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PELLUCID_WORKER__THREADS": "1", **(settings or {})}
     with log.open("wb") as output:

@@ -20,9 +20,9 @@ from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
+from pellucid_server.frames import HEAD
 from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Refused, Start
 from pellucid_server.vocabulary.requests import AttributeRequest, ExplanationSpec, ModelKey, PredictRequest, TensorInput
-from pellucid_server.wire import LENGTH
 from pellucid_server.worker import Worker
 from server.worker_process import BEAT_SECONDS, ROW, worker
 from torch import nn
@@ -213,7 +213,7 @@ def test_a_worker_that_ends_while_a_model_is_tried_out_leaves_no_process(reposit
 
 def test_a_worker_of_which_a_thread_fails_ends(own):
     # The reader cannot read this, and nobody else would.
-    own.socket.sendall(LENGTH.pack(1) + b"\xc1")
+    own.socket.sendall(HEAD.pack(1, 1, 0) + b"\xc1")
 
     assert own.process.wait(20) == 1
 
@@ -236,6 +236,8 @@ class Exhausted:
 
 class Outgoing:
     """A connection that keeps what is sent."""
+
+    stuck = False
 
     def __init__(self):
         self.sent = []

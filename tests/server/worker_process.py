@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pellucid_server import wire
 from pellucid_server.config import worker_environment
+from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.recorder import Recorder, new_record
 from pellucid_server.vocabulary.messages import Start, WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
@@ -35,7 +36,7 @@ class Front:
         self.socket = ours
         self.socket.settimeout(60)
         self.faults = faults
-        self._stream = ours.makefile("rb")
+        self._outbox, self._inbox, self._received = Outbox(), Inbox(), deque()
         self._record = Recorder(record)
         self.send(
             WorkerSettings(
@@ -51,11 +52,16 @@ class Front:
         )
 
     def send(self, message):
-        self.socket.sendall(wire.frame(message))
+        self._outbox.put(message)
+        while buffers := self._outbox.take():
+            self.socket.sendall(b"".join(buffers))
 
     def receive(self):
-        (length,) = wire.LENGTH.unpack(self._stream.read(wire.LENGTH.size))
-        return wire.decode(self._stream.read(length))
+        while not self._received:
+            count = self.socket.recv_into(self._inbox.buffer())
+            assert count, "the worker has ended"
+            self._received.extend(self._inbox.received(count))
+        return self._received.popleft()
 
     def next(self, kind):
         """Return the next message of a class."""
@@ -77,7 +83,6 @@ class Front:
 
     def close(self):
         """Close the connection, as a front that ends does."""
-        self._stream.close()
         self.socket.close()
 
     def children(self):

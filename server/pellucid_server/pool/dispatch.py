@@ -100,6 +100,12 @@ class Dispatcher:
             # It was answered, but whoever asked left before that could be told.
             self._observer.worked(ticket.model, timing_with_wait(ticket, ticket.answer.result()), True)
 
+    def grant(self, ticket: Ticket) -> None:
+        """Allow more parts of an answer, as its reader has taken some."""
+        credit = None if ticket.parts is None else ticket.parts.credit()
+        if credit is not None and ticket.worker_request_number:
+            self._routing.grant(ticket, *credit)
+
     def close(self) -> None:
         """Fail the requests that wait, and from now on those that workers give back."""
         self._closed = True
@@ -118,8 +124,9 @@ class Dispatcher:
         """Take the answer to a request (called by a worker)."""
         queue = self.queues[ticket.priority]
         rows = done.timing.rows_forward + done.timing.rows_backward
-        queue.release(ticket, now=time.monotonic(), rows=rows, answered=done.result is not None, ended=True)
-        if whole and done.result is not None:
+        answered = done.result is not None or (ticket.parts is not None and done.failure is None)
+        queue.release(ticket, now=time.monotonic(), rows=rows, answered=answered, ended=True)
+        if whole and answered:
             self.fatal.acquit(ticket.request)
         if ticket.answer.done():
             self._observer.worked(ticket.model, timing_with_wait(ticket, done), True)
@@ -133,7 +140,9 @@ class Dispatcher:
         self._look()
         # A request that is equal to a suspect would end a worker of its own.
         suspected = equal_requests([ticket.request for ticket in tickets], [ticket.request for ticket in suspects])
-        condemned = hung and self._hung_before(suspects)
+        # A request that has sent parts is not done again, so that it is held against it at once.
+        held_against = hung or any(ticket.parts_sent for ticket in suspects)
+        condemned = held_against and self._hung_before(suspects)
         for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
             self._take_back(ticket, suspected=like_a_suspect, condemned=condemned)
@@ -235,6 +244,10 @@ class Dispatcher:
             ticket.fail(shutting_down())
         elif suspected and condemned:
             ticket.fail(fatal_error())
+        elif ticket.parts is not None and ticket.parts_sent and ticket.parts.checkpoint is None:
+            count = ticket.parts_sent
+            text = f"The worker was lost after it had sent {count} parts of the answer; send the request again."
+            ticket.fail(UnavailableError(text, retry_after_seconds=self.recovery()))
         elif suspected and ticket.suspect:
             self._condemn(ticket.request)
             ticket.fail(fatal_error())

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from pellucid_server.config import DEFAULT_CLASSES, PREDICTIONS, ClassConfig, PoolConfig
@@ -18,11 +18,12 @@ from pellucid_server.faults import Faults
 from pellucid_server.pool.dispatch import Dispatcher, shutting_down, timing_with_wait
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.cost_estimator import CostEstimator, kind, size_bytes
+from pellucid_server.pool.queue.part_queue import PartQueue
 from pellucid_server.pool.queue.quarantine import fatal_error
 from pellucid_server.pool.queue.ticket import OnProgress, Ticket
 from pellucid_server.pool.workers.process import Launcher
 from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
-from pellucid_server.vocabulary.messages import Done, Hello, WorkerSettings
+from pellucid_server.vocabulary.messages import Done, Hello, Part, WorkerSettings
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
@@ -154,7 +155,7 @@ class Pool:
         priority
             Name of its class.
         on_progress
-            Called with the share of the request that is done, in [0, 1]; it starts again if the worker is lost.
+            Called with the share of the request that is done, in [0, 1]; it never becomes less.
 
         Raises
         ------
@@ -171,34 +172,116 @@ class Pool:
         PellucidError
             What the worker answered.
         """
-        self._check_class(request, priority)
-        if deadline_seconds is not None and deadline_seconds <= 0:
-            raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
-        dispatcher = self._dispatcher
-        # Before all else: whoever is told to come back later does.
-        if dispatcher.fatal.knows(request):
-            raise fatal_error()
-        self._check_open()
-        ticket = self._ticket(request, priority, caller, deadline_seconds, on_progress)
-        timer = None
-        if deadline_seconds is not None:
-            timer = asyncio.get_running_loop().call_later(deadline_seconds, self._expire, ticket)
+        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress)
+        timer = self._timer(ticket, deadline_seconds)
         try:
-            worker = dispatcher.worker_for(ticket)
-            if worker is None:
-                dispatcher.queues[priority].check(ticket, ticket.arrived)
-            if self._faults.possible:
-                await self._hold(ticket)
-                worker = dispatcher.worker_for(ticket)
-            dispatcher.take(ticket, worker)
+            await self._place(ticket)
             done = await ticket.answer
         except asyncio.CancelledError:
-            dispatcher.abandon(ticket)
+            self._dispatcher.abandon(ticket)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
         return self._outcome(ticket, done)
+
+    async def stream(
+        self,
+        request: Request,
+        deadline_seconds: float | None = None,
+        *,
+        caller: str = "",
+        priority: str = PREDICTIONS,
+        on_progress: OnProgress | None = None,
+        on_end: Callable[[RequestTiming], None] = lambda timing: None,
+    ) -> AsyncGenerator[Part, None]:
+        """Do one request that is answered in parts, and yield them in order, each once.
+
+        Closing the generator, or cancelling its reader, cancels the request. The worker is at most 16 parts or 8 MiB
+        ahead of the reader. A request of a lost worker is done again only from a checkpoint, or if it has sent nothing.
+
+        Parameters
+        ----------
+        on_end
+            Called with the timing when the last part was yielded.
+
+        Raises
+        ------
+        UnavailableError
+            As for `run`; or the worker was lost after it had sent parts.
+        PellucidError
+            As for `run`.
+        """
+        parts = PartQueue(resumes=self._resumes(request))
+        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress)
+        ticket.parts = parts
+        ticket.answer.add_done_callback(lambda _: parts.wake())
+        timer, ended = self._timer(ticket, deadline_seconds), False
+        try:
+            await self._place(ticket)
+            while True:
+                while (part := parts.pop()) is not None:
+                    self._dispatcher.grant(ticket)
+                    yield part
+                if ticket.answer.done():
+                    break
+                await parts.change()
+            ended = True
+            done = ticket.answer.result()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not ended:
+                ticket.answer.cancel()
+                self._dispatcher.abandon(ticket)
+        timing = self._checked(ticket, done, wasted=done.failure is not None)
+        on_end(timing)
+
+    def _resumes(self, request: Request) -> bool:
+        """Tell whether requests of this kind go on from a checkpoint."""
+        verb = type(request).__name__.removesuffix("Request")
+        hello = self.hello
+        return hello is not None and any(each.verb == verb and each.resumes for each in hello.streams)
+
+    def _admit(
+        self,
+        request: Request,
+        priority: str,
+        caller: str,
+        deadline_seconds: float | None,
+        on_progress: OnProgress | None,
+    ) -> Ticket:
+        """Refuse a request that is not taken now, whatever the queue is like; return the ticket of any other."""
+        self._check_class(request, priority)
+        if deadline_seconds is not None and deadline_seconds <= 0:
+            raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
+        # Before all else: a caller that is asked to come back later does.
+        if self._dispatcher.fatal.knows(request):
+            raise fatal_error()
+        self._check_open()
+        return self._ticket(request, priority, caller, deadline_seconds, on_progress)
+
+    def _timer(self, ticket: Ticket, deadline_seconds: float | None) -> asyncio.TimerHandle | None:
+        if deadline_seconds is None:
+            return None
+        return asyncio.get_running_loop().call_later(deadline_seconds, self._expire, ticket)
+
+    async def _place(self, ticket: Ticket) -> None:
+        """Give a request to the worker that has a place for it, or let it wait for one.
+
+        Raises
+        ------
+        OverloadedError
+            Its class has no room for it.
+        """
+        dispatcher = self._dispatcher
+        worker = dispatcher.worker_for(ticket)
+        if worker is None:
+            dispatcher.queues[ticket.priority].check(ticket, ticket.arrived)
+        if self._faults.possible:
+            await self._hold(ticket)
+            worker = dispatcher.worker_for(ticket)
+        dispatcher.take(ticket, worker)
 
     def _check_class(self, request: Request, name: str) -> None:
         """Refuse a class that there is not, or that is not for such a request."""
@@ -261,15 +344,20 @@ class Pool:
             self._dispatcher.abandon(ticket)
 
     def _outcome(self, ticket: Ticket, done: Done) -> tuple[Result, RequestTiming]:
+        timing = self._checked(ticket, done, wasted=done.result is None)
+        if done.result is None:
+            raise PellucidError("the worker sent neither a result nor a failure")
+        return done.result, timing
+
+    def _checked(self, ticket: Ticket, done: Done, *, wasted: bool) -> RequestTiming:
+        """Return the timing of a request that a worker has ended; raise its failure."""
         timing = timing_with_wait(ticket, done)
-        self._observer.worked(ticket.model, timing, done.result is None)
+        self._observer.worked(ticket.model, timing, wasted)
         if done.failure is not None:
             error = error_from_wire(done.failure.reason, done.failure.message, dict(done.failure.metadata))
             error.timing = timing
             raise error
-        if done.result is None:
-            raise PellucidError("the worker sent neither a result nor a failure")
-        return done.result, timing
+        return timing
 
     def _change(self) -> None:
         """Hear that a worker is ready or lost."""

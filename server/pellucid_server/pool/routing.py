@@ -47,6 +47,11 @@ class Routing:
         for worker in self._workers:
             worker.cancel(ticket)
 
+    def grant(self, ticket: Ticket, parts: int, size_bytes: int) -> None:
+        """Allow the worker that has a request so many more parts of its answer."""
+        for worker in self._workers:
+            worker.grant(ticket, parts, size_bytes)
+
 
 def _takes(worker: WorkerSupervisor, ticket: Ticket, most: int) -> bool:
     return worker.places(ticket.priority) < most and not (ticket.losses and worker.suspects)

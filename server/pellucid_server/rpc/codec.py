@@ -77,6 +77,18 @@ def predict_request(request: explanation_service_pb2.PredictRequest, limits: Lim
     )
 
 
+def ablate_request(request: explanation_service_pb2.AblateRequest, limits: LimitsConfig) -> requests.AblateRequest:
+    """Read an Ablate request.
+
+    Raises
+    ------
+    InvalidRequestError
+        The request can never be valid, or asks for more than `limits`.
+    """
+    inputs = _inputs(request.inputs, "inputs", limits.attribute_rows)
+    return requests.AblateRequest(model=model_key(request.model), inputs=inputs)
+
+
 def attribute_request(
     request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig
 ) -> requests.AttributeRequest:

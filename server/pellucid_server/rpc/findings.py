@@ -1,10 +1,17 @@
 """Findings turned into the message that both streams carry."""
 
 from pellucid import tensors
-from pellucid.v1 import findings_pb2, input_pb2
+from pellucid.v1 import explanation_service_pb2, findings_pb2, input_pb2
 
 from pellucid_server.rpc.replies import accuracy_message, param_value, receipt_message
-from pellucid_server.vocabulary import findings
+from pellucid_server.vocabulary import findings, messages
+
+
+def ablate_response(part: messages.Part) -> explanation_service_pb2.AblateResponse:
+    """Write a part of the answer to an Ablate."""
+    return explanation_service_pb2.AblateResponse(
+        progress=part.share, findings=findings_message(part.body), part=part.number
+    )
 
 
 def findings_message(found: findings.Findings) -> findings_pb2.Findings:

@@ -1,6 +1,7 @@
 """The handlers of both services: read the request, have the work done, write the reply."""
 
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import grpc
@@ -9,11 +10,11 @@ from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
 from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
-from pellucid_server.rpc import catalogue, codec, replies
+from pellucid_server.rpc import catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.handlers import GuardedHandlers
-from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.messages import Hello, Part
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
@@ -33,6 +34,18 @@ class Workers(Protocol):
         self, request: Request, deadline_seconds: float | None = None, *, caller: str, priority: str
     ) -> tuple[Result, RequestTiming]:
         """Do one request for a caller, in a class of requests."""
+        ...
+
+    def stream(
+        self,
+        request: Request,
+        deadline_seconds: float | None = None,
+        *,
+        caller: str,
+        priority: str,
+        on_end: Callable[[RequestTiming], None],
+    ) -> AsyncGenerator[Part, None]:
+        """Do one request that is answered in parts; closing the generator cancels it."""
         ...
 
 
@@ -59,11 +72,17 @@ class ExplanationService:
         result, timing = await _run(self._pool, asked, call)
         return replies.attribute_response(result, timing, call.elapsed_seconds)
 
-    def Ablate(  # noqa: N802 - the schema's name
+    async def Ablate(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AblateRequest, call: Call
     ) -> AsyncGenerator[explanation_service_pb2.AblateResponse, None]:
-        """Refuse: this server cannot do it."""
-        raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
+        """Change parts of the model and send what comes of it, part by part, if the workers can."""
+        hello = self._pool.hello
+        if hello is None or not any(each.verb == "Ablate" for each in hello.streams):
+            raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
+        asked = codec.ablate_request(request, self._limits)
+        async with contextlib.aclosing(_stream(self._pool, asked, call)) as parts:
+            async for part in parts:
+                yield findings.ablate_response(part)
 
     def Dissect(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.DissectRequest, call: Call
@@ -102,6 +121,15 @@ async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, Req
     call.priority = call.priority or _default_class(request)
     result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
     return result, call.timing
+
+
+def _stream(pool: Workers, request: Request, call: Call) -> AsyncGenerator[Part, None]:
+    call.priority = call.priority or _default_class(request)
+
+    def note(timing: RequestTiming) -> None:
+        call.timing = timing
+
+    return pool.stream(request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note)
 
 
 def _default_class(request: Request) -> str:

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pellucid_server.vocabulary.descriptions import BrokenModel, MethodInfo, ModelInfo, Verdict
+from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
+
+PartBody = Findings
+"""What a part of an answer holds: arrays by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,39 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Front to worker: do this request. `deadline` is on `time.monotonic()`'s clock; None is no deadline."""
+    """Front to worker: do this request, within `seconds_left`; None is no deadline."""
 
     request_number: int
     request: Request
-    deadline: float | None
+    seconds_left: float | None
+    """From when the front sends this. Clocks of two machines differ, so a time of one says nothing on the other."""
     priority: str = ""
     """Its class: whose share of the device it has."""
     caller: str = ""
-    """On whose behalf: the callers of a class share the device alike."""
+    """On whose behalf, as the caller says: the callers of a class share the device alike."""
     alone: bool = False
     """Its rows share no batch with other requests', because a worker died over one that did."""
+    identity: str = ""
+    """Who the caller proved to be; empty if nobody asked for a proof."""
+    trace: str = ""
+    """W3C trace context of the request (`traceparent`); empty if it has none."""
+    credit_parts: int = 0
+    """Parts that may be sent before a `Credit` comes."""
+    credit_bytes: int = 0
+    """Their bytes."""
+    parts_done: int = 0
+    """Parts that the caller has; the next one has this number."""
+    checkpoint: PartBody | None = None
+    """The last of them, if the request goes on from there after a worker was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Front to worker: so many more parts, and bytes of parts, of this request may be sent."""
+
+    request_number: int
+    parts: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +89,16 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A verb that a worker answers in parts."""
+
+    verb: str
+    """Name of its RPC, such as "Ablate"."""
+    resumes: bool = False
+    """Whether it can go on from a part that is a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """Worker to front, once: models are loaded and warm, work may come."""
 
@@ -73,6 +109,15 @@ class Hello:
     """Models that could not be loaded, by name, then version."""
     verdicts: tuple[Verdict, ...] = ()
     """For the settings of the next process."""
+    streams: tuple[StreamInfo, ...] = ()
+    """The verbs that answer in parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsChanged:
+    """Worker to front, unasked: what a `Hello` would say now."""
+
+    hello: Hello
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +129,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Worker to front: share of the request done, in [0, 1]."""
+    """Worker to front: share of the request done, in [0, 1]; it never becomes less."""
 
     request_number: int
     share: float
@@ -104,13 +149,50 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Worker to front: a part of the request's answer. The first has the number 0."""
+
+    request_number: int
+    number: int
+    body: PartBody
+    share: float = 0.0
+    """Share of the request that is done with it, in [0, 1]."""
+    checkpoint: bool = False
+    """Whether another worker can go on from it, given its body."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes of a request's credit."""
+        return self.body.size_bytes
+
+
+MOST_SHARED_WITH = 64
+"""Most requests that a `Done` names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
-    """Worker to front: the request's result, or what went wrong."""
+    """Worker to front: the request's result, or what went wrong; neither after parts, which were the result."""
 
     request_number: int
     timing: RequestTiming
     result: Result | None = None
     failure: Failure | None = None
+    shared_with: tuple[str, ...] = ()
+    """Traces of requests whose rows shared a device batch with this one's, at most 64; empty if that is not known."""
 
 
-Message = WorkerSettings | Start | Cancel | Loading | Hello | Refused | Progress | Heartbeat | Done
+Message = (
+    WorkerSettings
+    | Start
+    | Cancel
+    | Credit
+    | Loading
+    | Hello
+    | ModelsChanged
+    | Refused
+    | Progress
+    | Heartbeat
+    | Part
+    | Done
+)

@@ -126,4 +126,12 @@ class AttributeRequest:
     explanation: ExplanationSpec
 
 
-Request = PredictRequest | AttributeRequest
+@dataclass(frozen=True, slots=True)
+class AblateRequest:
+    """Ask what changes when parts of the model are changed."""
+
+    model: ModelKey
+    inputs: Mapping[str, Input]
+
+
+Request = PredictRequest | AttributeRequest | AblateRequest

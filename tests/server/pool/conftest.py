@@ -101,14 +101,25 @@ async def make_pool(tmp_path, diary):
     """Make pools of fake workers; they are closed afterwards."""
     made = []
 
-    def make(*, workers=1, start="plain", places=2, command=COMMAND, classes=None, beats=0.0, folder="", **config):
+    def make(
+        *,
+        workers=1,
+        start="plain",
+        places=2,
+        command=COMMAND,
+        classes=None,
+        beats=0.0,
+        folder="",
+        environment=None,
+        **config,
+    ):
         (tmp_path / start).mkdir(exist_ok=True)
         settings = WorkerSettings("cpu", str(tmp_path / start), 1, 0.05, 1 << 28, heartbeat_seconds=beats)
         quick = {"restart_initial_seconds": 0.001, "restart_max_seconds": 60.0, **config}
         pool = Pool(
             (settings,) * workers,
             PoolConfig(**quick),
-            Launcher({**os.environ, "OMP_NUM_THREADS": "7"}, command),
+            Launcher({**os.environ, "OMP_NUM_THREADS": "7", **(environment or {})}, command),
             classes={**DEFAULT_CLASSES, **(classes or {})},
             concurrent_requests=places,
             observer=diary,

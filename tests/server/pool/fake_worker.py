@@ -13,13 +13,28 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pellucid_server import wire
+from pellucid_server.frames import HEAD
 from pellucid_server.recorder import Recorder
 from pellucid_server.vocabulary.descriptions import MethodInfo, ModelInfo, Verdict
-from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Progress, Refused, Start
+from pellucid_server.vocabulary.findings import Axis, Findings, NamedArray
+from pellucid_server.vocabulary.messages import (
+    Cancel,
+    Credit,
+    Done,
+    Heartbeat,
+    Hello,
+    Loading,
+    ModelsChanged,
+    Part,
+    Progress,
+    Refused,
+    Start,
+    StreamInfo,
+)
 from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import (
     Failure,
@@ -30,6 +45,7 @@ from pellucid_server.vocabulary.results import (
     Runtime,
     Work,
 )
+from pellucid_server.worker_connection import Connection
 
 TIMING = RequestTiming(0.25, 0.5, 3, 4)
 MODELS = tuple(
@@ -43,18 +59,77 @@ def result(values):
     return PredictResult({"y": OutputResult(np.asarray(values))}, receipt)
 
 
+def one_array(name, array):
+    """Return findings of one array with one axis."""
+    return Findings(arrays={name: NamedArray(array, (Axis("value"),))})
+
+
+class Stream:
+    """Sends parts while it has credit, each with its number, and every third one a checkpoint; then does as asked."""
+
+    def __init__(self, worker, start, count, size, what):
+        self.worker = worker
+        self.request_number = start.request_number
+        self.count = count
+        self.values = np.zeros(max(size // 8, 1))
+        self.what = what
+        self.parts, self.bytes = start.credit_parts, start.credit_bytes
+        self.number = start.parts_done
+        # Numbers go on from the checkpoint's own.
+        self.next = 0 if start.checkpoint is None else int(start.checkpoint["n"][0]) + 1
+        self.begin()
+
+    def begin(self):
+        match self.what:
+            case ["die once", *path] if not Path("/".join(path)).exists():
+                Path("/".join(path)).touch()
+                os._exit(3)
+
+    def go_on(self):
+        while self.number < self.count and self.parts > 0 and self.bytes > 0:
+            self.send_part()
+        if self.number == self.count:
+            self.end()
+
+    def send_part(self):
+        values = self.values.copy()
+        values[0] = self.next
+        part = Part(self.request_number, self.number, one_array("n", values), checkpoint=self.number % 3 == 2)
+        self.worker.send(part)
+        self.number, self.next = self.number + 1, self.next + 1
+        self.parts, self.bytes = self.parts - 1, self.bytes - part.size_bytes
+        match self.what:
+            case ["die at 3", *path] if self.number == 3 and not Path("/".join(path)).exists():
+                Path("/".join(path)).touch()
+                os._exit(3)
+
+    def end(self):
+        match self.what:
+            case ["fail"]:
+                self.worker.fail(self.request_number, "CANCELLED", stage="running")
+            case ["hang"]:
+                pass
+            case ["die"]:
+                os._exit(3)
+            case ["poison"]:
+                self.worker.recorder.python(self.request_number)
+                os._exit(3)
+            case ["repeat"]:
+                self.worker.send(Part(self.request_number, 0, one_array("n", self.values)))
+            case _:
+                self.worker.send(Done(self.request_number, TIMING))
+
+
 class FakeWorker:
     def __init__(self, connection, recorder):
         self.connection = connection
         self.recorder = recorder
-        self.sending = threading.Lock()
-        self.stream = connection.makefile("rb")
+        self.streams = {}
         self.cancelled = []
         self.held = {}
 
     def send(self, message):
-        with self.sending:
-            self.connection.sendall(wire.frame(message))
+        self.connection.send_now(message)
 
     def beat(self, seconds):
         while True:
@@ -62,8 +137,7 @@ class FakeWorker:
             self.send(Heartbeat(0.0, 0.0, 0.0))
 
     def receive(self):
-        head = self.stream.read(4)
-        return wire.decode(self.stream.read(*wire.LENGTH.unpack(head))) if len(head) == 4 else None
+        return self.connection.receive()
 
     def answer(self, request_number, values):
         self.held.pop(request_number, None)
@@ -93,7 +167,18 @@ class FakeWorker:
             case ["empty"]:
                 self.send(Done(start.request_number, TIMING))
             case ["garbage"]:
-                self.connection.sendall(wire.LENGTH.pack(3) + b"\xc1\xc1\xc1")
+                self.connection._socket.sendall(HEAD.pack(3, 3, 0) + b"\xc1\xc1\xc1")
+            case ["parts", count, size, *what]:
+                self.streams[start.request_number] = Stream(self, start, int(count), int(size), what)
+                self.streams[start.request_number].go_on()
+            case ["sent"]:
+                self.answer(start.request_number, sum(each.number for each in self.streams.values()))
+            case ["change models"]:
+                new = replace(MODELS[0], key=ModelKey("new", 1, "cd" * 32))
+                self.send(ModelsChanged(Hello((new,), METHODS, "cpu")))
+                self.answer(start.request_number, 0.0)
+            case ["back", *path]:
+                self.back(start, Path("/".join(path)))
             case ["progress"]:
                 self.send(Progress(start.request_number, 0.25))
                 self.send(Progress(start.request_number, 0.75))
@@ -108,7 +193,7 @@ class FakeWorker:
             case ["threads"]:
                 self.answer(start.request_number, int(os.environ["OMP_NUM_THREADS"]))
             case ["deadline"]:
-                self.answer(start.request_number, start.deadline - time.monotonic())
+                self.answer(start.request_number, start.seconds_left)
             case _:
                 self.answer(start.request_number, 2 * start.request.inputs["x"].array)
 
@@ -129,6 +214,16 @@ class FakeWorker:
                 self.send(Heartbeat(1e6, 0.0, 0.0))
             case "python":
                 self.send(Heartbeat(0.0, 1e6, 0.0))
+
+    def back(self, start, path):
+        """Die after three quarters of the first request; begin the second again."""
+        again = path.exists()
+        path.touch()
+        for share in (0.25, 0.5, 1.0) if again else (0.25, 0.75):
+            self.send(Progress(start.request_number, share))
+        if not again:
+            os._exit(3)
+        self.answer(start.request_number, 0.0)
 
     def stuck(self, start, how, path):
         """Have the device at a request, until its caller leaves; "in turns" has it answered every other time."""
@@ -159,16 +254,27 @@ class FakeWorker:
                 case Start():
                     self.held[message.request_number] = message.request.model.name
                     self.start(message)
+                case Credit():
+                    stream = self.streams[message.request_number]
+                    stream.parts += message.parts
+                    stream.bytes += message.size_bytes
+                    stream.go_on()
                 case Cancel(request_number=request_number) if self.held.get(request_number, "").startswith("stuck"):
                     self.give_up(request_number, self.held[request_number].split("/")[1])
-                case Cancel(request_number=request_number) if self.held.get(request_number, "").startswith("hang"):
+                case Cancel(request_number=request_number) if self.held.get(request_number, "").startswith(
+                    ("hang", "parts")
+                ):
                     self.cancel(request_number)
 
 
 def main():
     descriptors = {name: int(value) for name, value in zip(sys.argv[1::2], sys.argv[2::2], strict=True)}
-    worker = FakeWorker(socket.socket(fileno=descriptors["--fd"]), Recorder(descriptors["--record"]))
-    settings = worker.receive()
+    if os.environ.get("FAKE_GREETING"):
+        # What a worker of another installation begins with.
+        socket.socket(fileno=descriptors["--fd"]).sendall(os.environ["FAKE_GREETING"].encode())
+        time.sleep(60)
+    worker = FakeWorker(Connection(descriptors["--fd"]), Recorder(descriptors["--record"]))
+    settings = worker.connection.first()
     repository = Path(settings.model_repository)
     count = repository / "starts"
     starts = len(count.read_text()) + 1 if count.exists() else 1
@@ -191,7 +297,8 @@ def main():
         sys.exit(4)
     verdicts = (Verdict("iris", 2, "abc", "It is damaged."),) if repository.name == "tried" else ()
     (repository / "verdicts").write_text(str(len(settings.verdicts)))
-    worker.send(Hello(MODELS, METHODS, settings.device, verdicts=verdicts))
+    streams = (StreamInfo("Ablate", resumes=repository.name == "resumes"),)
+    worker.send(Hello(MODELS, METHODS, settings.device, verdicts=verdicts, streams=streams))
     if settings.heartbeat_seconds:
         threading.Thread(target=worker.beat, args=(settings.heartbeat_seconds,), daemon=True).start()
     worker.serve()

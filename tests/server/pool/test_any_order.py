@@ -1,6 +1,7 @@
 """Requests that come, leave, are answered and lost in any order, on workers that the test plays itself."""
 
 import asyncio
+import contextlib
 import os
 import socket
 
@@ -8,9 +9,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.strategies import booleans, data, integers, sampled_from, sets
-from pellucid_server import wire
 from pellucid_server.config import ClassConfig, PoolConfig
 from pellucid_server.errors import FatalRequestError, OverloadedError, UnavailableError
+from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.process import Spawned
@@ -37,26 +38,19 @@ class StagedWorker:
         self.recorder = Recorder(record)
         self.device = ""
         self.running = {}
-        self._data = b""
+        self._outbox, self._inbox = Outbox(), Inbox()
         self.send(Hello((), (), "cpu"))
 
     def send(self, message):
-        self.socket.sendall(wire.frame(message))
+        self._outbox.put(message)
+        self.socket.sendall(b"".join(self._outbox.take()))
 
     def read(self):
         """Take what the front has sent so far."""
-        while chunk := self._receive():
-            self._data += chunk
-        while len(self._data) >= wire.LENGTH.size:
-            end = wire.LENGTH.size + wire.LENGTH.unpack_from(self._data)[0]
-            self._take(wire.decode(self._data[wire.LENGTH.size : end]))
-            self._data = self._data[end:]
-
-    def _receive(self):
-        try:
-            return self.socket.recv(1 << 20)
-        except BlockingIOError:
-            return b""
+        with contextlib.suppress(BlockingIOError):
+            while count := self.socket.recv_into(self._inbox.buffer()):
+                for message in self._inbox.received(count):
+                    self._take(message)
 
     def _take(self, message):
         match message:

@@ -64,19 +64,17 @@ async def test_a_lost_worker_is_started_again_and_nothing_is_left_of_it(make_poo
     assert (diary.restarts, diary.losses) == (["cpu"], [("cpu", "exit")])
 
 
-async def test_bytes_that_are_no_message_count_as_a_lost_worker(make_pool, diary):
+async def test_bytes_that_are_no_message_count_as_a_lost_worker(make_pool, diary, caplog):
     pool = make_pool()
     health = Health(pool)
     await pool.start()
-    errors = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context["exception"]))
 
     with pytest.raises(UnavailableError, match="Two workers, one after the other, were lost"):
         await pool.run(request("garbage"), 20)
 
     await health.becomes(False)
     await health.becomes(True)
-    assert len(errors) == len(diary.losses) == 2
+    assert caplog.text.count("a message cannot be decoded") == len(diary.losses) == 2
 
 
 async def test_a_worker_that_refuses_a_restart_is_tried_again(make_pool, diary):

@@ -27,8 +27,13 @@ def attribute(context: RequestContext, request: AttributeRequest) -> AttributeRe
     require_time(context, model, prepared, rows, others=Cost(forward=rows.count))
     outputs = context.handle(model).ask(Forward(Recipe(rows.arrays))).arrays
 
+    of_row = context.of_parts(rows.count)
+
     def explain(number: int) -> AttributionResult:
-        return explain_row(context, model, prepared, rows, number, outputs, time_share=time_share(number, rows.count))
+        part, share = of_row(number), time_share(number, rows.count)
+        result = explain_row(part, model, prepared, rows, number, outputs, time_share=share)
+        part.on_progress(1.0)
+        return result
 
     attributions = context.services.hub.map(explain, range(rows.count))
     info = next(info for info in model.outputs if info.name == attributions[0].output)

@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pellucid_server.engine.asking.question import Arrays
@@ -93,6 +93,33 @@ class Models:
         return model
 
 
+class SharedProgress:
+    """A request's progress from that of its parts, which are made beside one another.
+
+    Parameters
+    ----------
+    report
+        Gets the request's share, the mean of its parts'; it never becomes less.
+    """
+
+    def __init__(self, parts: int, report: Callable[[float], None]) -> None:
+        self._shares = [0.0] * parts
+        self._sum = 0.0
+        self._report = report
+
+    def part(self, number: int) -> Callable[[float], None]:
+        """Return what takes the share of a part, in [0, 1]; one that is less than before is ignored."""
+
+        def take(share: float) -> None:
+            more = min(share, 1.0) - self._shares[number]
+            if more > 0:
+                self._shares[number] += more
+                self._sum += more
+                self._report(min(self._sum / len(self._shares), 1.0))
+
+        return take
+
+
 @dataclass(frozen=True, slots=True)
 class RequestContext:
     """One request at work."""
@@ -101,6 +128,11 @@ class RequestContext:
     services: WorkerServices
     request: RequestState
     on_progress: Callable[[float], None] = field(default=lambda share: None)
+
+    def of_parts(self, count: int) -> "Callable[[int], RequestContext]":
+        """Return what gives each of the request's parts its context, so that progress is the whole request's."""
+        progress = SharedProgress(count, self.on_progress)
+        return lambda number: replace(self, on_progress=progress.part(number))
 
     def handle(self, model: LoadedModel, *, prediction: bool = False) -> ModelHandle:
         """Return a new handle; the work asked of it is in its `tally`."""

@@ -140,10 +140,14 @@ def _explanations(
         for number in range(rows.count)
     ]
 
+    of_part = context.of_parts(len(parts))
+
     def explain(position: int) -> AttributionResult:
         prepared, number = parts[position]
-        share = time_share(position, len(parts))
-        return explain_row(context, model, prepared, rows, number, outputs, time_share=share)
+        part, share = of_part(position), time_share(position, len(parts))
+        result = explain_row(part, model, prepared, rows, number, outputs, time_share=share)
+        part.on_progress(1.0)
+        return result
 
     made = iter(
         context.services.hub.map(lambda position: _attempt(context, partial(explain, position)), range(len(parts)))

@@ -49,13 +49,11 @@ class CostEstimator:
         count = _input_rows(request.inputs)
         if isinstance(request, AttributeRequest):
             return count * self._explanation_rows(request.model, request.explanation)
-        if not request.explanations:
-            return count
-        return count * (1 + sum(self._explanation_rows(request.model, each) for each in request.explanations))
+        return count * (1 + sum(self._explanation_rows(request.model, each) for each in _explanations(request)))
 
     def can_be_cut(self, request: Request) -> bool:
         """Tell whether a request answers before its deadline with what it has, however much that is."""
-        explanations = request.explanations if isinstance(request, PredictRequest) else (request.explanation,)
+        explanations = _explanations(request)
         return bool(explanations) and all(
             each.method in self._early or (each.tolerance is not None and each.method in self._tolerant)
             for each in explanations
@@ -71,16 +69,26 @@ class CostEstimator:
 
 def kind(request: Request) -> str:
     """Name what a request has in common with requests whose rows take as long."""
-    explanations = request.explanations if isinstance(request, PredictRequest) else (request.explanation,)
+    explanations = _explanations(request)
     return "/".join((request.model.name, str(request.model.version), *(each.method for each in explanations)))
 
 
 def size_bytes(request: Request) -> int:
     """Return how many bytes of arrays, pictures, texts and cells a request holds."""
-    explanations = request.explanations if isinstance(request, PredictRequest) else (request.explanation,)
+    explanations = _explanations(request)
     groups: Iterable[Mapping[str, Input]] = (request.inputs, *(each.baseline.inputs for each in explanations))
     inputs = sum(_input_bytes(each) for group in groups for each in group.values())
     return inputs + sum(_value_bytes(value) for each in explanations for value in each.parameters.values())
+
+
+def _explanations(request: Request) -> tuple[ExplanationSpec, ...]:
+    match request:
+        case PredictRequest(explanations=explanations):
+            return explanations
+        case AttributeRequest(explanation=explanation):
+            return (explanation,)
+        case _:
+            return ()
 
 
 def _input_rows(inputs: Mapping[str, Input]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pellucid_server.errors import PellucidError
+from pellucid_server.pool.queue.part_queue import PartQueue
 from pellucid_server.vocabulary.messages import Done
 from pellucid_server.vocabulary.requests import Request
 
@@ -47,6 +48,16 @@ class Ticket:
     """Workers that were lost while they had it."""
     suspect: bool = False
     """Whether one of them was busy with it when it died."""
+
+    share: float = 0.0
+    """The share of it that was last reported as done."""
+    parts: PartQueue | None = None
+    """What has arrived of an answer in parts; None if it is answered at once."""
+
+    @property
+    def parts_sent(self) -> int:
+        """Parts that a worker has sent: above zero, the request cannot be done again as if nothing had happened."""
+        return 0 if self.parts is None else self.parts.count
 
     @property
     def stage(self) -> str:

@@ -118,8 +118,8 @@ class WorkerProcess:
             raise
         try:
             worker = cls(spawned, on_message)
-            await loop.create_unix_connection(lambda: worker.connection, sock=spawned.socket)
             worker.connection.send(settings)
+            worker.connection.open(spawned.socket)
         except BaseException:
             spawned.discard()
             raise
@@ -155,6 +155,11 @@ class WorkerProcess:
                 return greeting
             case Refused(message=message):
                 raise WorkerStartError(message)
+            case None if self.connection.problem:
+                raise WorkerStartError(
+                    f"The worker for {device} cannot be understood: {self.connection.problem}. Start workers from the "
+                    "installation that the server runs from."
+                )
             case None:
                 raise WorkerStartError(
                     f"The worker for {device} ended before it was ready{self.progress}; its own log says why."

@@ -15,7 +15,19 @@ from pellucid_server.pool.workers.backoff import Backoff
 from pellucid_server.pool.workers.process import Launcher, WorkerProcess, WorkerStartError
 from pellucid_server.pool.workers.watchdog import Watchdog
 from pellucid_server.vocabulary.descriptions import Verdict
-from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Message, Progress, Start, WorkerSettings
+from pellucid_server.vocabulary.messages import (
+    Cancel,
+    Credit,
+    Done,
+    Heartbeat,
+    Hello,
+    Message,
+    ModelsChanged,
+    Part,
+    Progress,
+    Start,
+    WorkerSettings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -129,8 +141,7 @@ class WorkerSupervisor:
         """
         assert self._process is not None  # noqa: S101 - a worker that is ready has one
         request_number = next(self._request_numbers)
-        start = Start(request_number, ticket.request, ticket.deadline, ticket.priority, ticket.caller, ticket.suspect)
-        self._process.connection.send(start)
+        self._process.connection.send(_start(request_number, ticket))
         ticket.worker_request_number = request_number
         self._tickets[request_number] = ticket
         self._by_class[ticket.priority] += 1
@@ -143,9 +154,19 @@ class WorkerSupervisor:
         if self._tickets.get(ticket.worker_request_number) is ticket and self._process is not None:
             self._process.connection.send(Cancel(ticket.worker_request_number))
 
+    def grant(self, ticket: Ticket, parts: int, size_bytes: int) -> None:
+        """Allow the worker, if it has a request, so many more parts of its answer."""
+        if self._tickets.get(ticket.worker_request_number) is ticket and self._process is not None:
+            self._process.connection.send(Credit(ticket.worker_request_number, parts, size_bytes))
+
     def _receive(self, message: Message) -> None:
         self._watchdog.heard()
         match message:
+            case Part(request_number=request_number):
+                ticket = self._tickets.get(request_number)
+                # One whose reader has left may have sent some more meanwhile.
+                if ticket is not None and ticket.parts is not None and not ticket.answer.done():
+                    ticket.parts.add(message)
             case Done(request_number=request_number) if request_number in self._tickets:
                 ticket, left_behind = self._forget(request_number), self._still_at(request_number)
                 if left_behind:
@@ -157,9 +178,10 @@ class WorkerSupervisor:
                 }
                 self._watchdog.beat(message)
             case Progress(request_number=request_number, share=share) if request_number in self._tickets:
-                ticket = self._tickets[request_number]
-                if ticket.on_progress is not None and not ticket.answer.done():
-                    ticket.on_progress(share)
+                _report(self._tickets[request_number], share)
+            case ModelsChanged(hello=hello):
+                self.hello, self._verdicts = hello, hello.verdicts
+                self._owner.changed()
             case _:
                 _log.warning("the worker for %s sent an unexpected %s", self.device, type(message).__name__)
 
@@ -294,3 +316,28 @@ class WorkerSupervisor:
             self._observer.lost(self.device, "start")
             self._owner.changed()
             raise
+
+
+def _start(request_number: int, ticket: Ticket) -> Start:
+    """Return what a worker is sent of a request, with what is left of its time."""
+    deadline, parts = ticket.deadline, ticket.parts
+    credit_parts, credit_bytes = (0, 0) if parts is None else parts.first_credit()
+    return Start(
+        request_number,
+        ticket.request,
+        None if deadline is None else deadline - time.monotonic(),
+        ticket.priority,
+        ticket.caller,
+        ticket.suspect,
+        credit_parts=credit_parts,
+        credit_bytes=credit_bytes,
+        parts_done=ticket.parts_sent,
+        checkpoint=None if parts is None else parts.checkpoint,
+    )
+
+
+def _report(ticket: Ticket, share: float) -> None:
+    """Report a request's progress, which becomes no less when another worker begins again."""
+    if ticket.on_progress is not None and not ticket.answer.done() and share > ticket.share:
+        ticket.share = share
+        ticket.on_progress(share)
