@@ -18,13 +18,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
-from pellucid_server.memory_hygiene import settle
+from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, trim
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.process import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.service import add_services
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,10 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
-        self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes)
+        self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
+        self._boundary = Boundary(
+            recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes, room=self._room
+        )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
         self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
@@ -96,6 +100,7 @@ class App:
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._metrics_server: Any = None
+        self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, start the workers, and turn healthy when all are ready.
@@ -115,6 +120,7 @@ class App:
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
         self._serve_metrics()
+        self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
 
@@ -125,6 +131,9 @@ class App:
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
         await self._pool.close()
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._boundary.aside.close()
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 
@@ -170,6 +179,14 @@ class App:
         except RuntimeError as error:
             raise StartError(f"Cannot listen on {address}; is another server there?") from error
         self._server = server
+
+    async def _tidy(self) -> None:
+        """Give memory back after large requests, once none is left."""
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            if self._room.used and not self._room.held_bytes:
+                self._room.used = False
+                await self._boundary.aside.run(trim)
 
     def _serve_metrics(self) -> None:
         config = self._config.server
