@@ -181,11 +181,12 @@ class App:
         self._server = server
 
     async def _tidy(self) -> None:
-        """Give memory back after large requests, once none is left."""
+        """Give the memory of large requests back."""
         while True:
             await asyncio.sleep(TRIM_SECONDS)
-            if self._room.used and not self._room.held_bytes:
-                self._room.used = False
+            if self._room.used:
+                # Those that are still here will leave something behind as well.
+                self._room.used = self._room.held_bytes > 0
                 await self._boundary.aside.run(trim)
 
     def _serve_metrics(self) -> None:
