@@ -8,6 +8,8 @@ there is not: these show the front without what it does to reach its worker.
 import argparse
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,12 +19,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
-from pellucid_server.export import export
-from torch import Tensor, nn
 
 from benchmarks import load, servers
 
@@ -30,26 +29,11 @@ MODEL, ROWS, ROW_SHAPE = "means", 96, (3, 224, 224)
 AIMS = {0: (None, None), 1: (0.1, None), 8: (0.2, 500)}
 """By callers: the slowest health check in seconds, and the front's memory in MB."""
 
-_MANIFEST = """
-[[inputs]]
-name = "image"
-modality = "tensor"
-[[outputs]]
-name = "output"
-kind = "values"
-"""
 _PROBE_SECONDS = 0.005
 _QUIET_SECONDS = 2.0
 _PATIENCE_SECONDS = 300.0
 
 _processes = multiprocessing.get_context("spawn")
-
-
-class Means(nn.Module):
-    """The mean of each channel: next to no work for many bytes."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        return image.mean((2, 3))
 
 
 @dataclass(frozen=True)
@@ -111,14 +95,6 @@ def resident_mb(pid: int, field: str = "VmRSS") -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
-def write(repository: Path) -> None:
-    """Write the model."""
-    folder = repository / MODEL
-    folder.mkdir(parents=True)
-    (folder / "model.toml").write_text(_MANIFEST)
-    export(Means().eval(), (torch.randn(2, *ROW_SHAPE),), folder / "1", onnx=False)
-
-
 def _call(address: str, priority: str, start: Barrier, codes: "Queue[str]") -> None:
     rows = np.random.default_rng(0).random((ROWS, *ROW_SHAPE), np.float32)
     inputs = {"image": input_pb2.Input(tensor=to_tensor(rows))}
@@ -158,7 +134,8 @@ def main() -> None:
     arguments = parser.parse_args()
     load.print_command(__spec__)
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
+        # In a process of its own, as each caller would import torch with this module.
+        subprocess.run([sys.executable, "-m", "benchmarks.networks", folder, MODEL], check=True)
         with servers.running(Path(folder), threads=arguments.threads) as server:
             print(f"front before: {resident_mb(server.pid):.0f} MB")
             for _ in range(arguments.rounds):

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
-from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, trim
+from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.process import WORKER_COMMAND, Launcher
@@ -31,6 +31,9 @@ from pellucid_server.rpc.service import add_services
 _log = logging.getLogger(__name__)
 
 _ENDLESS_SECONDS = 1e9
+
+_HEAPS = 2
+"""Of the front, which runs Python on one thread at a time: one for that and one for gRPC's threads."""
 
 _NOTICE_SECONDS = 0.25
 """Time in which a stopping server still takes calls, to refuse them: those on their way would be CANCELLED by gRPC."""
@@ -257,6 +260,7 @@ async def serve(
     StartError, WorkerStartError
         The server cannot start.
     """
+    share_heaps(_HEAPS)
     app = App(config, worker_command=worker_command)
     signals = _Signals(app.hurry)
     _log.info("starting: %s", ", ".join(config.pool.devices))

@@ -19,6 +19,7 @@ from pellucid.v1 import explanation_service_pb2
 from pellucid_server.config import DEFAULT_CLASSES, ServerConfig
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
+from pellucid_server.memory_hygiene import drop_frames, trim
 from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
@@ -194,7 +195,7 @@ class Boundary:
         parse = partial(_parsed, request_class, data, call)
         # From here on the bytes are the function's alone, and are let go with it.
         del data
-        request = await self.aside.run(parse) if call.large else parse()
+        request = await self.aside.run(lambda: _tidied(parse)) if call.large else parse()
         self._keys.read(call, context)
         return request
 
@@ -217,6 +218,8 @@ class Boundary:
             failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
         answer = status.to_status(failure, call.request_id)
         self._finish(call, answer.code, failure)
+        # The frames that the error came through have the request's arrays, and would keep them while it is being sent.
+        drop_frames(failure)
         try:
             await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
         except grpc.aio.InternalError as gone:
@@ -299,6 +302,13 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
         call.model = model.name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
+    return request
+
+
+def _tidied(parse: Callable[[], Message]) -> Message:
+    """Parse, and give back what gRPC took to read a large message: its pieces leave holes that nothing fits in."""
+    request = parse()
+    trim()
     return request
 
 
