@@ -218,8 +218,8 @@ class Boundary:
             failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
         answer = status.to_status(failure, call.request_id)
         self._finish(call, answer.code, failure)
-        # The frames that the error came through have the request's arrays, and would keep them while it is being sent.
-        drop_frames(failure)
+        # The frames that the error came through have the request's arrays, and would keep them until a collection.
+        drop_frames(error)
         try:
             await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
         except grpc.aio.InternalError as gone:
@@ -286,7 +286,9 @@ def _current_task() -> "asyncio.Task[Any]":
 async def _wait_for(turn: "asyncio.Future[None]", call: Call) -> None:
     """Wait for the turn to be read, until the deadline."""
     try:
-        await asyncio.wait_for(turn, call.remaining_seconds)
+        # `wait_for` would lose a cancellation that meets the turn.
+        async with asyncio.timeout(call.remaining_seconds):
+            await turn
     except TimeoutError as error:
         text = "The deadline passed before there was room to read the request."
         raise TimedOutError(text, stage="queued") from error
