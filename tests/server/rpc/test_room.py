@@ -1,7 +1,9 @@
 """When large requests are read: the bound of bytes in flight, turns, and those who leave."""
 
 import asyncio
+import gc
 import random
+import weakref
 from collections import Counter
 
 import grpc
@@ -11,7 +13,7 @@ from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
-from pellucid_server.errors import UnavailableError
+from pellucid_server.errors import InvalidRequestError, UnavailableError
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.room import Room
@@ -225,6 +227,24 @@ async def test_of_two_messages_the_first_is_answered_as_grpc_does(address, pool)
         await pool.has(1)
         pool.let_go()
         assert service_pb.PredictResponse.FromString(await asyncio.wait_for(call, SECONDS)).outputs
+
+
+async def test_a_refused_request_leaves_nothing_for_a_collection(address, pool, boundary):
+    left = []
+
+    async def refuse(request, *_, **__):
+        left.append(weakref.ref(request.inputs["row"].array))
+        raise InvalidRequestError("There is no such class.", field="priority")
+
+    pool.run = refuse
+    gc.disable()
+    try:
+        async with connect(address) as channel:
+            await ended(channel.unary_unary(PREDICT)(body(2 * MB)))
+        await asyncio.wait_for(boundary.idle(), SECONDS)
+        assert [kept() for kept in left] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 2 * MB])
