@@ -96,6 +96,8 @@ benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of spe
 	@$(BIN)/python -m benchmarks.overload --models models
 	@echo "== A killed worker, as callers see it"
 	@$(BIN)/python -m benchmarks.outage --models models
+	@echo "== Health checks beside requests of 58 MB"
+	@$(BIN)/python -m benchmarks.large
 
 soak: $(VENV)/.test-installed models/.written ## Load the server for SOAK_SECONDS, kill workers and callers, judge all answers.
 	@$(BIN)/python -m soak --models models --seconds $(SOAK_SECONDS) --workers $(SOAK_WORKERS)

@@ -1,5 +1,6 @@
 """Networks of usual shapes with random weights, where real ones would be too much to carry."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from pellucid_server.export import export
 from torch import Tensor, nn
 
-RESNET, LITE = "resnet18", "efficientnet-lite0"
+RESNET, LITE, MEANS = "resnet18", "efficientnet-lite0", "means"
 CLASSES = 1000
 
 _PICTURE = f"""
@@ -18,6 +19,15 @@ modality = "tensor"
 name = "output"
 kind = "logits"
 labels = {[f"class {number}" for number in range(CLASSES)]}
+"""
+
+_MEANS = """
+[[inputs]]
+name = "image"
+modality = "tensor"
+[[outputs]]
+name = "output"
+kind = "values"
 """
 
 
@@ -63,9 +73,18 @@ class Lite0(EfficientNet):
         return super().forward(image)
 
 
+class Means(nn.Module):
+    """The mean of each channel: next to no work for many bytes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.mean((2, 3))
+
+
 def network(name: str) -> nn.Module:
     """Return a network in evaluation mode, with the same weights each time."""
     torch.manual_seed(0)
+    if name == MEANS:
+        return Means().eval()
     made: nn.Module = ResNet18() if name == RESNET else Lite0.from_name(LITE)
     return made.eval()
 
@@ -74,5 +93,9 @@ def write(repository: Path, name: str) -> None:
     """Write a network into a model repository."""
     folder = repository / name
     folder.mkdir(parents=True)
-    (folder / "model.toml").write_text(_PICTURE)
+    (folder / "model.toml").write_text(_MEANS if name == MEANS else _PICTURE)
     export(network(name), (torch.randn(2, 3, 224, 224),), folder / "1", onnx=False)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), sys.argv[2])

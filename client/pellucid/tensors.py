@@ -123,7 +123,9 @@ def _shape(lengths: Sequence[int], item_bytes: int) -> tuple[int, ...]:
 
 def _widened(halves: Array) -> Array:
     """Return the float32 values whose upper halves these are, read-only."""
-    wide: Array = (halves.astype("<u4") << np.uint32(16)).view("<f4")
+    shifted = halves.astype("<u4")
+    shifted <<= np.uint32(16)
+    wide: Array = shifted.view("<f4")
     wide.flags.writeable = False
     return wide
 

@@ -18,18 +18,22 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from pellucid_server.config import Config, ServerConfig, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
-from pellucid_server.memory_hygiene import settle
+from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.process import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.service import add_services
 
 _log = logging.getLogger(__name__)
 
 _ENDLESS_SECONDS = 1e9
+
+_HEAPS = 2
+"""Of the front, which runs Python on one thread at a time: one for that and one for gRPC's threads."""
 
 _NOTICE_SECONDS = 0.25
 """Time in which a stopping server still takes calls, to refuse them: those on their way would be CANCELLED by gRPC."""
@@ -86,7 +90,10 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
-        self._boundary = Boundary(recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes)
+        self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
+        self._boundary = Boundary(
+            recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes, room=self._room
+        )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
         self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
@@ -96,6 +103,7 @@ class App:
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
         self._metrics_server: Any = None
+        self._tidying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, start the workers, and turn healthy when all are ready.
@@ -115,6 +123,7 @@ class App:
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
         self._serve_metrics()
+        self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
 
@@ -125,6 +134,9 @@ class App:
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
         await self._pool.close()
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._boundary.aside.close()
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 
@@ -170,6 +182,15 @@ class App:
         except RuntimeError as error:
             raise StartError(f"Cannot listen on {address}; is another server there?") from error
         self._server = server
+
+    async def _tidy(self) -> None:
+        """Give the memory of large requests back."""
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            if self._room.used:
+                # Those that are still here will leave something behind as well.
+                self._room.used = self._room.held_bytes > 0
+                await self._boundary.aside.run(trim)
 
     def _serve_metrics(self) -> None:
         config = self._config.server
@@ -239,6 +260,7 @@ async def serve(
     StartError, WorkerStartError
         The server cannot start.
     """
+    share_heaps(_HEAPS)
     app = App(config, worker_command=worker_command)
     signals = _Signals(app.hurry)
     _log.info("starting: %s", ", ".join(config.pool.devices))

@@ -79,6 +79,9 @@ class ServerConfig(_Section):
     max_message_bytes: int = Field(default=64 * _MIB, ge=1024, lt=1 << 31)
     """Largest request; a larger one is RESOURCE_EXHAUSTED before it is read."""
 
+    inflight_bytes: int = Field(default=64 * _MIB, ge=_MIB)
+    """Bytes of requests above 1 MiB that are read, waiting or worked on; above it further ones are read later."""
+
     reflection: bool = True
     """Whether callers can ask for the schema; off, tools such as grpcurl need the proto files."""
 

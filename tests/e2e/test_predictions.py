@@ -70,6 +70,21 @@ def test_a_picture_file_and_its_pixels_and_a_prepared_tensor_are_predicted_alike
     assert by_tensor.argmax() == by_pixels.argmax() == 282
 
 
+def test_a_large_request_is_answered_as_its_rows_are_one_by_one(server: Server) -> None:
+    seed = 12
+    prepared = np.random.default_rng(seed).normal(size=(3, 3, 224, 224)).astype(np.float32)
+    whole = predict(PICTURE_MODEL, {"image": rows(prepared)})
+    # Above this size a request is read when there is room, and decoded off the event loop.
+    assert whole.ByteSize() > 1 << 20
+
+    reply = server.explanations.Predict(whole)
+
+    alone = [server.explanations.Predict(predict(PICTURE_MODEL, {"image": rows(row[None])})) for row in prepared]
+    expected = np.concatenate([from_tensor(each.outputs["output"].values) for each in alone])
+    found = from_tensor(reply.outputs["output"].values)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max(), seed
+
+
 def test_probabilities_are_the_softmax_of_the_logits_and_come_highest_first(server: Server, cat: bytes) -> None:
     reply = server.explanations.Predict(predict(PICTURE_MODEL, {"image": pictures(cat)}, top_k=1000))
 

@@ -49,6 +49,10 @@ class Call:
     """The method that the caller named."""
     timing: RequestTiming | None = None
     """Where a worker's time went; a handler sets it with the result in its hands."""
+    large: bool = False
+    """Whether its request is large: then it is decoded off the event loop."""
+    large_reply: bool = False
+    """Whether its reply is: a handler that makes one sets it."""
     ended: bool = False
     """Whether its outcome stands."""
     given_up: PellucidError | None = None

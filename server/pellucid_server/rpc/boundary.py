@@ -9,18 +9,22 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
-from pellucid_server.config import DEFAULT_CLASSES
-from pellucid_server.errors import InvalidRequestError, PellucidError
+from pellucid_server.config import DEFAULT_CLASSES, ServerConfig
+from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
+from pellucid_server.memory_hygiene import drop_frames, trim
 from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
+from pellucid_server.rpc.aside import Aside
+from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.results import RequestTiming
 
@@ -28,15 +32,17 @@ _log = logging.getLogger(__name__)
 
 _NAME_LENGTH = 80
 
+_NOTICE_SECONDS = 0.1
+
 Handler = Callable[[Any, Call], Awaitable[Message]]
 StreamHandler = Callable[[Any, Call], AsyncGenerator[Message, None]]
-Guarded = Callable[[bytes, Context], Awaitable[bytes]]
-GuardedStream = Callable[[bytes, Context], Awaitable[None]]
+Guarded = Callable[[object, Context], Awaitable[bytes]]
+GuardedStream = Callable[[object, Context], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class _Visit:
-    """A request that gRPC has; `call` is there once it has arrived whole."""
+    """A request that gRPC has; `call` is there once it has arrived whole, or waits to be read."""
 
     rpc: str
     call: Call | None = None
@@ -57,6 +63,8 @@ class Boundary:
         Its points "decode" and "replying"; None is none.
     classes
         The names of the classes of requests: others are `unknown` in the log.
+    room
+        Decides when large requests are read; None is one of the default size.
     """
 
     def __init__(
@@ -67,7 +75,12 @@ class Boundary:
         keys: CallerKeys | None = None,
         faults: Faults | None = None,
         classes: Collection[str] = frozenset(DEFAULT_CLASSES),
+        room: Room | None = None,
     ) -> None:
+        self.room = room or Room(ServerConfig().inflight_bytes, ServerConfig().max_message_bytes)
+        """The bytes of large requests in flight."""
+        self.aside = Aside()
+        """Where large messages are decoded and encoded."""
         self._classes = frozenset(classes)
         self._visits: dict[asyncio.Task[Any], _Visit] = {}
         self._idle = asyncio.Event()
@@ -99,23 +112,24 @@ class Boundary:
 
     def enter(self, rpc: str) -> None:
         """Count a request in gRPC's task for it, until that ends: only then has the reply left."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always runs in one
+        task = _current_task()
         self._visits[task] = _Visit(rpc)
         self._idle.clear()
         task.add_done_callback(self._leave)
 
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
-        """Wrap `handler` for gRPC: bytes in, bytes out."""
+        """Wrap `handler` for gRPC, which has it read its request itself: bytes in, bytes out."""
 
-        async def guarded(data: bytes, context: Context) -> bytes:
-            call = self._arrived(rpc, context)
+        async def guarded(_: object, context: Context) -> bytes:
+            call, place = self._begin(rpc, context)
             try:
-                message = await handler(await self._read(request_class, data, call, context), call)
+                message = await handler(await self._read(request_class, call, place, context), call)
                 await self._faults.pass_by("replying", model=call.model)
-                reply = message.SerializeToString()
+                reply = await self._serialized(message, call)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
                 await self._fail(call, context, error)
+            finally:
+                self.room.leave(place)
             self._finish(call, grpc.StatusCode.OK)
             return reply
 
@@ -128,26 +142,28 @@ class Boundary:
         """
 
         # Not a generator itself: gRPC leaves those that are cancelled at a send to the garbage collector.
-        async def guarded(data: bytes, context: Context) -> None:
-            call = self._arrived(rpc, context)
+        async def guarded(_: object, context: Context) -> None:
+            call, place = self._begin(rpc, context)
             try:
-                request = await self._read(request_class, data, call, context)
+                request = await self._read(request_class, call, place, context)
                 async with contextlib.aclosing(handler(request, call)) as messages:
+                    del request
                     async for message in messages:
                         await self._faults.pass_by("replying", model=call.model)
-                        await context.write(message.SerializeToString())
+                        await context.write(await self._serialized(message, call))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
                 await self._fail(call, context, error)
+            finally:
+                self.room.leave(place)
             self._finish(call, grpc.StatusCode.OK)
 
         return guarded
 
-    def _arrived(self, rpc: str, context: Context) -> Call:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always runs in one
-        visit = self._visits[task]
-        visit.call = arrival(rpc, context)
-        return visit.call
+    def _begin(self, rpc: str, context: Context) -> tuple[Call, Place]:
+        call = arrival(rpc, context)
+        # With the trailers: initial metadata of its own would be one more frame and await a call.
+        context.set_trailing_metadata(((ID_KEY, call.request_id),))
+        return call, self.room.place((rpc, context.peer()))
 
     def _leave(self, task: "asyncio.Task[Any]") -> None:
         visit = self._visits.pop(task)
@@ -156,16 +172,42 @@ class Boundary:
         if not self._visits:
             self._idle.set()
 
-    async def _read(self, request_class: type[Message], data: bytes, call: Call, context: Context) -> Message:
-        # With the trailers: initial metadata of its own would be one more frame and await a call.
-        context.set_trailing_metadata(((ID_KEY, call.request_id),))
+    async def _read(self, request_class: type[Message], call: Call, place: Place, context: Context) -> Message:
+        """Read a request once there is room for it, and parse it.
+
+        What ends it before it is here whole is not recorded, unless it waits for room: that is the server's to answer.
+        """
+        visit = self._visits[_current_task()]
+        if place.turn is not None:
+            visit.call = call
+            await _wait_for(place.turn, call)
+            visit.call = None
+        data = await context.read()
+        if not isinstance(data, bytes):
+            # Nothing came, or gRPC has ended the call, which it tells this task of within a moment.
+            await asyncio.sleep(_NOTICE_SECONDS)
+        visit.call = call
+        if not isinstance(data, bytes):
+            raise UnimplementedError(f"{call.rpc} takes exactly one request message; none came.", rpc=call.rpc)
+        self.room.arrived(place, len(data))
+        call.large = len(data) > LARGE_BYTES
         await self._faults.pass_by("decode")
-        request = _parsed(request_class, data, call)
+        parse = partial(_parsed, request_class, data, call)
+        # From here on the bytes are the function's alone, and are let go with it.
+        del data
+        request = await self.aside.run(lambda: _tidied(parse)) if call.large else parse()
         self._keys.read(call, context)
         return request
 
+    async def _serialized(self, message: Message, call: Call) -> bytes:
+        if call.large_reply:
+            return await self.aside.run(message.SerializeToString)
+        return message.SerializeToString()
+
     async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
         """Give a request its one outcome that is not an answer, and tell its caller if there is one."""
+        if self._visits[_current_task()].call is None:
+            raise error
         if call.given_up is not None:
             failure = call.given_up
         elif isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
@@ -176,6 +218,8 @@ class Boundary:
             failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
         answer = status.to_status(failure, call.request_id)
         self._finish(call, answer.code, failure)
+        # The frames that the error came through have the request's arrays, and would keep them until a collection.
+        drop_frames(error)
         try:
             await context.abort(answer.code, answer.message, ((ID_KEY, call.request_id), *answer.trailing_metadata))
         except grpc.aio.InternalError as gone:
@@ -233,6 +277,23 @@ class Boundary:
         return method, model
 
 
+def _current_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine always runs in one
+    return task
+
+
+async def _wait_for(turn: "asyncio.Future[None]", call: Call) -> None:
+    """Wait for the turn to be read, until the deadline."""
+    try:
+        # `wait_for` would lose a cancellation that meets the turn.
+        async with asyncio.timeout(call.remaining_seconds):
+            await turn
+    except TimeoutError as error:
+        text = "The deadline passed before there was room to read the request."
+        raise TimedOutError(text, stage="queued") from error
+
+
 def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     try:
         request = request_class.FromString(data)
@@ -243,6 +304,13 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
         call.model = model.name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
+    return request
+
+
+def _tidied(parse: Callable[[], Message]) -> Message:
+    """Parse, and give back what gRPC took to read a large message: its pieces leave holes that nothing fits in."""
+    request = parse()
+    trim()
     return request
 
 

@@ -39,7 +39,8 @@ class GuardedHandlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 def _guarded(method: MethodDescriptor, servicer: Any, boundary: Boundary) -> Any:
     request_class = message_factory.GetMessageClass(method.input_type)
     handler = getattr(servicer, method.name)
-    # No serializers: the boundary does both, so that bytes that are no request are its to answer too.
+    # Of a stream of requests the boundary reads the first when there is room for it; a unary handler would be given it
+    # read. The bytes on the wire are the same. No serializers: so that bytes that are no request are its to answer too.
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(boundary.guard_stream(method.name, request_class, handler))
-    return grpc.unary_unary_rpc_method_handler(boundary.guard(method.name, request_class, handler))
+        return grpc.stream_stream_rpc_method_handler(boundary.guard_stream(method.name, request_class, handler))
+    return grpc.stream_unary_rpc_method_handler(boundary.guard(method.name, request_class, handler))

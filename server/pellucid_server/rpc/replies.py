@@ -1,5 +1,6 @@
 """Results turned into the replies of the explanation service."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -39,6 +40,17 @@ def attribute_response(
         prediction=_output(result.prediction),
         timing=_timing(timing, total_seconds),
     )
+
+
+def size_bytes(result: results.Result) -> int:
+    """Return about how many bytes the reply to a request will have: those of its arrays."""
+    if isinstance(result, results.PredictResult):
+        outputs: Iterable[results.OutputResult] = result.outputs.values()
+        attributions = [each for outcome in result.explanations for each in outcome.attributions]
+    else:
+        outputs, attributions = (result.prediction,), list(result.attributions)
+    scores = sum(scored.scores.nbytes for each in attributions for scored in each.inputs.values())
+    return scores + sum(output.values.nbytes for output in outputs)
 
 
 def model_spec(key: requests.ModelKey) -> explanation_pb2.ModelSpec:

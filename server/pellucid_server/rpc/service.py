@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -12,8 +13,10 @@ from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
 from pellucid_server.rpc import catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
+from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.handlers import GuardedHandlers
+from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.vocabulary.messages import Hello, Part
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
@@ -52,25 +55,35 @@ class Workers(Protocol):
 class ExplanationService:
     """The model's answers, and what they rest on."""
 
-    def __init__(self, pool: Workers, limits: LimitsConfig) -> None:
+    def __init__(self, pool: Workers, limits: LimitsConfig, aside: Aside) -> None:
         self._pool = pool
         self._limits = limits
+        self._aside = aside
 
     async def Predict(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.PredictRequest, call: Call
     ) -> explanation_service_pb2.PredictResponse:
         """Say what the model says."""
-        asked = codec.predict_request(request, self._limits)
+        read = partial(codec.predict_request, request, self._limits)
+        # What it was read from is let go before it waits for its answer.
+        del request
+        asked = await self._aside.run(read) if call.large else read()
+        del read
         result, timing = await _run(self._pool, asked, call)
-        return replies.predict_response(result, timing, call.elapsed_seconds, request_id=call.request_id)
+        write = partial(replies.predict_response, result, timing, call.elapsed_seconds, request_id=call.request_id)
+        return await self._aside.run(write) if call.large_reply else write()
 
     async def Attribute(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AttributeRequest, call: Call
     ) -> explanation_service_pb2.AttributeResponse:
         """Score how much each element of the input contributed."""
-        asked = codec.attribute_request(request, self._limits)
+        read = partial(codec.attribute_request, request, self._limits)
+        del request
+        asked = await self._aside.run(read) if call.large else read()
+        del read
         result, timing = await _run(self._pool, asked, call)
-        return replies.attribute_response(result, timing, call.elapsed_seconds)
+        write = partial(replies.attribute_response, result, timing, call.elapsed_seconds)
+        return await self._aside.run(write) if call.large_reply else write()
 
     async def Ablate(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.AblateRequest, call: Call
@@ -79,7 +92,10 @@ class ExplanationService:
         hello = self._pool.hello
         if hello is None or not any(each.verb == "Ablate" for each in hello.streams):
             raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
-        asked = codec.ablate_request(request, self._limits)
+        read = partial(codec.ablate_request, request, self._limits)
+        del request
+        asked = await self._aside.run(read) if call.large else read()
+        del read
         async with contextlib.aclosing(_stream(self._pool, asked, call)) as parts:
             async for part in parts:
                 yield findings.ablate_response(part)
@@ -120,6 +136,7 @@ class ModelService:
 async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
     call.priority = call.priority or _default_class(request)
     result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    call.large_reply = replies.size_bytes(result) > LARGE_BYTES
     return result, call.timing
 
 
@@ -140,7 +157,7 @@ def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig,
     """Put both services on `server`, every handler behind `boundary`."""
     server.add_generic_rpc_handlers(
         (
-            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits), boundary),
+            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary.aside), boundary),
             GuardedHandlers(MODEL_SERVICE, ModelService(pool), boundary),
         )
     )

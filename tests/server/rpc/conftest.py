@@ -137,15 +137,21 @@ async def boundary(pool, registry, fault_folder):
 
 
 @contextlib.asynccontextmanager
-async def served(pool, boundary):
-    """A channel to a server of both services."""
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", 1 << 20)])
+async def serving(pool, boundary, *, most_bytes=1 << 20):
+    """The address of a server of both services."""
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", most_bytes)])
     add_services(server, pool, LimitsConfig(predict_rows=8, attribute_rows=4, explanations=2), boundary)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as opened:
-        yield opened
+    yield f"127.0.0.1:{port}"
     await server.stop(0)
+
+
+@contextlib.asynccontextmanager
+async def served(pool, boundary):
+    """A channel to a server of both services."""
+    async with serving(pool, boundary) as address, grpc.aio.insecure_channel(address) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -416,6 +416,9 @@ class GoneCaller:
     def set_trailing_metadata(self, metadata):
         pass
 
+    async def read(self):
+        return request().SerializeToString()
+
     async def abort(self, code, details, metadata):
         raise grpc.aio.InternalError("Failed to send the status.")
 
@@ -426,7 +429,7 @@ async def test_a_caller_who_leaves_while_a_status_is_sent_is_no_bug(boundary, re
 
     async def serve():
         boundary.enter("Predict")
-        await boundary.guard("Predict", service_pb.PredictRequest, fail)(request().SerializeToString(), GoneCaller())
+        await boundary.guard("Predict", service_pb.PredictRequest, fail)(None, GoneCaller())
 
     # gRPC takes a cancelled handler for one whose caller has left, and logs what else it raises.
     serving = asyncio.create_task(serve())

@@ -193,6 +193,9 @@ class GoneContext:
     def set_trailing_metadata(self, metadata):
         pass
 
+    async def read(self):
+        return b""
+
     async def write(self, data):
         raise grpc.aio.InternalError("Failed operations")
 
@@ -200,7 +203,7 @@ class GoneContext:
 async def test_a_send_that_fails_is_a_caller_who_left(servicer, boundary, registry):
     async def in_grpcs_task():
         boundary.enter("Dissect")
-        await boundary.guard_stream("Dissect", service_pb.DissectRequest, servicer.Dissect)(b"", GoneContext())
+        await boundary.guard_stream("Dissect", service_pb.DissectRequest, servicer.Dissect)(None, GoneContext())
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(in_grpcs_task())
