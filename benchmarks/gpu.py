@@ -23,8 +23,10 @@ import torch
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
 from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES
 from pellucid_server.engine.device import accelerator as devices
-from pellucid_server.engine.evaluations.kernels import INDICES, SCORES, WEIGHTS, Gradient
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.models.exported.archive import load_program
 from pellucid_server.engine.models.graph.graph import Graph
 from torch import nn
@@ -183,10 +185,16 @@ def _take_apart(note: Callable[..., None], name: str, path: Path, row: np.ndarra
     """Say where the time of a chunk of 50 rows goes, and whether bits depend on the batch."""
     graph = Graph.from_program(load_program(path), device=device)
     target = Target(graph.outputs[0].name, ((CLASS, 1.0),))
-    program = Gradient(SimpleNamespace(graph=graph), device, target, "")  # type: ignore[arg-type]
     nodes = np.linspace(0.01, 1, STEPS, dtype=np.float32)[:, None, None, None]
     rows = np.ascontiguousarray(nodes * row)
-    elements = {INDICES: np.full((STEPS, 1), CLASS), WEIGHTS: np.ones((STEPS, 1), np.float32)}
+
+    def program(chosen: np.ndarray) -> dict[str, np.ndarray]:
+        ask = Gradient(Rows({"image": chosen}), target)
+        kernel = ask.kernel(SimpleNamespace(graph=graph), device)  # type: ignore[arg-type]
+        batch = ask.recipe.stage(device).rows(0, len(chosen))
+        results = kernel(batch, [(ask, len(chosen))])  # type: ignore[arg-type]
+        return {key: devices.to_host(values) for key, values in results.items()}
+
     tensor = torch.from_numpy(rows)
     there = tensor.to(device)
 
@@ -195,7 +203,7 @@ def _take_apart(note: Callable[..., None], name: str, path: Path, row: np.ndarra
         torch.autograd.grad(graph({"image": leaf})[target.output][:, CLASS].sum(), leaf)
 
     parts: dict[str, Callable[[], Any]] = {
-        "the engine's program, from arrays to arrays": lambda: program({"image": rows, **elements}),
+        "the engine's program, from arrays to arrays": lambda: program(rows),
         "the graph forward and backward": on_device,
         "to the device": lambda: tensor.to(device),
         "to the host": there.cpu,
@@ -212,7 +220,7 @@ def _take_apart(note: Callable[..., None], name: str, path: Path, row: np.ndarra
     with torch.no_grad():
         one = {"image": there[:1]}
         note(f"{name}: the graph forward, one row", 1000 * _median_seconds(lambda: graph(one), device), "ms")
-    _compare_bits(note, name, program, rows, elements)
+    _compare_bits(note, name, program, rows)
 
 
 def _median_seconds(part: Callable[[], Any], device: str) -> float:
@@ -226,13 +234,13 @@ def _median_seconds(part: Callable[[], Any], device: str) -> float:
     return statistics.median(found[len(found) // 4 :])
 
 
-def _compare_bits(note: Callable[..., None], name: str, program: Gradient, rows: Any, elements: Any) -> None:
+def _compare_bits(note: Callable[..., None], name: str, program: Callable[[Any], Any], rows: Any) -> None:
     """Compare the last row's gradient and score in batches of several sizes, and at other places of one batch."""
 
     def last(count: int, *, place: int = -1) -> tuple[Any, Any]:
         chosen = [STEPS - count + index for index in range(count)]
         chosen[place], chosen[-1] = chosen[-1], chosen[place]
-        found = program({"image": rows[chosen], **{key: value[:count] for key, value in elements.items()}})
+        found = program(rows[chosen])
         return found["image"][place], found[SCORES][place]
 
     alone = last(1)

@@ -176,7 +176,7 @@ def parameters(known: ParameterInfo) -> st.SearchStrategy[explanation_pb2.ParamV
             usual = [explanation_pb2.ParamValue(tensor=to_tensor(each)) for each in (path, path[:2], path[::-1])]
             odd |= tensors().map(lambda tensor: explanation_pb2.ParamValue(tensor=tensor))
         case _:
-            usual = [param(choice) for choice in known.choices]
+            usual = [param(choice) for choice in known.choices or ("", "a layer that there is not")]
     return st.integers(0, 5).flatmap(lambda die: st.sampled_from(usual) if die else odd)
 
 

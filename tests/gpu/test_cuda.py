@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES
 from pellucid_server.engine.device.accelerator import to_device, to_host
 from pellucid_server.engine.device.engine import Engine, Evaluation
-from pellucid_server.engine.evaluations.kernels import INDICES, SCORES, WEIGHTS, Gradient
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.tasks.request_state import RequestState
 from server.engine.conftest import ZooModel
@@ -26,12 +28,12 @@ ROOT = Path(__file__).parents[2]
 class Hungry:
     """A program that asks the device for more memory than there is, but for single rows."""
 
-    evaluation, backward = "forward", False
+    evaluation, kind, backward = "forward", "forward", False
 
     def __init__(self, device):
         self.device = device
 
-    def __call__(self, batch):
+    def __call__(self, batch, parts):
         torch.empty(1 if len(batch["x"]) == 1 else 1 << 45, device=self.device)
         return {"y": batch["x"] * 2}
 
@@ -39,12 +41,14 @@ class Hungry:
 @pytest.mark.parametrize("name", ZOO)
 def test_gradients_on_the_device_are_those_on_the_cpu(name, device, record_property):
     rows = {key: value.numpy() for key, value in zoo_rows(name, 6, 5).items()}
-    elements = {INDICES: np.zeros((6, 1), np.int64), WEIGHTS: np.ones((6, 1), np.float32)}
     found = {}
     for where in ("cpu", device):
         graph = Graph.from_program(ZOO[name].export(zoo_module(name)), device=where)
         target = Target(graph.outputs[0].name, ((0, 1.0),))
-        found[where] = Gradient(ZooModel(None, graph), where, target, "")({**rows, **elements})
+        ask = Gradient(Rows(rows), target)
+        batch = ask.recipe.stage(where).rows(0, 6)
+        results = ask.kernel(ZooModel(None, graph), where)(batch, [(ask, 6)])
+        found[where] = {key: to_host(values) for key, values in results.items()}
 
     floating = [key for key, value in rows.items() if value.dtype.kind == "f"]
     for key in (*floating, SCORES):
@@ -111,11 +115,11 @@ from pellucid_server.engine.tasks.request_state import RequestState
 from server.engine.test_engine import evaluation, lane
 
 class Asserting:
-    evaluation, backward = "forward", False
-    def __call__(self, batch):
+    evaluation, kind, backward, device = "forward", "forward", False, sys.argv[1]
+    def __call__(self, batch, parts):
         if batch["x"][0, 0] == 1:
             torch._assert_async(torch.zeros(1, device=sys.argv[1]))
-        return {"y": torch.from_numpy(batch["x"]).to(sys.argv[1]).mul(2).cpu().numpy()}
+        return {"y": batch["x"].mul(2)}
 
 def ended(failed):
     os.write(1, failed.exc_type.__name__.encode())

@@ -76,7 +76,7 @@ class Stream:
         self.parts, self.bytes = start.credit_parts, start.credit_bytes
         self.number = start.parts_done
         # Numbers go on from the checkpoint's own.
-        self.next = 0 if start.checkpoint is None else int(start.checkpoint["n"][0]) + 1
+        self.next = 0 if start.checkpoint is None else int(start.checkpoint.arrays["n"].values[0]) + 1
         self.begin()
 
     def begin(self):

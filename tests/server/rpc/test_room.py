@@ -146,11 +146,11 @@ async def test_small_requests_pass_while_large_ones_wait(address, pool, room):
 
 async def test_large_requests_are_read_in_order_of_arrival(address, pool, room):
     async with connect(address) as channel:
-        calls = [asyncio.ensure_future(_call(channel, 5 * MB)) for _ in range(2)]
-        await pool.has(1)
-        await until(lambda: room.waiting == 1)
-        calls += [asyncio.ensure_future(_call(channel, 2 * MB))]
-        await until(lambda: room.waiting == 2)
+        calls = []
+        for waiting, size in enumerate((5 * MB, 5 * MB, 2 * MB)):
+            calls.append(asyncio.ensure_future(_call(channel, size)))
+            await pool.has(1)
+            await until(lambda waiting=waiting: room.waiting == waiting)
         order = []
         for number, call in enumerate(calls):
             call.add_done_callback(lambda _, number=number: order.append(number))
