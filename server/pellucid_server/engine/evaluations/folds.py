@@ -1,6 +1,7 @@
 """The folds that methods reduce results by."""
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -108,14 +109,17 @@ class _Sums:
     def _add(self, name: str, rows: torch.Tensor) -> None:
         raise NotImplementedError
 
-    def _look(self, name: str, rows: torch.Tensor, sums: torch.Tensor, *, offset: int = 0) -> None:
-        """Note the first row that is not finite, once a sum is not."""
-        if self.nonfinite is not None or bool(torch.isfinite(sums.sum())) or bool(torch.isfinite(sums).all()):
+    def _look(
+        self, name: str, rows: torch.Tensor, sums: torch.Tensor, *, numbers: npt.NDArray[np.intp] | None = None
+    ) -> None:
+        """Note the first row that is not finite, once a sum is not; `numbers` are the rows' within the chunk."""
+        if self.nonfinite is not None or math.isfinite(float(sums.sum())) or bool(torch.isfinite(sums).all()):
             return
         bad = ~torch.isfinite(rows.reshape(len(rows), -1)).all(1)
         if bool(bad.any()):
             first = int(bad.int().argmax())
-            self.nonfinite = NonFinite(self._done + offset + first, name, to_host(rows[first]))
+            number = first if numbers is None else int(numbers[first])
+            self.nonfinite = NonFinite(self._done + number, name, to_host(rows[first]))
 
     def result(self) -> dict[str, npt.NDArray[np.generic]]:
         return {**self._scores.result(), **{name: to_host(sums) for name, sums in self._sums.items()}}
@@ -134,20 +138,46 @@ class _Summed(_Sums):
         owners, weights = self._fold.owners[part], self._fold.weights[part]
         sums = self._sums[name]
         edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
+        if _small(sums[0]):
+            _add_runs(sums.numpy(), rows.numpy(), weights, owners, edges)
+            used = owners >= 0
+            self._look(name, rows if used.all() else rows[torch.from_numpy(used)], sums, numbers=np.flatnonzero(used))
+            return
         for begin, end in itertools.pairwise(edges):
             owner = int(owners[begin])
             if owner >= 0:
                 _add_rows(sums[owner], rows[begin:end], weights[begin:end].tolist())
-                self._look(name, rows[begin:end], sums[owner], offset=begin)
+                self._look(name, rows[begin:end], sums[owner], numbers=np.arange(begin, end))
+
+
+def _small(total: torch.Tensor) -> bool:
+    return total.numel() <= _SMALL and not total.is_cuda
+
+
+def _add_runs(
+    sums: Floats, rows: npt.NDArray[np.generic], weights: Floats, owners: npt.NDArray[np.intp], edges: list[int]
+) -> None:
+    """Add weighted rows to the sums of their owners, of which each run of rows has one, in the order of rows."""
+    products = rows.astype(np.float64) * weights.reshape(-1, *(1,) * (rows.ndim - 1))
+    firsts = owners[edges[:-1]]
+    lengths = np.diff(edges)
+    if firsts.min() >= 0 and (lengths == lengths[0]).all() and len(set(firsts.tolist())) == len(firsts):
+        runs = products.reshape(len(firsts), int(lengths[0]), *rows.shape[1:])
+        sums[firsts] = _running(sums[firsts][:, np.newaxis], runs, axis=1)
+        return
+    for begin, end, owner in zip(edges[:-1], edges[1:], firsts.tolist(), strict=True):
+        if owner >= 0:
+            sums[owner] = _running(sums[owner][np.newaxis], products[begin:end], axis=0)
+
+
+def _running(total: Floats, rows: Floats, *, axis: int) -> Floats:
+    """Return the total with rows added to it along an axis: a running sum adds them in their order."""
+    found: Floats = np.add.accumulate(np.concatenate([total, rows], axis=axis), axis=axis)
+    return np.asarray(found.take(-1, axis=axis))
 
 
 def _add_rows(total: torch.Tensor, rows: torch.Tensor, weights: list[float]) -> None:
     """Add rows, each times its weight, to a float64 total, one after the other."""
-    if total.numel() <= _SMALL and not rows.is_cuda:
-        scale = torch.tensor(weights, dtype=torch.float64).reshape(-1, *(1,) * total.ndim)
-        # A running sum along the rows adds in their order.
-        total.copy_(torch.cat([total[None], rows * scale]).cumsum(0)[-1])
-        return
     wide = torch.empty_like(total)
     for row, weight in zip(rows, weights, strict=True):
         total.add_(wide.copy_(row), alpha=weight)
@@ -181,10 +211,11 @@ class _WithSquares(_Sums):
             begin = np.zeros((2, *rows.shape[1:])) if before is None else before.astype(np.float64)
             self._sums[name] = torch.from_numpy(begin).to(rows.device)
         sums = self._sums[name]
-        if rows[0].numel() <= _SMALL and not rows.is_cuda:
-            wide = rows.double().abs() if self._absolute else rows.double()
-            sums[0] = torch.cat([sums[:1], wide]).cumsum(0)[-1]
-            sums[1] = torch.cat([sums[1:], wide * wide]).cumsum(0)[-1]
+        if _small(sums[0]):
+            wide_rows = rows.numpy().astype(np.float64)
+            found, added = sums.numpy(), np.abs(wide_rows) if self._absolute else wide_rows
+            found[0] = _running(found[:1], added, axis=0)
+            found[1] = _running(found[1:], wide_rows * wide_rows, axis=0)
         else:
             wide = torch.empty_like(sums[0])
             for row in rows:

@@ -11,7 +11,7 @@ from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import graph_of
-from pellucid_server.engine.evaluations.targets import BESIDE, scores, with_elements
+from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
@@ -31,13 +31,13 @@ class Gradient:
 
     @property
     def recipe(self) -> Recipe:
-        """The rows and the target's elements."""
-        return with_elements(self.rows, self.target)
+        """The rows."""
+        return self.rows
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: any elements of one output."""
-        return ("gradient", self.target.output, self.target.space, self.at)
+        return ("gradient", layout(self.target), self.at)
 
     @property
     def derived(self) -> bool:
@@ -65,12 +65,11 @@ class GradientKernel:
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the scores, (rows,), and gradients of the shape of what they are taken at."""
-        rows = {name: each for name, each in batch.items() if name not in BESIDE}
         with torch.enable_grad():
-            outputs, leaves = self._run(rows)
-            return score_and_gradients(outputs[self._target.output], self._target.space, batch, leaves)
+            outputs, leaves = self._run(batch)
+            return score_and_gradients(outputs[self._target.output], self._target.space, parts, leaves)
 
-    def _run(self, rows: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    def _run(self, rows: Tensors) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         if self._leafed is not None:
             return self._leafed(rows)
         # Of views, the rows' own tensors must not become leaves.
@@ -78,9 +77,9 @@ class GradientKernel:
         return self._graph({**rows, **leaves}), leaves
 
 
-def score_and_gradients(output: Tensor, space: str, batch: Tensors, leaves: Mapping[str, Tensor]) -> Tensors:
+def score_and_gradients(output: Tensor, space: str, parts: Parts, leaves: Mapping[str, Tensor]) -> Tensors:
     """Return the scores, (rows,) float64, and their gradient at each leaf; 0 where a score does not depend on it."""
-    found = scores(output, space, batch)
+    found = scores(output, space, parts)
     total = found.sum()
     gradients: tuple[Tensor | None, ...] = (None,) * len(leaves)
     if total.requires_grad:

@@ -209,14 +209,14 @@ class _Blended:
         return None
 
     def write(self, out: Tensors, first: int) -> None:
-        numbers = torch.arange(first, first + len(next(iter(out.values()))), device=self.bits.device)
-        baselines = len(next(iter(self.baselines.values())))
-        bits = self.bits.index_select(0, numbers // baselines if baselines > 1 else numbers)
+        count, baselines = len(next(iter(out.values()))), len(next(iter(self.baselines.values())))
+        numbers = torch.arange(first, first + count, device=self.bits.device) if baselines > 1 else None
+        bits = self.bits[first : first + count] if numbers is None else self.bits.index_select(0, numbers // baselines)
         for name, row in self.inputs.items():
             labels, shape = self.labels[name]
             mask = bits.index_select(1, labels).view(torch.int32).reshape(len(bits), *shape)
             absent = self.baselines[name]
-            others = absent[0] if baselines == 1 else absent.index_select(0, numbers % baselines)
+            others = absent[0] if numbers is None else absent.index_select(0, numbers % baselines)
             if row.dtype == torch.float32:
                 mine, theirs, found = (each.view(torch.int32) for each in (row, others, out[name]))
                 torch.bitwise_and(mask, mine ^ theirs, out=found)

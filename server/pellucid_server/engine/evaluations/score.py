@@ -10,7 +10,7 @@ from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import ForwardKernel
-from pellucid_server.engine.evaluations.targets import BESIDE, scores, with_elements
+from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
@@ -25,13 +25,13 @@ class Score:
 
     @property
     def recipe(self) -> Recipe:
-        """The rows and the target's elements."""
-        return with_elements(self.rows, self.target)
+        """The rows."""
+        return self.rows
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: any elements of one output."""
-        return ("scores", self.target.output, self.target.space)
+        return ("scores", layout(self.target))
 
     @property
     def derived(self) -> bool:
@@ -57,6 +57,5 @@ class ScoreKernel:
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the scores, (rows,)."""
-        inputs = {name: rows for name, rows in batch.items() if name not in BESIDE}
-        values = self._forward(inputs, parts)[self._target.output].to(torch.float64)
-        return {SCORES: scores(values, self._target.space, batch)}
+        values = self._forward(batch, parts)[self._target.output].to(torch.float64)
+        return {SCORES: scores(values, self._target.space, parts)}

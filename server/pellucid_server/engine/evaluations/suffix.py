@@ -16,7 +16,7 @@ from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.evaluations.gradient import score_and_gradients
 from pellucid_server.engine.evaluations.prefix import joined
 from pellucid_server.engine.evaluations.recipes import With
-from pellucid_server.engine.evaluations.targets import scores, with_elements
+from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.graph.suffix import Context
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
@@ -52,7 +52,7 @@ class Suffix:
 
     @property
     def recipe(self) -> Recipe:
-        """The values, the held row of each and the target's elements."""
+        """The values, and the held row of each."""
         count = self.rows.count
         of = self.of
         if of is None and self.held.count == 1:
@@ -63,14 +63,13 @@ class Suffix:
                     f"{count} values do not go with {self.held.count} held rows; say which goes with which"
                 )
             of = np.arange(count, dtype=np.int64)
-        rows = With(self.rows, {_OF: of})
-        return rows if self.target is None else with_elements(rows, self.target)
+        return With(self.rows, {_OF: of})
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: values of one layer, whatever lies before it."""
         target = self.target
-        read = None if target is None else (target.output, target.space)
+        read = None if target is None else layout(target)
         # Crossings that belong to no row are the same for rows of one layout.
         shapes = tuple(tuple(each.shape[1:]) for each in (self.held.context.value, *self.held.context.rows))
         return ("suffix", self.held.layer, read, self.gradient, shapes)
@@ -109,8 +108,8 @@ class SuffixKernel:
             leaf = values.detach().requires_grad_(self.backward)
             output = self._suffix(leaf, context, of)[self._target.output]
             if self.backward:
-                return score_and_gradients(output, self._target.space, batch, {self._layer: leaf})
-            return {SCORES: scores(output.double(), self._target.space, batch)}
+                return score_and_gradients(output, self._target.space, parts, {self._layer: leaf})
+            return {SCORES: scores(output.double(), self._target.space, parts)}
 
 
 def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor]:

@@ -7,24 +7,28 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import Recipe, Tensors
-from pellucid_server.engine.evaluations.recipes import With
-
-_INDICES = "\0indices"
-"""Flat indices of the target's elements, (rows, elements) int64."""
-_WEIGHTS = "\0weights"
-"""Weights of the target's elements, (rows, elements) float32."""
-BESIDE = frozenset({_INDICES, _WEIGHTS})
+from pellucid_server.engine.device.kernel import Parts
 
 _ELEMENTS = 2
 """Elements that targets are padded to, so that a class and a difference of two pack together."""
 
 
-def with_elements(rows: Recipe, target: Target) -> Recipe:
-    """Put the target's elements beside each row: rows of one chunk may have different ones."""
-    indices, weights = _elements(target.elements)
-    shape = (rows.count, len(indices))
-    return With(rows, {_INDICES: np.broadcast_to(indices, shape), _WEIGHTS: np.broadcast_to(weights, shape)})
+def layout(target: Target) -> tuple[str, str, int]:
+    """Return what targets have in common whose rows may share a chunk: the output, its space, how many elements."""
+    return target.output, target.space, max(_ELEMENTS, len(target.elements))
+
+
+def _of_rows(parts: Parts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices and weights of each row's target, (rows, elements) each; parts may have different ones."""
+    found = [_elements(ask.target.elements) for ask, _ in parts]  # type: ignore[attr-defined]
+    counts = [count for _, count in parts]
+    if len(found) == 1:
+        shape = (counts[0], len(found[0][0]))
+        indices, weights = (torch.from_numpy(each).expand(shape) for each in found[0])
+    else:
+        columns = (np.repeat(np.stack(each), counts, axis=0) for each in zip(*found, strict=True))
+        indices, weights = (torch.from_numpy(each) for each in columns)
+    return indices.to(device), weights.to(device)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -33,14 +37,14 @@ def _elements(elements: tuple[tuple[int, float], ...]) -> tuple[npt.NDArray[np.i
     return np.array([index for index, _ in padded], np.int64), np.array([weight for _, weight in padded], np.float32)
 
 
-def scores(values: torch.Tensor, space: str, batch: Tensors) -> torch.Tensor:
+def scores(values: torch.Tensor, space: str, parts: Parts) -> torch.Tensor:
     """Return the score of each row, (rows,), differentiable; `values` is the target's output, (rows, *shape)."""
     if values.dtype in {torch.float16, torch.bfloat16}:
         # Probabilities in half precision have three digits.
         values = values.float()
     values = probabilities_of(values, space)
     values = values.reshape(len(values), -1)  # An output with one number for each row has no axis to flatten.
-    indices, weights = batch[_INDICES].to(values.device), batch[_WEIGHTS].to(values.device)
+    indices, weights = _of_rows(parts, values.device)
     return (values.gather(1, indices) * weights.to(values.dtype)).sum(1)
 
 
