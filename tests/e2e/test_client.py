@@ -67,6 +67,25 @@ def test_rows_of_a_table_with_categories_are_explained_one_by_one(client: Client
     assert first.by_column["sex"] != second.by_column["sex"]
 
 
+def test_scores_of_a_layers_values_have_its_name_and_sum_to_what_it_changes(client: Client, table: Floats) -> None:
+    answer = client.attribute(TABLE_MODEL, table[:1], at="hidden2", tolerance=0.01)
+
+    (name,) = answer.inputs
+    assert name == "hidden2"
+    assert answer.inputs[name].scores.shape == (64,)
+    change = answer.instance_output_value - answer.baseline_output_value
+    assert answer.inputs[name].scores.sum() - answer.accuracy.signed_gap == pytest.approx(change, abs=1e-5)
+    again = client.attribute(TABLE_MODEL, table[:1], **answer.receipt.parameters, tolerance=answer.receipt.tolerance)
+    assert again.inputs[name].scores.tobytes() == answer.inputs[name].scores.tobytes()
+
+
+def test_a_layer_that_there_is_not_is_refused_with_those_that_there_are(client: Client, table: Floats) -> None:
+    with pytest.raises(InvalidRequestError, match=r"has no layer 'hidden3'; .*'hidden2', 'hidden1'") as caught:
+        client.attribute(TABLE_MODEL, table[:1], at="hidden3")
+
+    assert list(caught.value.violations) == ['explanation.parameters["at"]']
+
+
 def test_a_picture_of_the_result_is_drawn(client: Client, cat_file: Path, tmp_path: Path) -> None:
     found = client.attribute(PICTURE_MODEL, cat_file, "saliency")
 

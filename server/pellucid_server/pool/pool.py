@@ -297,7 +297,7 @@ class Pool:
             raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")
 
     def _check_open(self) -> None:
-        """Refuse a new request if none is taken now."""
+        """Refuse a new request while the pool is draining or has no ready worker."""
         if self._draining:
             raise shutting_down()
         if not self._started or not self._dispatcher.ready:

@@ -195,7 +195,7 @@ async def test_a_request_that_waits_for_room_ends_once_and_leaves_nothing(addres
     assert (room.held_bytes, room.counted_bytes) == (0, 0)
 
 
-async def test_a_sender_of_nothing_blocks_no_other(address, pool, room):
+async def test_another_is_read_once_a_sender_of_nothing_has_left(address, pool, room):
     async with connect(address) as silent, connect(address) as other:
         stuck = silent.stream_unary(PREDICT)()
         await until(lambda: room.counted_bytes or room._probe is not None)
@@ -242,7 +242,8 @@ async def test_a_refused_request_leaves_nothing_for_a_collection(address, pool, 
         async with connect(address) as channel:
             await ended(channel.unary_unary(PREDICT)(body(2 * MB)))
         await asyncio.wait_for(boundary.idle(), SECONDS)
-        assert [kept() for kept in left] == [None]
+        # The call's task ends a few turns of the loop after its caller has the answer.
+        await until(lambda: [kept() is None for kept in left] == [True])
     finally:
         gc.enable()
 

@@ -127,7 +127,3 @@ class Handle(Protocol):
     def likely_seconds(self, rows: Mapping[str, int]) -> float:
         """Return about how long rows by kind of evaluation take the device; infinity if none is known."""
         ...
-
-    def progress(self, share: float) -> None:
-        """Tell the caller that this share of the request, in [0, 1], is done."""
-        ...

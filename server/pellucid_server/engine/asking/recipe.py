@@ -139,3 +139,21 @@ class Ask(Protocol):
     def kernel(self, model: Any, device: str) -> Any:
         """Return the `Kernel` that evaluates it on a model that is loaded, on a device."""
         ...
+
+
+class Plain:
+    """What most asks have in common: their rows go to the device as they are, and the model's own graph suffices."""
+
+    __slots__ = ()
+
+    rows: Recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows."""
+        return self.rows
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return False

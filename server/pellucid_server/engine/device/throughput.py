@@ -17,7 +17,7 @@ _Measured = dict[tuple[Hashable, str], deque[tuple[float, float]]]
 
 
 class ThroughputStats:
-    """The least seconds a row of late, by model and kind of evaluation. Safe to share between threads."""
+    """The least recent seconds for each row, by model and kind of evaluation. Safe to share between threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pellucid_server.engine.asking.recipe import Fold, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import graph_of
@@ -13,18 +13,13 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(Plain):
     """Ask for the value of each layer by name, (rows, *shape)."""
 
     rows: Recipe
     layers: tuple[str, ...]
     fold: Fold = field(default_factory=Keep)
     exact: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        """The rows."""
-        return self.rows
 
     @property
     def key(self) -> tuple[Hashable, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pellucid_server.engine.asking.recipe import Fold, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.models.graph.graph import Graph
@@ -13,7 +13,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(Plain):
     """Ask for every output of the model by name, (rows, *shape)."""
 
     rows: Recipe
@@ -21,19 +21,9 @@ class Forward:
     exact: bool = False
 
     @property
-    def recipe(self) -> Recipe:
-        """The rows."""
-        return self.rows
-
-    @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk."""
         return ("forward",)
-
-    @property
-    def derived(self) -> bool:
-        """Whether it takes a graph of its own."""
-        return False
 
     def kernel(self, model: LoadedModel, device: str) -> "ForwardKernel":
         """Return what evaluates it."""

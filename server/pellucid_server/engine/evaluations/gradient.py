@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import graph_of
@@ -16,7 +16,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Gradient:
+class Gradient(Plain):
     """Ask for the target's score of each row, (rows,), and its gradient.
 
     The gradient is with respect to every floating-point input by name, (rows, *features); or, with `at`, to that
@@ -28,11 +28,6 @@ class Gradient:
     at: str = ""
     fold: Fold = field(default_factory=Keep)
     exact: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        """The rows."""
-        return self.rows
 
     @property
     def key(self) -> tuple[Hashable, ...]:

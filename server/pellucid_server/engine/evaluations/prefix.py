@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.handle import Held
-from pellucid_server.engine.asking.recipe import Accumulator, Fold, NonFinite, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import Accumulator, Fold, NonFinite, Plain, Recipe, Tensors
 from pellucid_server.engine.device.accelerator import to_host
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.forward import graph_of
@@ -87,18 +87,13 @@ class _Gathered:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(Plain):
     """Ask for what crosses a cut at `layer`."""
 
     rows: Recipe
     layer: str
     fold: Fold
     exact: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        """The rows."""
-        return self.rows
 
     @property
     def key(self) -> tuple[Hashable, ...]:

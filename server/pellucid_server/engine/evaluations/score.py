@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import ForwardKernel
@@ -15,7 +15,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Plain):
     """Ask for the target's score of each row, (rows,) float64; nothing else leaves the device."""
 
     rows: Recipe
@@ -24,19 +24,9 @@ class Score:
     exact: bool = False
 
     @property
-    def recipe(self) -> Recipe:
-        """The rows."""
-        return self.rows
-
-    @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: any elements of one output."""
         return ("scores", layout(self.target))
-
-    @property
-    def derived(self) -> bool:
-        """Whether it takes a graph of its own."""
-        return False
 
     def kernel(self, model: LoadedModel, device: str) -> "ScoreKernel":
         """Return what evaluates it."""

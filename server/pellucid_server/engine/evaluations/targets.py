@@ -1,6 +1,8 @@
 """The score that is asked for: elements of an output, read in a space, weighted and added."""
 
 import functools
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,16 @@ def layout(target: Target) -> tuple[str, str, int]:
     return target.output, target.space, max(_ELEMENTS, len(target.elements))
 
 
+class _Targeted(Protocol):
+    """An ask with a target: the only ones whose kernels read scores."""
+
+    @property
+    def target(self) -> Target: ...
+
+
 def _of_rows(parts: Parts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the indices and weights of each row's target, (rows, elements) each; parts may have different ones."""
-    found = [_elements(ask.target.elements) for ask, _ in parts]  # type: ignore[attr-defined]
+    found = [_elements(ask.target.elements) for ask, _ in cast("Sequence[tuple[_Targeted, int]]", parts)]
     counts = [count for _, count in parts]
     if len(found) == 1:
         shape = (counts[0], len(found[0][0]))

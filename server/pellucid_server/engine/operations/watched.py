@@ -111,10 +111,6 @@ class WatchedHandle:
         """Return about how long rows by kind take the device."""
         return self._handle.likely_seconds(rows)
 
-    def progress(self, share: float) -> None:
-        """Tell the caller that this share of the request is done."""
-        self._handle.progress(share)
-
     @contextlib.contextmanager
     def _naming_rows(self, rows: Recipe) -> Iterator[None]:
         """Say of an error in the inputs, such as a whole number beyond a table of the model, whose it is."""

@@ -5,7 +5,7 @@ more requests do not get more done: each takes longer, until all of them outlive
 worked for nobody. So the limit follows what completed requests tell. A request's stretch is how much longer it stayed
 in its place than its kind does on a quiet worker, row for row; requests side by side divided by their stretch are
 those that the device really did at once, and half as many more are allowed, to see whether it could do more. Where
-stays are short the limit is what keeps them so, as nobody is hurt by that. A request whose deadline passes in its
+stays are short the limit is what keeps them so, which costs the requests little. A request whose deadline passes in its
 place, and not soon after it got it, is a loss: the limit falls by a fifth, and comes back as requests are done.
 
 Source: after Brakmo and Peterson, "TCP Vegas: End to End Congestion Avoidance on a Global Internet", IEEE Journal on

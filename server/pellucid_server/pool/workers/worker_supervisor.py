@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """Whoever gives a worker its requests."""
+    """What gives a worker its requests and takes them back."""
 
     def ended(self, ticket: Ticket, done: Done, *, whole: bool) -> None:
         """Take the answer to a request, which the worker has no longer; if it is `whole`, nor is it at work for it."""

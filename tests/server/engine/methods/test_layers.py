@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from pellucid_server.engine.asking.question import Feature, Question, Target
+from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import InvalidRequestError
 from server.engine.models.networks import ZOO, zoo_graph, zoo_module, zoo_rows
 
@@ -63,3 +64,14 @@ def test_a_layer_that_there_is_not_is_refused_with_those_of_like_names(bench, ex
         )
 
     assert caught.value.metadata["field"] == 'parameters["at"]'
+
+
+def test_what_is_held_for_a_row_is_let_go_with_its_answer(bench, explain):
+    request = RequestState(1, None)
+    layer = ZOO["residual"].cuts.split()[0]
+    handle = bench.handle("residual", request=request)
+
+    bench.run(lambda: explain("integrated-gradients", handle, question("residual"), steps=2, at=layer))
+
+    assert handle.tally.work().rows_forward > 0
+    assert request.held_bytes == 0

@@ -94,8 +94,8 @@ class Params:
         "segments are integrated over: what an answer did whose deadline was near, so that its receipt makes it again. "
         "Not together with steps.",
     )
-    at: str = parameter(
-        "",
+    at: str | None = parameter(
+        None,
         "A layer's name, as GetModel shows it: the score's change is then shared out among the elements of the layer's "
         "value, along the straight path from its value at the baseline. Left out: among the inputs'.",
     )
@@ -107,7 +107,7 @@ def _cost(params: Params, question: Question) -> Cost:
     else:
         segments = FIRST_SEGMENTS if params.edges is None else len(_checked_edges(params.edges, params.max_rows)) - 1
         forward, backward = path_rows(question.inputs, points=POINTS * segments, corners=segments + 1)
-    if params.at:
+    if params.at is not None:
         # Beside them the part before the layer: for the row, and for the baseline.
         before = {"activations": 1, f"prefix@{params.at}": 1}
         return Cost(others={f"suffix@{params.at}": forward, f"suffix gradient@{params.at}": backward, **before})
@@ -137,11 +137,20 @@ def integrated_gradients(model: Handle, question: Question, params: Params) -> A
     Raises
     ------
     InvalidRequestError
-        Both steps and a tolerance or edges are given, or the edges do not cut the path.
+        Both steps and a tolerance or edges are given, the edges do not cut the path, or there is no such layer.
+    OverloadedError
+        The rows of the request hold more bytes of a layer than one may.
     """
     together = params.steps is not None and question.tolerance is not None
     require(not together, "steps", params.steps, "cannot stand beside a tolerance; leave one of the two out")
-    line: Line = InputLine(question) if not params.at else layer_line(model, question, params.at)
+    if params.at is None:
+        return _on_line(model, question, InputLine(question), params)
+    with layer_line(model, question, params.at) as line:
+        return _on_line(model, question, line, params)
+
+
+def _on_line(model: Handle, question: Question, line: Line, params: Params) -> Attribution:
+    """Integrate along a path, as the parameters say."""
     if params.steps is not None:
         require(params.edges is None, "steps", params.steps, "cannot stand beside edges; leave one of the two out")
         return _with_steps(model, question, line, params.steps)

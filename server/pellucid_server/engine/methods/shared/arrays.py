@@ -79,11 +79,6 @@ def total(arrays: Arrays) -> float:
     return sum(float(array.sum(dtype=np.float64)) for array in arrays.values())
 
 
-def along_rows(values: npt.NDArray[np.generic], feature_axes: int) -> npt.NDArray[np.generic]:
-    """Return a value a row, (rows,), in a shape that broadcasts with (rows, *features)."""
-    return values.reshape(-1, *(1,) * feature_axes)
-
-
 def generator(seed: int, name: str) -> np.random.Generator:
     """Return a generator that depends on the seed and the name alone."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))

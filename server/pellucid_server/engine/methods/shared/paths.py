@@ -4,9 +4,10 @@ Quadrature is Gauss-Legendre, over segments of the path. A segment's attribution
 change along it; by how much they do not is its gap.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle, Held, UnfitLayerError
-from pellucid_server.engine.asking.question import Arrays, Question, Scores, Target
+from pellucid_server.engine.asking.question import Arrays, Question, Scores
 from pellucid_server.engine.asking.recipe import Ask, Fold
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.folds import WeightedSum
@@ -126,13 +127,14 @@ class LayerLine:
     What crosses beside the layer is the input's all along.
     """
 
-    def __init__(self, prefix: Held, start: npt.NDArray[np.generic], target: Target) -> None:
+    def __init__(self, prefix: Held, start: npt.NDArray[np.generic], question: Question) -> None:
         self.layer = prefix.layer
         self._held = prefix
         self._ends = {prefix.layer: start}, {prefix.layer: prefix.values[0]}
-        self._target = target
+        self._target = question.target
         self.change = {prefix.layer: prefix.values[0] - start}
-        self.corners_beside_points = _corners_beside_points(self.change)
+        # By the inputs, as the cost is, which knows no layer's size.
+        self.corners_beside_points = _corners_beside_points(question.inputs)
 
     def scores(self, places: Floats, *, held: Mapping[str, Flags] = NOTHING) -> Ask:
         """Ask for the scores at `places`."""
@@ -148,8 +150,9 @@ class LayerLine:
         return Path(kept, end, places)
 
 
-def layer_line(model: Handle, question: Question, layer: str) -> LayerLine:
-    """Run the part of the network before a layer, once for the row and once for the baseline, and hold the row's.
+@contextlib.contextmanager
+def layer_line(model: Handle, question: Question, layer: str) -> Iterator[LayerLine]:
+    """Run the part of the network before a layer, for the row and for the baseline; hold the row's as long as needed.
 
     Raises
     ------
@@ -161,8 +164,11 @@ def layer_line(model: Handle, question: Question, layer: str) -> LayerLine:
     except UnfitLayerError as error:
         field = 'parameters["at"]'
         raise InvalidRequestError(f"{field} is {layer!r}: {error.message}", field=field) from error
-    start = model.ask(Capture(Rows(as_rows(question.baseline)), (layer,))).values[layer][0]
-    return LayerLine(prefix, start, question.target)
+    try:
+        start = model.ask(Capture(Rows(as_rows(question.baseline)), (layer,))).values[layer][0]
+        yield LayerLine(prefix, start, question)
+    finally:
+        model.release(prefix)
 
 
 def measure(
