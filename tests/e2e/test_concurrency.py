@@ -211,7 +211,15 @@ def helper_pids(server: Server) -> list[int]:
     """Return the ids of the worker's helper processes, in the order of their start."""
     children = Path(f"/proc/{server.worker_pid()}/task").glob("*/children")
     found = sorted(int(pid) for path in children for pid in path.read_text().split())
-    return [pid for pid in found if b"engine.tasks.helper" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if b"engine.tasks.helper" in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """Return a process's command line; nothing of one that has ended since it was listed."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def test_superpixels_do_not_wait_for_another_callers_long_analysis(server: Server, cat: bytes) -> None:

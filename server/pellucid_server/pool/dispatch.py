@@ -20,9 +20,9 @@ _log = logging.getLogger(__name__)
 
 _SOON_SECONDS = 0.05
 _LATE_SECONDS = 5.0
-# A stopping server takes calls for another quarter of a second, to refuse them, and then ends its connections: who
-# comes well after that comes to another server. With 0.05, gRPC's own five tries all ended at this one; with much
-# more, callers with short deadlines would have no time left.
+# A stopping server takes calls for another quarter of a second, longer while more come, to refuse them, and then ends
+# its connections: a retry well after that reaches another server. With 0.05, gRPC's own five tries all ended at this
+# one; with much more, callers with short deadlines would have no time left.
 _ELSEWHERE_SECONDS = 0.5
 
 

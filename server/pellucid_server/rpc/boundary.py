@@ -7,6 +7,7 @@ what the caller sent but names: of the caller, the class, the model and the requ
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,8 @@ class Boundary:
         self._visits: dict[asyncio.Task[Any], _Visit] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self.last_entered = 0.0
+        """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
         self._served = served
         self._keys = keys or CallerKeys()
@@ -115,6 +118,7 @@ class Boundary:
         task = _current_task()
         self._visits[task] = _Visit(rpc)
         self._idle.clear()
+        self.last_entered = time.monotonic()
         task.add_done_callback(self._leave)
 
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
