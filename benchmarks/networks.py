@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from pellucid_server.export import export
 from torch import Tensor, nn
 
-RESNET, LITE, MEANS = "resnet18", "efficientnet-lite0", "means"
+RESNET, LITE, MEANS, PICTURE_MEANS = "resnet18", "efficientnet-lite0", "means", "picture-means"
 CLASSES = 1000
 
 _PICTURE = f"""
@@ -29,6 +29,11 @@ modality = "tensor"
 name = "output"
 kind = "values"
 """
+
+_PICTURE_MEANS = _MEANS.replace(
+    '"tensor"', '"image"\nresize = 256\ncrop = [224, 224]\nmean = [127, 127, 127]\nstandard_deviation = [128, 128, 128]'
+)
+_MANIFESTS = {MEANS: _MEANS, PICTURE_MEANS: _PICTURE_MEANS}
 
 
 class Block(nn.Module):
@@ -83,7 +88,7 @@ class Means(nn.Module):
 def network(name: str) -> nn.Module:
     """Return a network in evaluation mode, with the same weights each time."""
     torch.manual_seed(0)
-    if name == MEANS:
+    if name in {MEANS, PICTURE_MEANS}:
         return Means().eval()
     made: nn.Module = ResNet18() if name == RESNET else Lite0.from_name(LITE)
     return made.eval()
@@ -93,7 +98,7 @@ def write(repository: Path, name: str) -> None:
     """Write a network into a model repository."""
     folder = repository / name
     folder.mkdir(parents=True)
-    (folder / "model.toml").write_text(_MEANS if name == MEANS else _PICTURE)
+    (folder / "model.toml").write_text(_MANIFESTS.get(name, _PICTURE))
     export(network(name), (torch.randn(2, 3, 224, 224),), folder / "1", onnx=False)
 
 

@@ -107,6 +107,7 @@ class AsyncClient:
         tolerance: float | None = None,
         sum_channels: bool = False,
         dtype: Literal["float32", "float16", "float64"] = "float32",
+        exact: bool = False,
         version: int = 0,
         priority: str | None = None,
         timeout: float | None = None,
@@ -114,7 +115,7 @@ class AsyncClient:
     ) -> Attribution:
         """Ask what a model's score of one row was based on; see `Client.attribute`."""
         spec = ExplanationSpec(
-            method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
+            method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype, exact
         )
         flow = calls.attribute_one(self._signatures, model, inputs, spec, version=version)
         return await self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)

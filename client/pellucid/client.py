@@ -165,6 +165,7 @@ class Client:
         tolerance: float | None = None,
         sum_channels: bool = False,
         dtype: Literal["float32", "float16", "float64"] = "float32",
+        exact: bool = False,
         version: int = 0,
         priority: str | None = None,
         timeout: float | None = None,
@@ -176,7 +177,7 @@ class Client:
         ----------
         model, inputs, version, priority, timeout
             As for `predict`; the inputs have one row.
-        method, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
+        method, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype, exact
             As for `ExplanationSpec`.
         **parameters
             The method's own parameters, such as `steps=64`; `methods` describes them.
@@ -187,7 +188,7 @@ class Client:
             The call failed; see `pellucid.errors`.
         """
         spec = ExplanationSpec(
-            method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype
+            method, parameters, target, contrast, output, space, baseline, seed, tolerance, sum_channels, dtype, exact
         )
         flow = calls.attribute_one(self._signatures, model, inputs, spec, version=version)
         return self._run(flow, timeout, calls.ATTRIBUTE_SECONDS, priority)

@@ -91,6 +91,8 @@ class Receipt:
     work: Work
     baseline_blur_sigma: float = 0.0
     """For a blurred baseline: the blur's standard deviation in pixels; else 0."""
+    exact: bool = False
+    """Whether the rows were in batches of their own, of a fixed size: then it means the same answer byte for byte."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers."""
@@ -145,6 +147,7 @@ def read_receipt(message: explanation_pb2.Receipt) -> Receipt:
         baseline_blur_sigma=message.baseline_blur_sigma,
         seed=message.seed,
         tolerance=message.tolerance if message.HasField("tolerance") else None,
+        exact=message.exact,
         runtime=_runtime(message.runtime),
         work=_work(message.work),
     )

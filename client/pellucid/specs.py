@@ -74,6 +74,9 @@ class ExplanationSpec:
         Add a picture's attributions up over its channels.
     dtype
         "float32", "float16" for half the bytes and three digits, or "float64".
+    exact
+        Have no bit of the answer depend on what else the server does: rows run in batches of their own, of a fixed
+        size. It takes longer, and the answer is never partial.
     """
 
     method: str
@@ -87,6 +90,7 @@ class ExplanationSpec:
     tolerance: float | None = None
     sum_channels: bool = False
     dtype: Literal["float32", "float16", "float64"] = "float32"
+    exact: bool = False
 
 
 def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> explanation_pb2.ExplanationSpec:
@@ -112,6 +116,7 @@ def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> e
             sum_channels=checked_flag(spec.sum_channels, f"{where}sum_channels"),
             data_type=_word(spec.dtype, _REPLY_TYPES, f"{where}dtype"),
         ),
+        exact=checked_flag(spec.exact, f"{where}exact"),
     )
     target = _target(spec, where)
     if target is not None:

@@ -76,8 +76,15 @@ def to_tensor(array: npt.ArrayLike, *, dtype: npt.DTypeLike | None = None) -> te
     return tensor_pb2.Tensor(data_type=tensor_pb2.DataType.Name(data_type), shape=given.shape, data=data)
 
 
-def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
+def from_tensor(tensor: tensor_pb2.Tensor, data: bytes | memoryview | None = None) -> Array:
     """View a message's elements as a read-only array; BFLOAT16 is widened to float32, a copy.
+
+    Parameters
+    ----------
+    tensor
+        The message.
+    data
+        Its bytes where they are kept apart from it; None are those of the message.
 
     Raises
     ------
@@ -89,11 +96,11 @@ def from_tensor(tensor: tensor_pb2.Tensor) -> Array:
         known = ", ".join(tensor_pb2.DataType.Name(known) for known in sorted(_ENCODED))
         raise TensorError("data_type", f"is {_type_name(tensor.data_type)}; it must be one of {known}")
     shape = _shape(tensor.shape, dtype.itemsize)
-    data, wanted = tensor.data, math.prod(shape) * dtype.itemsize
+    data, wanted = tensor.data if data is None else data, math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
         name = _type_name(tensor.data_type)
         raise TensorError("data", f"has {len(data)} bytes; {name} of shape {list(shape)} takes {wanted}")
-    if tensor.data_type == tensor_pb2.DATA_TYPE_BOOL and data.translate(None, b"\0\1"):
+    if tensor.data_type == tensor_pb2.DATA_TYPE_BOOL and (np.frombuffer(data, np.uint8) > 1).any():
         raise TensorError("data", "has a byte above 1; each element of a DATA_TYPE_BOOL must be 0 or 1")
     elements: Array = np.frombuffer(data, dtype).reshape(shape)
     return _widened(elements) if tensor.data_type == tensor_pb2.DATA_TYPE_BFLOAT16 else elements

@@ -247,3 +247,37 @@ def test_superpixels_do_not_wait_for_another_callers_long_analysis(server: Serve
     # It is killed with the call that it was at, and stands ready again for a while.
     wait_until(lambda: drawing not in helper_pids(server), seconds=LONG_SECONDS, what="the long call has ended")
     assert standing in helper_pids(server)
+
+
+def test_exact_answers_have_the_same_bytes_alone_in_a_crowd_and_for_each_row_by_itself(
+    server: Server, table: Floats
+) -> None:
+    exact = {name: type(each).FromString(each.SerializeToString()) for name, each in TABLE_METHODS.items()}
+    for each in exact.values():
+        each.exact = True
+    crowd = asked(server, TABLE_MODEL, TABLE_METHODS, [{"features": rows(table[:2])}])
+    together = asked(server, TABLE_MODEL, exact, [{"features": rows(table[:3])}])
+    alone = [call() for call in together]
+    crowded = in_a_crowd(together + crowd, crowd)
+    row_by_row = [
+        server.explanations.Attribute(attribute(TABLE_MODEL, {"features": rows(table[row : row + 1])}, each))
+        for each in exact.values()
+        for row in range(3)
+    ]
+
+    met = [rows_of_others(attribution) for reply in crowded for attribution in reply.explanation.attributions]
+    assert sum(met) > 0, "no rows met: the crowd shows nothing"
+    for one, other in zip(alone, crowded, strict=False):
+        assert [made_of(each) for each in other.explanation.attributions] == [
+            made_of(each) for each in one.explanation.attributions
+        ]
+    expected = [made_of(attribution) for reply in alone for attribution in reply.explanation.attributions]
+    assert [made_of(reply.explanation.attributions[0]) for reply in row_by_row] == expected
+
+
+def made_of(attribution: Any) -> bytes:
+    """Return all of an attribution as bytes: its receipt names the batches, which are its own."""
+    assert attribution.receipt.exact
+    assert rows_of_others(attribution) == 0
+    encoded: bytes = attribution.SerializeToString(deterministic=True)
+    return encoded

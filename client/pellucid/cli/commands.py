@@ -142,6 +142,9 @@ def attribute(
     tolerance: Annotated[
         float | None, typer.Option(help="Error to stay below, as a share of the change.", show_default=False)
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Have no bit of the answer depend on what else the server does; slower.")
+    ] = False,
     version: VersionOption = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Draw the attribution into it.", show_default=False)
@@ -171,6 +174,7 @@ def attribute(
             baseline=_baseline(baseline),
             seed=seed,
             tolerance=tolerance,
+            exact=exact,
         )
         attributions = client.attribute_rows(model, inputs, spec, version=version)
         if as_json:

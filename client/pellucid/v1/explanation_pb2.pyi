@@ -96,7 +96,7 @@ class Baseline(_message.Message):
     def __init__(self, kind: _Optional[_Union[BaselineKind, str]] = ..., blur_sigma: _Optional[float] = ..., inputs: _Optional[_Mapping[str, _input_pb2.Input]] = ...) -> None: ...
 
 class ExplanationSpec(_message.Message):
-    __slots__ = ("method", "parameters", "target", "baseline", "seed", "tolerance", "format")
+    __slots__ = ("method", "parameters", "target", "baseline", "seed", "tolerance", "format", "exact")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class ExplanationSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     method: str
     parameters: _containers.MessageMap[str, ParamValue]
     target: Target
@@ -118,7 +119,8 @@ class ExplanationSpec(_message.Message):
     seed: int
     tolerance: float
     format: ReplyFormat
-    def __init__(self, method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[Baseline, _Mapping]] = ..., seed: _Optional[int] = ..., tolerance: _Optional[float] = ..., format: _Optional[_Union[ReplyFormat, _Mapping]] = ...) -> None: ...
+    exact: bool
+    def __init__(self, method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[Baseline, _Mapping]] = ..., seed: _Optional[int] = ..., tolerance: _Optional[float] = ..., format: _Optional[_Union[ReplyFormat, _Mapping]] = ..., exact: bool = ...) -> None: ...
 
 class ReplyFormat(_message.Message):
     __slots__ = ("sum_channels", "data_type")
@@ -218,7 +220,7 @@ class Runtime(_message.Message):
     def __init__(self, forward: _Optional[str] = ..., gradient: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance", "baseline_blur_sigma")
+    __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance", "baseline_blur_sigma", "exact")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +240,7 @@ class Receipt(_message.Message):
     WORK_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     BASELINE_BLUR_SIGMA_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     input_digest: str
     method: str
@@ -250,7 +253,8 @@ class Receipt(_message.Message):
     work: Work
     tolerance: float
     baseline_blur_sigma: float
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., tolerance: _Optional[float] = ..., baseline_blur_sigma: _Optional[float] = ...) -> None: ...
+    exact: bool
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., input_digest: _Optional[str] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, ParamValue]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., baseline: _Optional[_Union[BaselineKind, str]] = ..., baseline_digest: _Optional[str] = ..., seed: _Optional[int] = ..., runtime: _Optional[_Union[Runtime, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., tolerance: _Optional[float] = ..., baseline_blur_sigma: _Optional[float] = ..., exact: bool = ...) -> None: ...
 
 class Attribution(_message.Message):
     __slots__ = ("inputs", "output", "output_index", "label", "instance_output_value", "baseline_output_value", "approximation_error", "accuracy", "group_scores", "group_standard_errors", "receipt")

@@ -10,6 +10,7 @@ import grpc
 
 from pellucid_server.config import ServerConfig
 from pellucid_server.errors import InvalidRequestError, PellucidError
+from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.vocabulary.results import RequestTiming
 
 ID_KEY = "x-request-id"
@@ -51,12 +52,19 @@ class Call:
     """Where a worker's time went; a handler sets it with the result in its hands."""
     large: bool = False
     """Whether its request is large: then it is decoded off the event loop."""
+    large_fields: LargeFields = NONE
+    """What was taken out of its request, until the request is read."""
     large_reply: bool = False
     """Whether its reply is: a handler that makes one sets it."""
     ended: bool = False
     """Whether its outcome stands."""
     given_up: PellucidError | None = None
     """What its caller is told in place of an answer that the server has no time left for."""
+
+    def take_large_fields(self) -> LargeFields:
+        """Return what was taken out of its request, and keep it no longer."""
+        taken, self.large_fields = self.large_fields, NONE
+        return taken
 
     @property
     def elapsed_seconds(self) -> float:

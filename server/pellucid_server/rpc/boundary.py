@@ -25,6 +25,7 @@ from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
+from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.results import RequestTiming
@@ -299,6 +300,8 @@ async def _wait_for(turn: "asyncio.Future[None]", call: Call) -> None:
 
 
 def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
+    if call.large:
+        data, call.large_fields = take_out(data, request_class)
     try:
         request = request_class.FromString(data)
     except DecodeError as error:

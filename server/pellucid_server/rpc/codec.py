@@ -14,6 +14,7 @@ from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, ten
 
 from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
+from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.vocabulary import requests
 
 BASELINES = {
@@ -52,8 +53,12 @@ _NO_BASELINE = requests.BaselineSpec()
 _NO_FORMAT = requests.ReplyFormat()
 
 
-def predict_request(request: explanation_service_pb2.PredictRequest, limits: LimitsConfig) -> requests.PredictRequest:
+def predict_request(
+    request: explanation_service_pb2.PredictRequest, limits: LimitsConfig, large: LargeFields = NONE
+) -> requests.PredictRequest:
     """Read a Predict request.
+
+    `large` has the fields that were taken out of it.
 
     Raises
     ------
@@ -69,31 +74,37 @@ def predict_request(request: explanation_service_pb2.PredictRequest, limits: Lim
     rows_limit = min(limits.predict_rows, limits.attribute_rows) if wanted else limits.predict_rows
     return requests.PredictRequest(
         model=model_key(request.model),
-        inputs=_inputs(request.inputs, "inputs", rows_limit),
+        inputs=_inputs(request.inputs, "inputs", rows_limit, large),
         outputs=tuple(request.outputs),
         top_k=_top_k(request),
         explanations=tuple(
-            _explanation(spec, f"explanations[{number}]") for number, spec in enumerate(request.explanations)
+            _explanation(spec, f"explanations[{number}]", large) for number, spec in enumerate(request.explanations)
         ),
     )
 
 
-def ablate_request(request: explanation_service_pb2.AblateRequest, limits: LimitsConfig) -> requests.AblateRequest:
+def ablate_request(
+    request: explanation_service_pb2.AblateRequest, limits: LimitsConfig, large: LargeFields = NONE
+) -> requests.AblateRequest:
     """Read an Ablate request.
+
+    `large` has the fields that were taken out of it.
 
     Raises
     ------
     InvalidRequestError
         The request can never be valid, or asks for more than `limits`.
     """
-    inputs = _inputs(request.inputs, "inputs", limits.attribute_rows)
+    inputs = _inputs(request.inputs, "inputs", limits.attribute_rows, large)
     return requests.AblateRequest(model=model_key(request.model), inputs=inputs)
 
 
 def attribute_request(
-    request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig
+    request: explanation_service_pb2.AttributeRequest, limits: LimitsConfig, large: LargeFields = NONE
 ) -> requests.AttributeRequest:
     """Read an Attribute request.
+
+    `large` has the fields that were taken out of it.
 
     Raises
     ------
@@ -104,8 +115,8 @@ def attribute_request(
         _refuse("explanation", "is not set; say which method to use in explanation.method")
     return requests.AttributeRequest(
         model=model_key(request.model),
-        inputs=_inputs(request.inputs, "inputs", limits.attribute_rows),
-        explanation=_explanation(request.explanation, "explanation"),
+        inputs=_inputs(request.inputs, "inputs", limits.attribute_rows, large),
+        explanation=_explanation(request.explanation, "explanation", large),
     )
 
 
@@ -146,7 +157,9 @@ def _top_k(request: explanation_service_pb2.PredictRequest) -> int:
     return top_k
 
 
-def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) -> dict[str, requests.Input]:
+def _inputs(
+    inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int, large: LargeFields
+) -> dict[str, requests.Input]:
     if not inputs:
         _refuse(field, "is empty; give the rows of each of the model's inputs by its name")
     found: dict[str, requests.Input] = {}
@@ -154,7 +167,7 @@ def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) 
     for name, value in inputs.items():
         if not name:
             _refuse(field, "has an entry without a name; GetModel names the model's inputs")
-        found[name], counts[name] = _input(value, _path(field, name))
+        found[name], counts[name] = _input(value, _path(field, name), large)
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{_shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
         _refuse(field, f"must have the same number of rows in each input; {listed}")
@@ -164,11 +177,11 @@ def _inputs(inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int) 
     return found
 
 
-def _input(value: input_pb2.Input, field: str) -> tuple[requests.Input, int]:
+def _input(value: input_pb2.Input, field: str, large: LargeFields) -> tuple[requests.Input, int]:
     """Read one input, and count its rows."""
     kind = value.WhichOneof("value")
     if kind == "tensor":
-        array = _tensor(value.tensor, f"{field}.tensor")
+        array = _tensor(value.tensor, f"{field}.tensor", large)
         if not array.ndim:
             _refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
         if 0 in array.shape[1:]:
@@ -178,7 +191,7 @@ def _input(value: input_pb2.Input, field: str) -> tuple[requests.Input, int]:
         rows = tuple(_row(row, f"{field}.table.rows[{number}]") for number, row in enumerate(value.table.rows))
         return requests.TableInput(rows), len(rows)
     if kind == "pictures":
-        encoded = tuple(value.pictures.encoded)
+        encoded = tuple(bytes(large.of(picture)) for picture in value.pictures.encoded)
         for number, picture in enumerate(encoded):
             if not picture:
                 _refuse(f"{field}.pictures.encoded[{number}]", "is empty; it must hold a picture file")
@@ -210,10 +223,10 @@ def _finite(number: float, field: str, name: str) -> float:
     return number
 
 
-def _tensor(tensor: tensor_pb2.Tensor, field: str) -> requests.Array:
+def _tensor(tensor: tensor_pb2.Tensor, field: str, large: LargeFields) -> requests.Array:
     """Read an array, read-only; every element must be finite."""
     try:
-        array = tensors.from_tensor(tensor)
+        array = tensors.from_tensor(tensor, large.of(tensor.data))
     except tensors.TensorError as error:
         _refuse(f"{field}.{error.part}", error.what)
     if array.dtype.kind == "f":
@@ -232,21 +245,22 @@ def _check_finite(array: requests.Array, field: str) -> None:
             _refuse(f"{field}.data", f"has {elements[number]} at {place}; every element must be finite")
 
 
-def _explanation(spec: explanation_pb2.ExplanationSpec, field: str) -> requests.ExplanationSpec:
+def _explanation(spec: explanation_pb2.ExplanationSpec, field: str, large: LargeFields) -> requests.ExplanationSpec:
     if not spec.method:
         _refuse(f"{field}.method", "is empty; ListMethods names the methods that are installed")
     return requests.ExplanationSpec(
         method=spec.method,
-        parameters={name: _parameter(name, value, field) for name, value in spec.parameters.items()},
+        parameters={name: _parameter(name, value, field, large) for name, value in spec.parameters.items()},
         target=_target(spec.target, f"{field}.target") if spec.HasField("target") else _NO_TARGET,
-        baseline=_baseline(spec.baseline, f"{field}.baseline") if spec.HasField("baseline") else _NO_BASELINE,
+        baseline=_baseline(spec.baseline, f"{field}.baseline", large) if spec.HasField("baseline") else _NO_BASELINE,
         seed=spec.seed,
         tolerance=_tolerance(spec, field),
         format=_format(spec.format, f"{field}.format") if spec.HasField("format") else _NO_FORMAT,
+        exact=spec.exact,
     )
 
 
-def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> requests.ParamValue:
+def _parameter(name: str, value: explanation_pb2.ParamValue, field: str, large: LargeFields) -> requests.ParamValue:
     if not name:
         _refuse(f"{field}.parameters", "has an entry without a name; ListMethods names the method's parameters")
     where = _path(f"{field}.parameters", name)
@@ -254,7 +268,7 @@ def _parameter(name: str, value: explanation_pb2.ParamValue, field: str) -> requ
     if kind is None:
         _refuse(where, "is not set; set its integer, real, flag, text or tensor")
     if kind == "tensor":
-        return _tensor(value.tensor, f"{where}.tensor")
+        return _tensor(value.tensor, f"{where}.tensor", large)
     if kind == "real" and not math.isfinite(value.real):
         _refuse(f"{where}.real", f"is {value.real}; it must be finite")
     found: requests.ParamValue = getattr(value, kind)
@@ -291,7 +305,7 @@ def _outcome(outcome: explanation_pb2.Outcome, field: str) -> requests.Outcome:
     return requests.Outcome(index, outcome.label)
 
 
-def _baseline(baseline: explanation_pb2.Baseline, field: str) -> requests.BaselineSpec:
+def _baseline(baseline: explanation_pb2.Baseline, field: str, large: LargeFields) -> requests.BaselineSpec:
     kind = _word(baseline.kind, BASELINES, explanation_pb2.BaselineKind, f"{field}.kind")
     sigma = baseline.blur_sigma
     if sigma and kind != "blur":
@@ -300,7 +314,7 @@ def _baseline(baseline: explanation_pb2.Baseline, field: str) -> requests.Baseli
         _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
     if baseline.inputs and kind != "given":
         _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
-    inputs = _inputs(baseline.inputs, f"{field}.inputs", requests.MOST_BASELINE_ROWS) if kind == "given" else {}
+    inputs = _inputs(baseline.inputs, f"{field}.inputs", requests.MOST_BASELINE_ROWS, large) if kind == "given" else {}
     return requests.BaselineSpec(kind, float(sigma), inputs)
 
 

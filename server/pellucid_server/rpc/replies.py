@@ -102,6 +102,7 @@ def receipt_message(receipt: results.Receipt) -> explanation_pb2.Receipt:
         baseline_blur_sigma=receipt.blur_sigma,
         seed=receipt.seed,
         tolerance=receipt.tolerance,
+        exact=receipt.exact,
         runtime=_runtime(receipt.runtime),
         work=_work(receipt.work),
     )

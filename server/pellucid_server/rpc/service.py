@@ -64,7 +64,7 @@ class ExplanationService:
         self, request: explanation_service_pb2.PredictRequest, call: Call
     ) -> explanation_service_pb2.PredictResponse:
         """Say what the model says."""
-        read = partial(codec.predict_request, request, self._limits)
+        read = partial(codec.predict_request, request, self._limits, call.take_large_fields())
         # What it was read from is let go before it waits for its answer.
         del request
         asked = await self._aside.run(read) if call.large else read()
@@ -77,7 +77,7 @@ class ExplanationService:
         self, request: explanation_service_pb2.AttributeRequest, call: Call
     ) -> explanation_service_pb2.AttributeResponse:
         """Score how much each element of the input contributed."""
-        read = partial(codec.attribute_request, request, self._limits)
+        read = partial(codec.attribute_request, request, self._limits, call.take_large_fields())
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
@@ -92,7 +92,7 @@ class ExplanationService:
         hello = self._pool.hello
         if hello is None or not any(each.verb == "Ablate" for each in hello.streams):
             raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
-        read = partial(codec.ablate_request, request, self._limits)
+        read = partial(codec.ablate_request, request, self._limits, call.take_large_fields())
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read

@@ -104,6 +104,7 @@ class ExplanationSpec:
     seed: int = 0
     tolerance: float | None = None
     format: ReplyFormat = ReplyFormat()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

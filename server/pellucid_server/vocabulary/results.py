@@ -91,6 +91,7 @@ class Receipt:
     """For a baseline of kind "blur": its standard deviation in pixels; else 0."""
     seed: int = 0
     tolerance: float | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

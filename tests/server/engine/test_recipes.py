@@ -119,6 +119,19 @@ def test_numbers_that_are_none_and_the_zeros_signs_are_put_together_exactly():
     assert found.tobytes() == np.array([[np.inf, np.inf, np.nan, np.nan]], np.float32).tobytes()
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_baseline_of_zeros_is_put_in_with_its_sign(zero):
+    row = np.array([[np.nan, -0.0, 2.0, np.inf]], np.float32)
+    labels = {"x": np.arange(4, dtype=np.int32)}
+    present = np.array([[True, True, False, False], [False, False, True, True]])
+
+    found = grown(Masked({"x": row}, {"x": np.full((1, 1, 4), zero, np.float32)}, labels, present))["x"]
+
+    assert (
+        found.tobytes() == np.array([[[np.nan, -0.0, zero, zero]], [[zero, zero, 2.0, np.inf]]], np.float32).tobytes()
+    )
+
+
 def test_windows_cover_what_their_places_say_and_the_last_rows_are_the_baseline_and_the_row():
     recipe = windows()
 

@@ -53,6 +53,7 @@ class Evaluation:
         finished: Settable,
         *,
         prediction: bool = False,
+        exact: bool = False,
         on_rows: Callable[[float], None] | None = None,
     ) -> None:
         self.lane_key = lane_key
@@ -63,7 +64,7 @@ class Evaluation:
         self.tally = tally
         self.prediction = prediction
         self.on_rows = on_rows
-        self.alone = request.alone or ask.exact
+        self.alone = request.alone or exact
         """Whether it shares no chunk with others."""
         self.done = 0
         self.error: BaseException | None = None

@@ -4,7 +4,7 @@ import difflib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
 from pellucid_server.engine.asking.recipe import Ask, Recipe
+from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
 from pellucid_server.engine.device.kernel import Kernel
 from pellucid_server.engine.device.lane import Packing
@@ -22,6 +23,11 @@ from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 _ANY_BATCH = 1 << 30
+
+_CACHED_BYTES = 16 << 20
+"""Rows of a chunk on a CPU: more would go to memory and come back from there, and are no faster."""
+_LEAST_CACHED_ROWS = 16
+"""Whatever they have: networks are slow at few rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class ModelHandle:
         request: RequestState,
         *,
         prediction: bool = False,
+        exact: bool = False,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         self.tally = Tally()
@@ -55,6 +62,7 @@ class ModelHandle:
         self._services = services
         self._request = request
         self._prediction = prediction
+        self._exact = exact
 
     def ask(self, ask: Ask, *, progress: tuple[float, float] | None = None) -> Answer:
         """Evaluate rows and return what the fold made of them; see `Handle.ask`."""
@@ -96,9 +104,10 @@ class ModelHandle:
         return self._services.helper.call(function, arguments, request.check, finished, caller=request.caller)
 
     def seconds_left(self) -> float:
-        """Return the time until the request's deadline, at least 0; infinity if it has none."""
+        """Return the time until the request's deadline, at least 0; infinity if it has none or the answer is exact."""
         deadline = self._request.deadline
-        return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        # By the time left, methods divide their rows: an exact answer's must not depend on it.
+        return math.inf if deadline is None or self._exact else max(0.0, deadline - time.monotonic())
 
     def least_seconds(self, rows: Mapping[str, int]) -> float:
         """Return the device time that rows take at least, by the fastest recent ones; 0 if none was measured.
@@ -121,8 +130,8 @@ class ModelHandle:
     def _evaluate(self, ask: Ask, progress: tuple[float, float] | None) -> Evaluation:
         self._request.check()
         services = self._services
-        recipe = ask.recipe
-        key = (self._model.key, ask.key, self._prediction, ask.exact, recipe.layout)
+        recipe, exact = ask.recipe, ask.exact or self._exact
+        key = (self._model.key, ask.key, self._prediction, exact, recipe.layout)
         finished = services.hub.signal()
         evaluation = Evaluation(
             key,
@@ -131,6 +140,7 @@ class ModelHandle:
             self.tally,
             finished,
             prediction=self._prediction,
+            exact=exact,
             on_rows=None if progress is None else self._reporter(*progress),
         )
         if evaluation.count == 0:
@@ -140,7 +150,7 @@ class ModelHandle:
             # A graph for a new layer takes some 50 ms to derive.
             kernel = services.hub.offload(make)
             make = lambda: kernel  # noqa: E731
-        services.engine.submit(evaluation, lambda: self._lane(make(), ask))
+        services.engine.submit(evaluation, lambda: self._lane(make(), ask, exact=exact))
         # The end of a part does not wait for the batch in progress, or the whole would be late with it.
         if not finished.wait(until=self._request.deadline if self._request.whole is not None else None):
             self._request.check()
@@ -150,21 +160,24 @@ class ModelHandle:
         report = self.progress
         return lambda share: report(begin + (end - begin) * share)
 
-    def _lane(self, kernel: Kernel, ask: Ask) -> Lane:
+    def _lane(self, kernel: Kernel, ask: Ask, *, exact: bool) -> Lane:
         growth = self._growth(ask.recipe)
+        most = self._model.largest_batch or _ANY_BATCH
+        if not is_cuda(kernel.device):
+            most = min(most, max(_LEAST_CACHED_ROWS, _CACHED_BYTES // max(1, _row_bytes(ask.recipe))))
         return Lane(
             kernel=kernel,
             row_bytes=round(self._model.row_bytes(backward=kernel.backward) * growth),
-            row_limit=self._model.largest_batch or _ANY_BATCH,
-            packing=self._packing(ask),
+            row_limit=most,
+            packing=self._packing(exact=exact),
             model=self._model.key,
             growth=growth,
         )
 
-    def _packing(self, ask: Ask) -> Packing:
+    def _packing(self, *, exact: bool) -> Packing:
         if self._model.solo:
             return Packing.WHOLE if self._prediction else Packing.SINGLE
-        return Packing.FIXED if ask.exact else Packing.SHARED
+        return Packing.FIXED if exact else Packing.SHARED
 
     def _growth(self, recipe: Recipe) -> float:
         """Return how much more memory a row takes than those that the model was tried on.
@@ -172,9 +185,13 @@ class ModelHandle:
         Rows of open length may be longer than those. Of what a model does with them, attention grows fastest, with
         the square of the length.
         """
-        inputs = (
-            math.prod(shape) * np.dtype(kind).itemsize
-            for name, kind, shape in recipe.layout
-            if name in self._model.features
-        )
-        return max(1.0, sum(inputs) / self._model.input_row_bytes) ** 2
+        return max(1.0, _row_bytes(recipe, self._model.features) / self._model.input_row_bytes) ** 2
+
+
+def _row_bytes(recipe: Recipe, names: Container[str] | None = None) -> int:
+    """Return the bytes of the arrays of a row, of all or of those named."""
+    return sum(
+        math.prod(shape) * np.dtype(kind).itemsize
+        for name, kind, shape in recipe.layout
+        if names is None or name in names
+    )

@@ -33,6 +33,10 @@ def _sent(array: npt.NDArray[np.generic], device: str) -> torch.Tensor:
     return to_device(np.asarray(array), device)
 
 
+def _bits(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def _one(recipe: Recipe, number: int) -> Arrays:
     """Grow one row on the host."""
     out = {name: torch.from_numpy(np.empty((1, *shape), np.dtype(kind))) for name, kind, shape in recipe.layout}
@@ -191,6 +195,7 @@ class Masked:
             {name: _sent(array, device) for name, array in self.baselines.items()},
             labels,
             bits,
+            frozenset(name for name, array in self.baselines.items() if not _bits(array).any()),
         )
 
     def row(self, number: int) -> Arrays:
@@ -204,6 +209,8 @@ class _Blended:
     baselines: Tensors
     labels: Mapping[str, tuple[torch.Tensor, tuple[int, ...]]]
     bits: torch.Tensor
+    zeros: frozenset[str]
+    """Inputs whose baselines have no bit set: then a row is what the mask leaves."""
 
     def rows(self, first: int, count: int) -> None:
         return None
@@ -219,8 +226,11 @@ class _Blended:
             others = absent[0] if numbers is None else absent.index_select(0, numbers % baselines)
             if row.dtype == torch.float32:
                 mine, theirs, found = (each.view(torch.int32) for each in (row, others, out[name]))
-                torch.bitwise_and(mask, mine ^ theirs, out=found)
-                found.bitwise_xor_(theirs)
+                if name in self.zeros:
+                    torch.bitwise_and(mask, mine, out=found)
+                else:
+                    torch.bitwise_and(mask, mine ^ theirs, out=found)
+                    found.bitwise_xor_(theirs)
             else:
                 torch.where(mask != 0, row, others, out=out[name])
 

@@ -1,11 +1,9 @@
 """`Attribute`: what a prediction was based on."""
 
 from pellucid_server.engine.asking.registry import Cost
-from pellucid_server.engine.evaluations.forward import Forward
-from pellucid_server.engine.evaluations.recipes import Rows as Recipe
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.explain import explain_row, prepare_explanation, require_time, time_share
-from pellucid_server.engine.operations.predict import RANKING_EFFORT, output_result
+from pellucid_server.engine.operations.predict import RANKING_EFFORT, output_result, outputs_of
 from pellucid_server.engine.operations.rows import prepare
 from pellucid_server.vocabulary.requests import AttributeRequest
 from pellucid_server.vocabulary.results import AttributeResult, AttributionResult
@@ -25,8 +23,8 @@ def attribute(context: RequestContext, request: AttributeRequest) -> AttributeRe
     prepared = prepare_explanation(context, model, request.explanation, field="explanation")
     rows = prepare(context, model, request.inputs)
     require_time(context, model, prepared, rows, others=Cost(forward=rows.count))
-    outputs = context.handle(model).ask(Forward(Recipe(rows.arrays))).arrays
-
+    exact = request.explanation.exact
+    outputs = outputs_of(context.handle(model, exact=exact), model, rows, exact=exact)
     of_row = context.of_parts(rows.count)
 
     def explain(number: int) -> AttributionResult:

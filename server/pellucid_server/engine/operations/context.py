@@ -134,9 +134,11 @@ class RequestContext:
         progress = SharedProgress(count, self.on_progress)
         return lambda number: replace(self, on_progress=progress.part(number))
 
-    def handle(self, model: LoadedModel, *, prediction: bool = False) -> ModelHandle:
-        """Return a new handle; the work asked of it is in its `tally`."""
-        return ModelHandle(model, self.services, self.request, prediction=prediction, on_progress=self.on_progress)
+    def handle(self, model: LoadedModel, *, prediction: bool = False, exact: bool = False) -> ModelHandle:
+        """Return a new handle, all of whose asks are `exact` if it is; the work asked of it is in its `tally`."""
+        return ModelHandle(
+            model, self.services, self.request, prediction=prediction, exact=exact, on_progress=self.on_progress
+        )
 
     def heavy(self, function: Callable[[], Found], *arrays: Arrays, effort: int = 1) -> Found:
         """Call `function`, which works on `arrays`, on a thread beside the hub if they are large.

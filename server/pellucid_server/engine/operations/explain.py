@@ -187,7 +187,7 @@ def _explained(
         tolerance=prepared.spec.tolerance,
         time_share=time_share,
     )
-    handle, name = context.handle(model), prepared.method.name
+    handle, name = context.handle(model, exact=prepared.spec.exact), prepared.method.name
     watched = WatchedHandle(handle, question, method=name, field=prepared.field, number=number)
     # What overflows on the way is not finite in the end, and is refused there.
     with _naming_fields(prepared.field), np.errstate(all="ignore"):
@@ -214,6 +214,7 @@ def _explained(
         blur_sigma=blur_sigma(prepared.spec.baseline) if kind == "blur" else 0.0,
         seed=prepared.spec.seed,
         tolerance=answer.tolerance or None,
+        exact=prepared.spec.exact,
     )
 
     def finished() -> AttributionResult:

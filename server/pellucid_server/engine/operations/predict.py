@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.evaluations.recipes import Rows as Recipe
 from pellucid_server.engine.evaluations.targets import probabilities
 from pellucid_server.engine.models.loading.loaded import LoadedModel
@@ -56,10 +57,12 @@ def predict(context: RequestContext, request: PredictRequest) -> PredictResult:
     model = context.models.find(request.model)
     infos = _wanted(model, request.outputs)
     rows = prepare(context, model, request.inputs)
-    handle = context.handle(model, prediction=True)
-    outputs = handle.ask(Forward(Recipe(rows.arrays))).arrays
+    # The score that an explanation explains is the prediction's.
+    exact = any(spec.exact for spec in request.explanations)
+    handle = context.handle(model, prediction=True, exact=exact)
+    outputs = outputs_of(handle, model, rows, exact=exact)
     input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
-    receipt = Receipt(model.key, input_digest, context.runtime(model, handle.tally), handle.tally.work())
+    receipt = Receipt(model.key, input_digest, context.runtime(model, handle.tally), handle.tally.work(), exact=exact)
     return PredictResult(
         outputs=context.heavy(
             lambda: {info.name: output_result(info, outputs[info.name], request.top_k) for info in infos},
@@ -70,6 +73,17 @@ def predict(context: RequestContext, request: PredictRequest) -> PredictResult:
         explanations=_explanations(context, model, request, rows, outputs) if request.explanations else (),
         warnings=context.heavy(lambda: _warnings(infos, outputs, rows.count), outputs),
     )
+
+
+def outputs_of(handle: ModelHandle, model: LoadedModel, rows: Rows, *, exact: bool) -> Arrays:
+    """Run the model forward on all rows: together, or if `exact` one by one, as each is when it is sent alone."""
+    if not exact or model.solo:
+        return handle.ask(Forward(Recipe(rows.arrays))).arrays
+    found = [
+        handle.ask(Forward(Recipe({name: array[number : number + 1] for name, array in rows.arrays.items()}))).arrays
+        for number in range(rows.count)
+    ]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def _warnings(infos: tuple[OutputInfo, ...], outputs: Arrays, count: int) -> tuple[str, ...]:
