@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pellucid_server.engine.asking.recipe import SCORES
-from pellucid_server.engine.evaluations.folds import Keep, Moments, ScoresOnly, WeightedSum
+from pellucid_server.engine.evaluations.folds import Histogram, Keep, Moments, ScoresOnly, WeightedSum
 
 COUNT = 23
 SHAPES = {"a number": (), "few": (5,), "one": (1,), "many": (3, 40, 40)}
@@ -118,3 +118,40 @@ def test_what_is_kept_is_every_row():
 
 def test_beside_scores_nothing_is_kept_where_nothing_else_is_wanted():
     assert set(folded(ScoresOnly(), results((2,)), [COUNT]).result()) == {SCORES}
+
+
+@pytest.mark.parametrize("per_unit", [False, True])
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 5, 6)])
+def test_a_histogram_counts_what_numpy_counts_however_rows_are_split(shape, per_unit):
+    rows = np.round(results(shape)).astype(np.float32)  # So that some lie on an edge.
+    units = shape[0] if shape else 1
+    edges = np.sort(np.random.default_rng(43).normal(size=(units, 7)) * 100, axis=1)
+    edges[:, 3] = rows.reshape(COUNT, units, -1)[5, :, 0]
+    edges = np.sort(edges, axis=1)
+    fold = Histogram({"x": edges if per_unit else edges[0]})
+
+    found = [folded(fold, rows, sizes).result()["x"] for sizes in SPLITS]
+
+    values = rows.reshape(COUNT, units, -1).swapaxes(0, 1).reshape(units, -1).astype(np.float64)
+    expected = [
+        np.histogram(each, np.concatenate([[-np.inf], own, [np.inf]]))[0]
+        for each, own in zip(values, edges if per_unit else [edges[0]] * units, strict=True)
+    ]
+    for each in found:
+        np.testing.assert_array_equal(each, expected)
+        assert each.sum() == rows.size
+
+
+def test_a_histogram_keeps_the_scores_and_notes_what_is_no_number():
+    rows = results((2, 3))
+    rows[7, 1, 2] = np.nan
+
+    found = folded(Histogram({"x": np.array([0.0])}), rows, [5, 18])
+
+    np.testing.assert_array_equal(found.result()[SCORES], np.arange(COUNT))
+    assert (found.nonfinite.row, found.nonfinite.name) == (7, "x")
+    assert found.result()["x"].sum() == rows.size
+
+
+def test_results_without_edges_are_not_counted():
+    assert set(folded(Histogram({"y": np.array([0.0])}), results((2,)), [COUNT]).result()) == {SCORES}

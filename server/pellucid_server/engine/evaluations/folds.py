@@ -115,6 +115,9 @@ class _Sums:
         """Note the first row that is not finite, once a sum is not; `numbers` are the rows' within the chunk."""
         if self.nonfinite is not None or math.isfinite(float(sums.sum())) or bool(torch.isfinite(sums).all()):
             return
+        self._find(name, rows, numbers)
+
+    def _find(self, name: str, rows: torch.Tensor, numbers: npt.NDArray[np.intp] | None = None) -> None:
         bad = ~torch.isfinite(rows.reshape(len(rows), -1)).all(1)
         if bool(bad.any()):
             first = int(bad.int().argmax())
@@ -148,6 +151,51 @@ class _Summed(_Sums):
             if owner >= 0:
                 _add_rows(sums[owner], rows[begin:end], weights[begin:end].tolist())
                 self._look(name, rows[begin:end], sums[owner], numbers=np.arange(begin, end))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Histogram:
+    """How often the elements of each unit of a result fall between edges: (units, edges + 1) int64 each.
+
+    A unit is a place of axis 0 of a row's result: a channel, whose elements are at all its positions. Count i is of
+    elements in [edge i - 1, edge i): the first of those below all edges, the last of those from the last edge on, and
+    of NaN. Counts of parts add up to those of the whole. Scores are kept, (rows,), as they are; results without edges
+    are not looked at.
+
+    Attributes
+    ----------
+    edges
+        By the result's name, (edges,) or (units, edges), increasing.
+    """
+
+    edges: Arrays
+
+    def start(self, count: int) -> Accumulator:
+        """Return an accumulator for `count` rows."""
+        return _Counted(self, count)
+
+
+class _Counted(_Sums):
+    def __init__(self, fold: Histogram, count: int) -> None:
+        super().__init__(count)
+        self._edges = {name: torch.from_numpy(np.array(edges)) for name, edges in fold.edges.items()}
+
+    def _add(self, name: str, rows: torch.Tensor) -> None:
+        if name not in self._edges:
+            return
+        edges = self._edges[name] = self._edges[name].to(rows.device)
+        bins = edges.shape[-1] + 1
+        units = rows.shape[1] if rows.ndim > 1 else 1
+        if name not in self._sums:
+            self._sums[name] = torch.zeros((units, bins), dtype=torch.int64, device=rows.device)
+        if self.nonfinite is None and not bool(torch.isfinite(rows).all()):
+            self._find(name, rows)
+        edges = edges.expand(units, -1).contiguous()
+        starts = bins * torch.arange(units, device=rows.device)[:, None]
+        for row in rows:
+            # One at a time: places are of 8 bytes for each element.
+            places = torch.searchsorted(edges, row.reshape(units, -1).to(edges.dtype), right=True).add_(starts)
+            self._sums[name] += torch.bincount(places.reshape(-1), minlength=units * bins).reshape(units, bins)
 
 
 def _small(total: torch.Tensor) -> bool:

@@ -81,6 +81,47 @@ class _Lying:
             out[name].copy_(tensor[first : first + len(out[name])])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picked:
+    """Some of a few rows again and again: row i is row `of[i]` of `arrays`, (rows, *features) each."""
+
+    arrays: Arrays
+    of: npt.NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return len(self.of)
+
+    @property
+    def layout(self) -> Layout:
+        """Name, type and shape of each array of a row."""
+        return _layout(self.arrays, rows=True)
+
+    def stage(self, device: str) -> Stage:
+        """Put the rows on a device, each once."""
+        return _PickedOnDevice(
+            {name: _sent(array, device) for name, array in self.arrays.items()}, torch.from_numpy(self.of).to(device)
+        )
+
+    def row(self, number: int) -> Arrays:
+        """Return one row."""
+        return {name: array[self.of[number]] for name, array in self.arrays.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _PickedOnDevice:
+    tensors: Tensors
+    of: torch.Tensor
+
+    def rows(self, first: int, count: int) -> None:
+        return None
+
+    def write(self, out: Tensors, first: int) -> None:
+        for name, tensor in self.tensors.items():
+            torch.index_select(tensor, 0, self.of[first : first + len(out[name])], out=out[name])
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """Points on the straight path from `start` to `end`, (*features) each; inputs without a start stay at the end.

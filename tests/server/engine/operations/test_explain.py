@@ -47,7 +47,7 @@ class Handle:
 class RequestContext:
     handle_there_is: Handle
 
-    def handle(self, model):
+    def handle(self, model, *, exact=False):
         return self.handle_there_is
 
     def heavy(self, function, *arrays, effort=1):

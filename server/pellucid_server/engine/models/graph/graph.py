@@ -35,6 +35,7 @@ __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitMo
 Outputs = dict[str, torch.Tensor]
 Captures = dict[str, torch.Tensor]
 Derived = Callable[[Rows], tuple[Outputs, Captures]]
+Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], Outputs]
 """A derived graph: from input rows to the outputs and to the values of layers, each by name."""
 
 _Made = TypeVar("_Made")
@@ -143,6 +144,21 @@ class Graph:
         """
         return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
 
+    def editing(self, layers: tuple[str, ...]) -> Editing:
+        """Return a graph that is also given edits of `layers`, by name, and returns the outputs that they lead to.
+
+        An edit is a pair (keep, add) that broadcasts with the layer's value v, (batch, *shape): v becomes
+        keep * v + add, and add where keep is 0.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        return self._cached(("editing", *layers), lambda: self._editing(layers))
+
     def suffix(self, layer: str) -> Suffix:
         """Return what the graph does behind `layer`.
 
@@ -201,6 +217,35 @@ class Graph:
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
 
+    def _editing(self, layers: tuple[str, ...]) -> Editing:
+        graph, copies = self._copy()
+        last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+        with graph.inserting_before(last.next):
+            # Names that no operator has: a renamed placeholder could be overwritten by the next one's name.
+            given = {
+                layer: tuple(graph.placeholder(f"{what}_at_layer_{number}") for what in ("kept", "added"))
+                for number, layer in enumerate(layers)
+            }
+        # Layers may have one value: that of a block is its last part's, which ends before it does.
+        newest: dict[fx.Node, fx.Node] = {}
+        for layer in sorted(layers, key=self._end_of):
+            value = copies[self._node(layer)]
+            value = newest.get(value, value)
+            newest[copies[self._node(layer)]] = _edit(graph, value, *given[layer])
+        run = assemble(graph, self._program.tensors)
+        inputs, names = self._input_names, self._output_names
+
+        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Outputs:
+            pairs = [tensor for layer in layers for tensor in edits[layer]]
+            return dict(zip(names, run(*[rows[name] for name in inputs], *pairs), strict=True))
+
+        return derived
+
+    def _end_of(self, layer: str) -> tuple[int, int]:
+        """Return what orders layers by when the first pass leaves them."""
+        last = max(place for place, name in enumerate(self.layers) if name == layer or name.startswith(f"{layer}."))
+        return last, -layer.count(".")
+
     def _suffix(self, layer: str) -> Suffix:
         program = self._program
         return cut(
@@ -242,6 +287,20 @@ def _values_error(error: Exception, inputs: Sequence[str]) -> UnfitValuesError:
     """Make the error for rows that come to values which an operator refuses."""
     what = str(error) if isinstance(error, BrokenContractError) else "A matrix cannot be inverted or decomposed."
     return values_error(inputs, what)
+
+
+def _edit(graph: fx.Graph, value: fx.Node, keep: fx.Node, add: fx.Node) -> fx.Node:
+    """Put an edit behind a value; return the edited value."""
+    with graph.inserting_after(add if value.op == "placeholder" else value):
+        new = graph.call_function(edited, (value, keep, add))
+    value.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    return new
+
+
+def edited(value: torch.Tensor, keep: torch.Tensor, add: torch.Tensor) -> torch.Tensor:
+    """Return keep * value + add, and add where keep is 0: also of a value that is infinite or NaN."""
+    keep, add = keep.to(value.dtype), add.to(value.dtype)
+    return torch.where(keep == 0, add, keep * value + add)
 
 
 def as_leaf(value: torch.Tensor) -> torch.Tensor:

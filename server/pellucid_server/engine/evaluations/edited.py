@@ -1,0 +1,107 @@
+"""The outputs, or the target's score, with the values of some layers changed on the way."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pellucid_server.engine.asking.question import Target
+from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.device.kernel import Parts
+from pellucid_server.engine.evaluations.folds import Keep
+from pellucid_server.engine.evaluations.forward import graph_of
+from pellucid_server.engine.evaluations.recipes import With
+from pellucid_server.engine.evaluations.targets import layout, scores
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edit:
+    """What becomes of a layer's value v in each row: `keep` times v, plus `add`; where `keep` is 0, `add` alone.
+
+    So an element is switched off (0, 0), set (0, c), scaled (s, 0), shifted (1, d) or left as it is (1, 0).
+
+    Attributes
+    ----------
+    keep, add
+        (rows, *shape) each, where shape broadcasts to the layer's: (rows, channels, 1, 1) for whole channels.
+    """
+
+    keep: Array
+    add: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """Ask for what the network says with edits at some layers.
+
+    With a target, its score of each row is the answer, (rows,) float64; without, every output by name, (rows, *shape).
+    All edits of a row hold at once: a layer behind another sees what that one's edit brought about.
+    """
+
+    rows: Recipe
+    edits: Mapping[str, Edit]
+    target: Target | None = None
+    fold: Fold = field(default_factory=Keep)
+    exact: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The rows, each with its edits."""
+        beside = {}
+        for layer, edit in self.edits.items():
+            if not len(edit.keep) == len(edit.add) == self.rows.count:
+                raise ValueError(
+                    f"the edit of {layer} has {len(edit.keep)} and {len(edit.add)} rows; it must have {self.rows.count}"
+                )
+            beside[_keep(layer)], beside[_add(layer)] = edit.keep, edit.add
+        return With(self.rows, beside)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What may share a chunk: any edits of the same layers, by arrays of the same shapes."""
+        return ("edited", *self.edits, None if self.target is None else layout(self.target))
+
+    @property
+    def derived(self) -> bool:
+        """Whether it takes a graph of its own."""
+        return True
+
+    def kernel(self, model: LoadedModel, device: str) -> "EditedKernel":
+        """Return what evaluates it."""
+        return EditedKernel(model, device, tuple(self.edits), self.target)
+
+
+class EditedKernel:
+    """Runs a graph forward with edits at some layers."""
+
+    evaluation = "forward"
+    backward = False
+
+    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None) -> None:
+        self._run = graph_of(model).editing(layers)
+        self._layers = layers
+        self._target = target
+        self.kind = "edited"
+        self.device = device
+
+    def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
+        """Return every output by name, (rows, *shape), or the scores, (rows,)."""
+        with torch.no_grad():
+            edits = {layer: (batch[_keep(layer)], batch[_add(layer)]) for layer in self._layers}
+            outputs = self._run(batch, edits)
+            if self._target is None:
+                return outputs
+            return {SCORES: scores(outputs[self._target.output].double(), self._target.space, parts)}
+
+
+def _keep(layer: str) -> str:
+    return f"\0keep@{layer}"
+
+
+def _add(layer: str) -> str:
+    return f"\0add@{layer}"
