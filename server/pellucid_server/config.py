@@ -347,10 +347,8 @@ def worker_environment(threads: int) -> dict[str, str]:
     inherited = dict(os.environ)  # noqa: TID251 - the one place
     # Idle OpenMP threads sleep: spinning ones slow the request threads and other workers down.
     threading = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    # cuBLAS gives equal bits for equal work only with a workspace of a fixed size. glibc asks for huge pages: what a
-    # page fault costs is otherwise much of the time of small networks on large inputs.
-    preset = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    return {**preset, **inherited, **threading}
+    # cuBLAS gives equal bits for equal work only with a workspace of a fixed size.
+    return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", **inherited, **threading}
 
 
 def _completed(entry: Any, defaults: Mapping[str, Any]) -> Any:

@@ -39,7 +39,7 @@ from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import UnimplementedError
 from pellucid_server.faults import Faults
-from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, trim
+from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
 from pellucid_server.recorder import Recorder
 from pellucid_server.traces import DiscreetFormatter
 from pellucid_server.vocabulary.messages import (
@@ -227,6 +227,8 @@ def main() -> NoReturn:
         connection.send_now(Refused(str(error)))
         connection.drain()
         os._exit(0)
+    # After the fork: what models are tried out in is measured by the memory that it has.
+    keep_freed()
     ready: Future[Worker] = Future()
     threading.Thread(target=_read, args=(connection, ready), name="reader", daemon=True).start()
     worker = _ready_worker(connection, settings, recorder, ready, loader)

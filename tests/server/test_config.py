@@ -185,14 +185,6 @@ def test_a_number_of_threads_that_is_given_holds():
     assert load(None, {"worker": {"threads": 5}}).worker_settings()[0].threads == 5
 
 
-def test_a_worker_asks_for_huge_pages_unless_the_operator_tunes_glibc(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-
-    assert worker_environment(1)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
-    assert worker_environment(1)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
-
-
 def test_a_workers_environment_is_this_one_with_threads_that_sleep(monkeypatch):
     monkeypatch.setenv("SOMETHING", "else")
 
