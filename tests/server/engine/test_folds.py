@@ -32,6 +32,8 @@ def folded(fold, rows, sizes):
 
 SPLITS = [[COUNT], [1] * COUNT, [3, 20], [8, 8, 7], [13, 1, 9]]
 FOLDS = {
+    "one sum": WeightedSum(np.random.default_rng(44).random(COUNT), np.array([-1] * 2 + [0] * 20 + [-1]), 1),
+    "one sum with a gap": WeightedSum(np.random.default_rng(44).random(COUNT), np.array([0] * 9 + [-1] + [0] * 13), 1),
     "sum": WeightedSum(np.random.default_rng(42).random(COUNT), OWNERS, 3),
     "moments": Moments(),
     "magnitudes": Moments(absolute=True),
@@ -50,13 +52,14 @@ def test_sums_have_the_same_bits_however_rows_are_split(fold, shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_a_weighted_sum_adds_each_row_to_its_owner(shape):
-    rows, fold = results(shape), FOLDS["sum"]
+@pytest.mark.parametrize("name", ["sum", "one sum", "one sum with a gap"])
+def test_a_weighted_sum_adds_each_row_to_its_owner(shape, name):
+    rows, fold = results(shape), FOLDS[name]
 
     found = folded(fold, rows, [5, 18]).result()["x"]
 
-    for owner in range(3):
-        chosen = owner == OWNERS
+    for owner in range(fold.sums):
+        chosen = owner == fold.owners
         weights = fold.weights[chosen].reshape(-1, *(1,) * len(shape))
         expected = (weights * rows[chosen].astype(np.float64)).sum(axis=0)
         np.testing.assert_allclose(found[owner], expected, rtol=1e-9, atol=1e-9)

@@ -60,6 +60,40 @@ def test_chunks_of_any_size_have_the_same_bytes(recipe, size):
             assert rows.numpy().tobytes() == whole[name][first : first + count].tobytes()
 
 
+BY_NUMPY = [name for name, recipe in RECIPES.items() if hasattr(recipe, "grow")]
+
+
+@pytest.mark.parametrize("name", BY_NUMPY)
+def test_rows_grown_by_numpy_are_the_same_to_rounding_and_have_the_same_bytes_in_chunks_of_any_size(name):
+    recipe = RECIPES[name]
+    whole = grown(recipe)
+    at_once = {key: np.full_like(rows, 99) for key, rows in whole.items()}
+    recipe.grow(at_once, 0)
+
+    for key, rows in whole.items():
+        np.testing.assert_allclose(at_once[key], rows, rtol=3e-7, atol=1e-7)
+    for size in (1, 2, 5):
+        for first in range(0, recipe.count, size):
+            count = min(size, recipe.count - first)
+            part = {key: np.full((count, *rows.shape[1:]), 99, rows.dtype) for key, rows in whole.items()}
+            recipe.grow(part, first)
+            for key, rows in part.items():
+                assert rows.tobytes() == at_once[key][first : first + count].tobytes()
+
+
+def test_rows_that_are_put_together_have_the_same_bytes_by_numpy():
+    assert {"rows", "path", "masks", "noise"} < set(BY_NUMPY)
+    for name in BY_NUMPY:
+        recipe = RECIPES[name]
+        found = {key: np.empty_like(rows) for key, rows in grown(recipe).items()}
+        recipe.grow(found, 0)
+        if isinstance(recipe, Rows | Masked):
+            assert all(found[key].tobytes() == rows.tobytes() for key, rows in grown(recipe).items())
+        if isinstance(recipe, Path):
+            for key, end in recipe.end.items():
+                assert (found[key][recipe.places == 1.0] == end).all()
+
+
 @every_recipe
 def test_a_row_by_itself_is_the_row_among_others(recipe):
     whole = grown(recipe)

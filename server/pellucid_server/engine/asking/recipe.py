@@ -56,6 +56,14 @@ class Recipe(Protocol):
         ...
 
 
+class HostRecipe(Protocol):
+    """A recipe that can be grown by numpy too, to rounding: of table rows, calls into torch take most time."""
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow rows from number `first` on into `out`, as many as it has, (rows, *features) each, on the host."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NonFinite:
     """The first value among an evaluation's results that is NaN or infinite.

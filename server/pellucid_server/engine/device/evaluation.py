@@ -1,14 +1,15 @@
 """Rows of one request on their way over the device."""
 
 import functools
+import math
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pellucid_server.engine.asking.recipe import Ask, NonFinite, Stage, Tensors
+from pellucid_server.engine.asking.recipe import Ask, HostRecipe, NonFinite, Recipe, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -116,6 +117,8 @@ ChunkPart = tuple[Evaluation, int]
 
 def pack(chunk: list[ChunkPart], device: str) -> Tensors:
     """Grow the chosen rows on the device, one part behind the other; without a copy where they lie there as one."""
+    if device == "cpu" and _small(chunk[0][0].recipe.layout):
+        return _on_host(chunk)
     lying = [entry.stage(device).rows(entry.done, count) for entry, count in chunk]
     found = [rows for rows in lying if rows is not None]
     if len(found) == len(chunk):
@@ -131,6 +134,34 @@ def pack(chunk: list[ChunkPart], device: str) -> Tensors:
         entry.stage(device).write(part, entry.done)
         start += count
     return batch
+
+
+_SMALL_ROW_BYTES = 4096
+
+
+def _on_host(chunk: list[ChunkPart]) -> Tensors:
+    """Grow small rows by numpy where the recipe can: whatever is beside them, so that their bits are the same."""
+    total = sum([count for _, count in chunk])
+    batch = {name: np.empty((total, *shape), kind) for name, kind, shape in chunk[0][0].recipe.layout}
+    start = 0
+    for entry, count in chunk:
+        part = {name: rows[start : start + count] for name, rows in batch.items()} if len(chunk) > 1 else batch
+        if _grows_on_host(type(entry.recipe)):
+            cast(HostRecipe, entry.recipe).grow(part, entry.done)
+        else:
+            entry.stage("cpu").write({name: torch.from_numpy(rows) for name, rows in part.items()}, entry.done)
+        start += count
+    return {name: torch.from_numpy(rows) for name, rows in batch.items()}
+
+
+@functools.lru_cache(maxsize=1024)
+def _small(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bool:
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape in layout) <= _SMALL_ROW_BYTES
+
+
+@functools.cache
+def _grows_on_host(kind: type[Recipe]) -> bool:
+    return hasattr(kind, "grow")
 
 
 @functools.cache

@@ -90,24 +90,46 @@ class WeightedSum:
 
 
 class _Sums:
-    """Scores that are kept, and results that are added up."""
+    """Scores that are kept, and results that are added up: small ones by numpy, whose calls take less time."""
+
+    added_small = True
+    """Whether there is a way of its own for small results."""
 
     def __init__(self, count: int) -> None:
         self._scores = _Kept(count)
         self._done = 0
         self._sums: dict[str, torch.Tensor] = {}
+        self._small: dict[str, Floats] = {}
         self.nonfinite: NonFinite | None = None
 
     def add(self, results: Tensors, start: int, count: int) -> None:
         if SCORES in results:
             self._scores.add({SCORES: results[SCORES]}, start, count)
         for name, rows in results.items():
-            if name != SCORES:
+            if name == SCORES:
+                continue
+            if self.added_small and rows.numel() <= _SMALL * len(rows) and not rows.is_cuda:
+                self._add_small(name, rows.detach().numpy()[start : start + count])
+            else:
                 self._add(name, rows[start : start + count].detach())
         self._done += count
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
         raise NotImplementedError
+
+    def _add_small(self, name: str, rows: npt.NDArray[np.generic]) -> None:
+        raise NotImplementedError
+
+    def _look_small(self, name: str, rows: npt.NDArray[np.generic], used: npt.NDArray[np.bool_] | None = None) -> None:
+        """Note the first row, of those used, that is not finite, once a sum is not."""
+        if self.nonfinite is not None or np.isfinite(self._small[name]).all():
+            return
+        bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+        if used is not None:
+            bad &= used
+        if bad.any():
+            first = int(bad.argmax())
+            self.nonfinite = NonFinite(self._done + first, name, rows[first].copy())
 
     def _look(
         self, name: str, rows: torch.Tensor, sums: torch.Tensor, *, numbers: npt.NDArray[np.intp] | None = None
@@ -125,13 +147,15 @@ class _Sums:
             self.nonfinite = NonFinite(self._done + number, name, to_host(rows[first]))
 
     def result(self) -> dict[str, npt.NDArray[np.generic]]:
-        return {**self._scores.result(), **{name: to_host(sums) for name, sums in self._sums.items()}}
+        sums = {name: to_host(sums) for name, sums in self._sums.items()}
+        return {**self._scores.result(), **sums, **self._small}
 
 
 class _Summed(_Sums):
     def __init__(self, fold: WeightedSum, count: int) -> None:
         super().__init__(count)
         self._fold = fold
+        self._run = _only_run(fold)
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
         if name not in self._sums:
@@ -141,16 +165,27 @@ class _Summed(_Sums):
         owners, weights = self._fold.owners[part], self._fold.weights[part]
         sums = self._sums[name]
         edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
-        if _small(sums[0]):
-            _add_runs(sums.numpy(), rows.numpy(), weights, owners, edges)
-            used = owners >= 0
-            self._look(name, rows if used.all() else rows[torch.from_numpy(used)], sums, numbers=np.flatnonzero(used))
-            return
         for begin, end in itertools.pairwise(edges):
             owner = int(owners[begin])
             if owner >= 0:
                 _add_rows(sums[owner], rows[begin:end], weights[begin:end].tolist())
                 self._look(name, rows[begin:end], sums[owner], numbers=np.arange(begin, end))
+
+    def _add_small(self, name: str, rows: npt.NDArray[np.generic]) -> None:
+        fold = self._fold
+        if name not in self._small:
+            self._small[name] = np.zeros((fold.sums, *rows.shape[1:]))
+        part = slice(self._done, self._done + len(rows))
+        weights, sums = fold.weights[part], self._small[name]
+        if self._run is not None:
+            begin, end = (min(max(edge - self._done, 0), len(rows)) for edge in self._run)
+            sums[0] = _added(sums[0], rows[begin:end], weights[begin:end])
+            self._look_small(name, rows, fold.owners[part] >= 0)
+            return
+        owners = fold.owners[part]
+        edges = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(owners)]
+        _add_runs(sums, rows, weights, owners, edges)
+        self._look_small(name, rows, owners >= 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +211,8 @@ class Histogram:
 
 
 class _Counted(_Sums):
+    added_small = False
+
     def __init__(self, fold: Histogram, count: int) -> None:
         super().__init__(count)
         self._edges = {name: torch.from_numpy(np.array(edges)) for name, edges in fold.edges.items()}
@@ -198,10 +235,6 @@ class _Counted(_Sums):
             self._sums[name] += torch.bincount(places.reshape(-1), minlength=units * bins).reshape(units, bins)
 
 
-def _small(total: torch.Tensor) -> bool:
-    return total.numel() <= _SMALL and not total.is_cuda
-
-
 def _add_runs(
     sums: Floats, rows: npt.NDArray[np.generic], weights: Floats, owners: npt.NDArray[np.intp], edges: list[int]
 ) -> None:
@@ -216,6 +249,23 @@ def _add_runs(
     for begin, end, owner in zip(edges[:-1], edges[1:], firsts.tolist(), strict=True):
         if owner >= 0:
             sums[owner] = _running(sums[owner][np.newaxis], products[begin:end], axis=0)
+
+
+def _only_run(fold: WeightedSum) -> tuple[int, int] | None:
+    """Return where the rows that add to the only sum begin and end; None if there are more sums, or rows between."""
+    used = np.flatnonzero(fold.owners >= 0)
+    if fold.sums != 1 or not len(used) or used[-1] - used[0] + 1 != len(used):
+        return None
+    return int(used[0]), int(used[-1]) + 1
+
+
+def _added(total: Floats, rows: npt.NDArray[np.generic], weights: Floats) -> Floats:
+    """Return the total with rows, each times its weight, added to it one after the other."""
+    terms = np.empty((len(rows) + 1, *rows.shape[1:]))
+    terms[0] = total
+    np.multiply(rows, weights.reshape(-1, *(1,) * (rows.ndim - 1)), out=terms[1:])
+    found: Floats = np.add.accumulate(terms, axis=0)[-1]
+    return found
 
 
 def _running(total: Floats, rows: Floats, *, axis: int) -> Floats:
@@ -259,15 +309,19 @@ class _WithSquares(_Sums):
             begin = np.zeros((2, *rows.shape[1:])) if before is None else before.astype(np.float64)
             self._sums[name] = torch.from_numpy(begin).to(rows.device)
         sums = self._sums[name]
-        if _small(sums[0]):
-            wide_rows = rows.numpy().astype(np.float64)
-            found, added = sums.numpy(), np.abs(wide_rows) if self._absolute else wide_rows
-            found[0] = _running(found[:1], added, axis=0)
-            found[1] = _running(found[1:], wide_rows * wide_rows, axis=0)
-        else:
-            wide = torch.empty_like(sums[0])
-            for row in rows:
-                wide.copy_(row)
-                sums[0].add_(wide.abs_() if self._absolute else wide)
-                sums[1].addcmul_(wide, wide)
+        wide = torch.empty_like(sums[0])
+        for row in rows:
+            wide.copy_(row)
+            sums[0].add_(wide.abs_() if self._absolute else wide)
+            sums[1].addcmul_(wide, wide)
         self._look(name, rows, sums[1])
+
+    def _add_small(self, name: str, rows: npt.NDArray[np.generic]) -> None:
+        if name not in self._small:
+            before = self._before.get(name)
+            self._small[name] = np.zeros((2, *rows.shape[1:])) if before is None else np.array(before, np.float64)
+        sums, wide = self._small[name], rows.astype(np.float64)
+        added = np.abs(wide) if self._absolute else wide
+        sums[0] = _running(sums[:1], added, axis=0)
+        sums[1] = _running(sums[1:], wide * wide, axis=0)
+        self._look_small(name, rows)

@@ -68,6 +68,11 @@ class Rows:
         """Return one row."""
         return {name: array[number] for name, array in self.arrays.items()}
 
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow small rows on the host."""
+        for name, array in self.arrays.items():
+            out[name][...] = array[first : first + len(out[name])]
+
 
 @dataclass(frozen=True, slots=True)
 class _Lying:
@@ -154,6 +159,19 @@ class Path:
     def row(self, number: int) -> Arrays:
         """Return one point."""
         return _one(self, number)
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow small points on the host."""
+        for name, end in self.end.items():
+            rows = out[name]
+            if name not in self.start:
+                rows[...] = end
+                continue
+            places = self.places[first : first + len(rows)]
+            start, column = self.start[name], places.astype(end.dtype).reshape(-1, *(1,) * end.ndim)
+            np.multiply(column, np.subtract(end, start), out=rows)
+            np.add(rows, start, out=rows)
+            rows[places == 1.0] = end
 
 
 def _column(values: Floats, like: torch.Tensor, device: str) -> torch.Tensor:
@@ -242,6 +260,16 @@ class Masked:
     def row(self, number: int) -> Arrays:
         """Return one row."""
         return _one(self, number)
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow small rows on the host."""
+        count, baselines = len(next(iter(out.values()))), len(next(iter(self.baselines.values())))
+        numbers = np.arange(first, first + count)
+        present = self.present[first : first + count] if baselines == 1 else self.present[numbers // baselines]
+        for name, row in self.inputs.items():
+            labels, absent = self.labels[name], self.baselines[name]
+            mask = present.take(labels.reshape(-1), axis=1).reshape(count, *labels.shape)
+            out[name][...] = np.where(mask, row, absent if baselines == 1 else absent[numbers % baselines])
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +426,21 @@ class Noisy:
     def row(self, number: int) -> Arrays:
         """Return one noisy copy."""
         return _one(self, number)
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow small copies on the host."""
+        table = _table("cpu").numpy()
+        for name, row in self.inputs.items():
+            rows = out[name]
+            if name not in self.deviations:
+                rows[...] = row
+                continue
+            bits = _hashed(self.seed, name, np.arange(self.first + first, self.first + first + len(rows)))
+            starts = (bits % np.uint64(_TABLE_LENGTH)).astype(np.int64)
+            noise = table.take(starts[:, None] + np.arange(row.size), mode="wrap").reshape(rows.shape)
+            noise *= np.where(bits >> np.uint64(63), np.float32(1), np.float32(-1)).reshape(-1, *(1,) * row.ndim)
+            noise *= np.asarray(self.deviations[name], np.float32)
+            rows[...] = row + noise
 
 
 @dataclass(frozen=True, slots=True)
