@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pellucid_server.engine.asking.recipe import Ask, HostRecipe, NonFinite, Recipe, Stage, Tensors
+from pellucid_server.engine.asking.recipe import Ask, Fold, HostRecipe, NonFinite, Recipe, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -25,7 +25,8 @@ class Evaluation:
     """Rows of one request on their way through a lane. Its answer is there once `finished` is set.
 
     Evaluations with equal `lane_key` may share batches; those of a prediction and of an explanation have
-    different ones. `on_rows` is called by the device thread with the share of the rows that are done.
+    different ones. `rows` and `fold` take the place of the ask's. `on_rows` is called by the device thread with the
+    share of the rows that are done.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Evaluation:
         "count",
         "done",
         "error",
+        "fold",
         "lane_key",
         "on_rows",
         "prediction",
@@ -55,11 +57,13 @@ class Evaluation:
         *,
         prediction: bool = False,
         exact: bool = False,
+        rows: Recipe | None = None,
+        fold: Fold | None = None,
         on_rows: Callable[[float], None] | None = None,
     ) -> None:
         self.lane_key = lane_key
         self.ask = ask
-        self.recipe = ask.recipe
+        self.recipe = ask.recipe if rows is None else rows
         self.count = self.recipe.count
         self.request = request
         self.tally = tally
@@ -70,7 +74,8 @@ class Evaluation:
         self.done = 0
         self.error: BaseException | None = None
         self._stage: Stage | None = None
-        self.results = ask.fold.start(self.count)
+        self.fold = ask.fold if fold is None else fold
+        self.results = self.fold.start(self.count)
         """What the fold has made of the rows so far."""
         self._finished = finished
 
@@ -137,6 +142,11 @@ def pack(chunk: list[ChunkPart], device: str) -> Tensors:
 
 
 _SMALL_ROW_BYTES = 4096
+
+
+def grows_on_host(recipe: Recipe) -> bool:
+    """Whether rows are so small that numpy grows them on a CPU."""
+    return _small(recipe.layout) and _grows_on_host(type(recipe))
 
 
 def _on_host(chunk: list[ChunkPart]) -> Tensors:

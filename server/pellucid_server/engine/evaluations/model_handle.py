@@ -6,23 +6,30 @@ import math
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
-from pellucid_server.engine.asking.recipe import Ask, Recipe
+from pellucid_server.engine.asking.recipe import Ask, HostRecipe, Recipe
 from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
+from pellucid_server.engine.device.evaluation import grows_on_host
 from pellucid_server.engine.device.kernel import Kernel
 from pellucid_server.engine.device.lane import Packing
+from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.prefix import OnDevice, Prefix, held
+from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 _ANY_BATCH = 1 << 30
+
+_GROWN_BYTES = 1 << 20
+_KEEP = Keep()
 
 _CACHED_BYTES = 16 << 20
 """Rows of a chunk on a CPU: more would go to memory and come back from there, and are no faster."""
@@ -96,7 +103,12 @@ class ModelHandle:
         raise UnfitLayerError(f"{what}; layers that GetModel shows as cuttable: {names}.", field="layer")
 
     def _answer(self, evaluation: Evaluation) -> Answer:
-        return Answer(evaluation.answer(), evaluation.nonfinite)
+        found, fold = evaluation.answer(), evaluation.ask.fold
+        if evaluation.fold is fold or isinstance(fold, Keep):
+            return Answer(found, evaluation.nonfinite)
+        reduced = fold.start(evaluation.count)
+        reduced.add({name: torch.from_numpy(array) for name, array in found.items()}, 0, evaluation.count)
+        return Answer(reduced.result(), reduced.nonfinite)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a module-level function of the engine in a helper process: short calls never wait for long ones."""
@@ -133,6 +145,7 @@ class ModelHandle:
         recipe, exact = ask.recipe, ask.exact or self._exact
         key = (self._model.key, ask.key, self._prediction, exact, recipe.layout)
         finished = services.hub.signal()
+        rows = None if is_cuda(services.device) else _grown(recipe)
         evaluation = Evaluation(
             key,
             ask,
@@ -141,6 +154,8 @@ class ModelHandle:
             finished,
             prediction=self._prediction,
             exact=exact,
+            rows=rows,
+            fold=None if rows is None else _KEEP,
             on_rows=None if progress is None else self._reporter(*progress),
         )
         if evaluation.count == 0:
@@ -186,6 +201,18 @@ class ModelHandle:
         the square of the length.
         """
         return max(1.0, _row_bytes(recipe, self._model.features) / self._model.input_row_bytes) ** 2
+
+
+def _grown(recipe: Recipe) -> Rows | None:
+    """Grow all of some table rows here, by the thread of their request; None if they are left to the device's.
+
+    What they cost in Python would hold the device up, whose thread all requests share.
+    """
+    if isinstance(recipe, Rows) or not grows_on_host(recipe) or recipe.count * _row_bytes(recipe) > _GROWN_BYTES:
+        return None
+    arrays = {name: np.empty((recipe.count, *shape), kind) for name, kind, shape in recipe.layout}
+    cast(HostRecipe, recipe).grow(arrays, 0)
+    return Rows(arrays)
 
 
 def _row_bytes(recipe: Recipe, names: Container[str] | None = None) -> int:
