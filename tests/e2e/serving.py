@@ -52,16 +52,26 @@ class Server:
         return [line for line in self.log.read_text().splitlines() if all(word in line for word in words)]
 
     def worker_pid(self) -> int:
-        """Return the id of the worker's process: of the children, the one that loads torch."""
-        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        found = [int(pid) for path in children for pid in path.read_text().split()]
-        (worker,) = [pid for pid in found if b"--record" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Return the id of the worker's process."""
+        (worker,) = children(self.process.pid, "pellucid-worker")
         return worker
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(2 * LONG_SECONDS)
+
+
+def children(pid: int, name: str) -> set[int]:
+    """Return the children of a process that have a name, as `ps` shows it."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            # It may have ended since it was listed.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{child}/comm").read_text() == f"{name}\n":
+                    found.add(int(child))
+    return found
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:

@@ -86,10 +86,10 @@ class Front:
         self.socket.close()
 
     def children(self):
-        """Return descriptors that become readable when the worker's child processes end, by their command lines."""
+        """Return descriptors that become readable when the worker's child processes end, with their names."""
         found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for path in found for pid in path.read_text().split()]
-        return {Path(f"/proc/{pid}/cmdline").read_text(): os.pidfd_open(pid) for pid in pids}
+        return [(Path(f"/proc/{pid}/comm").read_text().strip(), os.pidfd_open(pid)) for pid in pids]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pellucid_server.config import DEFAULT_CLASSES, PoolConfig
 from pellucid_server.faults import Faults
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.workers.process import Launcher
+from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.vocabulary.messages import WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 
