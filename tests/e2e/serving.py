@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import nursery
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
 
 LONG_SECONDS = 120.0
@@ -24,7 +25,7 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 class Server:
     """A running server."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | nursery.Child"
     address: str
     metrics_address: str
     log: Path
@@ -89,21 +90,30 @@ def serve(
     folder: Path,
     settings: Mapping[str, str] | None = None,
     *,
-    program: Sequence[str] = ("-m", "pellucid_server"),
+    as_users_do: bool = False,
+    worker: str = "pellucid_server.worker",
 ) -> Iterator[Server]:
-    """Run `python -m pellucid_server`, or another program like it, on free ports; `folder` gets its log.
+    """Run a server on free ports; `folder` gets its log.
 
     Parameters
     ----------
     settings
         Environment variables for it, such as `PELLUCID_POOL__HANG_SECONDS`.
+    as_users_do
+        Run `python -m pellucid_server`, which imports everything anew.
+    worker
+        A module that the workers of another server import.
     """
     ready, log = folder / "ready.json", folder / "server.log"
-    command = [sys.executable, *program, "--models", str(models), "--port", "0"]
-    command += ["--metrics-port", "0", "--ready-file", str(ready)]
+    arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--ready-file", str(ready)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PELLUCID_WORKER__THREADS": "1", **(settings or {})}
+    process: subprocess.Popen[bytes] | nursery.Child
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        if as_users_do:
+            command = [sys.executable, "-m", "pellucid_server", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        else:
+            process = nursery.fork("server", [worker, *arguments], environment, [], output.fileno())
     try:
         wait_until(
             lambda: ready.exists() or process.poll() is not None, seconds=2 * LONG_SECONDS, what="the server is ready"

@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import nursery
 from pellucid_server.config import worker_environment
 from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.recorder import Recorder, new_record
@@ -25,14 +24,9 @@ class Front:
     def __init__(self, repository, faults, record, log=None, **settings):
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
-            self.process = subprocess.Popen(
-                [*command, "--record", str(record)],
-                pass_fds=[theirs.fileno(), record],
-                env=worker_environment(1),
-                process_group=0,
-                stderr=log,
-            )
+            arguments, output = ["--fd", "{0}", "--record", "{1}"], 2 if log is None else log.fileno()
+            shared = [theirs.fileno(), record]
+            self.process = nursery.fork("worker", arguments, worker_environment(1), shared, output)
         self.socket = ours
         self.socket.settimeout(60)
         self.faults = faults
