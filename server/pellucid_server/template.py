@@ -99,6 +99,9 @@ class Template:
     ) -> ForkedProcess:
         """Return a new process that does what the template knows by the name of `role`.
 
+        With `leads` it leads a process group from when this returns: it should wait for a word of this process's
+        before it starts others.
+
         Raises
         ------
         TemplateError

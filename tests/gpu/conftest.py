@@ -79,7 +79,6 @@ def client(server: Server) -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def cpu_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a server on the CPU, with the same models."""
-    settings = {"PELLUCID_POOL__DEVICES": "cpu"}
     with (
         serve(
             repository, tmp_path_factory.mktemp("cpu"), {"PELLUCID_POOL__DEVICES": "cpu"}, as_users_do=True

@@ -111,6 +111,7 @@ async def make_pool(tmp_path, diary):
         beats=0.0,
         folder="",
         environment=None,
+        template="",
         **config,
     ):
         (tmp_path / start).mkdir(exist_ok=True)
@@ -119,7 +120,17 @@ async def make_pool(tmp_path, diary):
         pool = Pool(
             (settings,) * workers,
             PoolConfig(**quick),
-            Launcher({**os.environ, "OMP_NUM_THREADS": "7", **(environment or {})}, command),
+            Launcher(
+                {
+                    **os.environ,
+                    "OMP_NUM_THREADS": "7",
+                    "FAKE_TEMPLATE": template,
+                    "FAKE_TEMPLATES": str(tmp_path),
+                    **(environment or {}),
+                },
+                command,
+                template=bool(template),
+            ),
             classes={**DEFAULT_CLASSES, **(classes or {})},
             concurrent_requests=places,
             observer=diary,
