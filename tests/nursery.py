@@ -18,13 +18,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pellucid_server.processes import close_descriptors, die_with_parent, end_after
 from pellucid_server.template import Template
 
-IMPORTS = ("pellucid_server.__main__", "pellucid_server.worker", "pellucid_server.engine.methods.shared.groups")
+IMPORTS = (
+    "pellucid_server.__main__",
+    "pellucid_server.worker",
+    "pellucid_server.engine.methods.shared.groups",
+    "server.pool.fake_worker",
+)
+
+
+_starting = threading.Lock()
 
 
 class Child:
@@ -32,23 +41,29 @@ class Child:
 
     def __init__(self, status: socket.socket) -> None:
         self._status = status
+        self._lock = threading.Lock()
         self.pid = int(status.recv(64))
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        if self.returncode is None:
-            self._status.settimeout(timeout)
-            try:
+        with self._lock:
+            if self.returncode is not None:
+                return self.returncode
+            # Others may wait at the same time, and close theirs.
+            status = self._status.dup()
+        with status:
+            if not select.select([status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+        with self._lock:
+            if self.returncode is None:
                 self.returncode = int(self._status.recv(64))
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0) from None
-            self._status.close()
-        return self.returncode
+                self._status.close()
+            return self.returncode
 
     def send_signal(self, number: int) -> None:
         # The nursery reaps it once this end has seen its status, so that the id is of no other process.
@@ -65,10 +80,12 @@ class Child:
 def fork(
     role: str, arguments: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int], output: int
 ) -> Child:
-    """Return a new process: a "server", whose first argument names a module that its workers import, or a "worker".
+    """Return a new process.
 
     Parameters
     ----------
+    role
+        "server", whose first argument names a module that its workers import, "worker", or "fake": a fake worker.
     arguments
         Of its command line; {0} and so on stand for the numbers that `descriptors` have there.
     output
@@ -77,7 +94,9 @@ def fork(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         request = json.dumps({"role": role, "arguments": list(arguments), "environment": dict(environment)})
-        socket.send_fds(_nursery(), [request.encode()], [theirs.fileno(), output, *descriptors])
+        with _starting:
+            control = _nursery()
+        socket.send_fds(control, [request.encode()], [theirs.fileno(), output, *descriptors])
     return Child(ours)
 
 
@@ -151,7 +170,7 @@ def _be(request: dict[str, Any], descriptors: Sequence[int], parent: int) -> Non
     os.environ.update(request["environment"])
     arguments = [argument.format(*others) for argument in request["arguments"]]
     sys.argv[0] = request["role"]
-    {"server": _serve, "worker": _work}[request["role"]](arguments)
+    {"server": _serve, "worker": _work, "fake": _fake}[request["role"]](arguments)
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -179,6 +198,12 @@ def _work(arguments: Sequence[str]) -> None:
     os.setpgid(0, 0)
     sys.argv[1:] = arguments
     importlib.import_module("pellucid_server.worker").main()
+
+
+def _fake(arguments: Sequence[str]) -> None:
+    os.setpgid(0, 0)
+    sys.argv[1:] = arguments
+    importlib.import_module("server.pool.fake_worker").main()
 
 
 def main() -> None:

@@ -23,6 +23,11 @@ def _adopting():
 
 
 @pytest.fixture
+def by_command():
+    return True
+
+
+@pytest.fixture
 def before():
     return children()
 

@@ -18,6 +18,11 @@ from server.pool.conftest import COMMAND, Health, answer, request, sent
 NEVER_SECONDS = 600.0
 
 
+@pytest.fixture
+def by_command():
+    return True
+
+
 def children():
     """Return the ids of this process's children, those that ended and were not waited for included."""
     lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
