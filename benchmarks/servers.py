@@ -41,7 +41,7 @@ class Running:
         """Return the ids of the worker processes."""
         children = Path(f"/proc/{self.pid}/task").glob("*/children")
         found = [int(pid) for path in children for pid in path.read_text().split()]
-        return [pid for pid in found if b"pellucid_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "pellucid-worker\n"]
 
 
 @contextlib.contextmanager

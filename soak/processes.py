@@ -37,12 +37,10 @@ def descendants(pid: int) -> list[int]:
 def kind_of(pid: int) -> str:
     """Tell what a process below the front is."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return OTHER
-    if b"pellucid_server.worker" in command:
-        return WORKER
-    return HELPER if b"pellucid_server.engine.tasks.helper" in command else OTHER
+    return {"pellucid-worker": WORKER, "pellucid-helper": HELPER}.get(name, OTHER)
 
 
 def alive(pid: int) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 from pellucid_server import logs
 from pellucid_server.app import StartError, serve
 from pellucid_server.config import Config, ConfigError, load
-from pellucid_server.pool.workers.process import WORKER_COMMAND, WorkerStartError
+from pellucid_server.pool.workers.launcher import WORKER_COMMAND
+from pellucid_server.pool.workers.process import WorkerStartError
+from pellucid_server.processes import name_process
 
 _NOT_STARTED = 1
 _NOT_CONFIGURED = 2
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str
 
 
 def _serve(config: Config, ready_file: Path | None, worker_command: Sequence[str]) -> int:
+    name_process("pellucid-server")
     logs.set_up(config.logging)
     try:
         return asyncio.run(serve(config, ready_file=ready_file, worker_command=worker_command))

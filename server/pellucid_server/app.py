@@ -22,7 +22,7 @@ from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.workers.process import WORKER_COMMAND, Launcher
+from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
@@ -83,11 +83,13 @@ class App:
         self._registry = CollectorRegistry()
         self._metrics = Metrics.on(self._registry)
         settings = config.worker_settings()
+        environment = worker_environment(settings[0].threads)
         faults = Faults(config.faults.folder)
         self._pool = Pool(
             settings,
             config.pool,
-            Launcher(worker_environment(settings[0].threads), worker_command),
+            # Another command need not know how to be a template.
+            Launcher(environment, worker_command, template=worker_command == WORKER_COMMAND),
             classes=config.classes,
             concurrent_requests=config.worker.concurrent_requests,
             observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),

@@ -1,6 +1,7 @@
 """The worker process: loads the models onto one device and answers requests on an inherited socket.
 
-Started by the pool as `python -m pellucid_server.worker --fd N --record M`. The first message is its settings; it
+Forked by the pool from its template, which is `python -m pellucid_server.worker --template N`, or started as
+`python -m pellucid_server.worker --fd N --record M` where that is not possible. The first message is its settings; it
 answers `Hello` once every model is tried out and loaded, or found broken, or `Refused`, and then sends a
 `Heartbeat` at equal intervals. It notes what it is busy with in the record M, if there is one (see
 `pellucid_server.recorder`).
@@ -19,8 +20,10 @@ import warnings
 from concurrent.futures import Future
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 
+from pellucid_server import template
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.device import accelerator
@@ -40,6 +43,7 @@ from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
+from pellucid_server.processes import name_process
 from pellucid_server.recorder import Recorder
 from pellucid_server.traces import DiscreetFormatter
 from pellucid_server.vocabulary.messages import (
@@ -62,7 +66,7 @@ from pellucid_server.worker_connection import Connection
 _log = logging.getLogger(__name__)
 
 _HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
-"""What a helper process imports beforehand: 0.4 s that the first superpixels would wait, for 70 MB of memory."""
+"""What a helper process imports beforehand, if it is not forked: the first superpixels would wait for it."""
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 
@@ -200,9 +204,11 @@ class _Reporter:
 
 
 def main() -> NoReturn:
-    """Serve until the front closes the socket."""
+    """Be a worker, or a template of workers, until the front closes the socket."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fd", type=int, required=True, help="of the socket to the front")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--fd", type=int, help="of the socket to the front")
+    what.add_argument("--template", type=int, help="fork workers, as asked for on the socket with this descriptor")
     parser.add_argument("--record", type=int, help="of the flight recorder's file")
     # A terminal sends an interrupt to the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -213,15 +219,27 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     threading.excepthook = _end
     arguments = parser.parse_args()
-    connection = Connection(arguments.fd)
-    recorder = None if arguments.record is None else Recorder(arguments.record)
+    registry.discover(methods_package)
+    if arguments.template is not None:
+        template.serve(arguments.template, "pellucid-templ", {"worker": work})
+    work(arguments.fd, arguments.record)
+
+
+def work(descriptor: int, record: int | None) -> NoReturn:
+    """Serve until the front closes the socket `descriptor`; `record` is of the flight recorder's file."""
+    name_process("pellucid-worker")
+    # Forked workers would all go on from one state. (The other generators that have no seed see to it themselves.)
+    np.random.seed()
+    connection = Connection(descriptor)
+    recorder = None if record is None else Recorder(record)
     settings: WorkerSettings | None = connection.first()
     if settings is None:
         os._exit(0)
     _prepare_process(settings)
-    registry.discover(methods_package)
+    helpers = Helpers(load=_HELPER_MODULES)
     try:
-        # Before any thread is started: it forks.
+        # Before any thread is started: both fork.
+        helpers.prepare()
         loader = Loader.begin(settings, registry.methods())
     except ModelError as error:
         connection.send_now(Refused(str(error)))
@@ -231,7 +249,7 @@ def main() -> NoReturn:
     keep_freed()
     ready: Future[Worker] = Future()
     threading.Thread(target=_read, args=(connection, ready), name="reader", daemon=True).start()
-    worker = _ready_worker(connection, settings, recorder, ready, loader)
+    worker = _ready_worker(connection, settings, recorder, ready, loader, helpers)
     if worker is None:
         connection.drain()
         os._exit(0)
@@ -287,6 +305,7 @@ def _ready_worker(
     recorder: Recorder | None,
     ready: "Future[Worker]",
     loader: Loader,
+    helpers: Helpers,
 ) -> Worker | None:
     """Load the models and greet the front; hand the worker to the reader before work can come."""
     missing = _missing_device(settings.device)
@@ -313,8 +332,7 @@ def _ready_worker(
         faults=faults,
         device=settings.device,
     )
-    helper = Helpers(load=_HELPER_MODULES)
-    services = WorkerServices(engine, Hub(on_turn=connection.turn, recorder=recorder), helper, settings.device)
+    services = WorkerServices(engine, Hub(on_turn=connection.turn, recorder=recorder), helpers, settings.device)
     settle()
     methods = registry.methods()
     worker = Worker(connection, Models.of(loaded.models, loaded.broken), services, faults)
@@ -329,7 +347,7 @@ def _ready_worker(
             streams=stream_infos(),
         )
     )
-    helper.start()
+    helpers.start()
     return worker
 
 

@@ -42,7 +42,7 @@ def table_models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that all tests share; a test that hurts it starts its own."""
-    with serve(models, tmp_path_factory.mktemp("server")) as running:
+    with serve(models, tmp_path_factory.mktemp("server"), as_users_do=True) as running:
         yield running
 
 

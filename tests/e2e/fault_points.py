@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.serving import LONG_SECONDS, Server, serve, wait_until
+from e2e.serving import LONG_SECONDS, Server, children, serve, wait_until
 from pellucid_server import faults
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -103,14 +103,7 @@ def kill(pid: int) -> None:
 
 def worker_pids(server: Server) -> set[int]:
     """Return the worker processes of a server."""
-    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    found = set()
-    for path in children:
-        for pid in path.read_text().split():
-            with contextlib.suppress(FileNotFoundError):
-                if b"pellucid_server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.add(int(pid))
-    return found
+    return children(server.process.pid, "pellucid-worker")
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import nursery
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
 
 LONG_SECONDS = 120.0
@@ -24,7 +25,7 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 class Server:
     """A running server."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | nursery.Child"
     address: str
     metrics_address: str
     log: Path
@@ -52,16 +53,26 @@ class Server:
         return [line for line in self.log.read_text().splitlines() if all(word in line for word in words)]
 
     def worker_pid(self) -> int:
-        """Return the id of the worker's process: of the children, the one that loads torch."""
-        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        found = [int(pid) for path in children for pid in path.read_text().split()]
-        (worker,) = [pid for pid in found if b"--record" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Return the id of the worker's process."""
+        (worker,) = children(self.process.pid, "pellucid-worker")
         return worker
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(2 * LONG_SECONDS)
+
+
+def children(pid: int, name: str) -> set[int]:
+    """Return the children of a process that have a name, as `ps` shows it."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in path.read_text().split():
+            # It may have ended since it was listed.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{child}/comm").read_text() == f"{name}\n":
+                    found.add(int(child))
+    return found
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
@@ -79,21 +90,30 @@ def serve(
     folder: Path,
     settings: Mapping[str, str] | None = None,
     *,
-    program: Sequence[str] = ("-m", "pellucid_server"),
+    as_users_do: bool = False,
+    worker: str = "pellucid_server.worker",
 ) -> Iterator[Server]:
-    """Run `python -m pellucid_server`, or another program like it, on free ports; `folder` gets its log.
+    """Run a server on free ports; `folder` gets its log.
 
     Parameters
     ----------
     settings
         Environment variables for it, such as `PELLUCID_POOL__HANG_SECONDS`.
+    as_users_do
+        Run `python -m pellucid_server`, which imports everything anew.
+    worker
+        A module that the workers of another server import.
     """
     ready, log = folder / "ready.json", folder / "server.log"
-    command = [sys.executable, *program, "--models", str(models), "--port", "0"]
-    command += ["--metrics-port", "0", "--ready-file", str(ready)]
+    arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--ready-file", str(ready)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PELLUCID_WORKER__THREADS": "1", **(settings or {})}
+    process: subprocess.Popen[bytes] | nursery.Child
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        if as_users_do:
+            command = [sys.executable, "-m", "pellucid_server", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        else:
+            process = nursery.fork("server", [worker, *arguments], environment, [], output.fileno())
     try:
         wait_until(
             lambda: ready.exists() or process.poll() is not None, seconds=2 * LONG_SECONDS, what="the server is ready"

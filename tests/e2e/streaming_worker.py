@@ -1,11 +1,10 @@
-"""A worker that answers `Ablate` in parts, as none does in production: for tests of streams.
+"""Makes a worker that imports it answer `Ablate` in parts, as none does in production: for tests of streams.
 
 The first three values of the first row say what comes: how many parts, how many bytes each has, and whether the model
 is run for each part. Each part says how many were made before it.
 """
 
 import numpy as np
-from pellucid_server import worker
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.operations.rows import prepare
@@ -26,7 +25,3 @@ def parts(context, request, resume):
             handle.ask(Forward(Rows(rows.arrays)))
         values = NamedArray(np.full(size // 8, number, np.float64), (Axis("value"),))
         yield Step(Findings(arrays={"values": values}), (number + 1) / count)
-
-
-if __name__ == "__main__":
-    worker.main()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from e2e.messages import PICTURE_MODEL, TABLE_MODEL, attribute, pictures, predict, rows, spec
-from e2e.serving import LONG_SECONDS, Server, wait_until
+from e2e.serving import LONG_SECONDS, Server, children, wait_until
 from pellucid.tensors import from_tensor
 from pellucid_server.engine import methods
 from pellucid_server.engine.asking import registry
@@ -209,17 +209,7 @@ def test_predictions_in_batches_of_one_shape_are_equal_bit_for_bit(server: Serve
 
 def helper_pids(server: Server) -> list[int]:
     """Return the ids of the worker's helper processes, in the order of their start."""
-    children = Path(f"/proc/{server.worker_pid()}/task").glob("*/children")
-    found = sorted(int(pid) for path in children for pid in path.read_text().split())
-    return [pid for pid in found if b"engine.tasks.helper" in command_line(pid)]
-
-
-def command_line(pid: int) -> bytes:
-    """Return a process's command line; nothing of one that has ended since it was listed."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
+    return sorted(children(server.worker_pid(), "pellucid-helper"))
 
 
 def test_superpixels_do_not_wait_for_another_callers_long_analysis(server: Server, cat: bytes) -> None:

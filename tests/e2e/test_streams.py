@@ -12,7 +12,6 @@ from e2e.serving import LONG_SECONDS, serve, wait_until
 from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
 
-PROGRAM = (str(Path(__file__).with_name("streaming_server.py")),)
 PARTS = int(os.environ.get("STREAM_PARTS", "300"))
 """10,000 in the long run: `STREAM_PARTS=10000 pytest tests/e2e/test_streams.py`."""
 PART_BYTES = 100_000
@@ -24,7 +23,7 @@ WINDOW_PARTS = 16
 def streaming(table_models, tmp_path_factory):
     """A server whose worker answers `Ablate`."""
     settings = {"PELLUCID_POOL__RESTART_INITIAL_SECONDS": "0.01"}
-    with serve(table_models, tmp_path_factory.mktemp("streaming"), settings, program=PROGRAM) as running:
+    with serve(table_models, tmp_path_factory.mktemp("streaming"), settings, worker="e2e.streaming_worker") as running:
         yield running
 
 

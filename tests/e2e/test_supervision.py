@@ -12,9 +12,9 @@ import numpy as np
 import pellucid
 import pytest
 from e2e import small_models
-from e2e.fault_points import Points, counters, kill, serve_with_points, wait_until_idle, worker_pids
+from e2e.fault_points import QUICK, Points, counters, kill, serve_with_points, wait_until_idle, worker_pids
 from e2e.messages import attribute, details, failure, predict, spec, table_rows
-from e2e.serving import LONG_SECONDS, Server, wait_until
+from e2e.serving import LONG_SECONDS, Server, children, serve, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid.tensors import from_tensor
 from standstill import stop
@@ -287,9 +287,30 @@ def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(FileNotFoundError):
-            children = {int(child) for child in path.read_text().split()}
-            found |= children.union(*map(descendants, children))
+            below = {int(child) for child in path.read_text().split()}
+            found |= below.union(*map(descendants, below))
     return found
+
+
+def test_a_killed_template_costs_no_answer_and_a_worker_lost_after_it_is_replaced(models: Path, tmp_path: Path) -> None:
+    with serve(models, tmp_path, QUICK, as_users_do=True) as server:
+        (template,) = children(server.process.pid, "pellucid-templ")
+        first = server.worker_pid()
+
+        with Load(lambda: outcome(server, KNOWN)[1]) as load:
+            kill(template)
+            what = "the template of the workers was lost (exit status -9)"
+            wait_until(lambda: bool(server.lines(what)), seconds=LONG_SECONDS, what="its loss is seen")
+        assert server.worker_pid() == first
+        lose_worker(server, first)
+
+        found = load.results()
+        np.testing.assert_array_equal(np.concatenate(found), np.tile(EXPECTED, (len(found), 1)))
+        np.testing.assert_array_equal(outcome(server, KNOWN)[1], [EXPECTED])
+        assert server.lines("the worker for cpu was lost (exit status -9)")
+        left = descendants(server.process.pid)
+        assert server.terminate() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in left)
 
 
 def test_a_killed_server_leaves_no_process_behind(models: Path, tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(device: str, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on the device."""
-    with serve(repository, tmp_path_factory.mktemp("device"), {"PELLUCID_POOL__DEVICES": device}) as running:
+    with serve(
+        repository, tmp_path_factory.mktemp("device"), {"PELLUCID_POOL__DEVICES": device}, as_users_do=True
+    ) as running:
         yield running
 
 
@@ -78,7 +80,9 @@ def client(server: Server) -> Iterator[Client]:
 def cpu_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a server on the CPU, with the same models."""
     with (
-        serve(repository, tmp_path_factory.mktemp("cpu"), {"PELLUCID_POOL__DEVICES": "cpu"}) as running,
+        serve(
+            repository, tmp_path_factory.mktemp("cpu"), {"PELLUCID_POOL__DEVICES": "cpu"}, as_users_do=True
+        ) as running,
         Client(running.address) as connected,
     ):
         yield connected

@@ -146,7 +146,10 @@ def test_a_worker_whose_context_is_lost_is_replaced(cuda, repository, tmp_path):
     only = tmp_path / "repository"
     only.mkdir()
     (only / ENTROPY).symlink_to(repository / ENTROPY, target_is_directory=True)
-    with serve(only, tmp_path, {"PELLUCID_POOL__DEVICES": cuda}) as running, Client(running.address) as client:
+    with (
+        serve(only, tmp_path, {"PELLUCID_POOL__DEVICES": cuda}, as_users_do=True) as running,
+        Client(running.address) as client,
+    ):
         first = client.predict(ENTROPY, good).outputs["output"]
         pid = running.worker_pid()
 

@@ -160,7 +160,7 @@ def test_a_batch_that_does_not_end_makes_the_heart_say_how_long_and_names_the_su
     assert held[-1] > 3 * BEAT_SECONDS
     assert beats[-1].python_seconds == 0.0
     assert own.suspects() == {31}
-    helpers = [ended for command, ended in own.children().items() if "engine.tasks.helper" in command]
+    helpers = [ended for name, ended in own.children() if name == "pellucid-helper"]
     assert len(helpers) == 1
     own.process.kill()
     # The helper process ends with the worker, however that ends.
@@ -202,7 +202,7 @@ def test_a_worker_that_ends_while_a_model_is_tried_out_leaves_no_process(reposit
 
     with worker(repository, tmp_path, load_seconds=3600.0) as front:
         wait_until((tmp_path / f"{LOADING}.reached").exists, seconds=60, what="the model is being tried out")
-        (guard,) = front.children().values()
+        (guard,) = [ended for name, ended in front.children() if name == "pellucid-guard"]
         child = os.pidfd_open(int((tmp_path / f"{LOADING}.reached").read_text()))
         end(front)
 

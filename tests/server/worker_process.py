@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import nursery
 from pellucid_server.config import worker_environment
 from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.recorder import Recorder, new_record
@@ -25,14 +24,9 @@ class Front:
     def __init__(self, repository, faults, record, log=None, **settings):
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "pellucid_server.worker", "--fd", str(theirs.fileno())]
-            self.process = subprocess.Popen(
-                [*command, "--record", str(record)],
-                pass_fds=[theirs.fileno(), record],
-                env=worker_environment(1),
-                process_group=0,
-                stderr=log,
-            )
+            arguments, output = ["--fd", "{0}", "--record", "{1}"], 2 if log is None else log.fileno()
+            shared = [theirs.fileno(), record]
+            self.process = nursery.fork("worker", arguments, worker_environment(1), shared, output)
         self.socket = ours
         self.socket.settimeout(60)
         self.faults = faults
@@ -86,10 +80,10 @@ class Front:
         self.socket.close()
 
     def children(self):
-        """Return descriptors that become readable when the worker's child processes end, by their command lines."""
+        """Return descriptors that become readable when the worker's child processes end, with their names."""
         found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for path in found for pid in path.read_text().split()]
-        return {Path(f"/proc/{pid}/cmdline").read_text(): os.pidfd_open(pid) for pid in pids}
+        return [(Path(f"/proc/{pid}/comm").read_text().strip(), os.pidfd_open(pid)) for pid in pids]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pellucid_server.pool.queue.cost_estimator import CostEstimator, kind, size_
 from pellucid_server.pool.queue.part_queue import PartQueue
 from pellucid_server.pool.queue.quarantine import fatal_error
 from pellucid_server.pool.queue.ticket import OnProgress, Ticket
-from pellucid_server.pool.workers.process import Launcher
+from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
 from pellucid_server.vocabulary.messages import Done, Hello, Part, WorkerSettings
 from pellucid_server.vocabulary.requests import PredictRequest, Request
@@ -59,6 +59,7 @@ class Pool:
         faults: Faults = Faults(),  # noqa: B008 - it has no state
         spread: Callable[[], float] = random.random,
     ) -> None:
+        self._launcher = launcher
         self._classes = classes
         self._observer = observer
         self._faults = faults
@@ -134,6 +135,7 @@ class Pool:
         self.drain()
         self._dispatcher.close()
         await asyncio.gather(*(worker.close() for worker in self.workers))
+        await self._launcher.close()
 
     async def run(
         self,

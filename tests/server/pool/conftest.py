@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import nursery
 import pytest
 from pellucid_server.config import DEFAULT_CLASSES, PoolConfig
 from pellucid_server.faults import Faults
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.workers.process import Launcher
+from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.vocabulary.messages import WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 
@@ -96,8 +97,21 @@ def diary():
     return Diary()
 
 
+class NurseryLauncher(Launcher):
+    """Has workers forked, which takes a tenth of a start."""
+
+    def _popen(self, connection, record):
+        return nursery.fork("fake", ["--fd", "{0}", "--record", "{1}"], self._environment, [connection, record], 2)
+
+
 @pytest.fixture
-async def make_pool(tmp_path, diary):
+def by_command():
+    """Whether workers are started by their command, as children of this process; modules override it."""
+    return False
+
+
+@pytest.fixture
+async def make_pool(tmp_path, diary, by_command):
     """Make pools of fake workers; they are closed afterwards."""
     made = []
 
@@ -106,11 +120,12 @@ async def make_pool(tmp_path, diary):
         workers=1,
         start="plain",
         places=2,
-        command=COMMAND,
+        command=None,
         classes=None,
         beats=0.0,
         folder="",
         environment=None,
+        template="",
         **config,
     ):
         (tmp_path / start).mkdir(exist_ok=True)
@@ -119,7 +134,17 @@ async def make_pool(tmp_path, diary):
         pool = Pool(
             (settings,) * workers,
             PoolConfig(**quick),
-            Launcher({**os.environ, "OMP_NUM_THREADS": "7", **(environment or {})}, command),
+            (Launcher if by_command or command else NurseryLauncher)(
+                {
+                    **os.environ,
+                    "OMP_NUM_THREADS": "7",
+                    "FAKE_TEMPLATE": template,
+                    "FAKE_TEMPLATES": str(tmp_path),
+                    **(environment or {}),
+                },
+                command or COMMAND,
+                template=bool(template),
+            ),
             classes={**DEFAULT_CLASSES, **(classes or {})},
             concurrent_requests=places,
             observer=diary,

@@ -5,8 +5,12 @@ The folder of the model repository says how it starts: "refuse", "crash", "mute"
 "fatal" (dies while it loads a model), "tried" (found a model broken; notes how many verdicts it is given),
 "flaky" (refuses the second start; counts them in a file there), "dozy" (the second start is never ready),
 or anything else. It sends heartbeats if its settings name an interval above 0.
+
+With `--template N` it is a template, which notes its start in the folder FAKE_TEMPLATES. FAKE_TEMPLATE says how that
+goes: "crash" (ends at once), "stuck" (is never ready), "unable" (cannot fork), or anything else.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pellucid_server import template
 from pellucid_server.frames import HEAD
+from pellucid_server.processes import name_process
 from pellucid_server.recorder import Recorder
 from pellucid_server.vocabulary.descriptions import MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.findings import Axis, Findings, NamedArray
@@ -269,11 +275,35 @@ class FakeWorker:
 
 def main():
     descriptors = {name: int(value) for name, value in zip(sys.argv[1::2], sys.argv[2::2], strict=True)}
+    if "--template" in descriptors:
+        be_template(descriptors["--template"])
+    work(descriptors["--fd"], descriptors["--record"])
+
+
+def be_template(descriptor):
+    folder, how = Path(os.environ["FAKE_TEMPLATES"]), os.environ["FAKE_TEMPLATE"]
+    with (folder / "starts").open("a") as starts:
+        starts.write("x")
+    if how == "crash":
+        sys.exit(4)
+    if how == "stuck":
+        time.sleep(600)
+    if how == "unable":
+        os.fork = unable
+    template.serve(descriptor, "fake-template", {"worker": work})
+
+
+def unable():
+    raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def work(connection, record):
+    name_process("fake-worker")
     if os.environ.get("FAKE_GREETING"):
         # What a worker of another installation begins with.
-        socket.socket(fileno=descriptors["--fd"]).sendall(os.environ["FAKE_GREETING"].encode())
+        socket.socket(fileno=connection).sendall(os.environ["FAKE_GREETING"].encode())
         time.sleep(60)
-    worker = FakeWorker(Connection(descriptors["--fd"]), Recorder(descriptors["--record"]))
+    worker = FakeWorker(Connection(connection), Recorder(record))
     settings = worker.connection.first()
     repository = Path(settings.model_repository)
     count = repository / "starts"

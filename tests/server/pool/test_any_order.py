@@ -14,7 +14,7 @@ from pellucid_server.errors import FatalRequestError, OverloadedError, Unavailab
 from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
-from pellucid_server.pool.workers.process import Spawned
+from pellucid_server.pool.workers.launcher import Spawned
 from pellucid_server.recorder import Recorder, new_record
 from pellucid_server.vocabulary.messages import Done, Hello, Start, WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
@@ -76,13 +76,16 @@ class Stage:
     def __init__(self):
         self.alive = []
 
-    def spawn(self):
+    async def spawn(self):
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         record = new_record()
         worker = StagedWorker(theirs, os.dup(record))
         self.alive.append(worker)
         return Spawned(worker, ours, Recorder(record))
+
+    async def close(self):
+        """Have nothing to end."""
 
 
 class Sums(Observer):

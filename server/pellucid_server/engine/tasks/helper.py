@@ -1,8 +1,9 @@
 """A helper process: Python beyond some ten milliseconds runs there, and holds no lock that the device thread needs.
 
-`python -m pellucid_server.engine.tasks.helper --fd N` answers calls on an inherited socket, one at a time, in
-the frames of `pellucid_server.wire`: a call is (function's module, its name, arguments), an answer is
-(result, "", "") or (None, kind of failure, what went wrong). It can be killed at any time and is started again.
+It is forked from a template, or started as `python -m pellucid_server.engine.tasks.helper --fd N` where there is none.
+It answers calls on an inherited socket, one at a time, in the frames of `pellucid_server.wire`: a call is (function's
+module, its name, arguments), an answer is (result, "", "") or (None, kind of failure, what went wrong). It can be
+killed at any time and is started again.
 """
 
 import argparse
@@ -17,9 +18,10 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from pellucid_server import wire
+from pellucid_server.processes import Process, name_process
 from pellucid_server.traces import trace
 
 _log = logging.getLogger(__name__)
@@ -87,10 +89,23 @@ class Helper:
     `start`, or with the first call; it then imports the modules of `load`, and with some of them it is started
     again as soon as it was killed, so that it stands ready. It ends after `idle_seconds` without a call, if that is
     given, and starts again with the next one.
+
+    Parameters
+    ----------
+    fork
+        Makes a process that does `answer` on the descriptor that it is given; None if it cannot.
     """
 
-    def __init__(self, *, load: Sequence[str] = (), name: str = "helper", idle_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        load: Sequence[str] = (),
+        name: str = "helper",
+        idle_seconds: float | None = None,
+        fork: Callable[[int], Process | None] = lambda _: None,
+    ) -> None:
         self._load = tuple(load)
+        self._fork = fork
         self._name = name
         self._idle_seconds = idle_seconds
         self._change = threading.Condition()
@@ -98,7 +113,7 @@ class Helper:
         self._wanted = False
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
@@ -229,14 +244,17 @@ class Helper:
             # Were our copy of its end open, its death would never be seen.
             with theirs:
                 try:
-                    command = [sys.executable, "-m", __name__, "--fd", str(theirs.fileno()), "--load", *self._load]
-                    self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+                    self._process = self._fork(theirs.fileno()) or self._popen(theirs.fileno())
                 except BaseException:
                     ours.close()
                     raise
             ours.settimeout(_POLL_SECONDS)
             self._socket = ours
         return self._socket
+
+    def _popen(self, connection: int) -> Process:
+        command = [sys.executable, "-m", __name__, "--fd", str(connection), "--load", *self._load]
+        return subprocess.Popen(command, pass_fds=[connection], stdin=subprocess.DEVNULL)
 
     def _kill(self) -> None:
         if self._socket is not None:
@@ -321,10 +339,16 @@ def main() -> None:
     parser.add_argument("--load", nargs="*", default=[], metavar="MODULE", help="imported before the first call")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settings = parser.parse_args()
-    connection = socket.socket(fileno=settings.fd)
+    answer(settings.fd, settings.load)
+
+
+def answer(descriptor: int, load: Sequence[str] = ()) -> NoReturn:
+    """Answer calls on a socket until its other end closes; import the modules of `load` before the first."""
+    name_process("pellucid-helper")
+    connection = socket.socket(fileno=descriptor)
     calls: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read, args=(connection, calls), name="reader", daemon=True).start()
-    for module in settings.load:
+    for module in load:
         importlib.import_module(module)
     while True:
         connection.sendall(_answered(calls.get()))

@@ -4,11 +4,17 @@ One process that runs every call to its end makes a call of ten milliseconds wai
 Nothing long ever runs in the short process, so that short calls only wait for one another.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from pellucid_server.engine.asking.duration import likely_seconds
+from pellucid_server.engine.tasks import helper
 from pellucid_server.engine.tasks.helper import Helper, Waitable
+from pellucid_server.processes import CAN_ADOPT, Process
+from pellucid_server.template import Template, TemplateError
+
+_log = logging.getLogger(__name__)
 
 SHORT_SECONDS = 0.15
 """Most seconds that a call may be likely to take in the short process: the superpixels of 256 x 256 pixels."""
@@ -24,8 +30,15 @@ class Helpers:
     """
 
     def __init__(self, *, load: Sequence[str] = (), idle_seconds: float = _IDLE_SECONDS) -> None:
-        self.short = Helper(load=load, name="short-helper")
-        self.long = Helper(load=load, name="long-helper", idle_seconds=idle_seconds)
+        self._template: Template | None = None
+        self.short = Helper(load=load, name="short-helper", fork=self._fork)
+        self.long = Helper(load=load, name="long-helper", idle_seconds=idle_seconds, fork=self._fork)
+
+    def prepare(self) -> None:
+        """Have the processes forked from what this one has imported; see `Template.fork_here` for what must hold."""
+        if CAN_ADOPT:
+            self._template = Template.fork_here("pellucid-templ", {"helper": helper.answer})
+            self._template.greet()
 
     def start(self) -> None:
         """Start the short process, without waiting for it; the long one starts with its first call."""
@@ -44,10 +57,23 @@ class Helpers:
 
         A function that does not declare how long it takes (`pellucid_server.engine.asking.duration`) counts as long.
         """
-        helper = self.short if likely_seconds(function, arguments) <= SHORT_SECONDS else self.long
-        return helper.call(function, arguments, check, finished, caller=caller)
+        chosen = self.short if likely_seconds(function, arguments) <= SHORT_SECONDS else self.long
+        return chosen.call(function, arguments, check, finished, caller=caller)
 
     def close(self) -> None:
         """End both processes; calls that are not answered yet fail."""
         self.short.close()
         self.long.close()
+        if self._template is not None:
+            self._template.close()
+
+    def _fork(self, connection: int) -> Process | None:
+        if self._template is None:
+            return None
+        try:
+            return self._template.fork("helper", [connection])
+        except TemplateError as error:
+            _log.error("the template of the helpers %s", error)
+            self._template.close()
+            self._template = None
+            return None

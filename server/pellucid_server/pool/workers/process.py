@@ -1,23 +1,15 @@
 """One life of a worker process: from its launch to its end."""
 
 import asyncio
-import contextlib
 import logging
-import os
-import socket
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from pellucid_server.pool.workers.connection import Connection
-from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.pool.workers.launcher import Launcher, Spawned
 from pellucid_server.vocabulary.messages import Hello, Loading, Message, Refused, WorkerSettings
 
 _log = logging.getLogger(__name__)
-
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "pellucid_server.worker")
-"""Starts a worker; `--fd N --record M` is appended."""
 
 _KILL_SECONDS = 10.0
 """Time for a killed process to be gone; one that is stuck in a driver may stay until the driver lets go of it."""
@@ -25,59 +17,6 @@ _KILL_SECONDS = 10.0
 
 class WorkerStartError(Exception):
     """A worker could not start; the message tells the operator why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spawned:
-    """A process that was just started, this end of the socket to it, and its flight recorder."""
-
-    process: "subprocess.Popen[bytes]"
-    socket: socket.socket
-    recorder: Recorder
-
-    def discard(self) -> None:
-        """End the process, which nobody needs. Blocks until it has ended."""
-        self.socket.close()
-        self.recorder.close()
-        self.process.kill()
-        self.process.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Launcher:
-    """How worker processes are started."""
-
-    environment: Mapping[str, str]
-    """Environment variables of the process."""
-    command: Sequence[str] = WORKER_COMMAND
-    """The command line, without `--fd N --record M`."""
-
-    def spawn(self) -> Spawned:
-        """Start a process. Blocks for some milliseconds."""
-        record = new_record()
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            # Only if this process closes its copy of the worker's end does it ever see the worker's death.
-            with theirs:
-                try:
-                    process = self._popen(theirs.fileno(), record)
-                except BaseException:
-                    ours.close()
-                    raise
-        except BaseException:
-            os.close(record)
-            raise
-        return Spawned(process, ours, Recorder(record))
-
-    def _popen(self, connection: int, record: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [*self.command, "--fd", str(connection), "--record", str(record)],
-            pass_fds=(connection, record),
-            env=dict(self.environment),
-            stdin=subprocess.DEVNULL,
-            # A terminal sends an interrupt to its whole group: workers end when the front says so.
-            process_group=0,
-        )
 
 
 class WorkerProcess:
@@ -105,17 +44,10 @@ class WorkerProcess:
         WorkerStartError
             The operating system cannot start it.
         """
-        loop = asyncio.get_running_loop()
-        spawning = loop.run_in_executor(None, launcher.spawn)
         try:
-            spawned = await asyncio.shield(spawning)
+            spawned = await launcher.spawn()
         except OSError as error:
             raise WorkerStartError(f"A worker for {settings.device} cannot be started: {error.strerror}.") from error
-        except asyncio.CancelledError:
-            # The thread goes on and would leave a process that nobody owns.
-            with contextlib.suppress(OSError):
-                (await spawning).discard()
-            raise
         try:
             worker = cls(spawned, on_message)
             worker.connection.send(settings)

@@ -8,7 +8,6 @@ then.
 """
 
 import contextlib
-import ctypes
 import gc
 import json
 import logging
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pellucid_server.memory_hygiene import trim
+from pellucid_server.processes import close_descriptors, die_with_parent, name_process
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +35,8 @@ _WALL_FACTOR = 6
 """A crowded machine may take so many times longer than a trial's processor time."""
 _SLACK_BYTES = 128 << 20
 """Memory that may be asked for beyond the bound: what is asked for is not all used."""
-_PARENT_DIES = 1
-"""PR_SET_PDEATHSIG of prctl."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-_libc = ctypes.CDLL(None)
 
 
 class GuardError(Exception):
@@ -153,22 +149,9 @@ _MOST_CHARACTERS = 4000
 
 def _detach(kept: int, parent: int) -> None:
     """Let go of all that was inherited but the standard streams and one descriptor, and die with the parent."""
-    if hasattr(_libc, "prctl"):
-        _libc.prctl(_PARENT_DIES, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-    # The front waits for the end of its connection to the worker, which these copies would keep open.
-    for descriptor in _descriptors():
-        if descriptor not in (0, 1, 2, kept):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-
-
-def _descriptors() -> list[int]:
-    try:
-        return [int(name) for name in os.listdir("/proc/self/fd")]
-    except OSError:
-        return list(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    die_with_parent(parent)
+    name_process("pellucid-guard")
+    close_descriptors({kept})
 
 
 def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
