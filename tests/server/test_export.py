@@ -13,7 +13,7 @@ from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.export import ExportError, export, main
-from server.engine.models.networks import ZOO, zoo_module, zoo_rows
+from server.engine.models.networks import zoo_graph, zoo_module, zoo_rows
 from torch import nn
 
 
@@ -153,7 +153,7 @@ def test_one_example_row_does_not_fix_the_batch(tmp_path: Path) -> None:
 def test_names_in_both_files_are_those_of_forward(tmp_path: Path, name: str) -> None:
     exported = export(zoo_module(name), zoo_rows(name, 2, 4), tmp_path / "1")
 
-    graph = Graph.from_program(ZOO[name].export(zoo_module(name)))
+    graph = zoo_graph(name)
     session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
     assert exported.outputs == tuple(value.name for value in graph.outputs)
     assert tuple(value.name for value in session.outputs) == exported.outputs
