@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 STUBS_VENV := .venv-stubs
 GRPCIO_TOOLS := 1.71.2
 STUBS := client/pellucid/v1
+# The longest first. What is checked side by side says what it found in one piece, where make can do that.
+CHECKS := types stubs-check lint contracts schema
+SIDE_BY_SIDE := --no-print-directory -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 DEMO_MODELS := models/.written models/efficientnet-lite0 models/breast-cancer models/diabetes
 
 SHELL := bash
@@ -37,11 +40,15 @@ demo: $(VENV)/.demo-installed models/.written ## Serve real models, have predict
 
 demo-models: models/.written ## Write the demo model repository to models/.
 
-test: $(VENV)/.test-installed check models/.written ## Install, check and test everything.
+# Some hundred processes start in the tests: they share the compiled modules, whatever the shell says of bytecode.
+test: export PYTHONDONTWRITEBYTECODE :=
+test: $(VENV)/.test-installed ## Install, check and test everything.
+	@$(MAKE) $(SIDE_BY_SIDE) $(CHECKS) models/.written
 	@echo "== Tests, in $(TEST_PROCESSES) processes"
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --max-worker-restart 0 $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
-check: lint types contracts schema stubs-check ## Check all but the tests: lint, types, imports, schema, stubs.
+check: $(VENV)/.test-installed ## Check all but the tests: lint, types, imports, schema, stubs.
+	@$(MAKE) $(SIDE_BY_SIDE) $(CHECKS)
 
 lint: $(VENV)/.test-installed
 	@echo "== Lint and format"

@@ -184,7 +184,7 @@ def test_trees_have_black_box_explanations(server: Server) -> None:
 
 
 def test_a_photographs_integrated_gradients_meet_their_tolerance(server: Server, cat: bytes) -> None:
-    explanation = spec("integrated-gradients", tolerance=0.01)
+    explanation = spec("integrated-gradients", tolerance=0.05)
 
     reply = server.explanations.Attribute(attribute(PICTURE_MODEL, {"image": pictures(cat)}, explanation))
 
@@ -193,8 +193,8 @@ def test_a_photographs_integrated_gradients_meet_their_tolerance(server: Server,
     total = from_tensor(found.inputs["image"].scores).astype(np.float64).sum()
     assert found.label == "tiger cat"
     assert found.accuracy.tolerance_met
-    assert abs(total - change) <= 0.0101 * abs(change)
-    assert found.accuracy.absolute_gap <= 0.05 * abs(change)
+    assert abs(total - change) <= 0.0505 * abs(change)
+    assert found.accuracy.absolute_gap <= 0.25 * abs(change)
     assert 32 <= found.receipt.work.rows_backward <= 1024
 
 

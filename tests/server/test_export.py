@@ -12,8 +12,8 @@ from pellucid_server.engine.models.files.manifest import read_manifest
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
-from pellucid_server.export import ExportError, export, main
-from server.engine.models.networks import ZOO, zoo_module, zoo_rows
+from pellucid_server.export import Exported, ExportError, export, main
+from server.engine.models.networks import zoo_graph, zoo_module, zoo_rows
 from torch import nn
 
 
@@ -96,28 +96,32 @@ class Unserializable(nn.Module):
         return rows.lgamma()
 
 
-def test_a_version_is_written_that_a_server_loads(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Exported]:
+    """A network and its version, exported with both files."""
     module = Picture().eval()
-    folder = tmp_path / "picture" / "1"
+    folder = tmp_path_factory.mktemp("repository") / "picture" / "1"
+    return module, export(module, (torch.randn(2, 3, 9, 9),), folder, description='A "test".')
 
-    exported = export(module, (torch.randn(2, 3, 9, 9),), folder, description='A "test".')
 
-    (loaded,) = load_repository(tmp_path, device="cpu", threads=1)
+def test_a_version_is_written_that_a_server_loads(picture: tuple[nn.Module, Exported]) -> None:
+    _, exported = picture
+
+    (loaded,) = load_repository(exported.folder.parents[1], device="cpu", threads=1)
     info = loaded.info([])
-    assert (exported.folder, exported.inputs, exported.outputs) == (folder, ("image",), ("output",))
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.pt2"]
+    assert (exported.folder.name, exported.inputs, exported.outputs) == ("1", ("image",), ("output",))
+    assert sorted(path.name for path in exported.folder.iterdir()) == ["model.onnx", "model.pt2"]
     assert info.description == 'A "test".'
     assert info.parity is not None
     assert info.parity.holds
 
 
-def test_both_files_agree_with_the_network_at_any_number_of_rows(tmp_path: Path) -> None:
-    module = Picture().eval()
-    exported = export(module, (torch.randn(2, 3, 9, 9),), tmp_path / "1")
+def test_both_files_agree_with_the_network_at_any_number_of_rows(picture: tuple[nn.Module, Exported]) -> None:
+    module, exported = picture
     rows = torch.randn(7, 3, 9, 9, generator=torch.Generator().manual_seed(5))
 
-    graph = Graph.from_program(load_program(tmp_path / "1" / "model.pt2"))
-    session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
+    graph = Graph.from_program(load_program(exported.folder / "model.pt2"))
+    session = OnnxModel(exported.folder / "model.onnx", threads=1, device="cpu")
 
     expected = module(rows).detach()
     torch.testing.assert_close(graph({"image": rows})["output"].detach(), expected, rtol=1e-5, atol=1e-6)
@@ -153,7 +157,7 @@ def test_one_example_row_does_not_fix_the_batch(tmp_path: Path) -> None:
 def test_names_in_both_files_are_those_of_forward(tmp_path: Path, name: str) -> None:
     exported = export(zoo_module(name), zoo_rows(name, 2, 4), tmp_path / "1")
 
-    graph = Graph.from_program(ZOO[name].export(zoo_module(name)))
+    graph = zoo_graph(name)
     session = OnnxModel(tmp_path / "1" / "model.onnx", threads=1, device="cpu")
     assert exported.outputs == tuple(value.name for value in graph.outputs)
     assert tuple(value.name for value in session.outputs) == exported.outputs

@@ -366,9 +366,21 @@ def zoo_module(name: str) -> nn.Module:
 
 
 @cache
+def zoo_program_and_text(name: str) -> tuple[ExportedProgram, str]:
+    """Return the network's program, one for the whole test run, and how its graph read before any use of it."""
+    program = ZOO[name].export(zoo_module(name))
+    return program, str(program.graph)
+
+
+def zoo_program(name: str) -> ExportedProgram:
+    """Return the network's program, one for the whole test run."""
+    return zoo_program_and_text(name)[0]
+
+
+@cache
 def zoo_graph(name: str) -> Graph:
     """Return the network's graph, one for the whole test run."""
-    return Graph.from_program(ZOO[name].export(zoo_module(name)))
+    return Graph.from_program(zoo_program(name))
 
 
 def zoo_rows(name: str, batch: int, length: int) -> Rows:

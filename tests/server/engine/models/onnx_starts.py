@@ -6,11 +6,13 @@ import pkgutil
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from unittest import mock
 
 import numpy as np
 import onnx
 from onnx import helper
 from onnx.backend.test.case import node as onnx_cases
+from onnx.reference.ops import op_pool_common
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 from server.engine.models.onnx_sweep import Start
 
@@ -46,7 +48,7 @@ def onnx_starts(modules: Sequence[str] | None = None) -> Iterator[Start]:
     """
     counts = defaultdict(int)
     names = modules or [entry.name for entry in pkgutil.iter_modules(onnx_cases.__path__)]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"), mock.patch.object(op_pool_common, "pool", _unpooled):
         warnings.simplefilter("ignore")
         for name in names:
             importlib.import_module(f"{onnx_cases.__name__}.{name}")
@@ -66,6 +68,11 @@ def onnx_starts(modules: Sequence[str] | None = None) -> Iterator[Start]:
             start = at_version(case.name, node, feeds, version)
             if start is not None:
                 yield start
+
+
+def _unpooled(padded, x_shape, kernel, strides, out_shape, *arguments, **named):
+    """Stand in for the package's pooling, which goes through its windows in Python: of a case, the inputs are used."""
+    return np.zeros((*x_shape[:2], *out_shape), padded.dtype)
 
 
 def _feeds(case):

@@ -8,6 +8,7 @@ is that of one place alone. Rows are on axis 0 of what a function is given, so t
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,19 +20,63 @@ class Values:
     """What the functions are given, made of one input, (rows, 84), each with a derivative where it is a float.
 
     x, y in (0, 1), s of both signs, (rows, 4); n whole numbers in 0..3 and b flags, (rows, 4); img (rows, 2, 6, 6).
+    Each is made when it is first used, so that the export of one function holds little else.
     """
 
     def __init__(self, data: Tensor) -> None:
-        self.x, self.y = 0.5 + 0.4 * data[:, :4].sin(), 0.5 + 0.4 * data[:, 4:8].cos()
-        self.s, self.img = data[:, 8:12], data[:, 12:].reshape(-1, 2, 6, 6)
-        self.n, self.b = self.s.argsort(1), self.s > 0.1
-        self.z = torch.complex(self.x, self.s)
-        self.seq = self.img[:, 0]
-        self.square = self.seq[:, :3, :3] + 2 * torch.eye(3)
-        self.spd = self.square @ self.square.transpose(1, 2)
-        self.vec = self.img[:, 1, 0, :3]
-        self.vol = torch.stack([self.img, self.img * 2, self.img - 1], 2)
-        self.tri = self.square.tril()
+        self._data = data
+
+    @cached_property
+    def x(self) -> Tensor:
+        return 0.5 + 0.4 * self._data[:, :4].sin()
+
+    @cached_property
+    def y(self) -> Tensor:
+        return 0.5 + 0.4 * self._data[:, 4:8].cos()
+
+    @cached_property
+    def s(self) -> Tensor:
+        return self._data[:, 8:12]
+
+    @cached_property
+    def img(self) -> Tensor:
+        return self._data[:, 12:].reshape(-1, 2, 6, 6)
+
+    @cached_property
+    def n(self) -> Tensor:
+        return self.s.argsort(1)
+
+    @cached_property
+    def b(self) -> Tensor:
+        return self.s > 0.1
+
+    @cached_property
+    def z(self) -> Tensor:
+        return torch.complex(self.x, self.s)
+
+    @cached_property
+    def seq(self) -> Tensor:
+        return self.img[:, 0]
+
+    @cached_property
+    def square(self) -> Tensor:
+        return self.seq[:, :3, :3] + 2 * torch.eye(3)
+
+    @cached_property
+    def spd(self) -> Tensor:
+        return self.square @ self.square.transpose(1, 2)
+
+    @cached_property
+    def vec(self) -> Tensor:
+        return self.img[:, 1, 0, :3]
+
+    @cached_property
+    def vol(self) -> Tensor:
+        return torch.stack([self.img, self.img * 2, self.img - 1], 2)
+
+    @cached_property
+    def tri(self) -> Tensor:
+        return self.square.tril()
 
     @staticmethod
     def w(*shape: int) -> Tensor:

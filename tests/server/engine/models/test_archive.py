@@ -4,8 +4,10 @@ import json
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from server.engine.models.malice import (
     victim,
     written,
 )
-from server.engine.models.networks import ZOO, zoo_module, zoo_rows
+from server.engine.models.networks import ZOO, zoo_program, zoo_rows
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 HARMLESS_ONCE_REBUILT = ("pickled-sample-inputs", "code-in-guards")
@@ -405,13 +408,20 @@ def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
         load_program(tmp_path / "absent.pt2")
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_an_ordinary_file_loads_and_answers_bit_for_bit(tmp_path: Path, name: str) -> None:
-    program = ZOO[name].export(zoo_module(name))
-    torch.export.save(program, tmp_path / "model.pt2", extra_files={"notes.txt": "mine"})
-    rows = zoo_rows(name, 3, 5)
+@cache
+def ordinary_file_loaded(name: str) -> ExportedProgram:
+    """Save a network's program, with a file of the author's beside it, and load it again."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt2"
+        torch.export.save(zoo_program(name), path, extra_files={"notes.txt": "mine"})
+        return load_program(path)
 
-    loaded = load_program(tmp_path / "model.pt2")
+
+@pytest.mark.parametrize("name", ZOO)
+def test_an_ordinary_file_loads_and_answers_bit_for_bit(name: str) -> None:
+    program, rows = zoo_program(name), zoo_rows(name, 3, 5)
+
+    loaded = ordinary_file_loaded(name)
 
     expected, expected_tree = pytree.tree_flatten(program.module()(**rows))
     outputs, tree = pytree.tree_flatten(loaded.module()(**rows))
@@ -420,11 +430,10 @@ def test_an_ordinary_file_loads_and_answers_bit_for_bit(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_layers_keep_their_names(tmp_path: Path, name: str) -> None:
-    program = ZOO[name].export(zoo_module(name))
-    torch.export.save(program, tmp_path / "model.pt2")
+def test_layers_keep_their_names(name: str) -> None:
+    program = zoo_program(name)
 
-    loaded = load_program(tmp_path / "model.pt2")
+    loaded = ordinary_file_loaded(name)
 
     assert [stack(node) for node in loaded.graph.nodes] == [stack(node) for node in program.graph.nodes]
     assert any(stack(node) for node in loaded.graph.nodes)

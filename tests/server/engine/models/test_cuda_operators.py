@@ -5,8 +5,7 @@ import torch
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.operators import cuda_operators
 from pellucid_server.engine.models.operators.cuda_operators import indices, require_within
-
-from .networks import ZOO, zoo_module, zoo_rows
+from server.engine.models.networks import zoo_program, zoo_rows
 
 aten = torch.ops.aten
 PLACES = torch.tensor([0, 1])
@@ -47,7 +46,7 @@ def test_no_places_are_nowhere():
 def test_the_lookups_of_a_served_graph_are_compared_on_cuda_alone(monkeypatch):
     compared = []
     monkeypatch.setattr(cuda_operators, "require_within", lambda *bounds: compared.append(bounds[1:]))
-    graph = Graph.from_program(ZOO["tokens"].export(zoo_module("tokens")))
+    graph = Graph.from_program(zoo_program("tokens"))
     rows = zoo_rows("tokens", 2, 5)
     with torch.no_grad():
         expected = graph(rows)["output"]
@@ -69,7 +68,7 @@ def test_a_recurrent_network_has_no_cudnn_where_gradients_are_taken_on_cuda(monk
 
     monkeypatch.setattr(torch.backends.cudnn, "flags", noted)
     monkeypatch.setattr(cuda_operators, "on_cuda", lambda tensor: True)
-    graph = Graph.from_program(ZOO["recurrent"].export(zoo_module("recurrent")))
+    graph = Graph.from_program(zoo_program("recurrent"))
     rows = zoo_rows("recurrent", 2, 5)
     with torch.no_grad():
         graph(rows)

@@ -9,11 +9,10 @@ from pellucid_server.engine.models.exported.archive import load_program
 from pellucid_server.engine.models.exported.torch_versions import VERSION
 from pellucid_server.engine.models.graph.functional import functional_program
 from pellucid_server.engine.models.graph.graph import Graph
+from server.engine.models import malice
+from server.engine.models.networks import ZOO, zoo_program
 from torch import nn
 from torch.export import Dim, ExportedProgram
-
-from . import malice
-from .networks import ZOO, zoo_module
 
 
 def exported(module: nn.Module, *shape: int) -> ExportedProgram:
@@ -31,7 +30,7 @@ def results(program: ExportedProgram) -> list[tuple[torch.dtype, list[str]]]:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_values_are_derived_as_torch_derives_them(name: str) -> None:
-    program = ZOO[name].export(zoo_module(name))
+    program = zoo_program(name)
 
     derived = functional_program(program)
 

@@ -16,6 +16,8 @@ from server.engine.models.networks import (
     eager_values,
     zoo_graph,
     zoo_module,
+    zoo_program,
+    zoo_program_and_text,
     zoo_rows,
 )
 from torch import nn
@@ -113,7 +115,7 @@ def test_the_legal_cuts_are_known(network):
 
 @pytest.mark.parametrize("network", ["convolutional", "residual", "torch-encoder", "several-outputs", "recurrent"])
 def test_layers_keep_their_names_and_shapes_when_saved_and_loaded(network):
-    program = saved_and_loaded(ZOO[network].export(zoo_module(network)))
+    program = saved_and_loaded(zoo_program(network))
 
     graph = Graph.from_program(program)
 
@@ -226,11 +228,11 @@ def test_an_unknown_layer_is_a_key_error():
 
 @every_network
 def test_rows_parameters_and_the_program_stay_as_they_were(network):
-    module = ZOO[network].module()
-    program = ZOO[network].export(module)
+    module = zoo_module(network)
+    program, text = zoo_program_and_text(network)
     rows = zoo_rows(network, 3, 5)
     parameters = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    copies, code = {name: tensor.clone() for name, tensor in rows.items()}, str(program.graph)
+    copies = {name: tensor.clone() for name, tensor in rows.items()}
     graph = Graph.from_program(program)
     before = graph(rows)
 
@@ -246,7 +248,7 @@ def test_rows_parameters_and_the_program_stay_as_they_were(network):
     torch.testing.assert_close(graph(rows), before, rtol=0, atol=0)
     torch.testing.assert_close(dict(module.state_dict()), parameters, rtol=0, atol=0)
     torch.testing.assert_close(rows, copies, rtol=0, atol=0)
-    assert str(program.graph) == code
+    assert str(program.graph) == text
 
 
 def test_rows_that_the_author_s_forward_writes_to_stay_as_they_were():
@@ -290,7 +292,7 @@ def test_derived_graphs_are_made_once():
 
 
 def test_what_is_derived_waits_for_no_derivation_and_two_who_want_the_same_get_the_same(monkeypatch):
-    graph = Graph.from_program(ZOO["encoder"].export(zoo_module("encoder")))
+    graph = Graph.from_program(zoo_program("encoder"))
     known, began, go, make, made = graph.suffix("layers.0"), Event(), Event(), Graph._suffix, []
 
     def held(self, layer):
@@ -314,7 +316,7 @@ def test_what_is_derived_waits_for_no_derivation_and_two_who_want_the_same_get_t
 
 
 def test_a_derivation_that_failed_is_tried_again(monkeypatch):
-    graph, make = Graph.from_program(ZOO["encoder"].export(zoo_module("encoder"))), Graph._suffix
+    graph, make = Graph.from_program(zoo_program("encoder")), Graph._suffix
 
     monkeypatch.setattr(Graph, "_suffix", lambda self, layer: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -337,7 +339,7 @@ def quick_switches():
 def test_four_threads_get_the_answers_that_one_gets():
     network, layers = "encoder", 2 * ZOO["encoder"].cuts.split()
     rows = zoo_rows(network, 3, 5)
-    fresh = Graph.from_program(ZOO[network].export(zoo_module(network)))
+    fresh = Graph.from_program(zoo_program(network))
 
     def work(graph: Graph, layer: str) -> list[torch.Tensor]:
         outputs, leaves = graph.with_leaf_at(layer)(rows)
