@@ -127,6 +127,21 @@ async def test_a_worker_from_before_there_were_greetings_is_refused(make_pool):
         await pool.start()
 
 
+async def test_what_a_worker_said_before_it_closed_its_end_is_read_though_it_cannot_be_written_to():
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"an old frame, long enough to be read as a greeting, which it is not".ljust(len(GREETING)))
+    theirs.close()
+    lost = []
+    front = connection.Connection(lambda message: None, lambda: lost.append(True))
+
+    # It is written to before it is read from.
+    front.open(ours)
+    front.send(Cancel(1))
+
+    await until(lambda: lost)
+    assert "different installations" in front.problem
+
+
 async def test_a_front_of_another_installation_is_not_served(ends, caplog):
     ours, theirs = socket.socketpair()
     worker = Connection(os.dup(theirs.fileno()))

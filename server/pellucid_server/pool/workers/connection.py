@@ -29,6 +29,7 @@ class Connection:
         self._outbox = Outbox()
         self._sending = Sending()
         self._socket: socket.socket | None = None
+        self._unheard = False
         self._closed = False
         self._scheduled = False
         self._full = False
@@ -55,7 +56,7 @@ class Connection:
             The message holds something that cannot be sent; nothing was sent.
         """
         self._outbox.put(message)
-        if self._closed:
+        if self._closed or self._unheard:
             self._outbox = Outbox()
         elif not self._full:
             self._schedule()
@@ -80,7 +81,7 @@ class Connection:
     def _write(self) -> None:
         """Send until nothing is left, the socket is full, or others are to have their turn."""
         self._scheduled = False
-        if self._socket is None or self._closed:
+        if self._socket is None or self._closed or self._unheard:
             return
         count = 0
         try:
@@ -96,7 +97,10 @@ class Connection:
         except BlockingIOError:
             pass
         except OSError:
-            self.close()
+            # It has closed its end: what it said before, such as why, is still to be read, and the end of file closes.
+            self._unheard = True
+            self._outbox, self._sending = Outbox(), Sending()
+            self._watch_for_room(False)
             return
         self._watch_for_room(True)
 
