@@ -43,6 +43,10 @@ _QUIET_SECONDS = 0.05
 _LONGEST_NOTICE_SECONDS = 1.0
 """The notice ends once nothing has come for that long: a starved process took in fifty calls in 0.5 s."""
 
+_LOOK_SECONDS = 0.02
+_LONGEST_DISTURBED_SECONDS = 5.0
+"""The notice goes on, too, while the machine hardly lets this process run."""
+
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
 
@@ -170,13 +174,21 @@ class App:
 
     async def _notice(self, hurried: "asyncio.Task[Any]", grace_seconds: float) -> None:
         """Refuse what comes for a while: longer where a busy machine is still taking in what was sent before."""
-        began = time.monotonic()
-        seconds = min(_NOTICE_SECONDS, grace_seconds)
-        while seconds > 0 and not hurried.done():
-            await asyncio.wait({hurried}, timeout=seconds)
-            quiet_in = self._boundary.last_entered + _QUIET_SECONDS - time.monotonic()
-            left = min(_LONGEST_NOTICE_SECONDS, grace_seconds) - (time.monotonic() - began)
-            seconds = min(quiet_in, left)
+        now = disturbed = time.monotonic()
+        least, most, latest = (
+            now + min(seconds, grace_seconds)
+            for seconds in (_NOTICE_SECONDS, _LONGEST_NOTICE_SECONDS, _LONGEST_DISTURBED_SECONDS)
+        )
+        while not hurried.done() and now < latest:
+            entered = self._boundary.last_entered if now < most else 0.0
+            if now >= max(least, entered + _QUIET_SECONDS, disturbed + _QUIET_SECONDS):
+                return
+            before = now
+            await asyncio.wait({hurried}, timeout=_LOOK_SECONDS)
+            now = time.monotonic()
+            if now - before > 3 * _LOOK_SECONDS:
+                # This process was held up, and with it the threads that take calls in.
+                disturbed = now
 
     async def _tell_the_last(self) -> None:
         """Answer those whose time is up: gRPC alone would cancel their calls without a word."""

@@ -22,6 +22,19 @@ SCORES = "\0scores"
 """The name of the target's scores, (rows,) float64, among an evaluation's results."""
 
 
+class HostResults(dict[str, torch.Tensor]):
+    """Results of a chunk on a CPU, turned into arrays once for all whose rows are in it."""
+
+    @staticmethod
+    def takes(results: Tensors) -> bool:
+        """Whether all of them can be arrays."""
+        return all(rows.device.type == "cpu" and rows.dtype is not torch.bfloat16 for rows in results.values())
+
+    def __init__(self, results: Tensors) -> None:
+        super().__init__(results)
+        self.arrays: dict[str, npt.NDArray[Any]] = {name: rows.detach().numpy() for name, rows in results.items()}
+
+
 class Stage(Protocol):
     """A recipe on a device: what it is made of was copied there once."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pellucid_server.engine.asking.recipe import Tensors
+from pellucid_server.engine.asking.recipe import HostResults, Tensors
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
 from pellucid_server.engine.device.lane import Lane, Packing
@@ -234,6 +234,9 @@ def _fold(lane: Lane, chunk: list[ChunkPart], results: Tensors) -> dict[Evaluati
     kernel, start = lane.kernel, 0
     failed: dict[Evaluation, Exception] = {}
     rows = sum(count for _, count in chunk)
+    # A kernel's own kind of results is its own fold's to read.
+    if len(chunk) > 1 and type(results) is dict and HostResults.takes(results):
+        results = HostResults(results)
     for evaluation, count in chunk:
         try:
             evaluation.keep(results, start, count)

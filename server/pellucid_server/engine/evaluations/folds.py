@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.recipe import SCORES, Accumulator, NonFinite, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Accumulator, HostResults, NonFinite, Tensors
 from pellucid_server.engine.device.accelerator import to_host
 
 Floats = npt.NDArray[np.float64]
@@ -36,8 +37,15 @@ class _Kept:
         self._results: dict[str, npt.NDArray[np.generic]] = {}
 
     def add(self, results: Tensors, start: int, count: int) -> None:
-        for name, rows in results.items():
-            found = to_host(rows[start : start + count])
+        self.keep(results, results, start, count)
+
+    def keep(self, results: Tensors, names: Iterable[str], start: int, count: int) -> None:
+        """Take in those results alone."""
+        arrays = results.arrays if isinstance(results, HostResults) else None
+        for name in names:
+            found = (
+                to_host(results[name][start : start + count]) if arrays is None else arrays[name][start : start + count]
+            )
             if count == self._count:
                 self._results[name] = found
                 continue
@@ -67,7 +75,7 @@ class _Scores:
         self._kept = _Kept(count)
 
     def add(self, results: Tensors, start: int, count: int) -> None:
-        self._kept.add({SCORES: results[SCORES]}, start, count)
+        self._kept.keep(results, (SCORES,), start, count)
 
     def result(self) -> dict[str, npt.NDArray[np.generic]]:
         return self._kept.result()
@@ -104,12 +112,13 @@ class _Sums:
 
     def add(self, results: Tensors, start: int, count: int) -> None:
         if SCORES in results:
-            self._scores.add({SCORES: results[SCORES]}, start, count)
+            self._scores.keep(results, (SCORES,), start, count)
         for name, rows in results.items():
             if name == SCORES:
                 continue
             if self.added_small and rows.numel() <= _SMALL * len(rows) and not rows.is_cuda:
-                self._add_small(name, rows.detach().numpy()[start : start + count])
+                array = results.arrays[name] if isinstance(results, HostResults) else rows.detach().numpy()
+                self._add_small(name, array[start : start + count])
             else:
                 self._add(name, rows[start : start + count].detach())
         self._done += count
