@@ -234,7 +234,7 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, address=self.address, timeout=seconds) from error
         except asyncio.CancelledError as error:
-            # Closing a channel of grpc.aio cancels whoever awaits its calls, as if their tasks had been cancelled.
+            # Closing a channel of grpc.aio cancels the tasks that await its calls, as their callers might.
             task = asyncio.current_task()
             if self._closed.is_set() and (task is None or not task.cancelling()):
                 raise closed() from error

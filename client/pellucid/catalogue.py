@@ -107,7 +107,7 @@ class Capability(_Plain):
 
     Of a method that is allowed, `reason` says what a call must give because the model has no default for it: a
     baseline. Else it is empty.
-    `rows` are the evaluation rows that a row takes with the method's default parameters: at the least for methods that
+    `rows` are the evaluation rows that a row takes with the method's default parameters: at least for methods that
     refine, at the most for others; None if not known.
     """
 

@@ -135,7 +135,7 @@ class TimedOutError(PellucidError, TimeoutError):
     """The deadline passed, or cannot be met.
 
     `metadata["stage"]`, if the server answered, says where the work then was: "queued", "running", or "refused",
-    at once, as it takes `metadata["needed_seconds"]` at the least. Where earlier tries were refused and the last
+    at once, as it takes `metadata["needed_seconds"]` at least. Where earlier tries were refused and the last
     one had no answer, it has what the refusal had.
     """
 

@@ -65,7 +65,7 @@ class Tries:
     """What the last try failed with."""
 
     def pause_seconds(self, error: PellucidError, remaining_seconds: float) -> float:
-        """Return how long to wait before the next try: what the server asks for at the least.
+        """Return how long to wait before the next try: what the server asks for at least.
 
         Parameters
         ----------

@@ -57,7 +57,7 @@ _MOST_STREAMS = 1024
 """Calls of one connection at a time; a client holds further ones back by itself."""
 
 # Clients ping a server that keeps them waiting: ours each 15 s, no library more often than each 10 s. By its
-# default a server would hang up on whoever pings twice within 5 minutes of its saying nothing.
+# default a server closes connections that ping twice within 5 minutes without other traffic.
 _LEAST_PING_MS = 9_000
 
 # A caller whose machine is gone without a word is found out, and its work stopped, after these two.

@@ -77,7 +77,7 @@ class TimedOutError(PellucidError):
     """The deadline passed, or cannot be met.
 
     Metadata: `stage`, where the work then was ("queued", "running"), or "refused" if it was not begun, because
-    `needed_seconds` at the least were more than were left.
+    `needed_seconds` at least were more than were left.
     """
 
     reason = "TIMED_OUT"

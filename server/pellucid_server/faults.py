@@ -3,7 +3,7 @@
 For tests only, and nothing but a comparison with None where no folder is set. A point is armed by a file
 of its name in the folder, whose text says what happens there:
 
-- `hold`: whoever reaches the point waits until the file is gone, and the thread with it: a worker that is held
+- `hold`: the code that reaches the point waits until the file is gone, and its thread with it: a worker that is held
   where requests arrive (``sent``) reads no cancellation, where their Python runs (``running``, ``answered``) it runs
   nobody's, and where their batches do (``chunk``) it runs no other of that thread's;
 - `crash`: the process ends at once, as from a crash;

@@ -97,7 +97,7 @@ class Dispatcher:
         elif ticket.worker_request_number:
             self._routing.cancel(ticket)
         elif answered:
-            # It was answered, but whoever asked left before that could be told.
+            # It was answered, but the caller had left by then.
             self._observer.worked(ticket.model, timing_with_wait(ticket, ticket.answer.result()), True)
 
     def grant(self, ticket: Ticket) -> None:

@@ -87,11 +87,11 @@ class Engine:
         return max(self._main.busy_seconds(), self._express.busy_seconds())
 
     def row_seconds(self, model: Hashable, *, kind: str) -> float:
-        """Return the least seconds that a row of a model took of late; 0 if none was measured."""
+        """Return the least seconds that a row of a model took recently; 0 if none was measured."""
         return self._times.least(model, kind=kind)
 
     def likely_row_seconds(self, model: Hashable, *, kind: str) -> float:
-        """Return the seconds that a row took of late, in chunks of any size; infinity if none was measured."""
+        """Return the seconds that a row took recently, in chunks of any size; infinity if none was measured."""
         return self._times.likely(model, kind=kind)
 
     def close(self) -> None:

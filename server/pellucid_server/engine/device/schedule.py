@@ -71,7 +71,7 @@ class Flows:
         for flow, served in seconds.items():
             self._times[flow] = self._times.get(flow, self._now) + served / weight
         if not self._waiting:
-            # The device is idle, as far as these flows go: whoever comes next, they begin alike.
+            # The device is idle, as far as these flows go: the next ones begin alike.
             self._now = max(self._times.values())
             self._times.clear()
             return

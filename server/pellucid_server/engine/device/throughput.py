@@ -1,4 +1,4 @@
-"""How fast rows have been evaluated of late."""
+"""How fast rows have been evaluated recently."""
 
 import math
 import threading
@@ -42,7 +42,7 @@ class ThroughputStats:
         return min(found) if len(found) >= _ENOUGH else 0.0
 
     def likely(self, model: Hashable, *, kind: str) -> float:
-        """Return the seconds a row of the fastest chunks of late, full or small; infinity if there was none."""
+        """Return the seconds a row of the fastest recent chunks, full or small; infinity if there was none."""
         key = (model, kind)
         return min([*self._late(self._full, key), *self._late(self._small, key)], default=math.inf)
 

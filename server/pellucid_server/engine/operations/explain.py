@@ -92,7 +92,7 @@ def require_time(
 ) -> None:
     """Refuse the explanation of all rows if even the least of it cannot be ready before the deadline.
 
-    It is judged by the rows that the method must evaluate, the fastest pace of late, and nothing else being about.
+    It is judged by the rows that the method must evaluate, the fastest recent pace, and nothing else being about.
     Where rows have open lengths the pace of some says nothing of others, and nothing is refused.
     `others` are rows of the request beside the explanation's.
 

@@ -54,7 +54,7 @@ class _Pace:
 
     @property
     def lately(self) -> float:
-        """Seconds that a row took of late."""
+        """Seconds that a row took recently."""
         return self.seconds / self.rows
 
     @property

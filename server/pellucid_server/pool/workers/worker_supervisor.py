@@ -261,7 +261,7 @@ class WorkerSupervisor:
             await process.end(patience_seconds=self._config.exit_seconds)
             raise
         except BaseException:
-            # Whoever starts the next one must not leave this one behind.
+            # The next start must not leave this process behind.
             await process.end(patience_seconds=0)
             raise
 

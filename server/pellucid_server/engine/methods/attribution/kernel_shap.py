@@ -71,7 +71,7 @@ def _cost(params: Params, question: Question) -> Cost:
     rows = functools.partial(_rows, question)
     samples = _samples(params, likely, question)
     if least != likely:
-        # Regions are not known yet: a design has all coalitions, or two pairs of them for each group at the least.
+        # Regions are not known yet: a design has all coalitions, or two pairs of them for each group at least.
         likely_here = coalition_count(likely, samples) if params.evaluated is None else params.evaluated + 2
         fewest = min(2**least, _LEAST_PER_PLAYER * least + 2, likely_here)
         return Cost(forward=rows(likely_here), least=Cost(forward=rows(fewest)))

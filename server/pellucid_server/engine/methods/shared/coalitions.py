@@ -90,7 +90,7 @@ def coalition_count(players: int, samples: int) -> int:
 
 
 def least_coalition_count(players: int, samples: int) -> int:
-    """Return how many coalitions a design must have evaluated at the least before it can be cut short."""
+    """Return how many coalitions a design must have evaluated at least before it can be cut short."""
     whole = coalition_count(players, samples)
     if 2**players == whole:
         return whole

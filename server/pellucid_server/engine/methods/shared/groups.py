@@ -88,7 +88,7 @@ def group(model: Handle, question: Question, *, segments: int, regions: str) -> 
 
 
 def varying_counts(question: Question, *, segments: int, regions: str) -> tuple[int, int]:
-    """Return how many groups differ from the baseline at the least, and about how many do, without dividing a picture.
+    """Return how many groups differ from the baseline at least, and about how many do, without dividing a picture.
 
     The two are equal but for superpixels, which are only found by looking for them; see `group` for the parameters.
 
@@ -191,7 +191,7 @@ def _plain_labels(feature: Feature, row: npt.NDArray[np.generic], segments: int)
 
 
 def _varying_regions(differs: Flags, segments: int) -> tuple[int, int]:
-    """Return by which pixels differ, (height, width), how many superpixels do at the least, and about how many do."""
+    """Return by which pixels differ, (height, width), how many superpixels do at least, and about how many do."""
     if not differs.any():
         return 0, 0
     regions = min(-(-segments // 2), int(grid(differs.shape[0], differs.shape[1], segments).max()) + 1)
