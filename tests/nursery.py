@@ -153,7 +153,7 @@ class _Nursery:
             watcher.send(str(status).encode())
 
     def _let_go(self, pid: int, watcher: socket.socket) -> None:
-        """Reap a process in which nobody is interested any more."""
+        """Reap an abandoned process."""
         self._selector.unregister(watcher)
         watcher.close()
         os.kill(pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
-from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.evaluations.recipes import Path, Rows
 from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.methods.shared.coalitions import Sampled, design, drawn
@@ -20,7 +20,7 @@ from pellucid_server.engine.tasks.helper import HelperError
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
 from pellucid_server.faults import Faults
-from server.engine.models.networks import ZOO, eager, zoo_module, zoo_rows
+from server.engine.models.networks import ZOO, eager, zoo_graph, zoo_module, zoo_rows
 from standstill import stop
 
 NETWORKS = sorted(ZOO)
@@ -32,8 +32,6 @@ def arrays(name, batch, length=5):
 
 
 def first_output(name):
-    from server.engine.models.networks import zoo_graph
-
     return zoo_graph(name).outputs[0].name
 
 
@@ -86,6 +84,19 @@ def test_gradients_and_scores_are_autograds_on_the_eager_network(bench, name, sp
     np.testing.assert_allclose(only_scores, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     for key, leaf in leaves.items():
         np.testing.assert_allclose(gradients[key], leaf.grad.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_rows_that_a_recipe_grows_can_be_held_as_those_that_lie_there(bench):
+    name = FLOATING[0]
+    row = {key: value[0] for key, value in arrays(name, 1).items()}
+    layer = next(each for each, found in zoo_graph(name).layers.items() if found.cuttable)
+    handle, places = bench.handle(name), np.array([0.25, 0.5, 1.0])
+    path = Path({key: np.zeros_like(value) for key, value in row.items()}, row, places)
+    rows = {key: (places.reshape(-1, *(1,) * value.ndim) * value).astype(value.dtype) for key, value in row.items()}
+
+    grown, lying = bench.run(lambda: handle.hold(path, layer).values, lambda: handle.hold(Rows(rows), layer).values)
+
+    np.testing.assert_allclose(grown, lying, rtol=1e-5, atol=1e-6)
 
 
 def test_a_gradient_at_an_embedding_reaches_a_model_of_integer_tokens(bench):

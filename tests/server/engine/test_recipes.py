@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pellucid_server.engine.asking.question import Feature
-from pellucid_server.engine.evaluations.recipes import Masked, Noisy, Path, Rows, Windows, With
+from pellucid_server.engine.evaluations.recipes import Masked, Noisy, Path, Picked, Rows, Windows, With
 from pellucid_server.engine.methods.attribution.occlusion import Windows as Places
 from server.engine.methods.closed_forms import grown
 
@@ -39,6 +39,7 @@ RECIPES = {
     "windows": windows(),
     "noise": Noisy({"x": PICTURE, "code": CODES}, {"x": np.float32(0.5)}, 3, 6),
     "noise by element": Noisy({"x": PICTURE}, {"x": np.abs(OTHER[0])}, 3, 6, 2),
+    "picked": Picked({"x": OTHER, "code": np.array([[7, 8], [9, 5]])}, np.array([1, 0, 0, 1, 1])),
     "beside": With(masked(), {"n": np.arange(13)}),
     "numbers": Path({"x": np.float32(1.0)}, {"x": np.float32(3.0)}, np.array([0.5, 1.0, 0.25])),
 }
@@ -60,10 +61,7 @@ def test_chunks_of_any_size_have_the_same_bytes(recipe, size):
             assert rows.numpy().tobytes() == whole[name][first : first + count].tobytes()
 
 
-BY_NUMPY = [name for name, recipe in RECIPES.items() if hasattr(recipe, "grow")]
-
-
-@pytest.mark.parametrize("name", BY_NUMPY)
+@pytest.mark.parametrize("name", RECIPES)
 def test_rows_grown_by_numpy_are_the_same_to_rounding_and_have_the_same_bytes_in_chunks_of_any_size(name):
     recipe = RECIPES[name]
     whole = grown(recipe)
@@ -82,12 +80,10 @@ def test_rows_grown_by_numpy_are_the_same_to_rounding_and_have_the_same_bytes_in
 
 
 def test_rows_that_are_put_together_have_the_same_bytes_by_numpy():
-    assert {"rows", "path", "masks", "noise"} < set(BY_NUMPY)
-    for name in BY_NUMPY:
-        recipe = RECIPES[name]
+    for recipe in RECIPES.values():
         found = {key: np.empty_like(rows) for key, rows in grown(recipe).items()}
         recipe.grow(found, 0)
-        if isinstance(recipe, Rows | Masked):
+        if isinstance(recipe, Rows | Masked | Windows | With | Picked):
             assert all(found[key].tobytes() == rows.tobytes() for key, rows in grown(recipe).items())
         if isinstance(recipe, Path):
             for key, end in recipe.end.items():

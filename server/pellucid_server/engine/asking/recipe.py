@@ -68,12 +68,11 @@ class Recipe(Protocol):
         """Return one row, (*features) each, on the host."""
         ...
 
-
-class HostRecipe(Protocol):
-    """A recipe that can be grown by numpy too, to rounding: of table rows, calls into torch take most time."""
-
     def grow(self, out: Arrays, first: int) -> None:
-        """Grow rows from number `first` on into `out`, as many as it has, (rows, *features) each, on the host."""
+        """Grow rows on the host from number `first` on into `out`, as many as it has, (rows, *features) each.
+
+        They are those of a stage, to rounding. Of table rows, a stage's calls into torch take longer than their work.
+        """
         ...
 
 

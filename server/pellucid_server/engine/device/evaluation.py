@@ -2,14 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable
-from typing import Protocol, cast
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pellucid_server.engine.asking.recipe import Ask, Fold, HostRecipe, NonFinite, Recipe, Stage, Tensors
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.recipe import Ask, Fold, NonFinite, Recipe, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -122,8 +123,9 @@ ChunkPart = tuple[Evaluation, int]
 
 def pack(chunk: list[ChunkPart], device: str) -> Tensors:
     """Grow the chosen rows on the device, one part behind the other; without a copy where they lie there as one."""
-    if device == "cpu" and _small(chunk[0][0].recipe.layout):
-        return _on_host(chunk)
+    if device == "cpu" and small(chunk[0][0].recipe.layout):
+        rows = grown([(entry.recipe, entry.done, count) for entry, count in chunk])
+        return {name: torch.from_numpy(array) for name, array in rows.items()}
     lying = [entry.stage(device).rows(entry.done, count) for entry, count in chunk]
     found = [rows for rows in lying if rows is not None]
     if len(found) == len(chunk):
@@ -144,34 +146,21 @@ def pack(chunk: list[ChunkPart], device: str) -> Tensors:
 _SMALL_ROW_BYTES = 4096
 
 
-def grows_on_host(recipe: Recipe) -> bool:
-    """Whether rows are so small that numpy grows them on a CPU."""
-    return _small(recipe.layout) and _grows_on_host(type(recipe))
-
-
-def _on_host(chunk: list[ChunkPart]) -> Tensors:
-    """Grow small rows by numpy where the recipe can: whatever is beside them, so that their bits are the same."""
-    total = sum([count for _, count in chunk])
-    batch = {name: np.empty((total, *shape), kind) for name, kind, shape in chunk[0][0].recipe.layout}
-    start = 0
-    for entry, count in chunk:
-        part = {name: rows[start : start + count] for name, rows in batch.items()} if len(chunk) > 1 else batch
-        if _grows_on_host(type(entry.recipe)):
-            cast(HostRecipe, entry.recipe).grow(part, entry.done)
-        else:
-            entry.stage("cpu").write({name: torch.from_numpy(rows) for name, rows in part.items()}, entry.done)
-        start += count
-    return {name: torch.from_numpy(rows) for name, rows in batch.items()}
-
-
 @functools.lru_cache(maxsize=1024)
-def _small(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bool:
+def small(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bool:
+    """Whether rows of a layout are so small that numpy grows them on a CPU, whatever is beside them."""
     return sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape in layout) <= _SMALL_ROW_BYTES
 
 
-@functools.cache
-def _grows_on_host(kind: type[Recipe]) -> bool:
-    return hasattr(kind, "grow")
+def grown(parts: Sequence[tuple[Recipe, int, int]]) -> Arrays:
+    """Grow rows on the host: of each recipe so many from a number on, (recipe, first, count), one behind the other."""
+    total = sum([count for _, _, count in parts])
+    found = {name: np.empty((total, *shape), kind) for name, kind, shape in parts[0][0].layout}
+    start = 0
+    for recipe, first, count in parts:
+        recipe.grow({name: rows[start : start + count] for name, rows in found.items()}, first)
+        start += count
+    return found
 
 
 @functools.cache

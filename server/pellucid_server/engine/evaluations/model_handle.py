@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
-from pellucid_server.engine.asking.recipe import Ask, HostRecipe, Recipe
+from pellucid_server.engine.asking.recipe import Ask, Recipe
 from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
-from pellucid_server.engine.device.evaluation import grows_on_host
+from pellucid_server.engine.device.evaluation import grown, small
 from pellucid_server.engine.device.kernel import Kernel
 from pellucid_server.engine.device.lane import Packing
 from pellucid_server.engine.evaluations.folds import Keep
@@ -145,7 +145,7 @@ class ModelHandle:
         recipe, exact = ask.recipe, ask.exact or self._exact
         key = (self._model.key, ask.key, self._prediction, exact, recipe.layout)
         finished = services.hub.signal()
-        rows = None if is_cuda(services.device) else _grown(recipe)
+        rows = None if is_cuda(services.device) or ask.derived else _grown(recipe)
         evaluation = Evaluation(
             key,
             ask,
@@ -206,13 +206,12 @@ class ModelHandle:
 def _grown(recipe: Recipe) -> Rows | None:
     """Grow all of some table rows here, by the thread of their request; None if they are left to the device's.
 
-    What they cost in Python would hold the device up, whose thread all requests share.
+    What they cost in Python would hold the device up, whose thread all requests share. Their results are all kept, and
+    folded by the request: not of a derived graph, whose results may be large or have to stay on the device.
     """
-    if isinstance(recipe, Rows) or not grows_on_host(recipe) or recipe.count * _row_bytes(recipe) > _GROWN_BYTES:
+    if isinstance(recipe, Rows) or not small(recipe.layout) or recipe.count * _row_bytes(recipe) > _GROWN_BYTES:
         return None
-    arrays = {name: np.empty((recipe.count, *shape), kind) for name, kind, shape in recipe.layout}
-    cast(HostRecipe, recipe).grow(arrays, 0)
-    return Rows(arrays)
+    return Rows(grown([(recipe, 0, recipe.count)]))
 
 
 def _row_bytes(recipe: Recipe, names: Container[str] | None = None) -> int:

@@ -69,7 +69,7 @@ class Rows:
         return {name: array[number] for name, array in self.arrays.items()}
 
     def grow(self, out: Arrays, first: int) -> None:
-        """Grow small rows on the host."""
+        """Grow rows on the host."""
         for name, array in self.arrays.items():
             out[name][...] = array[first : first + len(out[name])]
 
@@ -112,6 +112,11 @@ class Picked:
     def row(self, number: int) -> Arrays:
         """Return one row."""
         return {name: array[self.of[number]] for name, array in self.arrays.items()}
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow rows on the host."""
+        for name, array in self.arrays.items():
+            out[name][...] = array[self.of[first : first + len(out[name])]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class Path:
         return _one(self, number)
 
     def grow(self, out: Arrays, first: int) -> None:
-        """Grow small points on the host."""
+        """Grow points on the host."""
         for name, end in self.end.items():
             rows = out[name]
             if name not in self.start:
@@ -262,7 +267,7 @@ class Masked:
         return _one(self, number)
 
     def grow(self, out: Arrays, first: int) -> None:
-        """Grow small rows on the host."""
+        """Grow rows on the host."""
         count, baselines = len(next(iter(out.values()))), len(next(iter(self.baselines.values())))
         numbers = np.arange(first, first + count)
         present = self.present[first : first + count] if baselines == 1 else self.present[numbers // baselines]
@@ -348,6 +353,19 @@ class Windows:
         """Return one row."""
         return _one(self, number)
 
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow rows on the host."""
+        start = 0
+        for name, row in self.inputs.items():
+            rows, masks, baseline = out[name], self.masks[name], self.baseline[name]
+            rows[...] = row
+            for number in range(max(first, start), min(first + len(rows), start + masks.count)):
+                part = masks.covered(number - start)
+                rows[number - first][part] = baseline[part]
+            if first <= self.windows < first + len(rows):
+                rows[self.windows - first] = baseline
+            start += masks.count
+
 
 class Masks:
     """The elements that each of some windows covers."""
@@ -428,7 +446,7 @@ class Noisy:
         return _one(self, number)
 
     def grow(self, out: Arrays, first: int) -> None:
-        """Grow small copies on the host."""
+        """Grow noisy copies on the host."""
         table = _table("cpu").numpy()
         for name, row in self.inputs.items():
             rows = out[name]
@@ -529,6 +547,11 @@ class With:
     def row(self, number: int) -> Arrays:
         """Return one row, without what is beside it."""
         return self.recipe.row(number)
+
+    def grow(self, out: Arrays, first: int) -> None:
+        """Grow rows on the host, with what is beside them."""
+        self.recipe.grow({name: rows for name, rows in out.items() if name not in self.beside}, first)
+        Rows(self.beside).grow(out, first)
 
 
 @dataclass(frozen=True, slots=True)
