@@ -14,6 +14,8 @@ from pellucid_server.engine.methods.shared.groups import grid, superpixels
 from pellucid_server.engine.tasks.helper import HelperError
 from pellucid_server.engine.tasks.helpers import SHORT_SECONDS, Helpers
 from pellucid_server.errors import CancelledError
+from pellucid_server.template import TemplateError
+from pellucid_server.wire import encode
 from standstill import stop
 
 SHORT, LONG, QUICK = (20, 512, 3), (512, 16384, 3), (4, 6)
@@ -29,6 +31,32 @@ def helpers():
     made = Helpers()
     yield made
     made.close()
+
+
+class LostTemplate:
+    """A template that has died."""
+
+    def __init__(self):
+        self.asked = self.closed = 0
+
+    def fork(self, role, descriptors):
+        self.asked += 1
+        raise TemplateError("is lost")
+
+    def close(self):
+        self.closed += 1
+
+
+def test_without_their_template_processes_are_started_by_their_command(helpers, caplog):
+    helpers._template = lost = LostTemplate()
+
+    in_the_long_one = helpers.call(coalition_count, QUICK, nothing)
+    in_the_short_one = helpers.call(drawn, SHORT, nothing)
+
+    assert in_the_long_one == coalition_count(*QUICK)
+    assert encode(in_the_short_one) == encode(drawn(*SHORT))
+    assert (lost.asked, lost.closed) == (1, 1)
+    assert "the template of the helpers is lost" in caplog.text
 
 
 class Long:

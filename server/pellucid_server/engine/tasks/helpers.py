@@ -36,9 +36,15 @@ class Helpers:
 
     def prepare(self) -> None:
         """Have the processes forked from what this one has imported; see `Template.fork_here` for what must hold."""
-        if CAN_ADOPT:
-            self._template = Template.fork_here("pellucid-templ", {"helper": helper.answer})
-            self._template.greet()
+        if not CAN_ADOPT:
+            return
+        template = Template.fork_here("pellucid-templ", {"helper": helper.answer})
+        try:
+            template.greet()
+        except TemplateError as error:
+            self._lose(template, error)
+        else:
+            self._template = template
 
     def start(self) -> None:
         """Start the short process, without waiting for it; the long one starts with its first call."""
@@ -68,12 +74,18 @@ class Helpers:
             self._template.close()
 
     def _fork(self, connection: int) -> Process | None:
-        if self._template is None:
+        # The threads of both helpers come here: one may find it lost while the other waits for it.
+        template = self._template
+        if template is None:
             return None
         try:
-            return self._template.fork("helper", [connection])
+            return template.fork("helper", [connection])
         except TemplateError as error:
-            _log.error("the template of the helpers %s", error)
-            self._template.close()
-            self._template = None
+            self._lose(template, error)
             return None
+
+    def _lose(self, template: Template, error: TemplateError) -> None:
+        """Do without a template from now on: processes are started by their command."""
+        self._template = None
+        _log.error("the template of the helpers %s", error)
+        template.close()
