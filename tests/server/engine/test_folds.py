@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.asking.recipe import SCORES
+from pellucid_server.engine.asking.recipe import SCORES, HostResults
 from pellucid_server.engine.evaluations.folds import Histogram, Keep, Moments, ScoresOnly, WeightedSum
 
 COUNT = 23
@@ -17,14 +17,14 @@ def results(shape, dtype=np.float32):
     return rows.astype(dtype)
 
 
-def folded(fold, rows, sizes):
+def folded(fold, rows, sizes, form=HostResults.of):
     """Fold rows in chunks of these sizes, each of which has rows of others before and behind it."""
     found, done = fold.start(COUNT), 0
     for size in sizes:
         part = rows[done : done + size]
         chunk = torch.from_numpy(np.concatenate([np.full_like(rows[:2], 7), part, np.full_like(rows[:1], 9)]))
         scores = torch.arange(done - 2, done + size + 1, dtype=torch.float64)
-        found.add({"x": chunk, SCORES: scores}, 2, size)
+        found.add(form({"x": chunk, SCORES: scores}), 2, size)
         done += size
     assert done == COUNT
     return found
@@ -43,10 +43,11 @@ FOLDS = {
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-def test_sums_have_the_same_bits_however_rows_are_split(fold, shape, dtype):
+@pytest.mark.parametrize("form", [HostResults.of, dict], ids=["arrays", "tensors"])
+def test_sums_have_the_same_bits_however_rows_are_split(fold, shape, dtype, form):
     rows = results(shape, dtype)
 
-    found = [folded(fold, rows, sizes).result()["x"] for sizes in SPLITS]
+    found = [folded(fold, rows, sizes, form).result()["x"] for sizes in SPLITS]
 
     assert all(each.tobytes() == found[0].tobytes() for each in found)
 
@@ -86,21 +87,22 @@ def test_moments_are_sums_and_sums_of_squares_and_go_on_from_earlier_ones():
     np.testing.assert_allclose(squares, (wide**2).sum(axis=0), rtol=1e-12)
     np.testing.assert_allclose(magnitudes, np.abs(wide).sum(axis=0), rtol=1e-12)
     first = Moments().start(9)
-    first.add({"x": torch.from_numpy(rows[:9])}, 0, 9)
+    first.add(HostResults({"x": rows[:9]}), 0, 9)
     rest = Moments(before=first.result()).start(COUNT - 9)
-    rest.add({"x": torch.from_numpy(rows[9:])}, 0, COUNT - 9)
+    rest.add(HostResults({"x": rows[9:]}), 0, COUNT - 9)
     assert rest.result()["x"].tobytes() == np.stack([sums, squares]).tobytes()
 
 
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("shape", [(5,), (3, 40, 40)])
-def test_the_first_row_that_is_not_finite_is_named(fold, value, shape):
+@pytest.mark.parametrize("form", [HostResults.of, dict], ids=["arrays", "tensors"])
+def test_the_first_row_that_is_not_finite_is_named(fold, value, shape, form):
     rows = results(shape)
     rows[11].reshape(-1)[3] = value
     rows[14].reshape(-1)[0] = value
 
-    bad = folded(fold, rows, [10, 13]).nonfinite
+    bad = folded(fold, rows, [10, 13], form).nonfinite
 
     assert (bad.row, bad.name) == (11, "x")
     np.testing.assert_array_equal(bad.values, rows[11])

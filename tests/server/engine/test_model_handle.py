@@ -296,7 +296,7 @@ def test_a_model_of_dependent_rows_is_explained_one_row_at_a_time(bench):
 def test_rows_longer_than_those_tried_count_for_more_memory(bench, length, growth):
     tried = sum(rows[:1].nbytes for rows in arrays("encoder", 1, 5).values())
 
-    assert bench.handle("encoder", input_row_bytes=tried)._growth(Rows(arrays("encoder", 2, length))) == growth
+    assert bench.handle("encoder", input_row_bytes=tried)._growth(Rows(arrays("encoder", 2, length)).layout) == growth
 
 
 def test_a_cancelled_request_is_stopped_before_it_evaluates_anything(bench):

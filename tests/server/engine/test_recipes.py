@@ -162,6 +162,18 @@ def test_a_baseline_of_zeros_is_put_in_with_its_sign(zero):
     )
 
 
+def test_labels_with_fewer_axes_than_a_row_are_those_of_its_last_axes():
+    row, baseline = np.arange(12, dtype=np.float32).reshape(3, 4), np.full((1, 3, 4), -1, np.float32)
+    recipe = Masked({"x": row}, {"x": baseline}, {"x": np.array([0, 1, 1, 0], np.int32)}, np.array([[True, False]]))
+    on_host = {"x": np.empty((1, 3, 4), np.float32)}
+
+    recipe.grow(on_host, 0)
+
+    expected = np.where([True, False, False, True], row, np.float32(-1))
+    np.testing.assert_array_equal(on_host["x"][0], expected)
+    np.testing.assert_array_equal(grown(recipe)["x"][0], expected)
+
+
 def test_windows_cover_what_their_places_say_and_the_last_rows_are_the_baseline_and_the_row():
     recipe = windows()
 

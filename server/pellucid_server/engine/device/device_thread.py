@@ -235,8 +235,8 @@ def _fold(lane: Lane, chunk: list[ChunkPart], results: Tensors) -> dict[Evaluati
     failed: dict[Evaluation, Exception] = {}
     rows = sum(count for _, count in chunk)
     # A kernel's own kind of results is its own fold's to read.
-    if len(chunk) > 1 and type(results) is dict and HostResults.takes(results):
-        results = HostResults(results)
+    if type(results) is dict:
+        results = HostResults.of(results) or results
     for evaluation, count in chunk:
         try:
             evaluation.keep(results, start, count)

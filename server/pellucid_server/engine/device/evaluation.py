@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.recipe import Ask, Fold, NonFinite, Recipe, Stage, Tensors
+from pellucid_server.engine.asking.recipe import Ask, Fold, Layout, NonFinite, Recipe, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -26,8 +26,8 @@ class Evaluation:
     """Rows of one request on their way through a lane. Its answer is there once `finished` is set.
 
     Evaluations with equal `lane_key` may share batches; those of a prediction and of an explanation have
-    different ones. `rows` and `fold` take the place of the ask's. `on_rows` is called by the device thread with the
-    share of the rows that are done.
+    different ones. `rows` and `fold` take the place of the ask's; `layout` is that of the rows. `on_rows` is called by
+    the device thread with the share of the rows that are done.
     """
 
     __slots__ = (
@@ -40,6 +40,7 @@ class Evaluation:
         "error",
         "fold",
         "lane_key",
+        "layout",
         "on_rows",
         "prediction",
         "recipe",
@@ -60,12 +61,14 @@ class Evaluation:
         exact: bool = False,
         rows: Recipe | None = None,
         fold: Fold | None = None,
+        layout: Layout | None = None,
         on_rows: Callable[[float], None] | None = None,
     ) -> None:
         self.lane_key = lane_key
         self.ask = ask
         self.recipe = ask.recipe if rows is None else rows
         self.count = self.recipe.count
+        self.layout = self.recipe.layout if layout is None else layout
         self.request = request
         self.tally = tally
         self.prediction = prediction
@@ -123,18 +126,16 @@ ChunkPart = tuple[Evaluation, int]
 
 def pack(chunk: list[ChunkPart], device: str) -> Tensors:
     """Grow the chosen rows on the device, one part behind the other; without a copy where they lie there as one."""
-    if device == "cpu" and small(chunk[0][0].recipe.layout):
-        rows = grown([(entry.recipe, entry.done, count) for entry, count in chunk])
+    layout = chunk[0][0].layout
+    if device == "cpu" and small(layout):
+        rows = grown([(entry.recipe, entry.done, count) for entry, count in chunk], layout)
         return {name: torch.from_numpy(array) for name, array in rows.items()}
     lying = [entry.stage(device).rows(entry.done, count) for entry, count in chunk]
     found = [rows for rows in lying if rows is not None]
     if len(found) == len(chunk):
         return found[0] if len(found) == 1 else {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
     total = sum([count for _, count in chunk])
-    batch = {
-        name: torch.empty((total, *shape), dtype=_torch_type(kind), device=device)
-        for name, kind, shape in chunk[0][0].recipe.layout
-    }
+    batch = {name: torch.empty((total, *shape), dtype=_torch_type(kind), device=device) for name, kind, shape in layout}
     start = 0
     for entry, count in chunk:
         part = {name: rows[start : start + count] for name, rows in batch.items()} if len(chunk) > 1 else batch
@@ -147,15 +148,20 @@ _SMALL_ROW_BYTES = 4096
 
 
 @functools.lru_cache(maxsize=1024)
-def small(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bool:
+def row_bytes(layout: Layout) -> int:
+    """Return the bytes of a row."""
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape in layout)
+
+
+def small(layout: Layout) -> bool:
     """Whether rows of a layout are so small that numpy grows them on a CPU, whatever is beside them."""
-    return sum(math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape in layout) <= _SMALL_ROW_BYTES
+    return row_bytes(layout) <= _SMALL_ROW_BYTES
 
 
-def grown(parts: Sequence[tuple[Recipe, int, int]]) -> Arrays:
+def grown(parts: Sequence[tuple[Recipe, int, int]], layout: Layout) -> Arrays:
     """Grow rows on the host: of each recipe so many from a number on, (recipe, first, count), one behind the other."""
     total = sum([count for _, _, count in parts])
-    found = {name: np.empty((total, *shape), kind) for name, kind, shape in parts[0][0].layout}
+    found = {name: np.empty((total, *shape), kind) for name, kind, shape in layout}
     start = 0
     for recipe, first, count in parts:
         recipe.grow({name: rows[start : start + count] for name, rows in found.items()}, first)

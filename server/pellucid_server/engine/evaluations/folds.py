@@ -91,10 +91,21 @@ class WeightedSum:
     weights: Floats
     owners: npt.NDArray[np.intp]
     sums: int
+    run: tuple[int, int] | None = field(init=False)
+    """Where the rows that add to the only sum begin and end; None if there are more sums, or rows between."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run", self._only_run())
 
     def start(self, count: int) -> Accumulator:
         """Return an accumulator for `count` rows."""
         return _Summed(self, count)
+
+    def _only_run(self) -> tuple[int, int] | None:
+        used = np.flatnonzero(self.owners >= 0)
+        if self.sums != 1 or not len(used) or used[-1] - used[0] + 1 != len(used):
+            return None
+        return int(used[0]), int(used[-1]) + 1
 
 
 class _Sums:
@@ -113,14 +124,15 @@ class _Sums:
     def add(self, results: Tensors, start: int, count: int) -> None:
         if SCORES in results:
             self._scores.keep(results, (SCORES,), start, count)
-        for name, rows in results.items():
+        arrays = results.arrays if self.added_small and isinstance(results, HostResults) else {}
+        for name in results:
             if name == SCORES:
                 continue
-            if self.added_small and rows.numel() <= _SMALL * len(rows) and not rows.is_cuda:
-                array = results.arrays[name] if isinstance(results, HostResults) else rows.detach().numpy()
+            array = arrays.get(name)
+            if array is not None and array.size <= _SMALL * len(array):
                 self._add_small(name, array[start : start + count])
             else:
-                self._add(name, rows[start : start + count].detach())
+                self._add(name, results[name][start : start + count].detach())
         self._done += count
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
@@ -164,7 +176,6 @@ class _Summed(_Sums):
     def __init__(self, fold: WeightedSum, count: int) -> None:
         super().__init__(count)
         self._fold = fold
-        self._run = _only_run(fold)
 
     def _add(self, name: str, rows: torch.Tensor) -> None:
         if name not in self._sums:
@@ -186,8 +197,8 @@ class _Summed(_Sums):
             self._small[name] = np.zeros((fold.sums, *rows.shape[1:]))
         part = slice(self._done, self._done + len(rows))
         weights, sums = fold.weights[part], self._small[name]
-        if self._run is not None:
-            begin, end = (min(max(edge - self._done, 0), len(rows)) for edge in self._run)
+        if fold.run is not None:
+            begin, end = (min(max(edge - self._done, 0), len(rows)) for edge in fold.run)
             sums[0] = _added(sums[0], rows[begin:end], weights[begin:end])
             self._look_small(name, rows, fold.owners[part] >= 0)
             return
@@ -258,14 +269,6 @@ def _add_runs(
     for begin, end, owner in zip(edges[:-1], edges[1:], firsts.tolist(), strict=True):
         if owner >= 0:
             sums[owner] = _running(sums[owner][np.newaxis], products[begin:end], axis=0)
-
-
-def _only_run(fold: WeightedSum) -> tuple[int, int] | None:
-    """Return where the rows that add to the only sum begin and end; None if there are more sums, or rows between."""
-    used = np.flatnonzero(fold.owners >= 0)
-    if fold.sums != 1 or not len(used) or used[-1] - used[0] + 1 != len(used):
-        return None
-    return int(used[0]), int(used[-1]) + 1
 
 
 def _added(total: Floats, rows: npt.NDArray[np.generic], weights: Floats) -> Floats:

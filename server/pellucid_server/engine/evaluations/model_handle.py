@@ -4,18 +4,15 @@ import difflib
 import functools
 import math
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
 from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
-from pellucid_server.engine.asking.recipe import Ask, Recipe
+from pellucid_server.engine.asking.recipe import Ask, HostResults, Layout, Recipe
 from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
-from pellucid_server.engine.device.evaluation import grown, small
+from pellucid_server.engine.device.evaluation import grown, row_bytes, small
 from pellucid_server.engine.device.kernel import Kernel
 from pellucid_server.engine.device.lane import Packing
 from pellucid_server.engine.evaluations.folds import Keep
@@ -107,7 +104,7 @@ class ModelHandle:
         if evaluation.fold is fold or isinstance(fold, Keep):
             return Answer(found, evaluation.nonfinite)
         reduced = fold.start(evaluation.count)
-        reduced.add({name: torch.from_numpy(array) for name, array in found.items()}, 0, evaluation.count)
+        reduced.add(HostResults(found), 0, evaluation.count)
         return Answer(reduced.result(), reduced.nonfinite)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -143,9 +140,10 @@ class ModelHandle:
         self._request.check()
         services = self._services
         recipe, exact = ask.recipe, ask.exact or self._exact
-        key = (self._model.key, ask.key, self._prediction, exact, recipe.layout)
+        layout = recipe.layout
+        key = (self._model.key, ask.key, self._prediction, exact, layout)
         finished = services.hub.signal()
-        rows = None if is_cuda(services.device) or ask.derived else _grown(recipe)
+        rows = None if is_cuda(services.device) or ask.derived else _grown(recipe, layout)
         evaluation = Evaluation(
             key,
             ask,
@@ -156,6 +154,7 @@ class ModelHandle:
             exact=exact,
             rows=rows,
             fold=None if rows is None else _KEEP,
+            layout=layout,
             on_rows=None if progress is None else self._reporter(*progress),
         )
         if evaluation.count == 0:
@@ -165,7 +164,7 @@ class ModelHandle:
             # A graph for a new layer takes some 50 ms to derive.
             kernel = services.hub.offload(make)
             make = lambda: kernel  # noqa: E731
-        services.engine.submit(evaluation, lambda: self._lane(make(), ask, exact=exact))
+        services.engine.submit(evaluation, lambda: self._lane(make(), layout, exact=exact))
         # The end of a part does not wait for the batch in progress, or the whole would be late with it.
         if not finished.wait(until=self._request.deadline if self._request.whole is not None else None):
             self._request.check()
@@ -175,11 +174,11 @@ class ModelHandle:
         report = self.progress
         return lambda share: report(begin + (end - begin) * share)
 
-    def _lane(self, kernel: Kernel, ask: Ask, *, exact: bool) -> Lane:
-        growth = self._growth(ask.recipe)
+    def _lane(self, kernel: Kernel, layout: Layout, *, exact: bool) -> Lane:
+        growth = self._growth(layout)
         most = self._model.largest_batch or _ANY_BATCH
         if not is_cuda(kernel.device):
-            most = min(most, max(_LEAST_CACHED_ROWS, _CACHED_BYTES // max(1, _row_bytes(ask.recipe))))
+            most = min(most, max(_LEAST_CACHED_ROWS, _CACHED_BYTES // max(1, row_bytes(layout))))
         return Lane(
             kernel=kernel,
             row_bytes=round(self._model.row_bytes(backward=kernel.backward) * growth),
@@ -194,30 +193,22 @@ class ModelHandle:
             return Packing.WHOLE if self._prediction else Packing.SINGLE
         return Packing.FIXED if exact else Packing.SHARED
 
-    def _growth(self, recipe: Recipe) -> float:
+    def _growth(self, layout: Layout) -> float:
         """Return how much more memory a row takes than those that the model was tried on.
 
         Rows of open length may be longer than those. Of what a model does with them, attention grows fastest, with
         the square of the length.
         """
-        return max(1.0, _row_bytes(recipe, self._model.features) / self._model.input_row_bytes) ** 2
+        features = tuple(entry for entry in layout if entry[0] in self._model.features)
+        return max(1.0, row_bytes(features) / self._model.input_row_bytes) ** 2
 
 
-def _grown(recipe: Recipe) -> Rows | None:
+def _grown(recipe: Recipe, layout: Layout) -> Rows | None:
     """Grow all of some table rows here, by the thread of their request; None if they are left to the device's.
 
     What they cost in Python would hold the device up, whose thread all requests share. Their results are all kept, and
     folded by the request: not of a derived graph, whose results may be large or have to stay on the device.
     """
-    if isinstance(recipe, Rows) or not small(recipe.layout) or recipe.count * _row_bytes(recipe) > _GROWN_BYTES:
+    if isinstance(recipe, Rows) or not small(layout) or recipe.count * row_bytes(layout) > _GROWN_BYTES:
         return None
-    return Rows(grown([(recipe, 0, recipe.count)]))
-
-
-def _row_bytes(recipe: Recipe, names: Container[str] | None = None) -> int:
-    """Return the bytes of the arrays of a row, of all or of those named."""
-    return sum(
-        math.prod(shape) * np.dtype(kind).itemsize
-        for name, kind, shape in recipe.layout
-        if names is None or name in names
-    )
+    return Rows(grown([(recipe, 0, recipe.count)], layout))

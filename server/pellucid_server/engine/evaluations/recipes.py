@@ -10,12 +10,11 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.recipe import Recipe, Stage, Tensors
+from pellucid_server.engine.asking.recipe import Layout, Recipe, Stage, Tensors
 from pellucid_server.engine.device.accelerator import to_device
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 _TABLE_LENGTH = 1 << 21
 _TABLE_KEY = 0x5065_6C6C_7563_6964
@@ -250,7 +249,7 @@ class Masked:
         labels = {
             name: (
                 torch.from_numpy(np.ascontiguousarray(each).reshape(-1).astype(np.int64)).to(device),
-                each.shape,
+                _full_shape(each, self.inputs[name]),
             )
             for name, each in self.labels.items()
         }
@@ -273,8 +272,13 @@ class Masked:
         present = self.present[first : first + count] if baselines == 1 else self.present[numbers // baselines]
         for name, row in self.inputs.items():
             labels, absent = self.labels[name], self.baselines[name]
-            mask = present.take(labels.reshape(-1), axis=1).reshape(count, *labels.shape)
+            mask = present.take(labels.reshape(-1), axis=1).reshape(count, *_full_shape(labels, row))
             out[name][...] = np.where(mask, row, absent if baselines == 1 else absent[numbers % baselines])
+
+
+def _full_shape(labels: npt.NDArray[np.int32], row: npt.NDArray[np.generic]) -> tuple[int, ...]:
+    """Return the shape of labels with as many axes as a row: those of rows are in front of them."""
+    return (1,) * (np.ndim(row) - labels.ndim) + labels.shape
 
 
 @dataclass(frozen=True, slots=True)

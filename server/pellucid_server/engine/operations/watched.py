@@ -6,7 +6,9 @@ whole, so that no method can leave a number out.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -222,19 +224,20 @@ def require_finite_answer(
     NotFiniteError
         It is the problem that is known, or else names the number's place in the answer.
     """
-    for path, values in _numbers(result, ""):
-        bad = ~np.isfinite(values)
-        if not bad.any():
-            continue
-        if problem is not None:
-            raise problem
-        many = f" in {int(bad.sum())} of {bad.size} places, first at {index_text(bad, bad.shape)}" * (bad.ndim > 0)
-        remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
-        raise NotFiniteError(
-            f"{method} found no finite number for {path}{many}, as the numbers on the way were too large to be added "
-            f"or multiplied; {remedy}.",
-            field=field,
-        )
+    found = _first_not_finite(result)
+    if found is None:
+        return
+    if problem is not None:
+        raise problem
+    path, values = found
+    bad = ~np.isfinite(values)
+    many = f" in {int(bad.sum())} of {bad.size} places, first at {index_text(bad, bad.shape)}" * (bad.ndim > 0)
+    remedy = f"{_OTHER_BASELINE}, or {_OTHER_ROW}" if compared else _OTHER_ROW
+    raise NotFiniteError(
+        f"{method} found no finite number for {path.removeprefix('.')}{many}, as the numbers on the way were too large "
+        f"to be added or multiplied; {remedy}.",
+        field=field,
+    )
 
 
 def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
@@ -256,22 +259,41 @@ def nonfinite_warnings(outputs: Arrays, number: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
-    """Walk over all floating-point numbers of a value made of dataclasses, mappings, tuples and arrays."""
+def _first_not_finite(value: Any) -> tuple[str, npt.NDArray[np.generic]] | None:
+    """Return the first numbers that are not all finite in a value of dataclasses, mappings, tuples and arrays.
+
+    Their path comes with them, as in Python. Nothing is made of what is finite: every answer is looked through.
+    """
+    kind = type(value)
+    if kind in _NO_NUMBERS:
+        return None
     if isinstance(value, float):
-        yield path, np.asarray(value)
-    elif isinstance(value, np.ndarray | np.generic):
-        if value.dtype.kind == "f":
-            yield path, np.asarray(value)
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _numbers(each, f"{path}[{key!r}]")
+        return None if math.isfinite(value) else ("", np.asarray(value))
+    if isinstance(value, np.ndarray | np.generic):
+        return None if value.dtype.kind != "f" or np.isfinite(value).all() else ("", np.asarray(value))
+    for name in _field_names(kind):
+        found = _first_not_finite(getattr(value, name))
+        if found is not None:
+            return f".{name}{found[0]}", found[1]
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
     elif isinstance(value, tuple | list):
-        for index, each in enumerate(value):
-            yield from _numbers(each, f"{path}[{index}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for entry in dataclasses.fields(value):
-            yield from _numbers(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
+        parts = enumerate(value)
+    for key, part in parts:
+        found = _first_not_finite(part)
+        if found is not None:
+            return f"[{key!r}]{found[0]}", found[1]
+    return None
+
+
+_NO_NUMBERS = frozenset({str, int, bool, bytes, type(None)})
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields; none of another class."""
+    return tuple(entry.name for entry in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def _element(question: Question, name: str, text: str, place: tuple[Any, ...]) -> str:

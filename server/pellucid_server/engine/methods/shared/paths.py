@@ -190,22 +190,33 @@ def measure(
     The score at each corner, (corners,), and by name the gradient's integral over each segment, (segments, *shape):
     times the change it is the segment's attributions.
     """
-    nodes, weights = gauss_legendre(points)
-    widths = segments[:, 1:] - segments[:, :1]
-    places = (segments[:, :1] + widths * nodes).reshape(-1)
-    shares, owners = (widths * weights).reshape(-1), np.repeat(np.arange(len(segments)), points)
-    if line.corners_beside_points:
-        # The corners' own gradients belong to no segment.
-        beside = np.zeros(len(corners)), np.full(len(corners), -1)
-        fold = WeightedSum(np.append(shares, beside[0]), np.append(owners, beside[1]), len(segments))
-        answer = model.ask(line.gradients(np.concatenate([places, corners]), fold=fold))
-        values = answer.scores[len(places) :]
+    beside = tuple(corners.tolist()) if line.corners_beside_points else ()
+    places, fold = _quadrature(tuple(segments.reshape(-1).tolist()), beside, points)
+    if beside:
+        answer = model.ask(line.gradients(places, fold=fold))
+        values = answer.scores[len(places) - len(corners) :]
     else:
         values = model.ask(line.scores(corners)).scores
-        answer = model.ask(line.gradients(places, fold=WeightedSum(shares, owners, len(segments))))
+        answer = model.ask(line.gradients(places, fold=fold))
     return values, {
         name: sums.astype(np.float64, copy=False) for name, sums in answer.values.items() if name in line.change
     }
+
+
+@functools.lru_cache(maxsize=256)
+def _quadrature(segments: tuple[float, ...], corners: tuple[float, ...], points: int) -> tuple[Floats, WeightedSum]:
+    """Return the places to evaluate and how their gradients add up; corners come last.
+
+    `segments` are the begin and the end of each. Most requests ask for the same ones.
+    """
+    nodes, weights = gauss_legendre(points)
+    begins, ends = np.reshape(segments, (-1, 2, 1)).transpose(1, 0, 2)
+    widths = ends - begins
+    places = (begins + widths * nodes).reshape(-1)
+    # The corners' own gradients belong to no segment.
+    shares = np.append((widths * weights).reshape(-1), np.zeros(len(corners)))
+    owners = np.append(np.repeat(np.arange(len(widths)), points), np.full(len(corners), -1))
+    return np.append(places, corners), WeightedSum(shares, owners, len(widths))
 
 
 def scaled(slopes: npt.NDArray[np.generic], change: npt.NDArray[np.generic]) -> Floats:
