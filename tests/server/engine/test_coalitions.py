@@ -8,6 +8,7 @@ from pellucid_server.engine.methods.shared import coalitions
 from pellucid_server.engine.methods.shared.coalitions import (
     Complete,
     Kept,
+    Sampled,
     byte_count,
     coalition_count,
     drawn,
@@ -318,6 +319,15 @@ def test_standard_errors_are_a_jackknifes_with_every_pairs_own_leverage(seed):
 
     assert drawn_pairs > 0
     np.testing.assert_allclose(errors, np.sqrt(variance), rtol=1e-6)
+
+
+def test_a_small_design_is_kept_with_its_regression_and_its_values_are_the_same_bits():
+    kept, values = design(9, 120, 39), np.random.default_rng(39).normal(size=122)
+    bare = Sampled(kept.first, kept.known)
+
+    assert kept.regression is not None
+    assert byte_count(kept) == kept.first.nbytes + kept.regression.nbytes > 8 * byte_count(bare)
+    assert [each.tobytes() for each in values_of(kept, values)] == [each.tobytes() for each in values_of(bare, values)]
 
 
 def test_kept_designs_are_bounded_by_their_bytes_and_the_last_used_stay():

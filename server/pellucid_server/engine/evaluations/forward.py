@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pellucid_server.engine.asking.recipe import Fold, Plain, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import Fold, HostResults, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.models.graph.graph import Graph
@@ -43,11 +43,10 @@ class ForwardKernel:
         self.device = "cpu" if self._by_onnx else device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
-        """Return every output, (rows, *shape)."""
+        """Return every output, (rows, *shape); of ONNX Runtime they are arrays."""
         session = self._model.session
         if self._by_onnx and session is not None:
-            outputs = session.run({name: rows.numpy() for name, rows in batch.items()})
-            return {name: torch.from_numpy(values) for name, values in outputs.items()}
+            return HostResults(session.run({name: rows.numpy() for name, rows in batch.items()}))
         with torch.no_grad():
             return graph_of(self._model)(batch)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import SCORES, Fold, Plain, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Fold, HostResults, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import ForwardKernel
-from pellucid_server.engine.evaluations.targets import layout, scores
+from pellucid_server.engine.evaluations.targets import layout, scores, scores_of_arrays
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
@@ -47,5 +47,7 @@ class ScoreKernel:
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the scores, (rows,)."""
-        values = self._forward(batch, parts)[self._target.output].to(torch.float64)
-        return {SCORES: scores(values, self._target.space, parts)}
+        outputs, output, space = self._forward(batch, parts), self._target.output, self._target.space
+        if isinstance(outputs, HostResults):
+            return HostResults({SCORES: scores_of_arrays(outputs.arrays[output], space, parts)})
+        return {SCORES: scores(outputs[output].to(torch.float64), space, parts)}

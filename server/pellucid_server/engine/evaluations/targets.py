@@ -27,17 +27,12 @@ class _Targeted(Protocol):
     def target(self) -> Target: ...
 
 
-def _of_rows(parts: Parts, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _of_rows(parts: Parts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the indices and weights of each row's target, (rows, elements) each; parts may have different ones."""
     found = [_elements(ask.target.elements) for ask, _ in cast("Sequence[tuple[_Targeted, int]]", parts)]
     counts = [count for _, count in parts]
-    if len(found) == 1:
-        shape = (counts[0], len(found[0][0]))
-        indices, weights = (torch.from_numpy(each).expand(shape) for each in found[0])
-    else:
-        columns = (np.repeat(np.stack(each), counts, axis=0) for each in zip(*found, strict=True))
-        indices, weights = (torch.from_numpy(each) for each in columns)
-    return indices.to(device), weights.to(device)
+    indices, weights = (np.repeat(np.stack(each), counts, axis=0) for each in zip(*found, strict=True))
+    return indices, weights
 
 
 @functools.lru_cache(maxsize=4096)
@@ -53,8 +48,18 @@ def scores(values: torch.Tensor, space: str, parts: Parts) -> torch.Tensor:
         values = values.float()
     values = probabilities_of(values, space)
     values = values.reshape(len(values), -1)  # An output with one number for each row has no axis to flatten.
-    indices, weights = _of_rows(parts, values.device)
+    indices, weights = (torch.from_numpy(each).to(values.device) for each in _of_rows(parts))
     return (values.gather(1, indices) * weights.to(values.dtype)).sum(1)
+
+
+def scores_of_arrays(values: npt.NDArray[np.generic], space: str, parts: Parts) -> npt.NDArray[np.float64]:
+    """Return the score of each row, (rows,), in float64; `values` is the target's output, (rows, *shape)."""
+    # What overflows is refused, with where it came up, by who asked.
+    with np.errstate(all="ignore"):
+        read = probabilities(values.astype(np.float64), space).reshape(len(values), -1)
+        indices, weights = _of_rows(parts)
+        chosen: npt.NDArray[np.float64] = np.take_along_axis(read, indices, axis=1) * weights
+        return np.asarray(chosen.sum(axis=1))
 
 
 def probabilities_of(values: torch.Tensor, space: str) -> torch.Tensor:

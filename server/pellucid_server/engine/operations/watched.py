@@ -271,7 +271,7 @@ def _first_not_finite(value: Any) -> tuple[str, npt.NDArray[np.generic]] | None:
         return None if math.isfinite(value) else ("", np.asarray(value))
     if isinstance(value, np.ndarray | np.generic):
         return None if value.dtype.kind != "f" or np.isfinite(value).all() else ("", np.asarray(value))
-    for name in _field_names(kind):
+    for name in _field_names(kind):  # type: ignore[arg-type]  # a class is hashable
         found = _first_not_finite(getattr(value, name))
         if found is not None:
             return f".{name}{found[0]}", found[1]

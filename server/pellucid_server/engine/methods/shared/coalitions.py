@@ -36,6 +36,9 @@ _KEPT_BYTES = 64 << 20
 _LARGE = 400_000
 """Players times samples above which designs are drawn and solved in the helper process: 380 thousand took 15 ms."""
 
+_SMALL = 1 << 16
+"""Players times samples up to which a design is kept with its regression, 8 times as large."""
+
 _SOLVING_SECONDS = 1.5e-7
 """Time for each player and pair to solve a design, twice what 512 players with 8192 pairs took."""
 
@@ -129,12 +132,17 @@ class Kept:
 
 def byte_count(made: "Complete | Sampled") -> int:
     """Return the size of a design's arrays."""
-    return made.first.nbytes if isinstance(made, Sampled) else made.present.nbytes + made.operator.nbytes
+    if isinstance(made, Complete):
+        return made.present.nbytes + made.operator.nbytes
+    return made.first.nbytes + (made.regression.nbytes if made.regression is not None else 0)
 
 
 def _made(players: int, samples: int, seed: int, compute: Callable[..., Any]) -> "Complete | Sampled":
     if 2**players - 2 <= samples:
         return Complete.of(players)
+    if players * samples <= _SMALL:
+        first, known = drawn(players, samples, seed)
+        return Sampled(first, known, Regression.of(first, known))
     if players * samples <= _LARGE:
         return Sampled(*drawn(players, samples, seed))
     return Sampled(*compute(drawn, players, samples, seed))
@@ -178,10 +186,13 @@ class Sampled:
         The first coalition of each pair, (pairs, players), in order of size.
     known
         How many pairs are of complete sizes; they come first.
+    regression
+        What reading values off takes, of a small design.
     """
 
     first: Flags
     known: int
+    regression: "Regression | None" = None
 
     @classmethod
     def draw(cls, players: int, pairs: int, source: np.random.Generator) -> "Sampled":
@@ -248,8 +259,10 @@ class Sampled:
 
         Errors are those of drawing coalitions, from the scatter of the drawn pairs' residuals within strata.
         """
-        differences = values[1 : 1 + self.pairs] - values[1 + self.pairs : -1]
-        question = self.first, self.known, differences, float(values[-1] - values[0])
+        differences, change = values[1 : 1 + self.pairs] - values[1 + self.pairs : -1], float(values[-1] - values[0])
+        if self.regression is not None:
+            return self.regression.solve(differences, change)
+        question = self.first, self.known, differences, change
         found: tuple[Floats, Floats] = (
             estimates(*question) if 2 * self.first.size <= _LARGE else compute(estimates, *question)
         )
@@ -272,26 +285,73 @@ def estimates(first: Flags, known: int, differences: Floats, change: float) -> t
     change
         What the values sum to: v(all) - v(none).
     """
-    signs = np.where(first, 1.0, -1.0)
-    weights, strata, factors = _weighting(first, known)
-    # Minimise the weighted squares under sum(phi) = change, by Lagrange's multiplier.
-    inverse = np.linalg.inv(signs.T @ (signs * weights[:, np.newaxis]))
-    ones = inverse.sum(axis=1)
-    offset = ones / ones.sum()
-    # Symmetric; its rows sum to 0, so that differences have no say in the sum of the values.
-    bound = inverse - np.outer(ones, offset)
-    found = bound @ (signs.T @ (weights * differences)) + offset * change
-    drawn, weight = signs[known:], weights[known:]
-    residuals = differences[known:] - drawn @ found
-    effects = drawn @ bound
-    # Each is divided by 1 minus the pair's leverage, as a jackknife would.
-    leverage = weight * np.einsum("jp,jp->j", effects, drawn)
-    effects *= (weight * residuals / np.maximum(1 - leverage, 0.1))[:, np.newaxis]
-    sums = np.add.reduceat(effects, strata)
-    squares = np.add.reduceat(np.square(effects, out=effects), strata)
-    counts = np.diff(np.append(strata, len(drawn)))[:, np.newaxis]
-    scatter = np.maximum(squares - sums * sums / counts, 0.0)
-    return found, np.sqrt(factors @ scatter)
+    return Regression.of(first, known).solve(differences, change)
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """What solving a design's regression takes and no value has a say in.
+
+    Attributes
+    ----------
+    signs
+        1 for the players of each pair's first coalition, -1 for the others, (pairs, players).
+    weights
+        Of the pairs, (pairs,).
+    bound
+        From the weighted sums of differences to the values, (players, players).
+    offset
+        Each player's share of the change, (players,).
+    effects
+        What a drawn pair's difference does to the values, (drawn, players).
+    damping
+        A drawn pair's weight, divided by 1 minus its leverage as a jackknife would, (drawn,).
+    strata, factors
+        Of the drawn pairs; see `_strata`.
+    """
+
+    signs: Floats
+    weights: Floats
+    bound: Floats
+    offset: Floats
+    effects: Floats
+    damping: Floats
+    strata: npt.NDArray[np.intp]
+    factors: Floats
+
+    @classmethod
+    def of(cls, first: Flags, known: int) -> "Regression":
+        """Make a design's; see `estimates`."""
+        signs = np.where(first, 1.0, -1.0)
+        weights, strata, factors = _weighting(first, known)
+        # Minimise the weighted squares under sum(phi) = change, by Lagrange's multiplier.
+        inverse = np.linalg.inv(signs.T @ (signs * weights[:, np.newaxis]))
+        ones = inverse.sum(axis=1)
+        offset = ones / ones.sum()
+        # Symmetric; its rows sum to 0, so that differences have no say in the sum of the values.
+        bound: Floats = np.asarray(inverse - np.outer(ones, offset), np.float64)
+        drawn, weight = signs[known:], weights[known:]
+        effects = drawn @ bound
+        leverage = weight * np.einsum("jp,jp->j", effects, drawn)
+        return cls(signs, weights, bound, offset, effects, weight / np.maximum(1 - leverage, 0.1), strata, factors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, but for those that are small beside the others."""
+        return self.signs.nbytes + self.bound.nbytes + self.effects.nbytes
+
+    def solve(self, differences: Floats, change: float) -> tuple[Floats, Floats]:
+        """Return each player's Shapley value and its standard error; see `estimates`."""
+        found = self.bound @ (self.signs.T @ (self.weights * differences)) + self.offset * change
+        drawn = len(self.effects)
+        known = len(self.signs) - drawn
+        residuals = differences[known:] - self.signs[known:] @ found
+        effects = self.effects * (self.damping * residuals)[:, np.newaxis]
+        sums = np.add.reduceat(effects, self.strata)
+        squares = np.add.reduceat(np.square(effects, out=effects), self.strata)
+        counts = np.diff(np.append(self.strata, drawn))[:, np.newaxis]
+        scatter = np.maximum(squares - sums * sums / counts, 0.0)
+        return found, np.sqrt(self.factors @ scatter)
 
 
 def _weighting(first: Flags, known: int) -> tuple[Floats, npt.NDArray[np.intp], Floats]:
