@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.asking.recipe import SCORES, HostResults
+from pellucid_server.engine.asking.recipe import SCORES, HostTensors
 from pellucid_server.engine.evaluations.folds import Histogram, Keep, Moments, ScoresOnly, WeightedSum
 
 COUNT = 23
@@ -17,7 +17,7 @@ def results(shape, dtype=np.float32):
     return rows.astype(dtype)
 
 
-def folded(fold, rows, sizes, form=HostResults.of):
+def folded(fold, rows, sizes, form=HostTensors.of):
     """Fold rows in chunks of these sizes, each of which has rows of others before and behind it."""
     found, done = fold.start(COUNT), 0
     for size in sizes:
@@ -43,7 +43,7 @@ FOLDS = {
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
-@pytest.mark.parametrize("form", [HostResults.of, dict], ids=["arrays", "tensors"])
+@pytest.mark.parametrize("form", [HostTensors.of, dict], ids=["arrays", "tensors"])
 def test_sums_have_the_same_bits_however_rows_are_split(fold, shape, dtype, form):
     rows = results(shape, dtype)
 
@@ -87,16 +87,16 @@ def test_moments_are_sums_and_sums_of_squares_and_go_on_from_earlier_ones():
     np.testing.assert_allclose(squares, (wide**2).sum(axis=0), rtol=1e-12)
     np.testing.assert_allclose(magnitudes, np.abs(wide).sum(axis=0), rtol=1e-12)
     first = Moments().start(9)
-    first.add(HostResults({"x": rows[:9]}), 0, 9)
+    first.add(HostTensors({"x": rows[:9]}), 0, 9)
     rest = Moments(before=first.result()).start(COUNT - 9)
-    rest.add(HostResults({"x": rows[9:]}), 0, COUNT - 9)
+    rest.add(HostTensors({"x": rows[9:]}), 0, COUNT - 9)
     assert rest.result()["x"].tobytes() == np.stack([sums, squares]).tobytes()
 
 
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("shape", [(5,), (3, 40, 40)])
-@pytest.mark.parametrize("form", [HostResults.of, dict], ids=["arrays", "tensors"])
+@pytest.mark.parametrize("form", [HostTensors.of, dict], ids=["arrays", "tensors"])
 def test_the_first_row_that_is_not_finite_is_named(fold, value, shape, form):
     rows = results(shape)
     rows[11].reshape(-1)[3] = value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pellucid_server.engine.asking.recipe import HostResults, Tensors
+from pellucid_server.engine.asking.recipe import HostTensors, Tensors
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
 from pellucid_server.engine.device.lane import Lane, Packing
@@ -236,7 +236,7 @@ def _fold(lane: Lane, chunk: list[ChunkPart], results: Tensors) -> dict[Evaluati
     rows = sum(count for _, count in chunk)
     # A kernel's own kind of results is its own fold's to read.
     if type(results) is dict:
-        results = HostResults.of(results) or results
+        results = HostTensors.of(results) or results
     for evaluation, count in chunk:
         try:
             evaluation.keep(results, start, count)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.recipe import Ask, Fold, Layout, NonFinite, Recipe, Stage, Tensors
+from pellucid_server.engine.asking.recipe import Ask, Fold, HostTensors, Layout, NonFinite, Recipe, Stage, Tensors
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
 
 
@@ -128,8 +128,7 @@ def pack(chunk: list[ChunkPart], device: str) -> Tensors:
     """Grow the chosen rows on the device, one part behind the other; without a copy where they lie there as one."""
     layout = chunk[0][0].layout
     if device == "cpu" and small(layout):
-        rows = grown([(entry.recipe, entry.done, count) for entry, count in chunk], layout)
-        return {name: torch.from_numpy(array) for name, array in rows.items()}
+        return HostTensors(grown([(entry.recipe, entry.done, count) for entry, count in chunk], layout))
     lying = [entry.stage(device).rows(entry.done, count) for entry, count in chunk]
     found = [rows for rows in lying if rows is not None]
     if len(found) == len(chunk):

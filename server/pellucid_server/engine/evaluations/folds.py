@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.recipe import SCORES, Accumulator, HostResults, NonFinite, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Accumulator, HostTensors, NonFinite, Tensors
 from pellucid_server.engine.device.accelerator import to_host
 
 Floats = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class _Kept:
 
     def keep(self, results: Tensors, names: Iterable[str], start: int, count: int) -> None:
         """Take in those results alone."""
-        arrays = results.arrays if isinstance(results, HostResults) else None
+        arrays = results.arrays if isinstance(results, HostTensors) else None
         for name in names:
             found = (
                 to_host(results[name][start : start + count]) if arrays is None else arrays[name][start : start + count]
@@ -124,7 +124,7 @@ class _Sums:
     def add(self, results: Tensors, start: int, count: int) -> None:
         if SCORES in results:
             self._scores.keep(results, (SCORES,), start, count)
-        arrays = results.arrays if self.added_small and isinstance(results, HostResults) else {}
+        arrays = results.arrays if self.added_small and isinstance(results, HostTensors) else {}
         for name in results:
             if name == SCORES:
                 continue

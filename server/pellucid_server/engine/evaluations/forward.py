@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pellucid_server.engine.asking.recipe import Fold, HostResults, Plain, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import Fold, HostTensors, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.models.graph.graph import Graph
@@ -46,7 +46,10 @@ class ForwardKernel:
         """Return every output, (rows, *shape); of ONNX Runtime they are arrays."""
         session = self._model.session
         if self._by_onnx and session is not None:
-            return HostResults(session.run({name: rows.numpy() for name, rows in batch.items()}))
+            rows = (
+                batch.arrays if isinstance(batch, HostTensors) else {name: rows.numpy() for name, rows in batch.items()}
+            )
+            return HostTensors(session.run(rows))
         with torch.no_grad():
             return graph_of(self._model)(batch)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
-from pellucid_server.engine.asking.recipe import Ask, HostResults, Layout, Recipe
+from pellucid_server.engine.asking.recipe import Ask, HostTensors, Layout, Recipe
 from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
 from pellucid_server.engine.device.evaluation import grown, row_bytes, small
@@ -104,7 +104,7 @@ class ModelHandle:
         if evaluation.fold is fold or isinstance(fold, Keep):
             return Answer(found, evaluation.nonfinite)
         reduced = fold.start(evaluation.count)
-        reduced.add(HostResults(found), 0, evaluation.count)
+        reduced.add(HostTensors(found), 0, evaluation.count)
         return Answer(reduced.result(), reduced.nonfinite)
 
     def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:

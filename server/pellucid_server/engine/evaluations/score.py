@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import SCORES, Fold, HostResults, Plain, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Fold, HostTensors, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.forward import ForwardKernel
@@ -48,6 +48,6 @@ class ScoreKernel:
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the scores, (rows,)."""
         outputs, output, space = self._forward(batch, parts), self._target.output, self._target.space
-        if isinstance(outputs, HostResults):
-            return HostResults({SCORES: scores_of_arrays(outputs.arrays[output], space, parts)})
+        if isinstance(outputs, HostTensors):
+            return HostTensors({SCORES: scores_of_arrays(outputs.arrays[output], space, parts)})
         return {SCORES: scores(outputs[output].to(torch.float64), space, parts)}
