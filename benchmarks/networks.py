@@ -94,12 +94,12 @@ def network(name: str) -> nn.Module:
     return made.eval()
 
 
-def write(repository: Path, name: str) -> None:
-    """Write a network into a model repository."""
+def write(repository: Path, name: str, *, onnx: bool = False) -> None:
+    """Write a network into a model repository, with an ONNX file if wanted."""
     folder = repository / name
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text(_MANIFESTS.get(name, _PICTURE))
-    export(network(name), (torch.randn(2, 3, 224, 224),), folder / "1", onnx=False)
+    export(network(name), (torch.randn(2, 3, 224, 224),), folder / "1", onnx=onnx)
 
 
 if __name__ == "__main__":

@@ -62,13 +62,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What computed an answer: runtimes, device, precision, and versions of libraries by name."""
+    """What computed an answer: runtimes, device, precision, and versions of libraries by name.
+
+    `threads` and `cpu_capability`, "AVX2" for example, say how a CPU did; they are 0 and empty where it took no part.
+    """
 
     forward: str
     gradient: str
     device: str
     precision: str
     libraries: Mapping[str, str]
+    threads: int = 0
+    cpu_capability: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +207,15 @@ def _outcome(message: explanation_pb2.Outcome) -> Outcome:
 
 def _runtime(message: explanation_pb2.Runtime) -> Runtime:
     libraries = dict(sorted(message.libraries.items()))
-    return Runtime(message.forward, message.gradient, message.device, message.precision, libraries)
+    return Runtime(
+        forward=message.forward,
+        gradient=message.gradient,
+        device=message.device,
+        precision=message.precision,
+        libraries=libraries,
+        threads=message.threads,
+        cpu_capability=message.cpu_capability,
+    )
 
 
 def _work(message: explanation_pb2.Work) -> Work:

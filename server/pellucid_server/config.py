@@ -155,7 +155,10 @@ class WorkerConfig(_Section):
     """How a worker computes."""
 
     threads: int = Field(default=0, ge=0)
-    """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers, less one for the front."""
+    """Threads of one evaluation on the CPU; 0 shares the cores out among the CPU workers."""
+
+    fast_graph: bool = True
+    """Whether models run as a second graph, made for speed, where that agrees with the first; on a CPU only."""
 
     concurrent_requests: int = Field(default=64, ge=1, le=512)
     """Most requests of each class at once per worker, so that their rows can be packed; fewer where more are no use."""
@@ -298,6 +301,7 @@ class Config(BaseSettings):
                 on_broken_model=self.models.on_error,
                 load_seconds=self.models.load_seconds,
                 load_bytes=self.models.load_bytes,
+                fast_graph=self.worker.fast_graph,
             )
             for device in self.pool.devices
         )
@@ -360,7 +364,7 @@ def _completed(entry: Any, defaults: Mapping[str, Any]) -> Any:
 def _cpu_threads(devices: tuple[str, ...]) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, sum(device == "cpu" for device in devices))
-    return max(1, cores // workers - 1)
+    return max(1, cores // workers)
 
 
 def _check_readable(path: Path) -> None:

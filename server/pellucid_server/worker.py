@@ -332,7 +332,9 @@ def _ready_worker(
         faults=faults,
         device=settings.device,
     )
-    services = WorkerServices(engine, Hub(on_turn=connection.turn, recorder=recorder), helpers, settings.device)
+    services = WorkerServices(
+        engine, Hub(on_turn=connection.turn, recorder=recorder), helpers, settings.device, settings.threads
+    )
     settle()
     methods = registry.methods()
     worker = Worker(connection, Models.of(loaded.models, loaded.broken), services, faults)

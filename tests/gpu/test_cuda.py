@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 class Hungry:
     """A program that asks the device for more memory than there is, but for single rows."""
 
-    evaluation, kind, backward = "forward", "forward", False
+    evaluation, kind, backward, runtime = "forward", "forward", False, "graph"
 
     def __init__(self, device):
         self.device = device

@@ -199,7 +199,7 @@ class Work(_message.Message):
     def __init__(self, rows_forward: _Optional[int] = ..., rows_backward: _Optional[int] = ..., batch_shapes: _Optional[_Iterable[_Union[BatchShape, _Mapping]]] = ...) -> None: ...
 
 class Runtime(_message.Message):
-    __slots__ = ("forward", "gradient", "device", "precision", "libraries")
+    __slots__ = ("forward", "gradient", "device", "precision", "libraries", "threads", "cpu_capability")
     class LibrariesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -212,12 +212,16 @@ class Runtime(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     LIBRARIES_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    CPU_CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     forward: str
     gradient: str
     device: str
     precision: str
     libraries: _containers.ScalarMap[str, str]
-    def __init__(self, forward: _Optional[str] = ..., gradient: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    threads: int
+    cpu_capability: str
+    def __init__(self, forward: _Optional[str] = ..., gradient: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., libraries: _Optional[_Mapping[str, str]] = ..., threads: _Optional[int] = ..., cpu_capability: _Optional[str] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("model", "input_digest", "method", "parameters", "target", "baseline", "baseline_digest", "seed", "runtime", "work", "tolerance", "baseline_blur_sigma", "exact")

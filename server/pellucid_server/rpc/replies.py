@@ -205,16 +205,36 @@ def _outcome_message(outcome: requests.Outcome) -> explanation_pb2.Outcome:
 
 def _runtime(runtime: results.Runtime) -> explanation_pb2.Runtime:
     libraries = tuple(runtime.libraries.items())
-    return _shared_runtime(runtime.forward, runtime.gradient, runtime.device, runtime.precision, libraries)
+    return _shared_runtime(
+        runtime.forward,
+        runtime.gradient,
+        runtime.device,
+        runtime.precision,
+        libraries,
+        runtime.threads,
+        runtime.cpu_capability,
+    )
 
 
 @lru_cache(maxsize=64)
 def _shared_runtime(
-    forward: str, gradient: str, device: str, precision: str, libraries: tuple[tuple[str, str], ...]
+    forward: str,
+    gradient: str,
+    device: str,
+    precision: str,
+    libraries: tuple[tuple[str, str], ...],
+    threads: int,
+    cpu_capability: str,
 ) -> explanation_pb2.Runtime:
     """Make a message that many receipts have in common; it is copied into each and never changed."""
     return explanation_pb2.Runtime(
-        forward=forward, gradient=gradient, device=device, precision=precision, libraries=dict(libraries)
+        forward=forward,
+        gradient=gradient,
+        device=device,
+        precision=precision,
+        libraries=dict(libraries),
+        threads=threads,
+        cpu_capability=cpu_capability,
     )
 
 

@@ -156,10 +156,12 @@ def find_broken(broken: tuple[BrokenModel, ...], key: ModelKey) -> BrokenModel |
 class Verdict:
     """What trying out a model version showed: `reason` is why it is broken, empty if it is not.
 
-    It holds for the files of which `fingerprint` was taken.
+    `fast_graph` is whether its second graph, for speed, was found good; None if it was not looked at. It holds for the
+    files of which `fingerprint` was taken.
     """
 
     name: str
     version: int
     fingerprint: str
     reason: str = ""
+    fast_graph: bool | None = None

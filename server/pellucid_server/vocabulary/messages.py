@@ -32,6 +32,8 @@ class WorkerSettings:
     """Processor time for trying out a model whose files are small."""
     load_bytes: int = 768 << 20
     """Memory for trying out a model whose files are small."""
+    fast_graph: bool = True
+    """Whether a model's second graph, for speed, is used where it agrees with the first."""
     verdicts: tuple[Verdict, ...] = ()
     """What an earlier process for the same device found, which is not tried out again."""
 

@@ -72,6 +72,10 @@ class Runtime:
     device: str
     precision: str
     libraries: Mapping[str, str]
+    threads: int = 0
+    """Threads of one evaluation on the CPU; 0 where it took no part."""
+    cpu_capability: str = ""
+    """The vector instructions that the CPU's kernels use, "AVX2" for example; empty where it took no part."""
 
 
 @dataclass(frozen=True, slots=True)

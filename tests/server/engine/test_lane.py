@@ -25,14 +25,14 @@ def test_a_lane_of_single_rows_has_room_for_one():
     ("rows", "seconds", "expected"),
     [
         (16, 0.2, 16),
-        (16, 0.1, 32),
+        (16, 0.1, 16),
         (16, 0.001, 64),
-        (16, 0.4, 8),
+        (16, 0.4, 10),
         (1, 60.0, 1),
         (2, 0.001, 16),
-        (2, 0.4, 1),
+        (2, 0.4, 5),
     ],
-    ids=["as aimed", "twice as fast", "in steps", "too slow", "one row", "too few to tell", "few and slow"],
+    ids=["as aimed", "told by one chunk alone", "in steps", "too slow", "one row", "too few to tell", "few and slow"],
 )
 def test_the_next_chunk_follows_from_the_time_of_this_one(rows, seconds, expected):
     made = lane(chunk_rows=16, room=16)
@@ -40,6 +40,44 @@ def test_the_next_chunk_follows_from_the_time_of_this_one(rows, seconds, expecte
     adapted(made, rows, seconds)
 
     assert made.chunk_rows == expected
+
+
+def settled(row_seconds, *, chunks=100):
+    """Run full chunks whose rows take `row_seconds(rows)`; return the size of the last ones."""
+    made = lane()
+    sizes = []
+    for _ in range(chunks):
+        sizes.append(made.open(long=True))
+        adapted(made, sizes[-1], sizes[-1] * row_seconds(sizes[-1]))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("row_seconds", "expected"),
+    [
+        (lambda rows: 0.02 if rows <= 6 else 0.025, 6),
+        (lambda rows: 0.04 + 0.01 * rows, 1),
+        (lambda rows: 0.01 + 0.02 / rows, 16),
+        (lambda rows: 0.012, 16),
+        (lambda rows: 0.0001 + (rows > 300) * 0.0001, 256),
+    ],
+    ids=["caches end", "one by one", "as large as time allows", "all alike", "far up"],
+)
+def test_a_lane_settles_at_the_size_with_the_most_rows_a_second(row_seconds, expected):
+    sizes = settled(row_seconds)
+
+    assert set(sizes[-60:]) == {expected}
+
+
+def test_a_size_that_has_become_faster_is_found_again():
+    made, sizes = lane(), []
+    for number in range(2000):
+        sizes.append(made.open(long=True))
+        row_seconds = 0.01 if sizes[-1] <= 4 or number > 700 else 0.014
+        adapted(made, sizes[-1], sizes[-1] * row_seconds + (number > 700) * 0.01)
+
+    assert set(sizes[400:500]) == {4}
+    assert set(sizes[-100:]) == {16}
 
 
 def test_no_chunk_grows_beyond_the_memory_for_it():

@@ -205,13 +205,40 @@ def test_a_caller_who_leaves_and_comes_back_at_once_is_not_forgiven_what_it_had(
         (100, [10, 10], [10], [10, 10, 10]),
     ],
 )
-def test_a_chunk_is_shared_evenly_by_caller_and_then_by_evaluation(room, ann, bob, expected):
+def test_a_chunk_that_is_full_is_shared_evenly_by_caller_and_then_by_evaluation(room, ann, bob, expected):
     entries = [evaluation(count, caller="ann") for count in ann] + [evaluation(count, caller="bob") for count in bob]
     schedule = schedule_of(*entries)
 
-    chunk = dict(schedule.take(schedule.next(), room))
+    chunk = dict(schedule.take(schedule.next(), room, even=False))
 
     assert [chunk.get(entry, 0) for entry in entries] == expected
+
+
+@pytest.mark.parametrize(
+    ("room", "counts", "expected"),
+    [
+        (12, [50], [10] * 5),
+        (12, [26, 24], [10] * 5),
+        (12, [13], [7, 6]),
+        (12, [12], [12]),
+        (1, [3], [1] * 3),
+        (5, [9, 2], [4, 4, 3]),
+    ],
+)
+def test_rows_that_wait_are_divided_into_chunks_of_about_one_size(room, counts, expected):
+    entries = [evaluation(count) for count in counts]
+    for entry in entries:
+        entry.alone = len(entries) == 1
+    schedule, sizes = schedule_of(*entries), []
+    while schedule:
+        chunk = schedule.take(schedule.next(), room)
+        sizes.append(sum(count for _, count in chunk))
+        for entry, count in chunk:
+            entry.done += count
+            if entry.done < entry.count:
+                schedule.put_back(entry)
+
+    assert sizes == expected
 
 
 def test_a_chunk_has_rows_of_one_lane_and_one_class():

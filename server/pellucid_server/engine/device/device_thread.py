@@ -1,6 +1,8 @@
 """A thread that evaluates chunks on the device, one after another."""
 
+import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -32,6 +34,8 @@ class Limits:
     threads: int
     most_lanes: int
     device: str = "cpu"
+    niceness: int = 0
+    """How much the threads that evaluate give way to others of the system, 0 to 19."""
 
 
 class DeviceThread:
@@ -107,6 +111,9 @@ class DeviceThread:
             self._lanes = kept
 
     def _run(self) -> None:
+        # First of all: the threads that torch then starts to help this one inherit it.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._limits.niceness)
         # torch's thread count is a setting of each thread.
         torch.set_num_threads(self._limits.threads)
         accelerator.prepare_thread(self._limits.device)
@@ -132,7 +139,9 @@ class DeviceThread:
             return lane, self._schedule.take(first, first.count, packed=False)
         # The wait of a prediction behind others is what short chunks are for, whatever its class.
         calm = time.monotonic() - self._schedule.heavier_arrived(first) > _CALM_SECONDS
-        return lane, self._schedule.take(first, lane.open(long=calm and not first.prediction))
+        room = lane.open(long=calm and not first.prediction)
+        # Where the size is fixed, what an answer is made of must not depend on how many rows it has in all.
+        return lane, self._schedule.take(first, room, even=lane.packing is not Packing.FIXED)
 
     def _evaluate(self, lane: Lane, chunk: list[ChunkPart]) -> None:
         """Run one chunk and hand its results out. Evaluations with rows left go back into the schedule."""
@@ -245,6 +254,8 @@ def _fold(lane: Lane, chunk: list[ChunkPart], results: Tensors) -> dict[Evaluati
             failed[evaluation] = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - one evaluation's fold must not end the thread
             failed[evaluation] = error
-        evaluation.tally.add(kernel.evaluation, rows=count, batch_rows=rows, backward=kernel.backward)
+        evaluation.tally.add(
+            kernel.evaluation, rows=count, batch_rows=rows, backward=kernel.backward, runtime=kernel.runtime
+        )
         start += count
     return failed

@@ -3,11 +3,13 @@
 Evaluations with equal keys share batches. A batch, or chunk, takes about `chunk_seconds` by the row time measured for
 its key, or four times as long while nothing more urgent is about, and at most `chunk_bytes` by the bytes its rows need;
 between two chunks every waiting request's deadline and cancellation is looked at. In which order is the schedule's to
-say. One thread evaluates; on a CPU a second one, for predictions, so that they do not wait behind others' rows.
+say. One thread evaluates; on a CPU a second one, for predictions, so that they do not wait behind others' rows. Both
+have all cores that the worker may use; the first one's threads have a lower priority in the system.
 """
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 
 from pellucid_server.engine.device.device_thread import DeviceThread, Limits
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation
@@ -19,6 +21,9 @@ from pellucid_server.recorder import Recorder
 __all__ = ["Engine", "Evaluation", "Lane"]
 
 _MOST_LANES = 1024
+
+_NICENESS = 10
+"""Of the threads that evaluate what is not urgent: they have all cores, and give them up for a prediction at once."""
 
 
 class Engine:
@@ -63,11 +68,11 @@ class Engine:
         watch = _Watch(recorder, faults or Faults())
         limits = Limits(chunk_seconds, chunk_bytes, threads, most_lanes, device)
 
-        def thread(name: str) -> DeviceThread:
-            before = watch.of(name)
-            return DeviceThread(name, limits=limits, weights=self._weights, times=self._times, before=before)
+        def thread(name: str, niceness: int = 0) -> DeviceThread:
+            bounds, before = replace(limits, niceness=niceness), watch.of(name)
+            return DeviceThread(name, limits=bounds, weights=self._weights, times=self._times, before=before)
 
-        self._main = thread("device")
+        self._main = thread("device", _NICENESS if express else 0)
         self._express = thread("express") if express else self._main
 
     def submit(self, evaluation: Evaluation, make_lane: Callable[[], Lane]) -> None:

@@ -20,6 +20,8 @@ class Kernel(Protocol):
     """Whether it computes gradients."""
     device: str
     """Where it takes its rows."""
+    runtime: str
+    """What runs the network, for receipts: "onnxruntime", "graph", or "fast-graph"."""
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the results of each row of the batch, on any device."""

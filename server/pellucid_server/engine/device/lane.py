@@ -1,7 +1,7 @@
 """A lane: what the evaluations of one key share, and how large their chunks are."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from pellucid_server.engine.device.kernel import Kernel
@@ -11,6 +11,17 @@ LONG_FACTOR = 4
 
 _FIRST_CHUNK = 4
 _GROWTH = 4
+
+_FEW_ROWS = 10
+_FEW_FACTOR = 20
+"""A chunk of up to so many rows may take so many times as long as is aimed at: in smaller ones rows are far slower."""
+
+_TOLD_BY = 2
+"""Chunks of a size that tell its pace: the first one of a size takes longer."""
+_ALIKE = 0.97
+"""Paces that differ by less are taken to be one."""
+_REMEMBERED = 512
+"""Chunks after which sizes are tried again: the machine may have other work by then."""
 
 _UNBOUNDED = 1 << 30
 _FITTING_CHUNKS = 64
@@ -54,6 +65,10 @@ class Lane:
     """Most rows that are tried after more of them did not fit into the device's memory."""
     fitted: int = 0
     """Chunks of half of `fitting_rows` or more since it was set."""
+    paces: "dict[int, list[float]]" = field(default_factory=dict)
+    """The last seconds for each row in chunks of so many rows, by step of size; see `_step`."""
+    chunks: int = 0
+    """Chunks since paces were last forgotten."""
     model: Hashable = None
     """The model, for the record of row times."""
     growth: float = 1.0
@@ -77,21 +92,51 @@ class Lane:
     def adapt(self, rows: int, seconds: float, *, chunk_seconds: float, chunk_bytes: int) -> bool:
         """Set the length of later chunks from the time that one took; tell whether rows go no faster in a larger one.
 
-        They do not if this one was as large as is allowed, by time or by memory: one that was smaller has more of
-        the costs that do not depend on its rows.
+        Chunks grow until their time is no more mostly that of calls, and from there on to the size at which most rows
+        are done in a second: beyond it values no longer fit into the processor's caches. They are taken to go no faster
+        if this one was as large as is allowed, by time or by memory, or took long enough.
         """
         filled = 2 * rows >= self.room
         if 2 * rows >= self.fitting_rows:
             self._count_fitted()
-        most_seconds = LONG_FACTOR * chunk_seconds
-        most_rows = self.most_rows(chunk_bytes)
-        fitting = int(rows * most_seconds / max(seconds, 1e-6))
-        if seconds > most_seconds:
-            self.chunk_rows = max(1, fitting)
-        elif filled:
+        most_rows, row_seconds = self.most_rows(chunk_bytes), max(seconds, 1e-6) / rows
+        within = int(LONG_FACTOR * chunk_seconds / row_seconds)
+        fitting = max(within, min(_FEW_ROWS, int(_FEW_FACTOR * chunk_seconds / row_seconds)))
+        if rows > within:
+            self.chunk_rows = min(self.chunk_rows, max(1, fitting))
+        if rows > fitting:
+            self._note(rows, row_seconds)
+        elif filled and 2 * seconds < chunk_seconds and not self.paces:
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
+        elif filled:
+            self._note(rows, row_seconds)
+            self.chunk_rows = self._fastest(min(fitting, most_rows), within)
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)
+
+    def _note(self, rows: int, row_seconds: float) -> None:
+        """Note the pace of a chunk; now and then forget those of before."""
+        self.chunks += 1
+        if self.chunks > _REMEMBERED:
+            self.chunks, self.paces = 0, {}
+        self.paces[_step(rows)] = [*self.paces.get(_step(rows), []), row_seconds][-4 * _TOLD_BY :]
+
+    def _best(self, within: int) -> int:
+        """Return the step with the fastest rows.
+
+        Of those that measuring cannot tell apart, it is the largest of at most `within` rows, or else the smallest.
+        """
+        fastest = min(min(paces) for paces in self.paces.values())
+        alike = [step for step, paces in self.paces.items() if min(paces) * _ALIKE <= fastest]
+        return max((step for step in alike if _rows(step) <= within), default=min(alike))
+
+    def _fastest(self, most: int, within: int) -> int:
+        """Return how many rows to take, at most so many: the best size known, or one beside it that is not yet."""
+        best = self._best(within)
+        for step in (best, best + 1, best - 1):
+            if step >= 0 and _rows(step) <= most and len(self.paces.get(step, [])) < _TOLD_BY:
+                return _rows(step)
+        return max(1, min(_rows(best), most))
 
     def shrink(self, rows: int) -> None:
         """Let no chunk soon be as large as one of `rows` rows, which did not fit into memory."""
@@ -104,3 +149,19 @@ class Lane:
         if self.fitted >= _FITTING_CHUNKS:
             self.fitting_rows = min(2 * self.fitting_rows, _UNBOUNDED)
             self.fitted = 0
+
+
+def _step(rows: int) -> int:
+    """Return the step of a size, of steps with 1, 2, 3, 4, 6, 8, 12, 16, 24, 32... rows; between two, the lower one."""
+    if rows < 3:
+        return rows - 1
+    power = rows.bit_length() - 1
+    return 2 * power - 1 + (rows >= 3 << power - 1)
+
+
+def _rows(step: int) -> int:
+    """Return the rows of a step of size."""
+    if step < 2:
+        return step + 1
+    power, half = divmod(step + 1, 2)
+    return (1 << power) + half * (1 << power - 1)

@@ -194,16 +194,18 @@ class Schedule:
         entry = self._classes[self._flows.next()]
         return next(iter(entry.callers[entry.flows.next()]))
 
-    def take(self, first: Evaluation, room: int, *, packed: bool = True) -> list[ChunkPart]:
+    def take(self, first: Evaluation, room: int, *, packed: bool = True, even: bool = True) -> list[ChunkPart]:
         """Take out the next chunk: `first`, the evaluation whose turn it is, and others of its lane and class.
 
         The chunk has at most `room` rows, in equal shares by caller, and a caller's in equal shares by evaluation, as
-        far as each has so many. Without `packed`, or if it is to be alone, `first` has it to itself.
+        far as each has so many. Without `packed`, or if it is to be alone, `first` has it to itself. With `even`, the
+        rows that wait are divided into chunks of about one size, so that the last one is not a small rest.
         """
         if not packed or first.alone:
-            chunk = [(first, min(room, first.count - first.done))]
+            left = first.count - first.done
+            chunk = [(first, min(_evenly(left, room) if even else room, left))]
         else:
-            chunk = self._shares(first, room)
+            chunk = self._shares(first, room, even=even)
         entry = self._class(first)
         if len(chunk) == sum(map(len, entry.callers.values())):
             # The usual case; one by one it takes seven times as long.
@@ -243,7 +245,7 @@ class Schedule:
         if not entry.callers:
             self._flows.leave(entry.name)
 
-    def _shares(self, first: Evaluation, room: int) -> list[ChunkPart]:
+    def _shares(self, first: Evaluation, room: int, *, even: bool) -> list[ChunkPart]:
         entry = self._class(first)
         lane = entry.lanes[first.lane_key]
         everything = [
@@ -252,8 +254,10 @@ class Schedule:
             for evaluation in queue
             if not evaluation.alone
         ]
-        if sum([count for _, count in everything]) <= room:
+        waiting = sum([count for _, count in everything])
+        if waiting <= room:
             return everything
+        room = _evenly(waiting, room) if even else room
         left: dict[str, list[ChunkPart]] = {}
         for part in everything:
             left.setdefault(part[0].request.caller, []).append(part)
@@ -266,6 +270,12 @@ class Schedule:
             chunk += [(evaluation, count) for (evaluation, _), count in zip(left[caller], counts, strict=True) if count]
         # Who has a row more this time is behind the others the next time.
         return sorted(chunk, key=lambda part: part[1])
+
+
+def _evenly(waiting: int, room: int) -> int:
+    """Return how many of the rows that wait to take, so that all go in as few chunks as the room allows, alike."""
+    chunks = -(-waiting // room)
+    return -(-waiting // chunks)
 
 
 def _even(room: int, wanted: list[int]) -> list[int]:

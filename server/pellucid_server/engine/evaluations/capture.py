@@ -8,7 +8,6 @@ import torch
 from pellucid_server.engine.asking.recipe import Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
-from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
@@ -44,7 +43,9 @@ class CaptureKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
-        self._capturing = graph_of(model).capturing(layers)
+        graph = model.graph_for(*layers)
+        self._capturing = graph.capturing(layers)
+        self.runtime = graph.runtime
         self.device = device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:

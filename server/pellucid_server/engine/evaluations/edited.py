@@ -11,7 +11,6 @@ from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
-from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.evaluations.recipes import With
 from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.loading.loaded import LoadedModel
@@ -83,7 +82,9 @@ class EditedKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None) -> None:
-        self._run = graph_of(model).editing(layers)
+        graph = model.graph_for(*layers)
+        self._run = graph.editing(layers)
+        self.runtime = graph.runtime
         self._layers = layers
         self._target = target
         self.kind = "edited"

@@ -8,7 +8,6 @@ import torch
 from pellucid_server.engine.asking.recipe import Fold, HostTensors, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
-from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 
@@ -38,24 +37,17 @@ class ForwardKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str) -> None:
-        self._model = model
-        self._by_onnx = model.session is not None and model.runtime == "onnxruntime"
-        self.device = "cpu" if self._by_onnx else device
+        by_onnx = model.session is not None and model.runtime == "onnxruntime"
+        self.device = "cpu" if by_onnx else device
+        self._session = model.session if by_onnx else None
+        self._graph = None if by_onnx else model.graph_for()
+        self.runtime = "onnxruntime" if self._graph is None else self._graph.runtime
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return every output, (rows, *shape); of ONNX Runtime they are arrays."""
-        session = self._model.session
-        if self._by_onnx and session is not None:
-            rows = (
-                batch.arrays if isinstance(batch, HostTensors) else {name: rows.numpy() for name, rows in batch.items()}
-            )
-            return HostTensors(session.run(rows))
-        with torch.no_grad():
-            return graph_of(self._model)(batch)
-
-
-def graph_of(model: LoadedModel) -> Graph:
-    """Return a model's graph, which there must be."""
-    if model.graph is None:
-        raise ValueError(f"{model.key.name} has no graph")
-    return model.graph
+        if self._graph is not None:
+            with torch.no_grad():
+                return self._graph(batch)
+        rows = batch.arrays if isinstance(batch, HostTensors) else {name: rows.numpy() for name, rows in batch.items()}
+        assert self._session is not None  # noqa: S101 - a model has the one or the other
+        return HostTensors(self._session.run(rows))

@@ -10,7 +10,6 @@ from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.asking.recipe import SCORES, Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
-from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
@@ -51,7 +50,8 @@ class GradientKernel:
     backward = True
 
     def __init__(self, model: LoadedModel, device: str, target: Target, at: str) -> None:
-        self._graph = graph_of(model)
+        self._graph = model.graph_for(*([at] if at else []))
+        self.runtime = self._graph.runtime
         self.device = device
         self.kind = f"gradient@{at}" if at else "gradient"
         self._target = target

@@ -42,6 +42,7 @@ class WorkerServices:
     hub: Hub
     helper: Helpers
     device: str
+    threads: int = 1
 
 
 class ModelHandle:

@@ -11,7 +11,6 @@ from pellucid_server.engine.asking.handle import Held
 from pellucid_server.engine.asking.recipe import Accumulator, Fold, NonFinite, Plain, Recipe, Tensors
 from pellucid_server.engine.device.accelerator import to_host
 from pellucid_server.engine.device.kernel import Parts
-from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.models.graph.suffix import Context
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
@@ -117,7 +116,9 @@ class PrefixKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layer: str) -> None:
-        self._suffix = graph_of(model).suffix(layer)
+        graph = model.graph_for(layer)
+        self._suffix = graph.suffix(layer)
+        self.runtime = graph.runtime
         self.kind = f"prefix@{layer}"
         self.device = device
 

@@ -44,6 +44,7 @@ class ScoreKernel:
         self._forward = ForwardKernel(model, device)
         self._target = target
         self.device = self._forward.device
+        self.runtime = self._forward.runtime
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the scores, (rows,)."""

@@ -12,7 +12,6 @@ from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
-from pellucid_server.engine.evaluations.forward import graph_of
 from pellucid_server.engine.evaluations.gradient import score_and_gradients
 from pellucid_server.engine.evaluations.prefix import joined
 from pellucid_server.engine.evaluations.recipes import With
@@ -90,7 +89,9 @@ class SuffixKernel:
     evaluation = "suffix"
 
     def __init__(self, model: LoadedModel, device: str, layer: str, target: Target | None, *, gradient: bool) -> None:
-        self._suffix = graph_of(model).suffix(layer)
+        graph = model.graph_for(layer)
+        self._suffix = graph.suffix(layer)
+        self.runtime = graph.runtime
         self._layer = layer
         self._target = target
         self.backward = gradient

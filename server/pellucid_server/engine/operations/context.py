@@ -1,11 +1,14 @@
 """What an operation works with: the worker's services, the request at hand, and receipts."""
 
+import functools
 import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+import torch
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
@@ -154,10 +157,15 @@ class RequestContext:
 
     def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
         """Say what computed the work of `tally`."""
-        forward = model.runtime if tally.rows_forward else ""
-        gradient = "graph" if tally.rows_backward else ""
+        forward, gradient = (", ".join(sorted(found)) for found in (tally.forward_by, tally.backward_by))
         device = model.devices(self.services.device, forward=bool(forward), backward=bool(gradient))
-        return Runtime(forward, gradient, device, model.precision, _versions())
+        threads, capability = (self.services.threads, _cpu_capability()) if "cpu" in device else (0, "")
+        return Runtime(forward, gradient, device, model.precision, _versions(), threads, capability)
+
+
+@functools.cache
+def _cpu_capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()
 
 
 _cache: dict[str, str] = {}

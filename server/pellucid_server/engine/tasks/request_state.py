@@ -24,13 +24,19 @@ class Tally:
     rows_forward: int = 0
     rows_backward: int = 0
     batches: Counter[tuple[str, int]] = field(default_factory=Counter)
+    forward_by: set[str] = field(default_factory=set)
+    """What ran rows forward: "onnxruntime", "graph", "fast-graph"."""
+    backward_by: set[str] = field(default_factory=set)
+    """What ran rows backward."""
 
-    def add(self, evaluation: str, *, rows: int, batch_rows: int, backward: bool) -> None:
+    def add(self, evaluation: str, *, rows: int, batch_rows: int, backward: bool, runtime: str) -> None:
         """Note `rows` rows that ran in a batch of `batch_rows`."""
         if backward:
             self.rows_backward += rows
+            self.backward_by.add(runtime)
         else:
             self.rows_forward += rows
+            self.forward_by.add(runtime)
         self.batches[evaluation, batch_rows] += 1
 
     def work(self) -> Work:

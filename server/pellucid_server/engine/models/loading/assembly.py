@@ -27,6 +27,7 @@ from pellucid_server.engine.models.inputs.preprocessing import (
     checked_rows,
 )
 from pellucid_server.engine.models.inputs.tables import TablePreprocessor
+from pellucid_server.engine.models.loading.fast_graph import trusted_fast_graph
 from pellucid_server.engine.models.loading.loaded import LoadedModel, wire_shape
 from pellucid_server.engine.models.loading.trial import (
     PARITY_TOLERANCE,
@@ -80,12 +81,18 @@ class _Findings:
 
 
 def assemble(
-    key: ModelKey, folder: Path, manifest: Manifest, graph: Graph | None, session: OnnxModel | None
+    key: ModelKey,
+    folder: Path,
+    manifest: Manifest,
+    graph: Graph | None,
+    session: OnnxModel | None,
+    *,
+    fast_graph: bool | None = False,
 ) -> LoadedModel:
     """Check a model against its manifest in `folder`, try it out, and decide what serves its forward passes.
 
     ONNX Runtime does where there is a session that agrees with the graph; else the graph does. At least
-    one of the two must be there.
+    one of the two must be there. `fast_graph` is whether to use the graph's second one, for speed: None if that agrees.
 
     Raises
     ------
@@ -132,7 +139,15 @@ def assemble(
         memory=measure_row_bytes(graph, session, rows, gradients=not obstacle),
         input_row_bytes=sum(array[0].nbytes for array in rows.values()),
         gradient_obstacle=obstacle,
+        fast=_fast(graph, rows, fast_graph, gradients=not obstacle),
     )
+
+
+def _fast(graph: Graph | None, rows: Arrays, wanted: bool | None, *, gradients: bool) -> Graph | None:
+    """Return the graph's second one, if it is wanted; if that is not known, if it agrees with the first."""
+    if graph is None or wanted is False:
+        return None
+    return graph.faster() if wanted else trusted_fast_graph(graph, rows, gradients=gradients)
 
 
 def _signature(graph: Graph | None, session: OnnxModel | None) -> _Signature:

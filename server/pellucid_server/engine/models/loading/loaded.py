@@ -47,6 +47,8 @@ class LoadedModel:
         What serves forward passes: "onnxruntime" or "graph".
     graph, session
         The model as a graph; as an ONNX session, set only where that serves forward passes.
+    fast
+        The model's second graph, for speed, where it may take the first one's place.
     solo
         Rows of different requests must not share a batch, as rows depend on one another.
     precision
@@ -74,6 +76,7 @@ class LoadedModel:
     memory: RowBytes
     input_row_bytes: int
     gradient_obstacle: str = ""
+    fast: Graph | None = None
 
     @property
     def name(self) -> str:
@@ -114,6 +117,12 @@ class LoadedModel:
         """Say why the model does not allow a method; empty if it does."""
         obstacles = (self._obstacle(need) for need in sorted(method.needs))
         return next((obstacle for obstacle in obstacles if obstacle), "")
+
+    def graph_for(self, *layers: str) -> Graph:
+        """Return the graph to run: the faster one if there is one and it has these layers."""
+        if self.graph is None:
+            raise ValueError(f"{self.key.name} has no graph")
+        return self.graph if self.fast is None or any(layer not in self.fast.layers for layer in layers) else self.fast
 
     def row_bytes(self, *, backward: bool) -> int:
         """Return the device memory that a row takes, an estimate on the high side."""

@@ -125,10 +125,13 @@ class Loader:
         for version, verdict in self._versions:
             message = self._message(verdict)
             # What only this process cannot load, for want of memory perhaps, the next one may.
-            verdicts.append(Verdict(version.name, version.number, self._fingerprints[version], message))
+            reason, fast_graph = message, None if verdict is None else verdict.fast_graph
             if not message and not (broken and self._settings.on_broken_model == "stop"):
                 on_load(version)
-                message = self._load(version, models)
+                message = self._load(version, models, fast_graph)
+                if not message and self._settings.fast_graph:
+                    fast_graph = models[-1].fast is not None
+            verdicts.append(Verdict(version.name, version.number, self._fingerprints[version], reason, fast_graph))
             if message:
                 broken.append(Broken(version.name, version.number, message))
         self.close()
@@ -151,9 +154,11 @@ class Loader:
         assert self._guard is not None  # noqa: S101 - it is there as long as a verdict is missing
         return self._guard.next()
 
-    def _load(self, version: Version, models: list[LoadedModel]) -> str:
+    def _load(self, version: Version, models: list[LoadedModel], fast_graph: bool | None) -> str:
+        settings = self._settings
+        wanted = fast_graph if settings.fast_graph else False
         try:
-            models.append(load_version(version, self._settings.device, self._settings.threads))
+            models.append(load_version(version, settings.device, settings.threads, fast_graph=wanted))
         except ModelError as error:
             return str(error)
         return ""
@@ -218,7 +223,8 @@ def _try_out(version: Version, settings: WorkerSettings, methods: Sequence[Metho
     try:
         graph_bytes = min(_graph_bytes(version), disk_bytes)
         grow(Bounds(graph_bytes / _GRAPH_BYTES_A_SECOND, _MEMORY_FOR_GRAPH * graph_bytes))
-        check_description(version, load_version(version, "cpu", settings.threads), methods)
+        # The second graph has the first one's operators: the worker itself compares the two.
+        check_description(version, load_version(version, "cpu", settings.threads, fast_graph=False), methods)
     except ModelError as error:
         return str(error)
     return ""
