@@ -168,17 +168,24 @@ def test_each_device_has_its_worker_and_its_share_of_the_cores(monkeypatch):
     settings = config.worker_settings()
 
     assert [(each.device, each.threads, each.model_repository) for each in settings] == [
-        ("cpu", 7, "/m"),
-        ("cpu", 7, "/m"),
-        ("cuda:0", 7, "/m"),
+        ("cpu", 8, "/m"),
+        ("cpu", 8, "/m"),
+        ("cuda:0", 8, "/m"),
     ]
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_few_cores_are_one_thread(monkeypatch, cores):
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 2), (2, 3, 1), (7, 2, 3)])
+def test_a_worker_has_its_share_of_the_cores_and_one_thread_at_least(monkeypatch, cores, workers, threads):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
 
-    assert load().worker_settings()[0].threads == 1
+    settings = load(None, {"pool": {"devices": ",".join(["cpu"] * workers)}}).worker_settings()
+
+    assert [each.threads for each in settings] == [threads] * workers
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_second_graph_for_speed_can_be_turned_off(wanted):
+    assert load(None, {"worker": {"fast_graph": wanted}}).worker_settings()[0].fast_graph is wanted
 
 
 def test_a_number_of_threads_that_is_given_holds():
