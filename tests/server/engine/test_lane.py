@@ -59,9 +59,9 @@ def settled(row_seconds, *, chunks=100):
         (lambda rows: 0.04 + 0.01 * rows, 1),
         (lambda rows: 0.01 + 0.02 / rows, 16),
         (lambda rows: 0.012, 16),
-        (lambda rows: 0.0001 + (rows > 300) * 0.0001, 256),
+        (lambda rows: 0.0005, 400),
     ],
-    ids=["caches end", "one by one", "as large as time allows", "all alike", "far up"],
+    ids=["caches end", "one by one", "as large as time allows", "all alike", "light rows"],
 )
 def test_a_lane_settles_at_the_size_with_the_most_rows_a_second(row_seconds, expected):
     sizes = settled(row_seconds)

@@ -16,6 +16,9 @@ _FEW_ROWS = 10
 _FEW_FACTOR = 20
 """A chunk of up to so many rows may take so many times as long as is aimed at: in smaller ones rows are far slower."""
 
+_LIGHT_SECONDS = 1e-3
+"""Time of a row below which chunks are as long as allowed: what a chunk of them takes is mostly waits and calls."""
+
 _TOLD_BY = 2
 """Chunks of a size that tell its pace: the first one of a size takes longer."""
 _ALIKE = 0.97
@@ -92,9 +95,10 @@ class Lane:
     def adapt(self, rows: int, seconds: float, *, chunk_seconds: float, chunk_bytes: int) -> bool:
         """Set the length of later chunks from the time that one took; tell whether rows go no faster in a larger one.
 
-        Chunks grow until their time is no more mostly that of calls, and from there on to the size at which most rows
-        are done in a second: beyond it values no longer fit into the processor's caches. They are taken to go no faster
-        if this one was as large as is allowed, by time or by memory, or took long enough.
+        Chunks of light rows grow as far as time and memory allow. Those of heavy rows grow until their time is no more
+        mostly that of calls, and from there on to the size at which most rows are done in a second: beyond it values no
+        longer fit into the processor's caches. Rows are taken to go no faster if this chunk was as large as is allowed,
+        or took long enough.
         """
         filled = 2 * rows >= self.room
         if 2 * rows >= self.fitting_rows:
@@ -106,7 +110,7 @@ class Lane:
             self.chunk_rows = min(self.chunk_rows, max(1, fitting))
         if rows > fitting:
             self._note(rows, row_seconds)
-        elif filled and 2 * seconds < chunk_seconds and not self.paces:
+        elif filled and (row_seconds < _LIGHT_SECONDS or (2 * seconds < chunk_seconds and not self.paces)):
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
         elif filled:
