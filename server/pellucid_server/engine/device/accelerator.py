@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pellucid_server.engine.device import arenas
+
 _SIGNS = ("CUDA error", "CUDA driver error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "cuda runtime error")
 
 
@@ -68,14 +70,15 @@ def lost(device: str, error: BaseException) -> bool:
 def chunk_bytes(device: str, wanted: int) -> int:
     """Return the most memory that a chunk may take: what is wanted, or if that is 0, what suits the device.
 
-    On CUDA it is a quarter of what is free when the models are loaded: a few rows at a time are no work for it.
+    On CUDA it is a quarter of what is free when the models are loaded, and not kept for ONNX Runtime: a few rows at a
+    time are no work for it.
     """
     if wanted:
         return wanted
     if not is_cuda(device):
         return _CPU_CHUNK_BYTES
     free, _ = torch.cuda.mem_get_info(device)
-    return max(_CPU_CHUNK_BYTES, free // _SHARE_OF_FREE_MEMORY)
+    return max(_CPU_CHUNK_BYTES, (free - arenas.reserved_bytes(device)) // _SHARE_OF_FREE_MEMORY)
 
 
 def to_device(array: Array, device: str) -> torch.Tensor:

@@ -52,14 +52,17 @@ class Flows:
         """Take out a flow that has nothing to do any more; it keeps its virtual time."""
         del self._waiting[flow]
 
-    def next(self) -> str:
-        """Return the flow whose turn it is; there must be one that waits."""
+    def first(self) -> str:
+        """Return the flow whose turn it is, without giving it its turn; there must be one that waits."""
         times, waiting = self._times, self._waiting
         if self._countless:
-            flow = min(waiting, key=times.__getitem__)
-        else:
-            flow = min(waiting, key=lambda name: (times[name], -waiting[name]))
-        self._now = max(self._now, times[flow])
+            return min(waiting, key=times.__getitem__)
+        return min(waiting, key=lambda name: (times[name], -waiting[name]))
+
+    def next(self) -> str:
+        """Return the flow whose turn it is; there must be one that waits."""
+        flow = self.first()
+        self._now = max(self._now, self._times[flow])
         return flow
 
     def order(self, flow: str) -> float:
@@ -194,16 +197,26 @@ class Schedule:
         entry = self._classes[self._flows.next()]
         return next(iter(entry.callers[entry.flows.next()]))
 
+    def upcoming(self) -> Evaluation | None:
+        """Return what `next` would, None if nothing waits, and leave everything as it is."""
+        if not self:
+            return None
+        entry = self._classes[self._flows.first()]
+        return next(iter(entry.callers[entry.flows.first()]))
+
+    def chunk(self, first: Evaluation, room: int, *, packed: bool = True) -> list[ChunkPart]:
+        """Return the chunk that `take` would take out, and leave everything as it is."""
+        if not packed or first.alone:
+            return [(first, min(room, first.count - first.done))]
+        return self._shares(first, room)
+
     def take(self, first: Evaluation, room: int, *, packed: bool = True) -> list[ChunkPart]:
         """Take out the next chunk: `first`, the evaluation whose turn it is, and others of its lane and class.
 
         The chunk has at most `room` rows, in equal shares by caller, and a caller's in equal shares by evaluation, as
         far as each has so many. Without `packed`, or if it is to be alone, `first` has it to itself.
         """
-        if not packed or first.alone:
-            chunk = [(first, min(room, first.count - first.done))]
-        else:
-            chunk = self._shares(first, room)
+        chunk = self.chunk(first, room, packed=packed)
         entry = self._class(first)
         if len(chunk) == sum(map(len, entry.callers.values())):
             # The usual case; one by one it takes seven times as long.
