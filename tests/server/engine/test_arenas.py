@@ -59,3 +59,41 @@ def test_chunks_have_a_quarter_of_what_is_left_beside_the_arenas():
     # Half a GiB is allowed on any device: a chunk that does not fit is halved.
     assert accelerator.chunk_bytes("cuda:1", 0) == 7 * GIB // 4
     assert arena.most_bytes + accelerator.chunk_bytes("cuda:0", 0) < 40 * GIB
+
+
+@pytest.fixture
+def bounds(monkeypatch):
+    """What torch's memory is bounded to, as a share of the device's."""
+    found = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: found.append(share))
+    return found
+
+
+def test_torch_may_keep_what_it_has_and_what_the_arenas_leave_of_the_rest(monkeypatch, bounds):
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (68 * GIB, 80 * GIB))
+    arena = Arena("cuda:0")
+
+    accelerator.leave_room("cuda:0")
+
+    # The models have 12, 10 of them in torch: 40 are for arenas, 28 more for torch.
+    assert bounds == [38 / 80]
+    assert 2 * arena.most_bytes == 40 * GIB
+
+
+def test_a_full_device_has_room_for_a_small_chunk_as_far_as_there_is_any(monkeypatch, bounds):
+    arena = Arena("cuda:1")
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * GIB)
+    for free in (GIB, GIB // 4):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 8 * GIB))
+        accelerator.leave_room("cuda:1")
+
+    assert bounds == [5.5 / 8, 5.25 / 8]
+    assert arena.most_bytes == 2 * GIB
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_without_sessions_on_the_device_torch_has_no_bound(device, bounds):
+    accelerator.leave_room(device)
+
+    assert not bounds

@@ -81,6 +81,20 @@ def chunk_bytes(device: str, wanted: int) -> int:
     return max(_CPU_CHUNK_BYTES, (free - arenas.reserved_bytes(device)) // _SHARE_OF_FREE_MEMORY)
 
 
+def leave_room(device: str) -> None:
+    """Bound torch's memory on a CUDA device, so that what ONNX Runtime's arenas may take is there when they need it.
+
+    torch keeps what its largest chunk took. At its bound it gives that back, and then is out of memory.
+    """
+    kept = arenas.reserved_bytes(device)
+    if not kept:
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    # A small chunk is allowed on any device.
+    more = max(free - kept, min(free, _CPU_CHUNK_BYTES))
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + more) / total, device)
+
+
 def to_device(array: Array, device: str) -> torch.Tensor:
     """Return an array as a tensor on a device; on a CPU both share their memory, if it may be written to."""
     # torch warns of read-only arrays; nothing writes to an input of a functional graph.
