@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.asking.recipe import SCORES
 from pellucid_server.engine.device.accelerator import to_device, to_host
@@ -22,7 +23,6 @@ from pellucid_server.engine.tasks.request_state import RequestState, Tally
 from server.engine.conftest import ZooModel
 from server.engine.methods.closed_forms import grown
 from server.engine.models.networks import ZOO, zoo_module, zoo_rows
-from server.engine.models.test_onnx_model import model as onnx_model
 from server.engine.test_engine import Asked, Awaited, evaluation, lane
 from server.engine.test_recipes import RECIPES
 from torch import nn
@@ -188,7 +188,11 @@ def test_memory_of_what_was_copied_ahead_is_not_used_again_while_it_is_read(cuda
 
 @pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="there is no CUDA")
 def test_onnx_runtime_gives_its_memory_back_on_the_device(cuda, tmp_path, caplog):
-    (tmp_path / "model.onnx").write_bytes(onnx_model().SerializeToString())
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 3]) for name in "xy")
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (tmp_path / "model.onnx").write_bytes(content.SerializeToString())
     session = OnnxModel(tmp_path / "model.onnx", threads=1, device=cuda, trim_seconds=0.0)
 
     for rows in (1, 1000, 3):
