@@ -2,7 +2,7 @@
 
 Each session has an arena of its own, which keeps what its largest run took. As long as there is a session on a device,
 half of the device's memory is for arenas: a quarter for the session that runs (a worker's device thread runs one at a
-time), and a quarter for what all others keep meanwhile. Weights are in no arena. The other half is torch's.
+time), and a quarter for what all others keep meanwhile. The other half is torch's, less the weights of the sessions.
 """
 
 import threading
@@ -11,7 +11,7 @@ import weakref
 import torch
 
 _SHARE = 4
-"""An arena may grow to a quarter of the device's memory, and what idle arenas keep comes to another."""
+"""Beside weights, an arena may grow to a quarter of the device's memory; what idle arenas keep comes to another."""
 
 _VALUES_AT_ONCE = 2
 """At any time an operator's input and its output are there."""
@@ -30,7 +30,7 @@ class Arena:
         _, total = torch.cuda.mem_get_info(device)
         self.device = device
         self.most_bytes = total // _SHARE
-        """Most that it may grow to."""
+        """Most that it may grow to beside its weights."""
         with _lock:
             _arenas.add(self)
 

@@ -160,18 +160,37 @@ def on_cuda(load, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79 << 30, 80 << 30))
     monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
-    return lambda **options: load(model(), device="cuda:1", **options)
+    return lambda content=None, **options: load(content or model(), device="cuda:1", **options)
 
 
-def test_on_cuda_a_session_has_a_bounded_arena_that_takes_what_it_needs_and_no_weights(on_cuda):
+def test_on_cuda_a_session_has_a_bounded_arena_that_takes_what_it_needs(on_cuda):
     session = on_cuda()._session
 
     (name, options), (rest, _) = session.asked
     assert (name, rest) == ("CUDAExecutionProvider", "CPUExecutionProvider")
     assert options["device_id"] == "1"
-    assert options["gpu_mem_limit"] == str(20 << 30)
+    # The weights come on top, with what else is in the file.
+    assert 20 << 30 < int(options["gpu_mem_limit"]) < (20 << 30) + 1000
     assert options["arena_extend_strategy"] == "kSameAsRequested"
     assert session.options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_on_cuda_weights_wherever_they_are_take_nothing_from_the_limit(on_cuda, tmp_path, beside):
+    weights = np.ones(3 << 20, np.float32)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.bin").write_bytes(weights.tobytes())
+    tensor = helper.make_tensor("w", FLOAT, weights.shape, weights.tobytes(), raw=True)
+    if beside:
+        tensor = elsewhere("weights.bin")
+        tensor.dims[:] = weights.shape
+    lookup = helper.make_node("Gather", ["w", "i"], ["y"])
+    indices, found = value("i", ("rows",), TensorProto.INT64), value("y", ("rows",))
+    session = on_cuda(model([lookup], inputs=[indices], outputs=[found], tensors=[tensor]))
+
+    (_, options), _ = session._session.asked
+    assert weights.nbytes <= int(options["gpu_mem_limit"]) - (20 << 30) <= 2 * weights.nbytes + 1000
+    assert session.run({"i": np.array([7, 1])})["y"].tolist() == [1, 1]
 
 
 def test_on_cuda_working_memory_is_given_back_on_both_devices(on_cuda):

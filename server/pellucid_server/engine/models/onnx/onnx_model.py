@@ -1,6 +1,7 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
 import logging
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
@@ -216,10 +218,10 @@ def _open(path: Path, file: OnnxFile, threads: int, arena: Arena | None) -> onnx
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
     if arena is not None:
-        # Then weights do not count for the arena's limit, and do not keep its blocks from being given back.
+        # Weights beside working memory would keep a block from being given back.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    providers = _providers(arena)
     content = file.model.SerializeToString()
+    providers = _providers(arena, len(content) + _bytes_beside(file.model))
     # The weights need not be in memory once more while ONNX Runtime reads them.
     file.model.Clear()
     try:
@@ -249,7 +251,13 @@ def _index(arena: Arena) -> str:
     return arena.device.partition(":")[2] or "0"
 
 
-def _providers(arena: Arena | None) -> list[tuple[str, dict[str, str]]]:
+def _bytes_beside(model: onnx.ModelProto) -> int:
+    """Return the bytes of the weights in other files, as if each number took eight: no less than they take."""
+    beside = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    return sum(8 * math.prod(each.dims) for each in beside)
+
+
+def _providers(arena: Arena | None, weight_bytes: int) -> list[tuple[str, dict[str, str]]]:
     cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
     if arena is None:
         return [cpu]
@@ -258,7 +266,8 @@ def _providers(arena: Arena | None) -> list[tuple[str, dict[str, str]]]:
         "use_tf32": "0",
         # An exhaustive search would be repeated for each number of rows in a batch.
         "cudnn_conv_algo_search": "HEURISTIC",
-        "gpu_mem_limit": str(arena.most_bytes),
+        # Weights count, whether they are in the arena or beside it.
+        "gpu_mem_limit": str(arena.most_bytes + weight_bytes),
         # By powers of two, it would take twice what is needed, up to its limit.
         "arena_extend_strategy": "kSameAsRequested",
     }
