@@ -322,6 +322,7 @@ def _ready_worker(
         loader.close()
         return None
     faults = Faults(settings.fault_folder)
+    accelerator.leave_room(settings.device)
     engine = Engine(
         chunk_seconds=settings.chunk_seconds,
         chunk_bytes=accelerator.chunk_bytes(settings.device, settings.chunk_bytes),

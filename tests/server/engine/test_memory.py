@@ -31,6 +31,9 @@ def test_what_a_library_raises_when_it_asks_for_too_much_is_known(allocate):
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         states.RuntimeException("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
         states.Fail("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 4000"),
+        states.RuntimeException(
+            "[ONNXRuntimeError] : 6 : Available memory of 0 is smaller than requested bytes of 1024"
+        ),
     ],
     ids=str,
 )

@@ -390,3 +390,53 @@ def test_a_chunk_of_all_that_waits_in_a_class_leaves_the_other_classes_and_nothi
     assert schedule.take(other, 4) == [(other, 2)]
     assert not schedule
     assert schedule.lane_keys() == set()
+
+
+class Looking(Device):
+    """Looks at what would be next before each chunk and while it is out."""
+
+    def step(self, *arrivals):
+        upcoming = self.schedule.upcoming()
+        expected = self.schedule.chunk(upcoming, self.room)
+        assert self.schedule.upcoming() is upcoming
+        chunk = super().step(*arrivals)
+        assert chunk == expected
+        return chunk
+
+    def put_back(self, entry):
+        # The device thread looks while the chunk is out.
+        if self.schedule:
+            self.schedule.chunk(self.schedule.upcoming(), 1)
+        super().put_back(entry)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_looking_at_what_is_next_changes_nothing_of_what_comes(seed):
+    print(f"seed {seed}")
+    found = []
+    for kind in (Device, Looking):
+        generator = np.random.default_rng(seed)
+        coming = [
+            evaluation(
+                int(generator.integers(1, 30)),
+                priority=str(generator.choice([*WEIGHTS, "other"])),
+                caller=str(generator.integers(5)),
+                lane=str(generator.integers(3)),
+                alone=bool(generator.random() < 0.1),
+            )
+            for _ in range(100)
+        ]
+        numbers = {entry: number for number, entry in enumerate(coming)}
+        device = kind(schedule_of(coming.pop()), room=int(generator.integers(1, 20)), row_seconds={"0": 0.01, "1": 3.0})
+        while device.schedule or coming:
+            device.step(*[coming.pop() for _ in range(min(len(coming), int(generator.integers(0, 3))))])
+            if not device.schedule and coming:
+                device.schedule.add(coming.pop(), device.clock)
+        found.append([[(numbers[entry], count) for entry, count in chunk] for chunk in device.chunks])
+
+    assert found[0] == found[1]
+    assert sum(count for chunk in found[0] for _, count in chunk) == sum(entry.count for entry in numbers)
+
+
+def test_nothing_is_next_where_nothing_waits():
+    assert schedule_of().upcoming() is None

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pellucid_server.engine.device import arenas
+
 _SIGNS = ("CUDA error", "CUDA driver error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "cuda runtime error")
 
 
@@ -68,14 +70,29 @@ def lost(device: str, error: BaseException) -> bool:
 def chunk_bytes(device: str, wanted: int) -> int:
     """Return the most memory that a chunk may take: what is wanted, or if that is 0, what suits the device.
 
-    On CUDA it is a quarter of what is free when the models are loaded: a few rows at a time are no work for it.
+    On CUDA it is a quarter of what is free when the models are loaded, and not kept for ONNX Runtime: a few rows at a
+    time are no work for it.
     """
     if wanted:
         return wanted
     if not is_cuda(device):
         return _CPU_CHUNK_BYTES
     free, _ = torch.cuda.mem_get_info(device)
-    return max(_CPU_CHUNK_BYTES, free // _SHARE_OF_FREE_MEMORY)
+    return max(_CPU_CHUNK_BYTES, (free - arenas.reserved_bytes(device)) // _SHARE_OF_FREE_MEMORY)
+
+
+def leave_room(device: str) -> None:
+    """Bound torch's memory on a CUDA device, so that what ONNX Runtime's arenas may take is there when they need it.
+
+    torch keeps what its largest chunk took. At its bound it gives that back, and then is out of memory.
+    """
+    kept = arenas.reserved_bytes(device)
+    if not kept:
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    # A small chunk is allowed on any device.
+    more = max(free - kept, min(free, _CPU_CHUNK_BYTES))
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + more) / total, device)
 
 
 def to_device(array: Array, device: str) -> torch.Tensor:

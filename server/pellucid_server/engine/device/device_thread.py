@@ -12,6 +12,7 @@ import torch
 
 from pellucid_server.engine.asking.recipe import HostTensors, Tensors
 from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device.copies import Copies, copies
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
 from pellucid_server.engine.device.lane import Lane, Packing
 from pellucid_server.engine.device.memory import out_of_memory
@@ -67,6 +68,7 @@ class DeviceThread:
         self._lanes: dict[Hashable, Lane] = {}
         self._running: tuple[Hashable, Lane] | None = None
         self._since: float | None = None
+        self._copies = copies(limits.device)
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -127,6 +129,8 @@ class DeviceThread:
                 taken = self._take() if self._schedule else None
             for evaluation, error in stopped:
                 evaluation.finish(error)
+            if stopped:
+                self._copies.forget()
             if taken is not None:
                 self._evaluate(*taken)
 
@@ -152,7 +156,10 @@ class DeviceThread:
             # Beforehand: a part of a request may end while its batch is in progress.
             evaluation.request.count(count, backward=backward)
         started = time.monotonic()
-        results, error = _attempt(lane, chunk)
+        results, error = _attempt(lane, chunk, self._copies)
+        if results is not None and lane.kernel.device == self._limits.device:
+            # The chunk computes until its results are fetched.
+            self._copies.ahead(self._upcoming)
         failed = {} if results is None else _fold(lane, chunk, results)
         seconds = time.monotonic() - started
         for each in (error, *failed.values()):
@@ -172,6 +179,18 @@ class DeviceThread:
             self._shrink(lane, chunk, seconds)
         elif error is not None:
             self._settle_failure(chunk, error, seconds)
+
+    def _upcoming(self) -> list[Evaluation]:
+        """Find whose rows would be next if nothing else came, as far as they go to the device."""
+        with self._change:
+            first = self._schedule.upcoming()
+            if first is None:
+                return []
+            lane = self._lanes[first.lane_key]
+            if lane.kernel.device != self._limits.device:
+                return []
+            chunk = self._schedule.chunk(first, lane.chunk_rows, packed=lane.packing is Packing.SHARED)
+        return [evaluation for evaluation, _ in chunk]
 
     def _hand_out(
         self, lane: Lane, chunk: list[ChunkPart], failed: dict[Evaluation, Exception], seconds: float
@@ -210,6 +229,7 @@ class DeviceThread:
 
     def _shrink(self, lane: Lane, chunk: list[ChunkPart], seconds: float) -> None:
         """Answer to being out of memory: halve the chunk and try again, down to one row."""
+        self._copies.drop()
         torch.cuda.empty_cache()
         rows = sum(count for _, count in chunk)
         again = rows > 1 and lane.packing is Packing.SHARED
@@ -227,9 +247,10 @@ class DeviceThread:
             evaluation.finish(OverloadedError(text))
 
 
-def _attempt(lane: Lane, chunk: list[ChunkPart]) -> tuple[Tensors | None, Exception | None]:
+def _attempt(lane: Lane, chunk: list[ChunkPart], staged: Copies) -> tuple[Tensors | None, Exception | None]:
     """Evaluate a chunk; return the results or what went wrong, without what its traceback holds in memory."""
     try:
+        staged.join(chunk)
         batch = pack(chunk, lane.kernel.device)
         return lane.kernel(batch, [(entry.ask, count) for entry, count in chunk]), None
     except Exception as error:  # noqa: BLE001 - whatever a model raises must reach its requests, not end the thread

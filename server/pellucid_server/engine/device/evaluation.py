@@ -112,6 +112,15 @@ class Evaluation:
             self._stage = self.recipe.stage(device)
         return self._stage
 
+    @property
+    def staged(self) -> bool:
+        """Whether the recipe was put on the device, and is there still."""
+        return self._stage is not None
+
+    def unstage(self) -> None:
+        """Give back what the recipe takes on the device, where it is put again when it is needed."""
+        self._stage = None
+
     def keep(self, results: Tensors, start: int, taken: int) -> None:
         """Take in the results of the next `taken` rows, found at `start` of a batch's results."""
         self.results.add(results, start, taken)

@@ -7,6 +7,7 @@ _SIGNS = (
     "not enough memory",  # the same, on other systems
     "annot allocate memory",  # the operating system
     "Failed to allocate memory",  # ONNX Runtime's arena
+    "is smaller than requested bytes of",  # the same, where it has a limit
     "bad_alloc",  # C++, by way of either
     "out of memory",  # the CUDA driver
     "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN

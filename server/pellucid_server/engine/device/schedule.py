@@ -52,14 +52,17 @@ class Flows:
         """Take out a flow that has nothing to do any more; it keeps its virtual time."""
         del self._waiting[flow]
 
-    def next(self) -> str:
-        """Return the flow whose turn it is; there must be one that waits."""
+    def first(self) -> str:
+        """Return the flow whose turn it is, without giving it its turn; there must be one that waits."""
         times, waiting = self._times, self._waiting
         if self._countless:
-            flow = min(waiting, key=times.__getitem__)
-        else:
-            flow = min(waiting, key=lambda name: (times[name], -waiting[name]))
-        self._now = max(self._now, times[flow])
+            return min(waiting, key=times.__getitem__)
+        return min(waiting, key=lambda name: (times[name], -waiting[name]))
+
+    def next(self) -> str:
+        """Return the flow whose turn it is; there must be one that waits."""
+        flow = self.first()
+        self._now = max(self._now, self._times[flow])
         return flow
 
     def order(self, flow: str) -> float:
@@ -194,6 +197,20 @@ class Schedule:
         entry = self._classes[self._flows.next()]
         return next(iter(entry.callers[entry.flows.next()]))
 
+    def upcoming(self) -> Evaluation | None:
+        """Return what `next` would, None if nothing waits, and leave everything as it is."""
+        if not self:
+            return None
+        entry = self._classes[self._flows.first()]
+        return next(iter(entry.callers[entry.flows.first()]))
+
+    def chunk(self, first: Evaluation, room: int, *, packed: bool = True, even: bool = True) -> list[ChunkPart]:
+        """Return the chunk that `take` would take out, and leave everything as it is."""
+        if not packed or first.alone:
+            left = first.count - first.done
+            return [(first, min(_evenly(left, room) if even else room, left))]
+        return self._shares(first, room, even=even)
+
     def take(self, first: Evaluation, room: int, *, packed: bool = True, even: bool = True) -> list[ChunkPart]:
         """Take out the next chunk: `first`, the evaluation whose turn it is, and others of its lane and class.
 
@@ -201,11 +218,7 @@ class Schedule:
         far as each has so many. Without `packed`, or if it is to be alone, `first` has it to itself. With `even`, the
         rows that wait are divided into chunks of about one size, so that the last one is not a small rest.
         """
-        if not packed or first.alone:
-            left = first.count - first.done
-            chunk = [(first, min(_evenly(left, room) if even else room, left))]
-        else:
-            chunk = self._shares(first, room, even=even)
+        chunk = self.chunk(first, room, packed=packed, even=even)
         entry = self._class(first)
         if len(chunk) == sum(map(len, entry.callers.values())):
             # The usual case; one by one it takes seven times as long.

@@ -8,8 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import skl2onnx
+import torch
 from onnx import TensorProto, helper
 from onnxruntime.capi import onnxruntime_pybind11_state as states
+from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.onnx.file import one_line
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, SessionError
 from pellucid_server.errors import InvalidRequestError
@@ -126,6 +128,123 @@ def test_memory_that_a_large_batch_took_is_given_back_when_it_is_time(load, trim
     session = load(model(nodes, tensors=[there, back]), trim_seconds=trim_seconds)
 
     assert (kept_bytes(session) > 200 << 20) is kept
+
+
+class OnCuda:
+    """A session that believes that it is on a CUDA device, and runs on the CPU."""
+
+    def __init__(self, content, options, *, providers):
+        self.options, self.asked, self.runs = options, providers, []
+        self._inner = onnxruntime.capi.onnxruntime_inference_collection.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+
+    def get_providers(self):
+        return [name for name, _ in self.asked]
+
+    def run(self, names, rows, options=None):
+        arenas = options and options.get_run_config_entry("memory.enable_memory_arena_shrinkage")
+        self.runs.append(arenas)
+        if arenas and self.has_arena:
+            options = None
+        return self._inner.run(names, rows, options)
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    has_arena = True
+
+
+@pytest.fixture
+def on_cuda(load, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79 << 30, 80 << 30))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", OnCuda)
+    return lambda content=None, **options: load(content or model(), device="cuda:1", **options)
+
+
+def test_on_cuda_a_session_has_a_bounded_arena_that_takes_what_it_needs(on_cuda):
+    session = on_cuda()._session
+
+    (name, options), (rest, _) = session.asked
+    assert (name, rest) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["device_id"] == "1"
+    # The weights come on top, with what else is in the file.
+    assert 20 << 30 < int(options["gpu_mem_limit"]) < (20 << 30) + 1000
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert session.options.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_on_cuda_weights_wherever_they_are_take_nothing_from_the_limit(on_cuda, tmp_path, beside):
+    weights = np.ones(3 << 20, np.float32)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.bin").write_bytes(weights.tobytes())
+    tensor = helper.make_tensor("w", FLOAT, weights.shape, weights.tobytes(), raw=True)
+    if beside:
+        tensor = elsewhere("weights.bin")
+        tensor.dims[:] = weights.shape
+    lookup = helper.make_node("Gather", ["w", "i"], ["y"])
+    indices, found = value("i", ("rows",), TensorProto.INT64), value("y", ("rows",))
+    session = on_cuda(model([lookup], inputs=[indices], outputs=[found], tensors=[tensor]))
+
+    (_, options), _ = session._session.asked
+    assert weights.nbytes <= int(options["gpu_mem_limit"]) - (20 << 30) <= 2 * weights.nbytes + 1000
+    assert session.run({"i": np.array([7, 1])})["y"].tolist() == [1, 1]
+
+
+def test_on_cuda_working_memory_is_given_back_on_both_devices(on_cuda):
+    session = on_cuda(trim_seconds=0.0)
+
+    session.run({"x": np.zeros((1, 3), np.float32)})
+
+    assert session._session.runs == ["cpu:0;gpu:1"]
+
+
+def test_on_cuda_a_run_that_took_more_than_an_idle_session_may_keep_gives_it_back_at_once(on_cuda, monkeypatch):
+    session, other = on_cuda(trim_seconds=3600.0), on_cuda(trim_seconds=3600.0)
+    # The largest values of a row have 24 bytes, and two of them are there at a time: 2 sessions may keep 100 rows each.
+    monkeypatch.setattr(session._arena, "most_bytes", 2 * 100 * 2 * 24)
+    assert session.largest_value_bytes == other.largest_value_bytes == 24
+
+    for rows in (100, 101, 1):
+        session.run({"x": np.zeros((rows, 3), np.float32)})
+
+    assert session._session.runs == [None, "cpu:0;gpu:1", None]
+
+
+def test_where_there_is_no_arena_to_shrink_rows_are_run_all_the_same(on_cuda, monkeypatch, caplog):
+    # On this CPU, ONNX Runtime itself says that there is none.
+    monkeypatch.setattr(OnCuda, "has_arena", False)
+    session = on_cuda(trim_seconds=0.0)
+
+    for _ in range(2):
+        assert session.run({"x": np.zeros((1, 3), np.float32)})["y"].tolist() == [[1, 2, 3]]
+
+    assert session._session.runs == ["cpu:0;gpu:1", "cpu:0", "cpu:0"]
+    assert [record.message for record in caplog.records] == [
+        "ONNX Runtime keeps its working memory on cuda:1: it has no arena there to shrink"
+    ]
+
+
+def test_an_arena_at_its_limit_is_out_of_memory():
+    copies = helper.make_node("Concat", ["x"] * 64, ["y"], axis=1)
+    content = model([copies], inputs=[value("x", ("rows", 1024))], outputs=[value("y", ("rows", 1 << 16))])
+    bounds = {"max_mem": 16 << 20, "arena_extend_strategy": 1}
+    kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory), onnxruntime.OrtArenaCfg(bounds)
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # No other session shares the arena that was registered.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    assert session.run(None, {"x": np.ones((4, 1024), np.float32)})[0].shape == (4, 1 << 16)
+    with pytest.raises(states.Fail) as caught:
+        session.run(None, {"x": np.ones((400, 1024), np.float32)})
+    assert out_of_memory(caught.value)
 
 
 def test_data_beside_the_file_is_read(load, tmp_path):

@@ -1,5 +1,7 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
+import logging
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -8,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.device.arenas import Arena
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.graph.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.graph.lengths import Lengths, Size, length_error, names_a_length, values_error
@@ -22,6 +26,8 @@ from pellucid_server.memory_hygiene import TRIM_SECONDS
 from pellucid_server.vocabulary.requests import Array
 
 __all__ = ["OnnxModel", "SessionError", "Value", "nearest_device"]
+
+_log = logging.getLogger(__name__)
 
 _CUDA = "CUDAExecutionProvider"
 
@@ -49,6 +55,9 @@ _REFUSALS = (
 """What ONNX Runtime raises for a file that it cannot load or run; their only common base is Exception."""
 
 
+_NO_ARENA = "memory arena shrink list"
+"""In the words of ONNX Runtime, where an arena that is to shrink is not there; nothing has run yet."""
+
 _FAILED = re.compile(r"while running (\w+) node")
 
 
@@ -74,7 +83,8 @@ class OnnxModel:
         "cpu" or "cuda:N".
     trim_seconds
         How often a run gives back the working memory that ONNX Runtime keeps. It grows by powers of two up to
-        several times what the largest batch needs, and without that would stay for good.
+        several times what the largest batch needs, and without that would stay for good. On CUDA, a run that took more
+        than an idle session may keep gives it back at once (`Arena`).
 
     Raises
     ------
@@ -89,7 +99,8 @@ class OnnxModel:
         file = read_onnx(path)
         self.largest_value_bytes = file.largest_value_bytes
         """Bytes of the largest value in the file, for a row."""
-        self._session = _open(path, file, threads, device)
+        self._arena = _arena(device)
+        self._session = _open(path, file, threads, self._arena)
         self._guards = file.guards
         self._refusing = file.refusing
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
@@ -100,8 +111,7 @@ class OnnxModel:
         self._names = [entry.name for entry in self.outputs]
         self._trim_seconds = trim_seconds
         self._trimmed_at = time.monotonic()
-        self._trimming = onnxruntime.RunOptions()
-        self._trimming.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._trimming = _trimming("cpu:0" if self._arena is None else f"cpu:0;gpu:{_index(self._arena)}")
 
     def run(self, rows: Arrays) -> dict[str, Array]:
         """Return every output by name, (rows, *shape), of rows of every input, (rows, *features).
@@ -150,11 +160,28 @@ class OnnxModel:
 
     def _run(self, rows: Arrays) -> dict[str, Array]:
         now = time.monotonic()
-        trims = now - self._trimmed_at >= self._trim_seconds
+        trims = now - self._trimmed_at >= self._trim_seconds or self._outgrown(rows)
         if trims:
             self._trimmed_at = now
-        values = self._session.run(self._names, rows, self._trimming if trims else None)
+        values = self._trimmed(rows) if trims else self._session.run(self._names, rows)
         return dict(zip(self._names, values, strict=True))
+
+    def _outgrown(self, rows: Arrays) -> bool:
+        if self._arena is None:
+            return False
+        return self._arena.outgrown(len(next(iter(rows.values()))), self.largest_value_bytes)
+
+    def _trimmed(self, rows: Arrays) -> list[Array]:
+        """Run, and give working memory back."""
+        try:
+            return list(self._session.run(self._names, rows, self._trimming))
+        except states.InvalidArgument as error:
+            if self._arena is None or _NO_ARENA not in str(error):
+                raise
+        # Nothing has run yet. The limit of the arena holds all the same.
+        _log.warning("ONNX Runtime keeps its working memory on %s: it has no arena there to shrink", self.device)
+        self._trimming = _trimming("cpu:0")
+        return list(self._session.run(self._names, rows, self._trimming))
 
 
 def nearest_device(device: str) -> str:
@@ -173,7 +200,13 @@ def _require_filled(rows: Arrays) -> None:
             )
 
 
-def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.InferenceSession:
+def _trimming(arenas: str) -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
+    return options
+
+
+def _open(path: Path, file: OnnxFile, threads: int, arena: Arena | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -184,8 +217,11 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
     # Else a file that is both would be read as ONNX Runtime's own format, of which nothing is checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
-    providers = _providers(device)
+    if arena is not None:
+        # Weights beside working memory would keep a block from being given back.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     content = file.model.SerializeToString()
+    providers = _providers(arena, len(content) + _bytes_beside(file.model))
     # The weights need not be in memory once more while ONNX Runtime reads them.
     file.model.Clear()
     try:
@@ -194,22 +230,47 @@ def _open(path: Path, file: OnnxFile, threads: int, device: str) -> onnxruntime.
         raise SessionError(f"ONNX Runtime cannot load it: {one_line(error)}") from error
     session.disable_fallback()
     if session.get_providers()[0] != providers[0][0]:
+        device = "cpu" if arena is None else arena.device
         raise SessionError(f"ONNX Runtime cannot use the device {device!r}; it would run on the CPU instead")
     return session
 
 
-def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
-    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
-    kind, _, index = device.partition(":")
-    if kind == "cpu":
-        return [cpu]
+def _arena(device: str) -> Arena | None:
+    """Return the bounds of a session's memory on a CUDA device; a CPU needs none."""
+    if device.partition(":")[0] == "cpu":
+        return None
     if _CUDA not in onnxruntime.get_available_providers():
         raise SessionError(
             f"the installed ONNX Runtime cannot use the device {device!r}; install pellucid[server-gpu] in place of "
             "pellucid[server]"
         )
-    # An exhaustive search would be repeated for each number of rows in a batch.
-    cuda = {"device_id": index or "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    return Arena(device)
+
+
+def _index(arena: Arena) -> str:
+    return arena.device.partition(":")[2] or "0"
+
+
+def _bytes_beside(model: onnx.ModelProto) -> int:
+    """Return the bytes of the weights in other files, as if each number took eight: no less than they take."""
+    beside = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
+    return sum(8 * math.prod(each.dims) for each in beside)
+
+
+def _providers(arena: Arena | None, weight_bytes: int) -> list[tuple[str, dict[str, str]]]:
+    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+    if arena is None:
+        return [cpu]
+    cuda = {
+        "device_id": _index(arena),
+        "use_tf32": "0",
+        # An exhaustive search would be repeated for each number of rows in a batch.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Weights count, whether they are in the arena or beside it.
+        "gpu_mem_limit": str(arena.most_bytes + weight_bytes),
+        # By powers of two, it would take twice what is needed, up to its limit.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     return [(_CUDA, cuda), cpu]
 
 
