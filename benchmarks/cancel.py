@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"), help="the demo model repository")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30, help="steps of integrated gradients")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the worker")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the worker; 0 for all cores")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     load.print_command(__spec__)

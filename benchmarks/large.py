@@ -129,7 +129,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="threads of the worker")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the worker; 0 for all cores")
     parser.add_argument("--callers", type=int, nargs="*", default=list(AIMS), choices=AIMS)
     arguments = parser.parse_args()
     load.print_command(__spec__)

@@ -55,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path("models"), help="the demo model repository")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="threads of the worker")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the worker; 0 for all cores")
     parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
     given = parser.parse_args()
     load.print_command(__spec__)

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the worker")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the worker; 0 for all cores")
     arguments = parser.parse_args()
     with servers.pellucid(arguments.models, threads=arguments.threads) as address:
         for name, (method, body, aim) in bodies().items():

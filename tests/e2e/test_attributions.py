@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from e2e.messages import (
     DIABETES_ROW,
     PICTURE_MODEL,
@@ -212,3 +213,25 @@ def test_a_photographs_scores_tell_which_part_of_it_they_cover(server: Server, c
     assert (box.picture_width, box.picture_height) == (451, 300)
     assert (box.left, box.top, box.right, box.bottom) == pytest.approx((94.25, 18.75, 356.75, 281.25), abs=1)
     assert len(reply.SerializeToString()) < 4 << 20
+
+
+def test_the_receipt_says_which_graph_ran_and_how_the_processor_did(server: Server, cat: bytes) -> None:
+    photo, table = {"image": pictures(cat)}, {"features": rows(np.full((1, 30), 10.0))}
+    layer = spec("integrated-gradients", steps=2, at="_conv_stem")
+
+    runtimes = [
+        server.explanations.Attribute(request).explanation.attributions[0].receipt.runtime
+        for request in (
+            attribute(PICTURE_MODEL, photo, spec("saliency")),
+            attribute(PICTURE_MODEL, photo, layer),
+            attribute(TABLE_MODEL, table, spec("saliency")),
+        )
+    ]
+
+    # The convolution has its norm folded into it in the second graph, and a table network has none.
+    assert [(each.forward, each.gradient) for each in runtimes] == [
+        ("", "fast-graph"),
+        ("graph", "graph"),
+        ("", "graph"),
+    ]
+    assert {(each.threads, each.cpu_capability) for each in runtimes} == {(1, torch.backends.cpu.get_cpu_capability())}

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pellucid_server import config as settings_module
 from pellucid_server.config import (
     DEFAULT_CLASSES,
     ClassConfig,
@@ -181,6 +182,27 @@ def test_a_worker_has_its_share_of_the_cores_and_one_thread_at_least(monkeypatch
     settings = load(None, {"pool": {"devices": ",".join(["cpu"] * workers)}}).worker_settings()
 
     assert [each.threads for each in settings] == [threads] * workers
+
+
+@pytest.mark.parametrize(
+    ("written", "threads"),
+    [
+        ("400000 100000", 4),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("max 100000", 16),
+        ("", 16),
+        ("1 0", 16),
+        (None, 16),
+    ],
+)
+def test_a_containers_limit_of_processor_time_bounds_the_threads(monkeypatch, tmp_path, written, threads):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(16), raising=False)
+    monkeypatch.setattr(settings_module, "_CPU_QUOTA", tmp_path / "cpu.max")
+    if written is not None:
+        (tmp_path / "cpu.max").write_text(written)
+
+    assert load().worker_settings()[0].threads == threads
 
 
 @pytest.mark.parametrize("wanted", [True, False])

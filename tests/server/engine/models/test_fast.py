@@ -146,7 +146,7 @@ def rows_of(graph):
 def test_a_second_graph_that_agrees_is_used(gradients):
     graph = convolutional()
 
-    fast = trusted_fast_graph(graph, rows_of(graph), gradients=gradients)
+    fast = trusted_fast_graph("m", graph, rows_of(graph), gradients=gradients)
 
     assert fast is not None
     assert fast.runtime == "fast-graph"
@@ -187,8 +187,8 @@ def test_a_second_graph_that_does_not_agree_is_left_out_and_the_log_says_why(sec
     caplog.set_level(logging.INFO)
     graph = Other(convolutional(), second())
 
-    assert trusted_fast_graph(graph, rows_of(graph), gradients=True) is None
-    assert why in caplog.text
+    assert trusted_fast_graph("m", graph, rows_of(graph), gradients=True) is None
+    assert f"model m has no faster graph: {why}" in caplog.text
 
 
 def test_a_second_graph_whose_explanations_are_further_from_float64_is_left_out(caplog, monkeypatch):
@@ -200,6 +200,6 @@ def test_a_second_graph_whose_explanations_are_further_from_float64_is_left_out(
     monkeypatch.setattr(second, "_run", lambda *rows: [value * 1.01 - 0.01 * value.detach() for value in run(*rows)])
     graph = Other(graph, second)
 
-    assert trusted_fast_graph(graph, rows_of(graph), gradients=False) is second
-    assert trusted_fast_graph(graph, rows_of(graph), gradients=True) is None
-    assert "its explanations are off by 0.01" in caplog.text
+    assert trusted_fast_graph("m", graph, rows_of(graph), gradients=False) is second
+    assert trusted_fast_graph("m", graph, rows_of(graph), gradients=True) is None
+    assert "explanations are off by 0.01" in caplog.text

@@ -139,15 +139,15 @@ def assemble(
         memory=measure_row_bytes(graph, session, rows, gradients=not obstacle),
         input_row_bytes=sum(array[0].nbytes for array in rows.values()),
         gradient_obstacle=obstacle,
-        fast=_fast(graph, rows, fast_graph, gradients=not obstacle),
+        fast=_fast(key.name, graph, rows, fast_graph, gradients=not obstacle),
     )
 
 
-def _fast(graph: Graph | None, rows: Arrays, wanted: bool | None, *, gradients: bool) -> Graph | None:
+def _fast(name: str, graph: Graph | None, rows: Arrays, wanted: bool | None, *, gradients: bool) -> Graph | None:
     """Return the graph's second one, if it is wanted; if that is not known, if it agrees with the first."""
     if graph is None or wanted is False:
         return None
-    return graph.faster() if wanted else trusted_fast_graph(graph, rows, gradients=gradients)
+    return graph.faster() if wanted else trusted_fast_graph(name, graph, rows, gradients=gradients)
 
 
 def _signature(graph: Graph | None, session: OnnxModel | None) -> _Signature:

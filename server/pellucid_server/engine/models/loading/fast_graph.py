@@ -18,41 +18,43 @@ OUTPUT_TOLERANCE = 1e-5
 _WORSE, _ALLOWANCE = 3.0, 1e-4
 """An explanation's distance to float64 may be so many times the first graph's, and so much more."""
 
-_POINTS = 8
+_POINTS = 2
+"""Of the integral. It is compared with the same in float64, element by element, so that few do; each costs time."""
 
 Gradients = dict[str, npt.NDArray[np.float64]]
 
 
-def trusted_fast_graph(graph: Graph, rows: Arrays, *, gradients: bool) -> Graph | None:
+def trusted_fast_graph(name: str, graph: Graph, rows: Arrays, *, gradients: bool) -> Graph | None:
     """Return a model's second graph, if there is one and it agrees with the first on trial rows; otherwise None.
 
     Outputs must agree to 1e-5 of the largest. Where gradients can be computed, integrated gradients of the first row
     must be about as close to those in float64 as the first graph's: neither is the truth, as at the kinks of a
-    network rounding decides which way a gradient goes.
+    network rounding decides which way a gradient goes. `name` is the model's, for the log.
     """
     try:
         fast = graph.faster()
         if fast is None:
             return None
-        difference = largest_difference(graph_run(fast)(rows), graph_run(graph)(rows))
+        outputs = graph_run(graph)(rows)
+        difference = largest_difference(graph_run(fast)(rows), outputs)
         if not difference <= OUTPUT_TOLERANCE:
-            _log.info("a faster graph is not used: its outputs differ by %.2g of the largest", difference)
+            _log.info("model %s has no faster graph: its outputs differ by %.2g of the largest", name, difference)
             return None
         if gradients:
-            first, second = _distances(graph, fast, rows)
+            first, second = _distances(graph, fast, rows, outputs)
             if not second <= _WORSE * first + _ALLOWANCE:
-                _log.info("a faster graph is not used: its explanations are off by %.2g, not by %.2g", second, first)
+                _log.info("model %s has no faster graph: explanations are off by %.2g, not %.2g", name, second, first)
                 return None
     except Exception as error:  # noqa: BLE001 - whatever a model's operators raise, in float64 perhaps: it has one graph
-        _log.info("a faster graph is not used: it cannot be compared (%s)", type(error).__name__)
+        _log.info("model %s has no faster graph: it cannot be compared (%s)", name, type(error).__name__)
         return None
     return fast
 
 
-def _distances(graph: Graph, fast: Graph, rows: Arrays) -> tuple[float, float]:
+def _distances(graph: Graph, fast: Graph, rows: Arrays, outputs: Arrays) -> tuple[float, float]:
     """Return how far integrated gradients of both graphs are from those in float64, in L1 as a share of their size."""
     name = next(value.name for value in graph.outputs if value.dtype.is_floating_point)
-    chosen = int(np.nanargmax(graph_run(graph)(rows)[name][0]))
+    chosen = int(np.nanargmax(outputs[name][0]))
     truth = _integrated(graph.widened(), rows, np.dtype(np.float64), name, chosen)
     size = sum(float(np.abs(each).sum()) for each in truth.values())
 
