@@ -115,7 +115,7 @@ class Lane:
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
         elif filled:
             self._note(rows, row_seconds)
-            self.chunk_rows = self._fastest(min(fitting, most_rows), within)
+            self.chunk_rows = self._fastest(min(fitting, most_rows))
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)
 
     def _note(self, rows: int, row_seconds: float) -> None:
@@ -125,18 +125,14 @@ class Lane:
             self.chunks, self.paces = 0, {}
         self.paces[_step(rows)] = [*self.paces.get(_step(rows), []), row_seconds][-4 * _TOLD_BY :]
 
-    def _best(self, within: int) -> int:
-        """Return the step with the fastest rows.
-
-        Of those that measuring cannot tell apart, it is the largest of at most `within` rows, or else the smallest.
-        """
+    def _best(self) -> int:
+        """Return the step with the fastest rows, the largest of those that measuring cannot tell apart."""
         fastest = min(min(paces) for paces in self.paces.values())
-        alike = [step for step, paces in self.paces.items() if min(paces) * _ALIKE <= fastest]
-        return max((step for step in alike if _rows(step) <= within), default=min(alike))
+        return max(step for step, paces in self.paces.items() if min(paces) * _ALIKE <= fastest)
 
-    def _fastest(self, most: int, within: int) -> int:
+    def _fastest(self, most: int) -> int:
         """Return how many rows to take, at most so many: the best size known, or one beside it that is not yet."""
-        best = self._best(within)
+        best = self._best()
         for step in (best, best + 1, best - 1):
             if step >= 0 and _rows(step) <= most and len(self.paces.get(step, [])) < _TOLD_BY:
                 return _rows(step)
