@@ -347,20 +347,25 @@ def test_callers_who_owe_nothing_are_forgotten():
     assert len(flows._times) < 200
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_every_row_of_a_random_crowd_is_evaluated_once_and_no_chunk_is_too_large(seed):
-    print(f"seed {seed}")
-    generator = np.random.default_rng(seed)
-    entries = [
+def crowd(generator, count, *, most):
+    """Draw evaluations of fewer than `most` rows, of any class, caller and lane; some are alone."""
+    return [
         evaluation(
-            int(generator.integers(1, 40)),
+            int(generator.integers(1, most)),
             priority=str(generator.choice([*WEIGHTS, "other"])),
             caller=str(generator.integers(5)),
             lane=str(generator.integers(3)),
             alone=bool(generator.random() < 0.1),
         )
-        for _ in range(300)
+        for _ in range(count)
     ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_row_of_a_random_crowd_is_evaluated_once_and_no_chunk_is_too_large(seed):
+    print(f"seed {seed}")
+    generator = np.random.default_rng(seed)
+    entries = crowd(generator, 300, most=40)
     room = int(generator.integers(1, 30))
     coming = list(reversed(entries))
     device = Device(schedule_of(coming.pop()), room=room, row_seconds={"0": 0.01, "1": 3.0})
@@ -416,16 +421,7 @@ def test_looking_at_what_is_next_changes_nothing_of_what_comes(seed):
     found = []
     for kind in (Device, Looking):
         generator = np.random.default_rng(seed)
-        coming = [
-            evaluation(
-                int(generator.integers(1, 30)),
-                priority=str(generator.choice([*WEIGHTS, "other"])),
-                caller=str(generator.integers(5)),
-                lane=str(generator.integers(3)),
-                alone=bool(generator.random() < 0.1),
-            )
-            for _ in range(100)
-        ]
+        coming = crowd(generator, 100, most=30)
         numbers = {entry: number for number, entry in enumerate(coming)}
         device = kind(schedule_of(coming.pop()), room=int(generator.integers(1, 20)), row_seconds={"0": 0.01, "1": 3.0})
         while device.schedule or coming:
