@@ -233,6 +233,12 @@ class LimitsConfig(_Section):
     explanations: int = Field(default=8, ge=0)
     """Explanations of one Predict."""
 
+    interventions: int = Field(default=256, ge=1)
+    """Interventions of one Ablate."""
+
+    sites: int = Field(default=65536, ge=1)
+    """Sites that one Ablate changes one by one, and entries of the lists that name them."""
+
 
 class LoggingConfig(_Section):
     """What is logged, to standard error."""

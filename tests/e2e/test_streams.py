@@ -32,6 +32,7 @@ def ablate(server, count, size=8, *, evaluated=False, **options):
     row[0, :3] = count, size, evaluated
     request = explanation_service_pb2.AblateRequest(
         model=explanation_pb2.ModelSpec(name="breast-cancer"),
+        method="parts",
         inputs={"features": input_pb2.Input(tensor=tensors.to_tensor(row))},
     )
     return server.explanations.Ablate(request, timeout=LONG_SECONDS, **options)

@@ -1,4 +1,5 @@
 from google.protobuf import any_pb2 as _any_pb2
+from pellucid.v1 import ablation_pb2 as _ablation_pb2
 from pellucid.v1 import explanation_pb2 as _explanation_pb2
 from pellucid.v1 import findings_pb2 as _findings_pb2
 from pellucid.v1 import input_pb2 as _input_pb2
@@ -134,8 +135,22 @@ class AttributeResponse(_message.Message):
     def __init__(self, explanation: _Optional[_Union[_explanation_pb2.Explanation, _Mapping]] = ..., prediction: _Optional[_Union[Output, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ...) -> None: ...
 
 class AblateRequest(_message.Message):
-    __slots__ = ("model", "inputs")
+    __slots__ = ("model", "inputs", "method", "parameters", "target", "metric", "interventions", "source", "dataset", "seed", "exact", "wanted", "columns")
     class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _input_pb2.Input
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_input_pb2.Input, _Mapping]] = ...) -> None: ...
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _explanation_pb2.ParamValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_explanation_pb2.ParamValue, _Mapping]] = ...) -> None: ...
+    class SourceEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -144,9 +159,31 @@ class AblateRequest(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_input_pb2.Input, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    INTERVENTIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     model: _explanation_pb2.ModelSpec
     inputs: _containers.MessageMap[str, _input_pb2.Input]
-    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _input_pb2.Input]] = ...) -> None: ...
+    method: str
+    parameters: _containers.MessageMap[str, _explanation_pb2.ParamValue]
+    target: _explanation_pb2.Target
+    metric: _ablation_pb2.Metric
+    interventions: _containers.RepeatedCompositeFieldContainer[_ablation_pb2.Intervention]
+    source: _containers.MessageMap[str, _input_pb2.Input]
+    dataset: str
+    seed: int
+    exact: bool
+    wanted: _ablation_pb2.Wanted
+    columns: _containers.RepeatedCompositeFieldContainer[_ablation_pb2.ColumnRule]
+    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., inputs: _Optional[_Mapping[str, _input_pb2.Input]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., target: _Optional[_Union[_explanation_pb2.Target, _Mapping]] = ..., metric: _Optional[_Union[_ablation_pb2.Metric, str]] = ..., interventions: _Optional[_Iterable[_Union[_ablation_pb2.Intervention, _Mapping]]] = ..., source: _Optional[_Mapping[str, _input_pb2.Input]] = ..., dataset: _Optional[str] = ..., seed: _Optional[int] = ..., exact: bool = ..., wanted: _Optional[_Union[_ablation_pb2.Wanted, _Mapping]] = ..., columns: _Optional[_Iterable[_Union[_ablation_pb2.ColumnRule, _Mapping]]] = ...) -> None: ...
 
 class AblateResponse(_message.Message):
     __slots__ = ("progress", "findings", "part")

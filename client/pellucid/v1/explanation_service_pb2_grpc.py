@@ -76,7 +76,7 @@ class ExplanationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Ablate(self, request, context):
-        """What if a part of the model were different? Not implemented yet; its messages may change.
+        """What if a part of the model, or of the input, were different? Its messages may change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

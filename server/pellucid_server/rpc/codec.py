@@ -67,36 +67,20 @@ def predict_request(
     """
     wanted = len(request.explanations)
     if wanted > limits.explanations:
-        _refuse("explanations", f"has {wanted} entries; at most {limits.explanations} are taken")
+        refuse("explanations", f"has {wanted} entries; at most {limits.explanations} are taken")
     for number, name in enumerate(request.outputs):
         if not name:
-            _refuse(f"outputs[{number}]", "is empty; name an output, or leave outputs out for all")
+            refuse(f"outputs[{number}]", "is empty; name an output, or leave outputs out for all")
     rows_limit = min(limits.predict_rows, limits.attribute_rows) if wanted else limits.predict_rows
     return requests.PredictRequest(
         model=model_key(request.model),
-        inputs=_inputs(request.inputs, "inputs", rows_limit, large),
+        inputs=read_inputs(request.inputs, "inputs", rows_limit, large),
         outputs=tuple(request.outputs),
         top_k=_top_k(request),
         explanations=tuple(
             _explanation(spec, f"explanations[{number}]", large) for number, spec in enumerate(request.explanations)
         ),
     )
-
-
-def ablate_request(
-    request: explanation_service_pb2.AblateRequest, limits: LimitsConfig, large: LargeFields = NONE
-) -> requests.AblateRequest:
-    """Read an Ablate request.
-
-    `large` has the fields that were taken out of it.
-
-    Raises
-    ------
-    InvalidRequestError
-        The request can never be valid, or asks for more than `limits`.
-    """
-    inputs = _inputs(request.inputs, "inputs", limits.attribute_rows, large)
-    return requests.AblateRequest(model=model_key(request.model), inputs=inputs)
 
 
 def attribute_request(
@@ -112,10 +96,10 @@ def attribute_request(
         The request can never be valid, or asks for more than `limits`.
     """
     if not request.HasField("explanation"):
-        _refuse("explanation", "is not set; say which method to use in explanation.method")
+        refuse("explanation", "is not set; say which method to use in explanation.method")
     return requests.AttributeRequest(
         model=model_key(request.model),
-        inputs=_inputs(request.inputs, "inputs", limits.attribute_rows, large),
+        inputs=read_inputs(request.inputs, "inputs", limits.attribute_rows, large),
         explanation=_explanation(request.explanation, "explanation", large),
     )
 
@@ -129,19 +113,20 @@ def model_key(spec: explanation_pb2.ModelSpec) -> requests.ModelKey:
         The name is empty, the version negative, or the digest not one.
     """
     if not spec.name:
-        _refuse("model.name", "is empty; ListModels names the models that are served")
+        refuse("model.name", "is empty; ListModels names the models that are served")
     if spec.version < 0:
-        _refuse("model.version", f"is {spec.version}; it must be 0, for the highest, or a version's number")
+        refuse("model.version", f"is {spec.version}; it must be 0, for the highest, or a version's number")
     if spec.digest and (len(spec.digest) != _DIGEST_LENGTH or set(spec.digest) - set("0123456789abcdef")):
-        _refuse("model.digest", f"is {_shown(spec.digest)}; it must be empty or 64 lower-case hexadecimal digits")
+        refuse("model.digest", f"is {shown(spec.digest)}; it must be empty or 64 lower-case hexadecimal digits")
     return requests.ModelKey(spec.name, spec.version, spec.digest)
 
 
-def _refuse(field: str, what: str) -> NoReturn:
+def refuse(field: str, what: str) -> NoReturn:
+    """Refuse the request: say which field is wrong, by its path, and what would be right."""
     raise InvalidRequestError(f"{field} {what}.", field=field)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Quote a caller's text, cut to what fits a message."""
     return repr(text if len(text) <= _DIGEST_LENGTH else text[:_DIGEST_LENGTH] + "…")
 
@@ -153,27 +138,28 @@ def _path(field: str, key: str) -> str:
 def _top_k(request: explanation_service_pb2.PredictRequest) -> int:
     top_k: int = request.top_k if request.HasField("top_k") else _DEFAULT_TOP_K
     if not 0 <= top_k <= _MOST_TOP_K:
-        _refuse("top_k", f"is {top_k}; it must be in [0, {_MOST_TOP_K}]")
+        refuse("top_k", f"is {top_k}; it must be in [0, {_MOST_TOP_K}]")
     return top_k
 
 
-def _inputs(
+def read_inputs(
     inputs: Mapping[str, input_pb2.Input], field: str, rows_limit: int, large: LargeFields
 ) -> dict[str, requests.Input]:
+    """Read the rows of each input; `field` is their path."""
     if not inputs:
-        _refuse(field, "is empty; give the rows of each of the model's inputs by its name")
+        refuse(field, "is empty; give the rows of each of the model's inputs by its name")
     found: dict[str, requests.Input] = {}
     counts: dict[str, int] = {}
     for name, value in inputs.items():
         if not name:
-            _refuse(field, "has an entry without a name; GetModel names the model's inputs")
+            refuse(field, "has an entry without a name; GetModel names the model's inputs")
         found[name], counts[name] = _input(value, _path(field, name), large)
     if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{_shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
-        _refuse(field, f"must have the same number of rows in each input; {listed}")
+        listed = ", ".join(f"{shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
+        refuse(field, f"must have the same number of rows in each input; {listed}")
     rows = next(iter(counts.values()))
     if not 1 <= rows <= rows_limit:
-        _refuse(field, f"has {rows} rows; it must be 1 to {rows_limit} for this request")
+        refuse(field, f"has {rows} rows; it must be 1 to {rows_limit} for this request")
     return found
 
 
@@ -181,11 +167,11 @@ def _input(value: input_pb2.Input, field: str, large: LargeFields) -> tuple[requ
     """Read one input, and count its rows."""
     kind = value.WhichOneof("value")
     if kind == "tensor":
-        array = _tensor(value.tensor, f"{field}.tensor", large)
+        array = read_tensor(value.tensor, f"{field}.tensor", large)
         if not array.ndim:
-            _refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
+            refuse(f"{field}.tensor.shape", "is empty; axis 0 must be the rows")
         if 0 in array.shape[1:]:
-            _refuse(f"{field}.tensor.shape", f"is {list(array.shape)}; no axis of a row may be empty")
+            refuse(f"{field}.tensor.shape", f"is {list(array.shape)}; no axis of a row may be empty")
         return requests.TensorInput(array), len(array)
     if kind == "table":
         rows = tuple(_row(row, f"{field}.table.rows[{number}]") for number, row in enumerate(value.table.rows))
@@ -194,17 +180,17 @@ def _input(value: input_pb2.Input, field: str, large: LargeFields) -> tuple[requ
         encoded = tuple(bytes(large.of(picture)) for picture in value.pictures.encoded)
         for number, picture in enumerate(encoded):
             if not picture:
-                _refuse(f"{field}.pictures.encoded[{number}]", "is empty; it must hold a picture file")
+                refuse(f"{field}.pictures.encoded[{number}]", "is empty; it must hold a picture file")
         return requests.PicturesInput(encoded), len(encoded)
     if kind == "texts":
         texts = tuple(value.texts.texts)
         return requests.TextsInput(texts), len(texts)
-    _refuse(field, "is not set; set its tensor, pictures, texts or table")
+    refuse(field, "is not set; set its tensor, pictures, texts or table")
 
 
 def _row(row: input_pb2.Row, field: str) -> dict[str, float | str]:
     if not row.cells:
-        _refuse(f"{field}.cells", "is empty; give a cell for each column")
+        refuse(f"{field}.cells", "is empty; give a cell for each column")
     cells: dict[str, float | str] = {}
     for name, cell in row.cells.items():
         kind = cell.WhichOneof("value")
@@ -213,22 +199,22 @@ def _row(row: input_pb2.Row, field: str) -> dict[str, float | str]:
         elif kind == "category":
             cells[name] = cell.category
         else:
-            _refuse(_path(f"{field}.cells", name), "is not set; set its number or its category")
+            refuse(_path(f"{field}.cells", name), "is not set; set its number or its category")
     return cells
 
 
 def _finite(number: float, field: str, name: str) -> float:
     if not math.isfinite(number):
-        _refuse(_path(f"{field}.cells", name) + ".number", f"is {number}; it must be finite")
+        refuse(_path(f"{field}.cells", name) + ".number", f"is {number}; it must be finite")
     return number
 
 
-def _tensor(tensor: tensor_pb2.Tensor, field: str, large: LargeFields) -> requests.Array:
+def read_tensor(tensor: tensor_pb2.Tensor, field: str, large: LargeFields) -> requests.Array:
     """Read an array, read-only; every element must be finite."""
     try:
         array = tensors.from_tensor(tensor, large.of(tensor.data))
     except tensors.TensorError as error:
-        _refuse(f"{field}.{error.part}", error.what)
+        refuse(f"{field}.{error.part}", error.what)
     if array.dtype.kind == "f":
         _check_finite(array, field)
     return array
@@ -242,16 +228,18 @@ def _check_finite(array: requests.Array, field: str) -> None:
         if not finite.all():
             number = start + int(finite.argmin())
             place = [int(index) for index in np.unravel_index(number, array.shape)]
-            _refuse(f"{field}.data", f"has {elements[number]} at {place}; every element must be finite")
+            refuse(f"{field}.data", f"has {elements[number]} at {place}; every element must be finite")
 
 
 def _explanation(spec: explanation_pb2.ExplanationSpec, field: str, large: LargeFields) -> requests.ExplanationSpec:
     if not spec.method:
-        _refuse(f"{field}.method", "is empty; ListMethods names the methods that are installed")
+        refuse(f"{field}.method", "is empty; ListMethods names the methods that are installed")
     return requests.ExplanationSpec(
         method=spec.method,
-        parameters={name: _parameter(name, value, field, large) for name, value in spec.parameters.items()},
-        target=_target(spec.target, f"{field}.target") if spec.HasField("target") else _NO_TARGET,
+        parameters={
+            name: read_parameter(name, value, f"{field}.parameters", large) for name, value in spec.parameters.items()
+        },
+        target=read_target(spec.target, f"{field}.target") if spec.HasField("target") else _NO_TARGET,
         baseline=_baseline(spec.baseline, f"{field}.baseline", large) if spec.HasField("baseline") else _NO_BASELINE,
         seed=spec.seed,
         tolerance=_tolerance(spec, field),
@@ -260,17 +248,18 @@ def _explanation(spec: explanation_pb2.ExplanationSpec, field: str, large: Large
     )
 
 
-def _parameter(name: str, value: explanation_pb2.ParamValue, field: str, large: LargeFields) -> requests.ParamValue:
+def read_parameter(name: str, value: explanation_pb2.ParamValue, field: str, large: LargeFields) -> requests.ParamValue:
+    """Read a parameter; `field` is the path of the map that it is in."""
     if not name:
-        _refuse(f"{field}.parameters", "has an entry without a name; ListMethods names the method's parameters")
-    where = _path(f"{field}.parameters", name)
+        refuse(field, "has an entry without a name; ListMethods names the method's parameters")
+    where = _path(field, name)
     kind = value.WhichOneof("value")
     if kind is None:
-        _refuse(where, "is not set; set its integer, real, flag, text or tensor")
+        refuse(where, "is not set; set its integer, real, flag, text or tensor")
     if kind == "tensor":
-        return _tensor(value.tensor, f"{where}.tensor", large)
+        return read_tensor(value.tensor, f"{where}.tensor", large)
     if kind == "real" and not math.isfinite(value.real):
-        _refuse(f"{where}.real", f"is {value.real}; it must be finite")
+        refuse(f"{where}.real", f"is {value.real}; it must be finite")
     found: requests.ParamValue = getattr(value, kind)
     return found
 
@@ -280,52 +269,56 @@ def _tolerance(spec: explanation_pb2.ExplanationSpec, field: str) -> float | Non
         return None
     # Written so that NaN is refused too.
     if not _LEAST_TOLERANCE <= spec.tolerance <= 1:
-        _refuse(f"{field}.tolerance", f"is {spec.tolerance:g}; it must be in [{_LEAST_TOLERANCE:g}, 1]")
+        refuse(f"{field}.tolerance", f"is {spec.tolerance:g}; it must be in [{_LEAST_TOLERANCE:g}, 1]")
     return float(spec.tolerance)
 
 
-def _target(target: explanation_pb2.Target, field: str) -> requests.TargetSpec:
-    contrast = _outcome(target.contrast, f"{field}.contrast") if target.HasField("contrast") else None
+def read_target(target: explanation_pb2.Target, field: str) -> requests.TargetSpec:
+    """Read what is to be explained."""
+    contrast = read_outcome(target.contrast, f"{field}.contrast") if target.HasField("contrast") else None
     if contrast is not None and not (contrast.index or contrast.label):
-        _refuse(f"{field}.contrast", "is empty; set its index or its label")
+        refuse(f"{field}.contrast", "is empty; set its index or its label")
     return requests.TargetSpec(
         output=target.output,
-        outcome=_outcome(target.outcome, f"{field}.outcome"),
+        outcome=read_outcome(target.outcome, f"{field}.outcome"),
         contrast=contrast,
-        space=_word(target.space, SPACES, explanation_pb2.OutputSpace, f"{field}.space"),
+        space=enum_word(target.space, SPACES, explanation_pb2.OutputSpace, f"{field}.space"),
     )
 
 
-def _outcome(outcome: explanation_pb2.Outcome, field: str) -> requests.Outcome:
+def read_outcome(outcome: explanation_pb2.Outcome, field: str) -> requests.Outcome:
+    """Read which element of an output is meant."""
     index = tuple(outcome.index)
     if index and outcome.label:
-        _refuse(field, f"has the index {list(index[:8])} and the label {_shown(outcome.label)}; set one of the two")
+        refuse(field, f"has the index {list(index[:8])} and the label {shown(outcome.label)}; set one of the two")
     if any(part < 0 for part in index):
-        _refuse(f"{field}.index", f"is {list(index[:8])}; no index may be negative")
+        refuse(f"{field}.index", f"is {list(index[:8])}; no index may be negative")
     return requests.Outcome(index, outcome.label)
 
 
 def _baseline(baseline: explanation_pb2.Baseline, field: str, large: LargeFields) -> requests.BaselineSpec:
-    kind = _word(baseline.kind, BASELINES, explanation_pb2.BaselineKind, f"{field}.kind")
+    kind = enum_word(baseline.kind, BASELINES, explanation_pb2.BaselineKind, f"{field}.kind")
     sigma = baseline.blur_sigma
     if sigma and kind != "blur":
-        _refuse(f"{field}.blur_sigma", "is set, but kind is not BASELINE_KIND_BLUR; leave it out or set the kind")
+        refuse(f"{field}.blur_sigma", "is set, but kind is not BASELINE_KIND_BLUR; leave it out or set the kind")
     if not 0 <= sigma <= _MOST_BLUR_SIGMA:
-        _refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
+        refuse(f"{field}.blur_sigma", f"is {sigma:g}; it must be in (0, {_MOST_BLUR_SIGMA:g}], or 0 for 10")
     if baseline.inputs and kind != "given":
-        _refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
-    inputs = _inputs(baseline.inputs, f"{field}.inputs", requests.MOST_BASELINE_ROWS, large) if kind == "given" else {}
+        refuse(f"{field}.inputs", "is set, but kind is not BASELINE_KIND_GIVEN; leave it out or set the kind")
+    if kind != "given":
+        return requests.BaselineSpec(kind, float(sigma))
+    inputs = read_inputs(baseline.inputs, f"{field}.inputs", requests.MOST_BASELINE_ROWS, large)
     return requests.BaselineSpec(kind, float(sigma), inputs)
 
 
 def _format(reply: explanation_pb2.ReplyFormat, field: str) -> requests.ReplyFormat:
-    data_type = _word(reply.data_type, _REPLY_TYPES, tensor_pb2.DataType, f"{field}.data_type")
+    data_type = enum_word(reply.data_type, _REPLY_TYPES, tensor_pb2.DataType, f"{field}.data_type")
     return requests.ReplyFormat(reply.sum_channels, data_type)
 
 
-def _word(value: int, words: Mapping[Any, str], enum: Any, field: str) -> str:
+def enum_word(value: int, words: Mapping[Any, str], enum: Any, field: str) -> str:
     """Return the engine's word for a value of an enum; a value of a newer schema is unknown here."""
     if value not in words:
         sent = enum.Name(value) if value in enum.values() else value
-        _refuse(field, f"is {sent}; it must be one of {', '.join(enum.Name(known) for known in words)}")
+        refuse(field, f"is {sent}; it must be one of {', '.join(enum.Name(known) for known in words)}")
     return words[value]

@@ -11,7 +11,7 @@ from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
 from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
-from pellucid_server.rpc import catalogue, codec, findings, replies
+from pellucid_server.rpc import ablation, catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.boundary import Boundary
@@ -92,7 +92,7 @@ class ExplanationService:
         hello = self._pool.hello
         if hello is None or not any(each.verb == "Ablate" for each in hello.streams):
             raise UnimplementedError("This server does not have Ablate; it has Predict and Attribute.", rpc="Ablate")
-        read = partial(codec.ablate_request, request, self._limits, call.take_large_fields())
+        read = partial(ablation.ablate_request, request, self._limits, call.take_large_fields())
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read

@@ -128,11 +128,92 @@ class AttributeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """A place in the network, or several, as asked for; see `Site` in the schema.
+
+    `part` is "", "heads" or "branch"; `each` is "", "unit", "position" or "element".
+    """
+
+    layer: str
+    part: str = ""
+    units: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
+    each: str = ""
+
+
+INTERVENTIONS = ("zero", "mean", "resample", "noise", "constant", "scale", "steer", "patch")
+"""Kinds of intervention."""
+
+MOST_DRAWS = 1024
+"""Most draws of a random intervention."""
+
+DEFAULT_DRAWS = 8
+"""Draws of a random intervention that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionSpec:
+    """A change of the network at some sites; see `Intervention` in the schema.
+
+    `kind` is one of `INTERVENTIONS`; `reference` is "", "batch", "background" or "dataset".
+    """
+
+    sites: tuple[SiteSpec, ...]
+    kind: str = "zero"
+    value: float | None = None
+    vector: Array | None = None
+    reference: str = ""
+    draws: int = DEFAULT_DRAWS
+    per_position: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRule:
+    """What a counterfactual may do to a column; see `ColumnRule` in the schema."""
+
+    column: str
+    fixed: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    only_up: bool = False
+    only_down: bool = False
+    whole: bool = False
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a counterfactual shall reach; with neither, any other highest element than the row's own."""
+
+    outcome: Outcome | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+METRICS = ("score", "probability", "logit-difference", "kl-divergence")
+"""What is measured with and without a change."""
+
+
+@dataclass(frozen=True, slots=True)
 class AblateRequest:
-    """Ask what changes when parts of the model are changed."""
+    """Ask what changes when parts of the model, or of the input, are changed; see `AblateRequest` in the schema.
+
+    `metric` is one of `METRICS`.
+    """
 
     model: ModelKey
     inputs: Mapping[str, Input]
+    method: str = ""
+    parameters: Mapping[str, ParamValue] = field(default_factory=dict)
+    target: TargetSpec = TargetSpec()
+    metric: str = "score"
+    interventions: tuple[InterventionSpec, ...] = ()
+    source: Mapping[str, Input] = field(default_factory=dict)
+    dataset: str = ""
+    seed: int = 0
+    exact: bool = False
+    wanted: Wanted = Wanted()
+    columns: tuple[ColumnRule, ...] = ()
 
 
 Request = PredictRequest | AttributeRequest | AblateRequest

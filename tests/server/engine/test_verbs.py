@@ -7,6 +7,7 @@ import pellucid_server.engine.methods
 import pytest
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.registry import Cost, method
+from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.engine.asking.verbs import ABLATE, ATTRIBUTE, DISSECT, ProbeQuestion, SiteQuestion
 from pellucid_server.errors import InvalidRequestError, NotFoundError
 from pellucid_server.vocabulary.findings import Axis, Findings, NamedArray
@@ -32,7 +33,7 @@ def installed(monkeypatch):
     @method("zero-units", Params, verb=ABLATE, family="ablation", source="a paper", cost=lambda *_: Cost(1))
     def ablation(model, question, params):
         """Set units to zero."""
-        yield Findings({site: NamedArray(question.rows["x"], (Axis("row"), Axis("x"))) for site in question.sites})
+        yield Findings({layer: NamedArray(question.rows["x"], (Axis("row"), Axis("x"))) for layer in question.layers})
 
 
 def test_a_method_of_another_verb_is_refused_with_what_the_verb_has():
@@ -83,9 +84,9 @@ def test_methods_are_listed_by_verb_then_name():
 
 def test_a_method_of_a_stream_answers_its_verbs_question_in_findings():
     rows = np.ones((2, 3), np.float32)
-    ablated = registry.lookup("zero-units", ABLATE).function(
-        None, SiteQuestion({"x": rows}, ("a", "b"), ("", "")), None
-    )
+    layers = {name: SiteLayer(name, (4,)) for name in ("a", "b")}
+    question = SiteQuestion({"x": rows}, (), np.zeros((2, 1)), layers, ())
+    ablated = registry.lookup("zero-units", ABLATE).function(None, question, None)
     dissected = registry.lookup("network-dissection", DISSECT).function(None, ProbeQuestion({}, ("a", "b")), None)
 
     assert [sorted(part.arrays) for part in ablated] == [["a", "b"]]

@@ -1,34 +1,13 @@
 """The verbs of the service, and what a method of each is asked and answers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
+from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.vocabulary.findings import Findings
-
-
-@dataclass(frozen=True, slots=True)
-class SiteQuestion:
-    """Asks what would change if a part of the model were different.
-
-    Attributes
-    ----------
-    rows
-        The rows that the model is run on, (rows, *features) each. Read-only.
-    sites
-        The layers at which the model is changed, by name.
-    interventions
-        What each site is changed to, one for each site.
-    seed
-        Seed of everything random.
-    """
-
-    rows: Arrays
-    sites: tuple[str, ...]
-    interventions: tuple[str, ...]
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +35,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Verb(Generic[F]):
-    """A verb; `name` is what callers read of it in a method's `rpc`."""
+    """A verb; `name` is what callers read of it in a method's `rpc`.
+
+    Methods of one verb may be asked different questions: `asked` names the question's kind.
+    """
 
     name: str
+    asked: str = field(default="", compare=False)
 
     @property
     def rpc(self) -> str:
