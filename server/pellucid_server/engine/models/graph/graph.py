@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from pellucid_server.engine.models.graph.index_ranges import (
     names_an_index,
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
-from pellucid_server.engine.models.graph.names import Layer, find_layers
+from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
 from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
@@ -48,11 +48,10 @@ _CACHED = 256
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """What a graph made of another has in common with it: the whole numbers it takes, layers, and their nodes."""
+    """What a graph made of another has in common with it: the whole numbers it takes, and its layers' values."""
 
     index_ranges: Mapping[str, IndexRange]
-    layers: dict[str, Layer]
-    values: dict[str, fx.Node]
+    sites: Sites
 
 
 class Graph:
@@ -69,6 +68,9 @@ class Graph:
         What goes in and comes out.
     layers
         Layers by name, in the order in which the first pass enters them.
+    sites
+        What every method here takes for a layer's name: the layers, and parts of them. "NAME:heads" is the value of
+        an attention's heads before their output projection, "NAME:branch" what a residual block adds to its stream.
     largest_batch
         The largest batch that the export promises, or None for any.
     lengths
@@ -91,11 +93,14 @@ class Graph:
         self.largest_batch = program.largest_batch
         self.lengths = program.lengths
         like = like or Like(
-            find_index_ranges(program.graph, program.inputs), *find_layers(program.graph, program.batch)
+            find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch)
         )
         self.index_ranges: Mapping[str, IndexRange] = like.index_ranges
-        self.layers: Mapping[str, Layer] = MappingProxyType(like.layers)
-        self._values = like.values
+        self.layers: Mapping[str, Layer] = MappingProxyType(like.sites.layers)
+        self.sites: Mapping[str, Layer] = MappingProxyType(like.sites.all)
+        self._sites = like.sites
+        self._values = like.sites.values
+        self._places = {name: place for place, name in enumerate(self._values)}
         self._program = program
         self._input_names = tuple(value.name for value in self.inputs)
         self._output_names = tuple(value.name for value in self.outputs)
@@ -123,17 +128,13 @@ class Graph:
         found = faster(self._program)
         if found is None:
             return None
-        values = {name: found.nodes[node] for name, node in self._values.items() if node in found.nodes}
-        layers = {name: layer for name, layer in self.layers.items() if name in values}
-        return Graph(
-            found.program, device=self.device, runtime="fast-graph", like=Like(self.index_ranges, layers, values)
-        )
+        like = Like(self.index_ranges, self._sites.within(found.nodes))
+        return Graph(found.program, device=self.device, runtime="fast-graph", like=like)
 
     def widened(self) -> "Graph":
         """Return the graph in float64, without layers: the truth that float32 is measured by."""
-        return Graph(
-            widened(self._program), device=self.device, runtime="wide-graph", like=Like(self.index_ranges, {}, {})
-        )
+        like = Like(self.index_ranges, self._sites.within({}))
+        return Graph(widened(self._program), device=self.device, runtime="wide-graph", like=like)
 
     def __call__(self, rows: Rows) -> Outputs:
         """Return the outputs by name, (batch, *shape), of input rows by name, (batch, *features) on the device.
@@ -155,6 +156,16 @@ class Graph:
                 raise length_error({name: tuple(rows[name].shape) for name in self._input_names}) from error
             raise
         return dict(zip(self._output_names, values, strict=True))
+
+    def ended(self, sites: Iterable[str]) -> tuple[str, ...]:
+        """Return sites in the order in which the first pass ends them: none has an effect on one before it.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site.
+        """
+        return tuple(sorted(sites, key=self._places.__getitem__))
 
     def capturing(self, layers: tuple[str, ...]) -> Derived:
         """Return a graph that returns the values of `layers` too, (batch, *shape).
@@ -236,7 +247,7 @@ class Graph:
 
     def _node(self, layer: str) -> fx.Node:
         node = self._values[layer]
-        if not self.layers[layer].cuttable:
+        if not self.sites[layer].cuttable:
             shape = ", ".join(map(str, node.meta["val"].shape))
             raise UnfitModelError(
                 f"The value of layer {layer!r} has the shape ({shape}), which does not hold one row of the batch at "
@@ -267,7 +278,7 @@ class Graph:
             }
         # Layers may have one value: that of a block is its last part's, which ends before it does.
         newest: dict[fx.Node, fx.Node] = {}
-        for layer in sorted(layers, key=self._end_of):
+        for layer in self.ended(layers):
             value = copies[self._node(layer)]
             value = newest.get(value, value)
             newest[copies[self._node(layer)]] = _edit(graph, value, *given[layer])
@@ -279,11 +290,6 @@ class Graph:
             return dict(zip(names, run(*[rows[name] for name in inputs], *pairs), strict=True))
 
         return derived
-
-    def _end_of(self, layer: str) -> tuple[int, int]:
-        """Return what orders layers by when the first pass leaves them."""
-        last = max(place for place, name in enumerate(self.layers) if name == layer or name.startswith(f"{layer}."))
-        return last, -layer.count(".")
 
     def _suffix(self, layer: str) -> Suffix:
         program = self._program
