@@ -29,16 +29,16 @@ from pellucid_server.engine.models.graph.index_ranges import (
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
-from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut
+from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut, prefixes
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
 
 Outputs = dict[str, torch.Tensor]
 Captures = dict[str, torch.Tensor]
-Derived = Callable[[Rows], tuple[Outputs, Captures]]
-Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], Outputs]
-"""A derived graph: from input rows to the outputs and to the values of layers, each by name."""
+Derived = Callable[..., tuple[Outputs, Captures]]
+Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], tuple[Outputs, Captures]]
+"""Derived graphs: from input rows, and edits, to the outputs and to the values of layers, each by name."""
 
 _Made = TypeVar("_Made")
 
@@ -194,11 +194,13 @@ class Graph:
         """
         return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
 
-    def editing(self, layers: tuple[str, ...]) -> Editing:
-        """Return a graph that is also given edits of `layers`, by name, and returns the outputs that they lead to.
+    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
+        """Return a graph that is also given edits of `layers`, by name, and returns what they lead to.
 
         An edit is a pair (keep, add) that broadcasts with the layer's value v, (batch, *shape): v becomes
-        keep * v + add, and add where keep is 0.
+        keep * v + add, and add where keep is 0. An edit changes what leaves the layer. Of layers that have one
+        value, the inner is changed before the outer. The values of the layers in `capture`, which are returned
+        beside the outputs, are those after all edits up to the end of the layer, its own among them.
 
         Raises
         ------
@@ -207,7 +209,7 @@ class Graph:
         UnfitModelError
             If a layer's value has no rows on axis 0.
         """
-        return self._cached(("editing", *layers), lambda: self._editing(layers))
+        return self._cached(("editing", *layers, "", *capture), lambda: self._editing(layers, capture))
 
     def suffix(self, layer: str) -> Suffix:
         """Return what the graph does behind `layer`.
@@ -220,6 +222,18 @@ class Graph:
             If the layer's value has no rows on axis 0, so that there is no row to put another value in.
         """
         return self._cached(("suffix", layer), lambda: self._suffix(layer))
+
+    def prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+        """Return a graph that ends before all of the cuts at `layers`, and gives the context of each suffix by name.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        return self._cached(("prefixes", *layers), lambda: self._prefixes(layers))
 
     def _cached(self, key: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
         """Return the graph of `key`, derived first if need be; what is derived already waits for no derivation."""
@@ -267,7 +281,7 @@ class Graph:
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
 
-    def _editing(self, layers: tuple[str, ...]) -> Editing:
+    def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...]) -> Editing:
         graph, copies = self._copy()
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
         with graph.inserting_before(last.next):
@@ -278,16 +292,19 @@ class Graph:
             }
         # Layers may have one value: that of a block is its last part's, which ends before it does.
         newest: dict[fx.Node, fx.Node] = {}
-        for layer in self.ended(layers):
-            value = copies[self._node(layer)]
-            value = newest.get(value, value)
-            newest[copies[self._node(layer)]] = _edit(graph, value, *given[layer])
-        run = assemble(graph, self._program.tensors)
-        inputs, names = self._input_names, self._output_names
+        captured: dict[str, fx.Node] = {}
+        for layer in self.ended(dict.fromkeys((*layers, *capture))):
+            node = copies[self._node(layer)]
+            value = newest.get(node, node)
+            if layer in given:
+                newest[node] = value = _edit(graph, value, *given[layer])
+            captured[layer] = value
+        run = self._returning(graph, {layer: captured[layer] for layer in capture})
 
-        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Outputs:
-            pairs = [tensor for layer in layers for tensor in edits[layer]]
-            return dict(zip(names, run(*[rows[name] for name in inputs], *pairs), strict=True))
+        def derived(
+            rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+        ) -> tuple[Outputs, Captures]:
+            return run(rows, *[tensor for layer in layers for tensor in edits[layer]])
 
         return derived
 
@@ -302,6 +319,16 @@ class Graph:
             outputs=self._output_names,
         )
 
+    def _prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+        program = self._program
+        return prefixes(
+            program.graph,
+            program.tensors,
+            {layer: self._node(layer) for layer in layers},
+            batch=program.batch,
+            inputs=self._input_names,
+        )
+
     def _copy(self) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -309,14 +336,14 @@ class Graph:
         return graph, copies
 
     def _returning(self, graph: fx.Graph, captured: Mapping[str, fx.Node]) -> Derived:
-        """Run `graph` with captured values behind its outputs."""
+        """Run `graph` with captured values behind its outputs; what else it is given comes behind the rows."""
         output = graph.output_node()
         output.args = ((*_results(output), *captured.values()),)
         run = assemble(graph, self._program.tensors)
         inputs, names, count = self._input_names, (*self._output_names, *captured), len(self._output_names)
 
-        def derived(rows: Rows) -> tuple[Outputs, Captures]:
-            values = list(zip(names, run(*[rows[name] for name in inputs]), strict=True))
+        def derived(rows: Rows, *more: torch.Tensor) -> tuple[Outputs, Captures]:
+            values = list(zip(names, run(*[rows[name] for name in inputs], *more), strict=True))
             return dict(values[:count]), dict(values[count:])
 
         return derived
