@@ -8,7 +8,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from pellucid import errors
-from pellucid.ablation_specs import Fixed, Rule
+from pellucid.ablation_rules import Fixed, Rule
+from pellucid.ablation_specs import AblationSpec
 from pellucid.ablations import Ablation
 from pellucid.catalogue import Method, Model, ModelSummary
 from pellucid.client import Client
@@ -28,6 +29,7 @@ __version__: str
 
 __all__ = [
     "Ablation",
+    "AblationSpec",
     "Attribution",
     "Blur",
     "Client",

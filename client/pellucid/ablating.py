@@ -6,7 +6,8 @@ from typing import Any
 
 from pellucid import ablation_calls, calls
 from pellucid.ablation_calls import Gathering, PartReader
-from pellucid.ablation_specs import AblationSpec, ColumnRule, Metric
+from pellucid.ablation_rules import ColumnRule
+from pellucid.ablation_specs import AblationSpec, Metric
 from pellucid.ablations import Ablation
 from pellucid.counterfactuals import Counterfactuals, read_counterfactuals
 from pellucid.errors import PellucidError
@@ -95,7 +96,9 @@ class Ablating:
             seed=seed,
             exact=exact,
         )
-        return self._gathered(model, inputs, spec, version, priority, timeout, progress)
+        return self.ablate_spec(
+            model, inputs, spec, version=version, priority=priority, timeout=timeout, progress=progress
+        )
 
     def ablate_parts(
         self,
@@ -201,19 +204,36 @@ class Ablating:
             maximum=maximum,
             columns={} if columns is None else columns,
         )
-        return read_counterfactuals(self._gathered(model, inputs, spec, version, priority, timeout, progress))
+        found = self.ablate_spec(
+            model, inputs, spec, version=version, priority=priority, timeout=timeout, progress=progress
+        )
+        return read_counterfactuals(found)
 
-    def _gathered(
+    def ablate_spec(
         self,
         model: str,
         inputs: Any,
         spec: AblationSpec,
-        version: int,
-        priority: str | None,
-        timeout: float | None,
-        progress: ProgressOption,
+        *,
+        version: int = 0,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
     ) -> Ablation:
-        """Return all parts as one answer."""
+        """Ask what a specification says: `ablate` and `counterfactual` for requests that a program puts together.
+
+        Parameters
+        ----------
+        model, inputs, version, priority, timeout, progress
+            As for `ablate`.
+        spec
+            What is asked.
+
+        Raises
+        ------
+        PellucidError
+            The call failed; see `pellucid.errors`.
+        """
         reader, gathering = PartReader(read_progress(progress, spec.method)), Gathering()
         with closing(self._asked_parts(model, inputs, spec, reader, version, priority, timeout)) as parts:
             for part in parts:

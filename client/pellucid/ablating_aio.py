@@ -6,7 +6,8 @@ from typing import Any
 
 from pellucid import ablation_calls, calls
 from pellucid.ablation_calls import Gathering, PartReader
-from pellucid.ablation_specs import AblationSpec, ColumnRule, Metric
+from pellucid.ablation_rules import ColumnRule
+from pellucid.ablation_specs import AblationSpec, Metric
 from pellucid.ablations import Ablation
 from pellucid.counterfactuals import Counterfactuals, read_counterfactuals
 from pellucid.errors import PellucidError
@@ -57,7 +58,9 @@ class AsyncAblating:
             seed=seed,
             exact=exact,
         )
-        return await self._gathered(model, inputs, spec, version, priority, timeout, progress)
+        return await self.ablate_spec(
+            model, inputs, spec, version=version, priority=priority, timeout=timeout, progress=progress
+        )
 
     def ablate_parts(
         self,
@@ -136,19 +139,23 @@ class AsyncAblating:
             maximum=maximum,
             columns={} if columns is None else columns,
         )
-        return read_counterfactuals(await self._gathered(model, inputs, spec, version, priority, timeout, progress))
+        found = await self.ablate_spec(
+            model, inputs, spec, version=version, priority=priority, timeout=timeout, progress=progress
+        )
+        return read_counterfactuals(found)
 
-    async def _gathered(
+    async def ablate_spec(
         self,
         model: str,
         inputs: Any,
         spec: AblationSpec,
-        version: int,
-        priority: str | None,
-        timeout: float | None,
-        progress: ProgressOption,
+        *,
+        version: int = 0,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
     ) -> Ablation:
-        """Return all parts as one answer."""
+        """Ask what a specification says; see `Client.ablate_spec`."""
         reader, gathering = PartReader(read_progress(progress, spec.method)), Gathering()
         async with aclosing(self._asked_parts(model, inputs, spec, reader, version, priority, timeout)) as parts:
             async for part in parts:

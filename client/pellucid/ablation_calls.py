@@ -128,6 +128,7 @@ class Gathering:
             warnings=tuple(warnings),
             resolved={name: value for part in self.parts for name, value in part.resolved.items()},
             receipt=_last([part.receipt for part in self.parts]),
+            record=_last([part.record for part in self.parts]),
         )
 
 
@@ -143,24 +144,33 @@ def _last(values: Sequence[V | None]) -> V | None:
 
 
 def _joined(tables: Sequence[Table]) -> Table:
-    """Append the rows of tables with the same columns."""
+    """Append the rows of tables; a column that a part lacks has missing values there."""
     first = tables[0]
     if len(tables) == 1:
         return first
-    if any([*table.columns] != [*first.columns] for table in tables):
-        raise unreadable()
-    columns = {name: _appended([table.columns[name] for table in tables]) for name in first.columns}
+    names = dict.fromkeys(name for table in tables for name in table.columns)
+    columns = {name: _appended(name, tables) for name in names}
     return replace(first, columns=columns)
 
 
-def _appended(columns: Sequence[Column]) -> Column:
-    first = columns[0]
-    values: list[Array] = [column.values for column in columns]
-    if len({each.dtype for each in values}) > 1 or len({column.unit for column in columns}) > 1:
+def _appended(name: str, tables: Sequence[Table]) -> Column:
+    known = [table.columns[name] for table in tables if name in table.columns]
+    first = known[0]
+    if len({(column.values.dtype, column.unit) for column in known}) > 1:
         raise unreadable()
+    values = [table.columns[name].values if name in table.columns else _none(first, len(table)) for table in tables]
     if any(isinstance(each, np.ma.MaskedArray) for each in values):
         joined: Array = np.ma.concatenate(values)  # type: ignore[no-untyped-call]
     else:
         joined = np.concatenate(values)
         joined.flags.writeable = False
     return replace(first, values=joined)
+
+
+def _none(column: Column, count: int) -> Array:
+    """Return as many missing values of a column's type, as `read_findings` writes them."""
+    kind = column.values.dtype
+    if kind.kind in "biu":
+        masked: Array = np.ma.MaskedArray(np.zeros(count, kind), np.ones(count, np.bool_))
+        return masked
+    return np.full(count, None if kind.kind == "O" else np.nan, kind)

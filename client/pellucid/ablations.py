@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EFFECTS = "effects"
-"""The table of what each change does; its column "effect" is the changed metric minus the unchanged one."""
+"""The table of what each change does; its column "effect" is the metric without the change less that with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """What becomes of the values at some sites: one small class for each kind of change."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -9,14 +9,15 @@ import numpy as np
 
 from pellucid.checks import checked_flag, checked_number, checked_whole, shortened
 from pellucid.errors import invalid
-from pellucid.sites import Sites, read_sites
-from pellucid.tensors import TensorError, to_tensor
+from pellucid.receipts import enum_word, plain
+from pellucid.sites import Sites, read_site, read_sites
+from pellucid.tensors import TensorError, from_tensor, to_tensor
 from pellucid.v1 import ablation_pb2, tensor_pb2
 
 Reference = Literal["batch", "background", "dataset"]
 """Where other values come from: the call's own rows, the model's background rows, or the call's data set."""
 
-_REFERENCES = {
+_REFERENCES: Mapping[str, ablation_pb2.Reference] = {
     "batch": ablation_pb2.REFERENCE_BATCH,
     "background": ablation_pb2.REFERENCE_BACKGROUND,
     "dataset": ablation_pb2.REFERENCE_DATASET,
@@ -34,6 +35,12 @@ class Intervention:
     kind: ClassVar[str] = ""
 
     sites: Sites
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, texts and numbers; sites as their texts."""
+        sites = [str(site) for site in read_sites(self.sites, "sites")]
+        found: dict[str, Any] = plain(self)
+        return {"kind": self.kind} | found | {"sites": sites}
 
     def _details(self, where: str) -> dict[str, Any]:
         """Return the fields of the message beside the sites and the kind."""
@@ -199,6 +206,35 @@ def intervention_message(given: Any, where: str) -> ablation_pb2.Intervention:
         kind=f"INTERVENTION_KIND_{given.kind.upper()}",
         **given._details(where),
     )
+
+
+def read_intervention(message: ablation_pb2.Intervention) -> Intervention:
+    """Read an intervention off a reply; it can be sent again.
+
+    Raises
+    ------
+    TensorError
+        The vector is malformed, or the kind is a newer server's.
+    """
+    sites = tuple(read_site(each) for each in message.sites)
+    vector = from_tensor(message.vector) if message.HasField("vector") else None
+    value = message.value if message.HasField("value") else None
+    words: dict[int, Any] = {number: word for word, number in _REFERENCES.items()}
+    reference, draws = words.get(message.reference), message.draws or None
+    made: Mapping[str, Callable[[], Intervention]] = {
+        "zero": lambda: Zero(sites),
+        "mean": lambda: Mean(sites, reference, message.per_position),
+        "resample": lambda: Resample(sites, reference, draws),
+        "noise": lambda: Noise(sites, 1.0 if value is None else value, draws),
+        "constant": lambda: Constant(sites, (value or 0.0) if vector is None else vector),
+        "scale": lambda: Scale(sites, value or 0.0),
+        "steer": lambda: Steer(sites, vector, 1.0 if value is None else value),
+        "patch": lambda: Patch(sites),
+    }
+    kind = enum_word(ablation_pb2.InterventionKind, message.kind, "INTERVENTION_KIND_") or "zero"
+    if kind not in made:
+        raise TensorError("data", f"has an intervention of kind {message.kind}, which this client does not know")
+    return made[kind]()
 
 
 def _reference(word: Any, where: str) -> ablation_pb2.Reference:

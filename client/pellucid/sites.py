@@ -149,6 +149,15 @@ def read_sites(given: Any, where: str) -> tuple[Site, ...]:
     return tuple(_site(each, f"{where}[{number}]") for number, each in enumerate(given))
 
 
+def read_site(message: ablation_pb2.Site) -> Site:
+    """Read a site off a reply."""
+    words: dict[str, Any] = {
+        "part": {number: word for word, number in _PARTS.items()}.get(message.part),
+        "each": {number: word for word, number in _EACH.items()}.get(message.each),
+    }
+    return Site(message.layer, tuple(message.units) or None, tuple(message.positions) or None, **words)
+
+
 def _site(given: Any, where: str) -> Site:
     if isinstance(given, Site):
         return given

@@ -102,6 +102,21 @@ def test_columns_that_lack_values_in_one_part_only_are_put_together(client, serv
     assert found.tables["t"]["rows"].tolist() == [1, 2, None]
 
 
+def test_a_column_that_a_part_lacks_has_missing_values_there(client, server):
+    more = [column_message("standard error", [0.5]), column_message("draws", [8]), column_message("note", ["drawn"])]
+    effects = [effects_message(["a"], [1.0]), effects_message(["b"], [2.0], *more), effects_message(["c"], [3.0])]
+    server.replies["Ablate"] = [
+        part_message(number, 1.0, last=number == 2, tables={"effects": each}) for number, each in enumerate(effects)
+    ]
+
+    rows = list(client.ablate("table", ROW, Zero("conv")).tables["effects"])
+
+    assert [row["site"] for row in rows] == ["a", "b", "c"]
+    assert [row["standard error"] for row in rows] == [None, 0.5, None]
+    assert [row["draws"] for row in rows] == [None, 8, None]
+    assert [row["note"] for row in rows] == [None, "drawn", None]
+
+
 def test_parts_come_one_by_one_as_they_are(client):
     parts = list(client.ablate_parts("table", ROW, Zero("conv[*]")))
 
@@ -302,9 +317,9 @@ UNREADABLE = {
         part_message(0, 0.5, arrays={"a": findings_pb2.NamedArray(values=to_tensor(1.0))}),
         part_message(1, 1.0, last=True, arrays={"a": findings_pb2.NamedArray(values=to_tensor(1.0))}),
     ],
-    "a table whose columns change": [
-        effects_part(0),
-        part_message(1, 1.0, last=True, tables={"effects": findings_pb2.NamedTable(columns=[])}),
+    "a column whose unit changes": [
+        part_message(0, 0.5, tables={"t": findings_pb2.NamedTable(columns=[column_message("x", [1.0], unit="m")])}),
+        part_message(1, 1.0, last=True, tables={"t": findings_pb2.NamedTable(columns=[column_message("x", [1.0])])}),
     ],
     "a column whose type changes": [
         effects_part(0),
