@@ -91,9 +91,7 @@ def ablate_request(
         dataset="" if spec.dataset is None else checked_text(spec.dataset, "dataset"),
         seed=checked_whole(spec.seed, "seed", 0, MOST_SEED),
         exact=checked_flag(spec.exact, "exact"),
-        columns=[
-            rule_message(column, rule) for column, rule in checked_mapping(spec.columns, "columns", "rules").items()
-        ],
+        columns=[rule_message(column, rule) for column, rule in columns.items()],
     )
     if spec.wanted is not None or spec.minimum is not None or spec.maximum is not None:
         request.wanted.CopyFrom(_wanted(spec))

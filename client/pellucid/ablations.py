@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 EFFECTS = "effects"
 """The table of what each change does; its column "effect" is the metric without the change less that with it."""
 
+SUMMARY = "summary"
+"""The table of mean effects over the rows, where there are several."""
+
+RANKED = (EFFECTS, SUMMARY)
+"""Tables that are shown with the largest |effect| first."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ablation:
@@ -137,7 +143,7 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes."""
-        tables = {name: [*(ranked(each) if name == EFFECTS else each)] for name, each in self.tables.items()}
+        tables = {name: [*(ranked(each) if name in RANKED else each)] for name, each in self.tables.items()}
         found = self.findings.to_dict() | {"tables": tables, "receipt": self.receipt.to_dict()}
         return {"method": self.method, "progress": self.progress} | found
 
@@ -148,7 +154,7 @@ class Ablation:
 
     def _repr_html_(self) -> str:
         """Return the heading, the picture where it can be made, and the findings, effects ranked, for a notebook."""
-        tables = {name: ranked(each) if name == EFFECTS else each for name, each in self.tables.items()}
+        tables = {name: ranked(each) if name in RANKED else each for name, each in self.tables.items()}
         head = f"<p>{html.escape(repr(self))}</p>"
         return head + drawn_html(self) + replace(self.findings, tables=tables)._repr_html_()
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pellucid.ablations import EFFECTS, Ablation
+from pellucid.ablations import EFFECTS, SUMMARY, Ablation, ranked
 from pellucid.counterfactuals import Counterfactual, Counterfactuals
 from pellucid.findings import NamedArray, Picture, Table
 from pellucid.plots import BLUE, RED, literal
@@ -29,7 +29,7 @@ _PLACES = ("site", "layer", "unit")
 
 
 def ablation_figure(ablation: Ablation) -> Figure:
-    """Draw what there is of an answer: its curves, else maps of layers and positions, else effects as bars.
+    """Draw what there is of an answer: its curves, else maps of layers and positions, else effects or their means as bars.
 
     Raises
     ------
@@ -47,9 +47,9 @@ def ablation_figure(ablation: Ablation) -> Figure:
         for axes, each in zip(figure.subplots(len(maps), 1, squeeze=False)[:, 0], maps, strict=True):
             draw_map(axes, each)
     elif effects is not None and len(effects):
-        ranked = ablation.effects
-        figure = Figure(figsize=(_WIDTH, 1.2 + 0.26 * min(len(ranked), _MOST_BARS)), layout="constrained")
-        draw_effects(figure.subplots(), ranked)
+        table = ranked(ablation.tables.get(SUMMARY, effects))
+        figure = Figure(figsize=(_WIDTH, 1.2 + 0.26 * min(len(table), _MOST_BARS)), layout="constrained")
+        draw_effects(figure.subplots(), table)
     else:
         raise ValueError("The answer has no effects, no curve and no map of layers and positions to draw.")
     model = ablation.model

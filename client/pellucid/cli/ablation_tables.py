@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pellucid.ablations import EFFECTS, Ablation
+from pellucid.ablations import RANKED, Ablation, ranked
 from pellucid.cli.tables import say, show_receipt, show_table
 from pellucid.counterfactuals import Counterfactuals
 from pellucid.findings import Table
@@ -20,11 +20,9 @@ def show_ablation(console: Console, found: Ablation, top: int) -> None:
     say(console, f"{found.method} of {model.name} version {model.version}", style="bold")
     _show_partial(console, found)
     for name, table in found.tables.items():
-        ranked = found.effects if name == EFFECTS else table
-        more = (
-            f": {'the largest' if name == EFFECTS else 'the first'} {top} of {len(table)}" if len(table) > top else ""
-        )
-        _show(console, ranked, top, f"{name}{more}")
+        shown = ranked(table) if name in RANKED else table
+        more = f": {'the largest' if name in RANKED else 'the first'} {top} of {len(table)}" if len(table) > top else ""
+        _show(console, shown, top, f"{name}{more}")
     for each in [*found.arrays.values(), *found.pictures.values()]:
         say(console, repr(each).strip("<>"))
     _show_warnings(console, found.warnings)
