@@ -238,7 +238,7 @@ class Ablating:
         with closing(self._asked_parts(model, inputs, spec, reader, version, priority, timeout)) as parts:
             for part in parts:
                 gathering.add(part)
-        return gathering.ablation(spec.method, reader.share)
+        return gathering.ablation(spec.method, reader)
 
     def _asked_parts(
         self,
@@ -250,7 +250,7 @@ class Ablating:
         priority: str | None,
         timeout: float | None,
     ) -> Generator[Findings, None, None]:
-        flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version)
+        flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version, reader)
         try:
             yield from self._parts(flow, reader, timeout, priority)
         except PellucidError:

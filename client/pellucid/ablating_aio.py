@@ -160,7 +160,7 @@ class AsyncAblating:
         async with aclosing(self._asked_parts(model, inputs, spec, reader, version, priority, timeout)) as parts:
             async for part in parts:
                 gathering.add(part)
-        return gathering.ablation(spec.method, reader.share)
+        return gathering.ablation(spec.method, reader)
 
     async def _asked_parts(
         self,
@@ -172,7 +172,7 @@ class AsyncAblating:
         priority: str | None,
         timeout: float | None,
     ) -> AsyncGenerator[Findings, None]:
-        flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version)
+        flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version, reader)
         try:
             async with aclosing(self._parts(flow, reader, timeout, priority)) as parts:
                 async for part in parts:

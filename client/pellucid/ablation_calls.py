@@ -13,6 +13,7 @@ from pellucid.catalogue import Model
 from pellucid.errors import unreadable
 from pellucid.findings import Column, Findings, Table
 from pellucid.findings_messages import read_findings
+from pellucid.inputs import Sent
 from pellucid.progress import Progress
 from pellucid.tensors import Array
 from pellucid.v1 import explanation_service_pb2
@@ -27,14 +28,15 @@ V = TypeVar("V")
 
 
 def ablate(
-    signatures: calls.Signatures, name: str, inputs: Any, spec: AblationSpec, version: int
+    signatures: calls.Signatures, name: str, inputs: Any, spec: AblationSpec, version: int, reader: "PartReader"
 ) -> calls.Flow[calls.Call]:
-    """Return the call that asks for an ablation; its replies are `AblateResponse`."""
+    """Return the call that asks for an ablation; its replies, `AblateResponse`, are for the reader."""
 
     def written(described: Model) -> explanation_service_pb2.AblateRequest:
         return ablate_request(described, name, version, inputs, spec)
 
     _, request = yield from calls.written_request(signatures, name, version, written)
+    reader.rows = Sent(request.inputs).count
     return calls.Call(calls.EXPLANATIONS + "Ablate", request, explanation_service_pb2.AblateResponse.FromString)
 
 
@@ -47,6 +49,8 @@ class PartReader:
     """Of the work, done."""
     parts: int = 0
     """Parts read."""
+    rows: int = 0
+    """Rows of the request."""
     finished: bool = False
     """Whether the last part, which has the receipt, is there."""
 
@@ -94,7 +98,7 @@ class Gathering:
         """Take one more part."""
         self.parts.append(part)
 
-    def ablation(self, method: str, progress: float) -> Ablation:
+    def ablation(self, method: str, reader: PartReader) -> Ablation:
         """Return all parts as one answer of a method.
 
         Raises
@@ -105,7 +109,7 @@ class Gathering:
         found = self.findings()
         if found.receipt is None:
             raise unreadable()
-        return Ablation(method, found, found.receipt, progress)
+        return Ablation(method, found, found.receipt, reader.share, reader.rows)
 
     def findings(self) -> Findings:
         """Return all parts as one.

@@ -41,12 +41,15 @@ class Ablation:
         What the answer is a function of.
     progress
         Share of the work that was done, in [0, 1].
+    rows
+        How many rows were sent.
     """
 
     method: str
     findings: Findings
     receipt: Receipt
     progress: float = 1.0
+    rows: int = 0
 
     @property
     def tables(self) -> Mapping[str, Table]:

@@ -38,7 +38,10 @@ class Counterfactual:
     row, number
         Which of the call's rows it belongs to, and which of its counterfactuals it is; from 0.
     found
-        Whether the search found one. What follows is empty or None where it did not.
+        Whether it is an answer. Where it is not, what follows describes the closest candidate, if there is one.
+    source
+        "search", "background" for the nearest row of the model's background, or "row" where the row itself has what
+        is wanted.
     valid
         Whether the served model gives the wanted answer to it, as it is returned.
     minimal
@@ -61,6 +64,7 @@ class Counterfactual:
     row: int
     number: int
     found: bool
+    source: str = ""
     valid: bool = False
     minimal: bool | None = None
     distance: float | None = None
@@ -78,7 +82,11 @@ class Counterfactual:
     def sentence(self) -> str:
         """The counterfactual in words: "benign if worst radius were 14.2 instead of 17.9"."""
         if not self.found:
-            return f"row {self.row}: not found within the budget"
+            closest = "" if self.score_after is None else f"; the closest has the score {self.score_after:.4g}"
+            return f"row {self.row}: not found within the budget{closest}"
+        said = self.prediction_after or ("another answer" if self.score_after is None else f"{self.score_after:.4g}")
+        if self.changed == 0:
+            return f"{said} as it is"
         if self.changes:
             named = [str(each) for each in self.changes[:_MOST_NAMED]]
             rest = len(self.changes) - len(named)
@@ -86,8 +94,9 @@ class Counterfactual:
             how = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
         else:
             how = f"{'it' if self.changed is None else f'{self.changed:,} elements'} changed"
-        said = self.prediction_after or ("another answer" if self.score_after is None else f"{self.score_after:.4g}")
-        return f"{said} if {how}{'' if self.valid else ' (not valid on the served model)'}"
+        notes = " (a row of the background)" if self.source == "background" else ""
+        notes += "" if self.valid else " (not valid on the served model)"
+        return f"{said} if {how}{notes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; without arrays and pictures."""
@@ -203,15 +212,19 @@ class Counterfactuals:
 
 
 def read_counterfactuals(ablation: Ablation) -> Counterfactuals:
-    """Read counterfactuals off an answer's tables; what its tables lack is left empty."""
+    """Read counterfactuals off an answer's tables; a row that has none there was not found."""
     tables = ablation.tables
     changes = _by_place(tables.get("changes"))
     rows = _by_place(tables.get("rows"))
+    places = _by_place(tables.get("counterfactuals"))
+    known = {row for row, _ in places}
+    places |= {(row, 0): [{"found": False}] for row in range(ablation.rows) if row not in known}
     items = [
         Counterfactual(
             row=place[0],
             number=place[1],
             found=bool(each.get("found", True)),
+            source=_text(each.get("source")),
             valid=bool(each.get("valid")),
             minimal=each.get("minimal"),
             distance=each.get("distance"),
@@ -225,7 +238,7 @@ def read_counterfactuals(ablation: Ablation) -> Counterfactuals:
             arrays=_of_place(ablation.arrays, place),
             pictures=_of_place(ablation.pictures, place),
         )
-        for place, found in sorted(_by_place(tables.get("counterfactuals")).items())
+        for place, found in sorted(places.items())
         for each in found
     ]
     return Counterfactuals(tuple(items), ablation)
@@ -235,26 +248,34 @@ _Place = tuple[int, int]
 
 
 def _by_place(table: Table | None) -> dict[_Place, list[dict[str, Any]]]:
-    """Return a table's rows by the row and the number that they belong to."""
+    """Return a table's rows by the row and the number that they belong to, its first two columns.
+
+    The columns are known by their places: beside a model's column that is called "row", it is called "row_".
+    """
     found: dict[_Place, list[dict[str, Any]]] = {}
+    keys = [*table.columns][:2] if table is not None else []
     for each in table or ():
-        found.setdefault((int(each.get("row") or 0), int(each.get("number") or 0)), []).append(each)
+        row, number = (int(each.pop(key) or 0) for key in keys)
+        found.setdefault((row, number), []).append(each)
     return found
 
 
 def _change(each: Mapping[str, Any]) -> Change:
-    before = each.get("before_text") if each.get("before") is None else each.get("before")
-    after = each.get("after_text") if each.get("after") is None else each.get("after")
+    # As numbers where the column has numbers, else as texts.
+    before, after = (
+        each.get(name) if each.get(f"{name}_value") is None else each[f"{name}_value"] for name in ("before", "after")
+    )
     return Change(str(each.get("column", "")), before, after, each.get("unit") or "")
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in rows[0].items() if name not in ("row", "number")} if rows else {}
+    return dict(rows[0]) if rows else {}
 
 
 def _of_place(named: Mapping[str, Any], place: _Place) -> dict[str, Any]:
-    """Return what is named after a row and a number: its name ends in "/ROW/NUMBER"."""
-    return {name: each for name, each in named.items() if name.endswith(f"/{place[0]}/{place[1]}")}
+    """Return what is named after a row, as in "counterfactual/ROW/INPUT"; there is one of each row."""
+    row, number = place
+    return {name: each for name, each in named.items() if number == 0 and name.split("/")[1:2] == [str(row)]}
 
 
 def _text(value: Any) -> str:

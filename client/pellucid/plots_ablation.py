@@ -29,7 +29,7 @@ _PLACES = ("site", "layer", "unit")
 
 
 def ablation_figure(ablation: Ablation) -> Figure:
-    """Draw what there is of an answer: its curves, else maps of layers and positions, else effects or their means as bars.
+    """Draw what there is: curves, else maps of layers and positions, else bars of effects or of their means over rows.
 
     Raises
     ------
@@ -84,9 +84,11 @@ def draw_effects(axes: Axes, effects: Table) -> None:
 
 
 def is_map(array: NamedArray) -> bool:
-    """Tell whether an array has an axis of layers or sites, and one of positions."""
+    """Tell whether an array has an axis of layers or sites, and one of positions, or of units of several layers."""
     names = [axis.name for axis in array.axes]
-    return len(names) == 2 and names[0] in ("layer", "site") and names[1] == "position" and 0 not in array.values.shape
+    if len(names) != 2 or names[0] not in ("layer", "site") or 0 in array.values.shape:
+        return False
+    return names[1] == "position" or (names[1] == "unit" and len(array.values) > 1)
 
 
 def draw_map(axes: Axes, array: NamedArray) -> None:
@@ -99,7 +101,7 @@ def draw_map(axes: Axes, array: NamedArray) -> None:
     )
     _ticks(axes.yaxis, array.axes[0].places, values.shape[0])
     _ticks(axes.xaxis, array.axes[1].places, values.shape[1])
-    axes.set_xlabel("position", fontsize=9)
+    axes.set_xlabel(literal(array.axes[1].name), fontsize=9)
     axes.set_title(literal(array.text or array.name), fontsize=9, wrap=True)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label(literal(array.unit or array.name), fontsize=8)

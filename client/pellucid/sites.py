@@ -94,9 +94,7 @@ class Site:
         if named is not None:
             layer, part = named["layer"], named["part"]
             if part not in _PARTS:
-                raise invalid(
-                    where, f"is {shortened(text)}, but there is no part {part!r}; the parts are heads, branch"
-                )
+                raise invalid(where, f"is {shortened(text)}, of the part {part!r}; the parts are heads and branch")
         each_unit, units = _parsed(found["units"], "units", text, where)
         each_position, positions = _parsed(found["positions"], "positions", text, where)
         each = {(True, True): "element", (True, False): "unit", (False, True): "position"}.get(

@@ -359,7 +359,7 @@ def test_an_answer_that_was_cut_short_says_so(client, server):
     assert "partial (25% done)" in repr(found)
 
 
-def counterfactual_messages():
+def counterfactual_messages(**more):
     """Write the counterfactuals of two rows: two of the first, none of the second."""
     places = [column_message("row", [0, 0, 1]), column_message("number", [0, 1, 0])]
     gone = [False, False, True]
@@ -379,16 +379,16 @@ def counterfactual_messages():
         column_message("row", [0, 0, 0]),
         column_message("number", [0, 1, 1]),
         column_message("column", ["worst radius", "age", "colour"]),
-        column_message("before", [17.94, 40.0, 0.0], numbers),
-        column_message("after", [14.2, 41.0, 0.0], numbers),
-        column_message("before_text", ["", "", "red"], [True, True, False]),
-        column_message("after_text", ["", "", "green"], [True, True, False]),
+        column_message("before", ["17.94", "40", "red"]),
+        column_message("after", ["14.2", "41", "green"]),
+        column_message("before_value", [17.94, 40.0, 0.0], numbers),
+        column_message("after_value", [14.2, 41.0, 0.0], numbers),
         column_message("unit", ["mm", "", ""]),
     ]
     rows = [
-        column_message("row", [0, 0]),
+        column_message("row_", [0, 0]),
         column_message("number", [0, 1]),
-        column_message("worst radius", [14.2, 17.94]),
+        column_message("row", [14.2, 17.94]),
         column_message("colour", ["red", "green"]),
     ]
     tables = {
@@ -396,7 +396,7 @@ def counterfactual_messages():
         "changes": findings_pb2.NamedTable(columns=changes),
         "rows": findings_pb2.NamedTable(columns=rows),
     }
-    return [part_message(0, 1.0, last=True, tables=tables)]
+    return [part_message(0, 1.0, last=True, tables=tables, **more)]
 
 
 def test_counterfactuals_are_said_in_words_and_sent_back_as_rows(client, server):
@@ -410,7 +410,7 @@ def test_counterfactuals_are_said_in_words_and_sent_back_as_rows(client, server)
         "row 1: not found within the budget",
     ]
     first, second, third = found
-    assert first.values == {"worst radius": 14.2, "colour": "red"}
+    assert first.values == {"row": 14.2, "colour": "red"}
     assert (first.distance, first.changed, first.minimal, first.valid) == (1.5, 1, True, True)
     assert second.changes[1].after == "green"
     assert (third.found, third.minimal, third.distance, third.changes) == (False, None, None, ())
@@ -421,6 +421,60 @@ def test_counterfactuals_are_said_in_words_and_sent_back_as_rows(client, server)
     assert "benign if worst radius" in found._repr_html_()
     assert list(found.to_pandas()["column"]) == ["worst radius", "age", "colour"]
     assert found.to_dict()["counterfactuals"][0]["sentence"] == found.sentences()[0]
+
+
+def test_a_row_without_a_line_was_not_found(client, server):
+    server.replies["Ablate"] = counterfactual_messages()
+
+    found = client.counterfactual("table", [ROW] * 4)
+
+    assert [each.row for each in found] == [0, 0, 1, 2, 3]
+    assert found.sentences()[3:] == ["row 2: not found within the budget", "row 3: not found within the budget"]
+
+
+def lines_message(**columns):
+    """Write counterfactuals of row 0, a line for each value of the columns."""
+    count = len(next(iter(columns.values())))
+    places = [column_message("row", [0] * count), column_message("number", list(range(count)))]
+    told = [column_message(name, values) for name, values in columns.items()]
+    return [part_message(0, 1.0, last=True, tables={"counterfactuals": findings_pb2.NamedTable(columns=places + told)})]
+
+
+def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(client, server):
+    server.replies["Ablate"] = lines_message(
+        found=[True, False, True],
+        valid=[True, False, True],
+        source=["row", "search", "background"],
+        changed=[0, 2, 3],
+        score_after=[0.9, 0.4, 0.8],
+        prediction_after=["benign", "malignant", "benign"],
+    )
+
+    assert client.counterfactual("table", ROW).sentences() == [
+        "benign as it is",
+        "row 0: not found within the budget; the closest has the score 0.4",
+        "benign if 3 elements changed (a row of the background)",
+    ]
+
+
+def test_a_model_without_classes_is_said_by_its_score(client, server):
+    server.replies["Ablate"] = lines_message(
+        found=[True], valid=[True], changed=[2], score_after=[151.26], prediction_after=[""]
+    )
+
+    assert client.counterfactual("table", ROW, minimum=150).sentences() == ["151.3 if 2 elements changed"]
+
+
+def test_arrays_and_pictures_are_with_their_row(client, server):
+    picture = findings_pb2.Picture(data=b"png", media_type="image/png", width=2, height=1, text="Changed.")
+    pictures = {"counterfactual/0/image": picture, "counterfactual/10/image": picture}
+    arrays = {"change/1/image": findings_pb2.NamedArray(values=to_tensor(1.0))}
+    server.replies["Ablate"] = counterfactual_messages(pictures=pictures, arrays=arrays)
+
+    first, second, third = client.counterfactual("table", [ROW, ROW])
+
+    assert [list(each.pictures) for each in (first, second, third)] == [["counterfactual/0/image"], [], []]
+    assert [list(each.arrays) for each in (first, second, third)] == [[], [], ["change/1/image"]]
 
 
 def test_a_counterfactual_request_says_what_is_wanted_and_what_columns_may_do(client, server):
