@@ -79,10 +79,13 @@ def interval(word: str) -> tuple[str, tuple[float | None, float | None]]:
     InvalidRequestError
         It is written otherwise.
     """
-    name, value = _pair(word, "--range")
+    # A column's name may hold "=", a bound may not.
+    name, equals, value = word.rpartition("=")
     low, colon, high = value.partition(":")
     bounds = [parsed_number(each) if each.strip() else None for each in (low, high)]
-    if not colon or any(bound is None and each.strip() for bound, each in zip(bounds, (low, high), strict=True)):
+    if not (name and equals and colon) or any(
+        bound is None and each.strip() for bound, each in zip(bounds, (low, high), strict=True)
+    ):
         raise invalid("--range", f"is {word!r}; it must be COLUMN=LOW:HIGH, such as 'mean radius=10:15'")
     return name, (bounds[0], bounds[1])
 
