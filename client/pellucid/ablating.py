@@ -1,6 +1,6 @@
 """The calls of the blocking client that answer in a stream of parts."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -120,7 +120,7 @@ class Ablating:
         timeout: float | None = None,
         progress: ProgressOption = False,
         **parameters: Any,
-    ) -> Iterator[Findings]:
+    ) -> Generator[Findings, None, None]:
         """Ask as `ablate` does, and yield each part as it comes; the last has the receipt.
 
         The call is made, and its deadline runs, from the first part asked for. Closing the iterator, or leaving it to

@@ -1,6 +1,6 @@
 """The calls of the asyncio client that answer in a stream of parts."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -82,7 +82,7 @@ class AsyncAblating:
         timeout: float | None = None,
         progress: ProgressOption = False,
         **parameters: Any,
-    ) -> AsyncIterator[Findings]:
+    ) -> AsyncGenerator[Findings, None]:
         """Ask as `ablate` does, and yield each part as it comes; see `Client.ablate_parts`.
 
         Put `contextlib.aclosing` around an iterator that is left early: closing it cancels the call on the server.
