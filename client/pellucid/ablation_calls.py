@@ -64,16 +64,19 @@ class PartReader:
         """
         if not 0 <= message.progress <= 1:
             raise unreadable()
-        self.share = message.progress
         if not message.HasField("findings"):
-            self.progress.report(self.share)
+            self.share = message.progress
+            self.progress.report(message.progress)
             return None
         if message.part != self.parts or self.finished:
             raise unreadable()
         found = read_findings(message.findings)
         self.parts += 1
         self.finished = found.receipt is not None
-        self.progress.report(self.share)
+        if not (self.finished and found.accuracy is not None and found.accuracy.partial):
+            # The last part of an answer that was cut short says 1 too: there is no more to come.
+            self.share = message.progress
+        self.progress.report(message.progress)
         return found
 
     def end(self) -> None:

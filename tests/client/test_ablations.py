@@ -350,7 +350,10 @@ def test_a_server_without_the_call_is_told(client, server):
 def test_an_answer_that_was_cut_short_says_so(client, server):
     accuracy = explanation_pb2.Accuracy(partial=True)
     tables = {"effects": effects_message(["conv[0]"], [1.0])}
-    server.replies["Ablate"] = [part_message(0, 0.25, last=True, tables=tables, accuracy=accuracy)]
+    server.replies["Ablate"] = [
+        part_message(0, 0.25, tables=tables),
+        part_message(1, 1.0, last=True, accuracy=accuracy),
+    ]
 
     found = client.ablate("table", ROW, Zero("conv[*]"))
 

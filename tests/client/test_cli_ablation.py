@@ -137,7 +137,10 @@ def test_an_answer_that_cannot_be_drawn_is_shown_all_the_same(pellucid, server, 
 def test_an_answer_that_was_cut_short_is_said_to_be(pellucid, server):
     tables = {"effects": effects_message(["conv[0]"], [1.0])}
     accuracy = explanation_pb2.Accuracy(partial=True)
-    server.replies["Ablate"] = [part_message(0, 0.25, last=True, tables=tables, accuracy=accuracy)]
+    server.replies["Ablate"] = [
+        part_message(0, 0.25, tables=tables),
+        part_message(1, 1.0, last=True, accuracy=accuracy),
+    ]
 
     result = pellucid("ablate", "table", *ROW, "--at", "conv[*]")
 
