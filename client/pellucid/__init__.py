@@ -8,7 +8,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from pellucid import errors
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import Client
 from pellucid.errors import PellucidError
 from pellucid.findings import Findings
@@ -25,6 +25,7 @@ __all__ = [
     "Attribution",
     "Blur",
     "Client",
+    "Dataset",
     "ExplanationOutcome",
     "ExplanationSpec",
     "Findings",

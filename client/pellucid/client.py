@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import grpc
 
 from pellucid import calls, channels
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
@@ -231,6 +231,10 @@ class Client:
     def methods(self, *, timeout: float | None = None) -> tuple[Method, ...]:
         """Describe every method and its parameters."""
         return self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
+
+    def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
+        """List the labelled data sets beside the models, by name."""
+        return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
     def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.

@@ -237,6 +237,21 @@ def methods(
             tables.show_methods(_console(), found)
 
 
+@app.command()
+def datasets(
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the labelled data sets beside the models."""
+    with _asking(address, timeout) as client:
+        found = client.datasets()
+        if as_json:
+            _print_json([each.to_dict() for each in found])
+        else:
+            tables.show_datasets(_console(), found)
+
+
 @contextmanager
 def _asking(
     address: str, timeout: float | None, *, caller: str | None = None, priority: str | None = None
