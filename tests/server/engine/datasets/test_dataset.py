@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from e2e.small_models import PICTURES, SCORES, linear_scores, write_pictures, write_scores
-from PIL import Image
 from pellucid_server.engine.datasets.catalogue import scan
 from pellucid_server.engine.datasets.labels import decision
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.errors import NotFoundError, UnsupportedError
 from pellucid_server.vocabulary.requests import PicturesInput
+from PIL import Image
 
 ROWS = [
     (12.0, 1.5, "red", "large", "f"),
