@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.question import Arrays, Feature
-from pellucid_server.engine.asking.sites import Intervention, SiteLayer
+from pellucid_server.engine.asking.sites import Intervention, Site, SiteLayer
 
 INPUT_PREFIX = "input:"
 """What a site's layer begins with that is an input of the model: "input:features"."""
@@ -96,7 +96,7 @@ class StudyQuestion:
     features
         What each input is.
     names
-        What callers read of sites that are columns: the names of `Site`s, by site.
+        What callers read of sites that are columns: "input:features[age]".
     row_bytes
         About the bytes of a row of the model's inputs.
     seed
@@ -112,6 +112,7 @@ class StudyQuestion:
     interventions: tuple[Intervention, ...] = ()
     references: Mapping[str, Arrays] = field(default_factory=dict)
     features: Mapping[str, Feature] = field(default_factory=dict)
+    names: Mapping[Site, str] = field(default_factory=dict)
     row_bytes: int = 1 << 12
     seed: int = 0
     parts_done: int = 0

@@ -18,7 +18,7 @@ What `data` may be, and its columns:
 - `table`: a CSV file (UTF-8, a header line, commas) or a Parquet file. Beside the model's columns it has the label, and
   it may have groups, which need not be columns of the model. Any other column must be in `ignored`.
 - `pictures`: a folder with a subfolder for each class, or a CSV file with the columns `file` (the picture's name, from
-  the data set's folder) and the label. `file = "path"` says that the column is called otherwise. Columns beside these are left alone.
+  the data set's folder) and the label; `file = "path"` renames the first. Other columns are left alone.
 - `texts`: a CSV file, or JSON lines (`.jsonl`), with the columns `text` and the label; `text = "body"` renames it.
 - `tensor`: an `.npz` file of numpy's with an array (rows, *features) for each input of the model, under its name; an
   array (rows,) called as `label` says; and one for each group.

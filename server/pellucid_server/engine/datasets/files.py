@@ -23,12 +23,12 @@ class Digests:
         self._lock = threading.Lock()
 
     def of_folder(self, folder: Path) -> str:
-        """Return the SHA-256 of a data set, lower-case hexadecimal.
+        r"""Return the SHA-256 of a data set, lower-case hexadecimal.
 
         It is taken over lines as `sha256sum` prints them, "DIGEST  NAME", for every file in the folder and below, in
         the order of their names' bytes. Run in the folder, this prints the same::
 
-            find * -type f -not -path '*/.*' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
+            find * -type f -not -path '*/.*' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
 
         Raises
         ------

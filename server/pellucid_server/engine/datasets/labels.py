@@ -32,7 +32,7 @@ def decision(output: OutputInfo, model: str) -> Decision:
     if output.kind == "values":
         if size > 1:
             raise UnsupportedError(
-                f"Output {output.name!r} of {model} has {size} values per row that its model.toml does not call classes; "
+                f"Output {output.name!r} of {model} has {size} values per row, which model.toml does not call classes; "
                 "set its kind there to logits, sigmoid-logits or probabilities.",
                 subject=f"models/{model}",
             )

@@ -233,8 +233,8 @@ def _parquet_file(path: Path) -> Any:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise DataSetError(
-            f"{shown(path)} is a Parquet file, which the server reads with pyarrow; install pellucid[parquet], or save the "
-            "data as CSV."
+            f"{shown(path)} is a Parquet file, which the server reads with pyarrow; install pellucid[parquet], or save "
+            "the data as CSV."
         ) from error
     return parquet.ParquetFile(str(path))
 
