@@ -15,7 +15,7 @@ from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
-from pellucid_server.engine.operations.dataset_rows import dataset_sample
+from pellucid_server.engine.operations.dataset_rows import dataset_digest, dataset_sample
 from pellucid_server.engine.operations.explain import require_finite
 from pellucid_server.engine.operations.predict import outputs_of
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
@@ -221,6 +221,7 @@ def read_sites(
         source_digest=digest(source) if source else "",
         reference_digest=",".join(digest(references[name]) for name in sorted(named)),
         dataset=request.dataset,
+        dataset_digest=dataset_digest(context, request.dataset),
     )
     same = len({each.index for each in targets}) == 1
     target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())

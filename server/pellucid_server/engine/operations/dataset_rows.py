@@ -19,6 +19,22 @@ def dataset_sample(context: RequestContext, model: LoadedModel, name: str, seed:
     return context.models.datasets.find(name).sample(model, seed=seed, run=offloaded(context))
 
 
+def dataset_digest(context: RequestContext, name: str) -> str:
+    """Return the digest of a data set's files as they are now; empty for no name.
+
+    Raises
+    ------
+    PellucidError
+        There is no such data set, or it cannot be read.
+    """
+    if not name:
+        return ""
+    datasets = context.models.datasets
+    found = datasets.find(name)
+    digest: str = offloaded(context)(lambda: datasets.digest(found))
+    return digest
+
+
 def offloaded(context: RequestContext) -> "Callable[[Callable[[], Any]], Any]":
     """Return what runs steps that take long beside the hub, as long as the request has time."""
 

@@ -1,15 +1,18 @@
 """Data sets as models take them: against rows that are prepared by hand."""
 
 import io
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from e2e.small_models import PICTURES, SCORES, linear_scores, write_pictures, write_scores
+from e2e.small_models import BIAS, PICTURES, SCORES, WEIGHT, linear_scores, write_pictures, write_scores
 from pellucid_server.engine.datasets.catalogue import scan
 from pellucid_server.engine.datasets.labels import decision
+from pellucid_server.engine.datasets.records import records
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.errors import NotFoundError, UnsupportedError
 from pellucid_server.vocabulary.requests import PicturesInput
@@ -69,18 +72,11 @@ def test_rows_labels_and_groups_are_those_of_the_table(tmp_path, scores):
     assert [batch.count for batch in found] == [2, 2, 1]
     rows = np.concatenate([batch.rows["features"] for batch in found])
     given = [linear_scores(*row[:3]) for row in ROWS]
-    weight, bias = scores_weights()
-    np.testing.assert_allclose(rows @ weight.T + bias, given, rtol=1e-6)
+    np.testing.assert_allclose(rows @ WEIGHT.T + BIAS, given, rtol=1e-6)
     assert np.concatenate([batch.labels for batch in found]).tolist() == [1, 0, 0, 1, 0]
     assert sum((batch.groups["sex"] for batch in found), ()) == ("f", "m", "f", "", "m")
     assert sum((batch.groups["colour"] for batch in found), ()) == ("red", "green", "blue", "red", "blue")
     assert np.concatenate([batch.numbers for batch in found]).tolist() == [0, 1, 2, 3, 4]
-
-
-def scores_weights():
-    from e2e.small_models import BIAS, WEIGHT
-
-    return WEIGHT, BIAS
 
 
 @pytest.mark.parametrize("first", [0, 1, 4, 5, 9])
@@ -112,7 +108,7 @@ def test_a_parquet_file_is_read_as_the_csv_file_of_its_rows_by_row_groups(tmp_pa
 def test_without_pyarrow_a_parquet_file_is_refused_with_what_to_install(tmp_path, monkeypatch):
     write(tmp_path, TOML.replace("rows.csv", "rows.parquet"))
     (tmp_path / "shapes" / "rows.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
 
     (info,) = scan(tmp_path).infos
 
@@ -237,8 +233,6 @@ def test_arrays_are_streamed_row_by_row(tmp_path, scores, save):
     info = scan(tmp_path).find("arrays").info
     assert info.rows == 7
     # The small model's table has categories, so that it takes no plain rows; the raw records show them.
-    from pellucid_server.engine.datasets.records import records
-
     found = list(records(tmp_path / "arrays", scan(tmp_path).find("arrays").description))
     assert np.array_equal([record.cells["features"] for record in found], rows)
     assert [record.cells["place"] for record in found] == list("aabbaba")
@@ -321,8 +315,6 @@ def test_links_that_lead_out_break_the_data_set(tmp_path):
 
 
 def test_the_digest_is_what_sha256sum_prints_and_changes_with_any_byte_or_name(tmp_path):
-    import subprocess
-
     write(tmp_path, rows_csv=csv_text(), note_csv="x\n")
     found = scan(tmp_path)
     command = r"find * -type f -not -path '*/.*' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum"

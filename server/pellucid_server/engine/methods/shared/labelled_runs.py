@@ -139,9 +139,10 @@ class LabelledRuns:
         values = held.values
         own: npt.NDArray[np.float64] = values.astype(np.float64)
         edit = self._edit(self._question.layers[name], pairs, draw)
+        keep, add = (np.asarray(each, np.float64) for each in (edit.keep, edit.add))
         with np.errstate(all="ignore"):
-            changed = np.where(edit.keep == 0, edit.add, edit.keep * own + edit.add)
-            changed = np.where((edit.keep == 1) & (edit.add == 0), values, changed)
+            changed = np.where(keep == 0, add, keep * own + add)
+            changed = np.where((keep == 1) & (add == 0), values, changed)
         return Suffix(held, Rows({name: changed.astype(values.dtype)}))
 
     def _edit(self, layer: SiteLayer, pairs: Sequence[tuple[int, Site]], draw: int) -> Edit:
