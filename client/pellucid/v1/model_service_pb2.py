@@ -26,25 +26,25 @@ from pellucid.v1 import explanation_pb2 as pellucid_dot_v1_dot_explanation__pb2
 from pellucid.v1 import tensor_pb2 as pellucid_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpellucid/v1/model_service.proto\x12\x0bpellucid.v1\x1a\x1dpellucid/v1/explanation.proto\x1a\x18pellucid/v1/tensor.proto\"\x13\n\x11ListModelsRequest\"\x92\x01\n\x0cModelSummary\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06latest\x18\x03 \x01(\x08\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.pellucid.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.pellucid.v1.ModelSummary\"8\n\x0fGetModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\"|\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04unit\x18\x05 \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\x8e\x01\n\x12ImagePreprocessing\x12\x0e\n\x06resize\x18\x01 \x01(\x03\x12\x13\n\x0b\x63rop_height\x18\x02 \x01(\x03\x12\x12\n\ncrop_width\x18\x03 \x01(\x03\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\x1a\n\x12standard_deviation\x18\x06 \x03(\x01\"\xd6\x01\n\x0eInputSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x08modality\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.Modality\x12(\n\tdata_type\x18\x03 \x01(\x0e\x32\x15.pellucid.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12$\n\x07\x63olumns\x18\x05 \x03(\x0b\x32\x13.pellucid.v1.Column\x12.\n\x05image\x18\x06 \x01(\x0b\x32\x1f.pellucid.v1.ImagePreprocessing\"\x9d\x01\n\x0fOutputSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.pellucid.v1.OutputKind\x12(\n\tdata_type\x18\x03 \x01(\x0e\x32\x15.pellucid.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\"S\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x10\n\x08\x63uttable\x18\x05 \x01(\x08\"K\n\nCapability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\"F\n\x06Parity\x12\x1a\n\x12largest_difference\x18\x01 \x01(\x01\x12\x11\n\ttolerance\x18\x02 \x01(\x01\x12\r\n\x05holds\x18\x03 \x01(\x08\"\x92\x03\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\x06inputs\x18\x03 \x03(\x0b\x32\x1b.pellucid.v1.InputSignature\x12-\n\x07outputs\x18\x04 \x03(\x0b\x32\x1c.pellucid.v1.OutputSignature\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.pellucid.v1.Layer\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0b\x32\x17.pellucid.v1.Capability\x12\x0f\n\x07runtime\x18\x07 \x01(\t\x12#\n\x06parity\x18\x08 \x01(\x0b\x32\x13.pellucid.v1.Parity\x12\x17\n\x0f\x62\x61\x63kground_rows\x18\t \x01(\x03\x12\x0c\n\x04solo\x18\n \x01(\x08\x12&\n\x05state\x18\x0b \x01(\x0e\x32\x17.pellucid.v1.ModelState\x12\x0e\n\x06reason\x18\x0c \x01(\t\"\x14\n\x12ListMethodsRequest\"\xd6\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.pellucid.v1.ParameterType\x12.\n\rdefault_value\x18\x03 \x01(\x0b\x32\x17.pellucid.v1.ParamValue\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12\x0c\n\x04text\x18\x07 \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\xfe\x01\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03rpc\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12*\n\nparameters\x18\x06 \x03(\x0b\x32\x16.pellucid.v1.Parameter\x12\x0e\n\x06\x61xioms\x18\x07 \x03(\t\x12\r\n\x05needs\x18\x08 \x03(\t\x12,\n\tbaselines\x18\t \x03(\x0e\x32\x19.pellucid.v1.BaselineKind\x12\x17\n\x0ftakes_tolerance\x18\n \x01(\x08\x12\x16\n\x0erows_parameter\x18\x0b \x01(\t\";\n\x13ListMethodsResponse\x12$\n\x07methods\x18\x01 \x03(\x0b\x32\x13.pellucid.v1.Method\"\x15\n\x13ListDatasetsRequest\"\xf9\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.pellucid.v1.DatasetKind\x12\r\n\x05input\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06groups\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x11\n\x04rows\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12(\n\x05state\x18\n \x01(\x0e\x32\x19.pellucid.v1.DatasetState\x12\x0e\n\x06reason\x18\x0b \x01(\tB\x07\n\x05_rows\">\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.pellucid.v1.Dataset*Z\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x16\n\x12MODEL_STATE_BROKEN\x10\x02*v\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODALITY_TENSOR\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x14\n\x10MODALITY_TABULAR\x10\x03\x12\x11\n\rMODALITY_TEXT\x10\x04*\x98\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x1e\n\x1aOUTPUT_KIND_SIGMOID_LOGITS\x10\x02\x12\x1d\n\x19OUTPUT_KIND_PROBABILITIES\x10\x03\x12\x16\n\x12OUTPUT_KIND_VALUES\x10\x04*\xb1\x01\n\rParameterType\x12\x1e\n\x1aPARAMETER_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PARAMETER_TYPE_INTEGER\x10\x01\x12\x17\n\x13PARAMETER_TYPE_REAL\x10\x02\x12\x17\n\x13PARAMETER_TYPE_FLAG\x10\x03\x12\x17\n\x13PARAMETER_TYPE_TEXT\x10\x04\x12\x19\n\x15PARAMETER_TYPE_TENSOR\x10\x05*\x8f\x01\n\x0b\x44\x61tasetKind\x12\x1c\n\x18\x44\x41TASET_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x41TASET_KIND_PICTURES\x10\x01\x12\x16\n\x12\x44\x41TASET_KIND_TABLE\x10\x02\x12\x16\n\x12\x44\x41TASET_KIND_TEXTS\x10\x03\x12\x17\n\x13\x44\x41TASET_KIND_TENSOR\x10\x04*`\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x01\x12\x18\n\x14\x44\x41TASET_STATE_BROKEN\x10\x02\x32\xcd\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.pellucid.v1.ListModelsRequest\x1a\x1f.pellucid.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.pellucid.v1.GetModelRequest\x1a\x1d.pellucid.v1.GetModelResponse\x12P\n\x0bListMethods\x12\x1f.pellucid.v1.ListMethodsRequest\x1a .pellucid.v1.ListMethodsResponse\x12S\n\x0cListDatasets\x12 .pellucid.v1.ListDatasetsRequest\x1a!.pellucid.v1.ListDatasetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpellucid/v1/model_service.proto\x12\x0bpellucid.v1\x1a\x1dpellucid/v1/explanation.proto\x1a\x18pellucid/v1/tensor.proto\"\x13\n\x11ListModelsRequest\"\x92\x01\n\x0cModelSummary\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x0e\n\x06latest\x18\x03 \x01(\x08\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.pellucid.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.pellucid.v1.ModelSummary\"8\n\x0fGetModelRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\"|\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0c\n\x04unit\x18\x05 \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\x8e\x01\n\x12ImagePreprocessing\x12\x0e\n\x06resize\x18\x01 \x01(\x03\x12\x13\n\x0b\x63rop_height\x18\x02 \x01(\x03\x12\x12\n\ncrop_width\x18\x03 \x01(\x03\x12\x15\n\rinterpolation\x18\x04 \x01(\t\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\x1a\n\x12standard_deviation\x18\x06 \x03(\x01\"\xd6\x01\n\x0eInputSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x08modality\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.Modality\x12(\n\tdata_type\x18\x03 \x01(\x0e\x32\x15.pellucid.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12$\n\x07\x63olumns\x18\x05 \x03(\x0b\x32\x13.pellucid.v1.Column\x12.\n\x05image\x18\x06 \x01(\x0b\x32\x1f.pellucid.v1.ImagePreprocessing\"\x9d\x01\n\x0fOutputSignature\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.pellucid.v1.OutputKind\x12(\n\tdata_type\x18\x03 \x01(\x0e\x32\x15.pellucid.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x0c\n\x04unit\x18\x06 \x01(\t\"r\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\r\n\x05units\x18\x04 \x01(\x03\x12\x10\n\x08\x63uttable\x18\x05 \x01(\x08\x12\r\n\x05heads\x18\x06 \x01(\x03\x12\x0e\n\x06\x62ranch\x18\x07 \x01(\x08\"K\n\nCapability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\"F\n\x06Parity\x12\x1a\n\x12largest_difference\x18\x01 \x01(\x01\x12\x11\n\ttolerance\x18\x02 \x01(\x01\x12\r\n\x05holds\x18\x03 \x01(\x08\"\x92\x03\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\x06inputs\x18\x03 \x03(\x0b\x32\x1b.pellucid.v1.InputSignature\x12-\n\x07outputs\x18\x04 \x03(\x0b\x32\x1c.pellucid.v1.OutputSignature\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.pellucid.v1.Layer\x12-\n\x0c\x63\x61pabilities\x18\x06 \x03(\x0b\x32\x17.pellucid.v1.Capability\x12\x0f\n\x07runtime\x18\x07 \x01(\t\x12#\n\x06parity\x18\x08 \x01(\x0b\x32\x13.pellucid.v1.Parity\x12\x17\n\x0f\x62\x61\x63kground_rows\x18\t \x01(\x03\x12\x0c\n\x04solo\x18\n \x01(\x08\x12&\n\x05state\x18\x0b \x01(\x0e\x32\x17.pellucid.v1.ModelState\x12\x0e\n\x06reason\x18\x0c \x01(\t\"\x14\n\x12ListMethodsRequest\"\xd6\x01\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0e\x32\x1a.pellucid.v1.ParameterType\x12.\n\rdefault_value\x18\x03 \x01(\x0b\x32\x17.pellucid.v1.ParamValue\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12\x0c\n\x04text\x18\x07 \x01(\tB\n\n\x08_minimumB\n\n\x08_maximum\"\xfe\x01\n\x06Method\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03rpc\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12*\n\nparameters\x18\x06 \x03(\x0b\x32\x16.pellucid.v1.Parameter\x12\x0e\n\x06\x61xioms\x18\x07 \x03(\t\x12\r\n\x05needs\x18\x08 \x03(\t\x12,\n\tbaselines\x18\t \x03(\x0e\x32\x19.pellucid.v1.BaselineKind\x12\x17\n\x0ftakes_tolerance\x18\n \x01(\x08\x12\x16\n\x0erows_parameter\x18\x0b \x01(\t\";\n\x13ListMethodsResponse\x12$\n\x07methods\x18\x01 \x03(\x0b\x32\x13.pellucid.v1.Method\"\x15\n\x13ListDatasetsRequest\"\xf9\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.pellucid.v1.DatasetKind\x12\r\n\x05input\x18\x04 \x01(\t\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06groups\x18\x06 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x07 \x03(\t\x12\x11\n\x04rows\x18\x08 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12(\n\x05state\x18\n \x01(\x0e\x32\x19.pellucid.v1.DatasetState\x12\x0e\n\x06reason\x18\x0b \x01(\tB\x07\n\x05_rows\">\n\x14ListDatasetsResponse\x12&\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.pellucid.v1.Dataset*Z\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_SERVING\x10\x01\x12\x16\n\x12MODEL_STATE_BROKEN\x10\x02*v\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODALITY_TENSOR\x10\x01\x12\x12\n\x0eMODALITY_IMAGE\x10\x02\x12\x14\n\x10MODALITY_TABULAR\x10\x03\x12\x11\n\rMODALITY_TEXT\x10\x04*\x98\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x1e\n\x1aOUTPUT_KIND_SIGMOID_LOGITS\x10\x02\x12\x1d\n\x19OUTPUT_KIND_PROBABILITIES\x10\x03\x12\x16\n\x12OUTPUT_KIND_VALUES\x10\x04*\xb1\x01\n\rParameterType\x12\x1e\n\x1aPARAMETER_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PARAMETER_TYPE_INTEGER\x10\x01\x12\x17\n\x13PARAMETER_TYPE_REAL\x10\x02\x12\x17\n\x13PARAMETER_TYPE_FLAG\x10\x03\x12\x17\n\x13PARAMETER_TYPE_TEXT\x10\x04\x12\x19\n\x15PARAMETER_TYPE_TENSOR\x10\x05*\x8f\x01\n\x0b\x44\x61tasetKind\x12\x1c\n\x18\x44\x41TASET_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x41TASET_KIND_PICTURES\x10\x01\x12\x16\n\x12\x44\x41TASET_KIND_TABLE\x10\x02\x12\x16\n\x12\x44\x41TASET_KIND_TEXTS\x10\x03\x12\x17\n\x13\x44\x41TASET_KIND_TENSOR\x10\x04*`\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x01\x12\x18\n\x14\x44\x41TASET_STATE_BROKEN\x10\x02\x32\xcd\x02\n\x0cModelService\x12M\n\nListModels\x12\x1e.pellucid.v1.ListModelsRequest\x1a\x1f.pellucid.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.pellucid.v1.GetModelRequest\x1a\x1d.pellucid.v1.GetModelResponse\x12P\n\x0bListMethods\x12\x1f.pellucid.v1.ListMethodsRequest\x1a .pellucid.v1.ListMethodsResponse\x12S\n\x0cListDatasets\x12 .pellucid.v1.ListDatasetsRequest\x1a!.pellucid.v1.ListDatasetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pellucid.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=2581
-  _globals['_MODELSTATE']._serialized_end=2671
-  _globals['_MODALITY']._serialized_start=2673
-  _globals['_MODALITY']._serialized_end=2791
-  _globals['_OUTPUTKIND']._serialized_start=2794
-  _globals['_OUTPUTKIND']._serialized_end=2946
-  _globals['_PARAMETERTYPE']._serialized_start=2949
-  _globals['_PARAMETERTYPE']._serialized_end=3126
-  _globals['_DATASETKIND']._serialized_start=3129
-  _globals['_DATASETKIND']._serialized_end=3272
-  _globals['_DATASETSTATE']._serialized_start=3274
-  _globals['_DATASETSTATE']._serialized_end=3370
+  _globals['_MODELSTATE']._serialized_start=2612
+  _globals['_MODELSTATE']._serialized_end=2702
+  _globals['_MODALITY']._serialized_start=2704
+  _globals['_MODALITY']._serialized_end=2822
+  _globals['_OUTPUTKIND']._serialized_start=2825
+  _globals['_OUTPUTKIND']._serialized_end=2977
+  _globals['_PARAMETERTYPE']._serialized_start=2980
+  _globals['_PARAMETERTYPE']._serialized_end=3157
+  _globals['_DATASETKIND']._serialized_start=3160
+  _globals['_DATASETKIND']._serialized_end=3303
+  _globals['_DATASETSTATE']._serialized_start=3305
+  _globals['_DATASETSTATE']._serialized_end=3401
   _globals['_LISTMODELSREQUEST']._serialized_start=105
   _globals['_LISTMODELSREQUEST']._serialized_end=124
   _globals['_MODELSUMMARY']._serialized_start=127
@@ -62,27 +62,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OUTPUTSIGNATURE']._serialized_start=887
   _globals['_OUTPUTSIGNATURE']._serialized_end=1044
   _globals['_LAYER']._serialized_start=1046
-  _globals['_LAYER']._serialized_end=1129
-  _globals['_CAPABILITY']._serialized_start=1131
-  _globals['_CAPABILITY']._serialized_end=1206
-  _globals['_PARITY']._serialized_start=1208
-  _globals['_PARITY']._serialized_end=1278
-  _globals['_GETMODELRESPONSE']._serialized_start=1281
-  _globals['_GETMODELRESPONSE']._serialized_end=1683
-  _globals['_LISTMETHODSREQUEST']._serialized_start=1685
-  _globals['_LISTMETHODSREQUEST']._serialized_end=1705
-  _globals['_PARAMETER']._serialized_start=1708
-  _globals['_PARAMETER']._serialized_end=1922
-  _globals['_METHOD']._serialized_start=1925
-  _globals['_METHOD']._serialized_end=2179
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=2181
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=2240
-  _globals['_LISTDATASETSREQUEST']._serialized_start=2242
-  _globals['_LISTDATASETSREQUEST']._serialized_end=2263
-  _globals['_DATASET']._serialized_start=2266
-  _globals['_DATASET']._serialized_end=2515
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=2517
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2579
-  _globals['_MODELSERVICE']._serialized_start=3373
-  _globals['_MODELSERVICE']._serialized_end=3706
+  _globals['_LAYER']._serialized_end=1160
+  _globals['_CAPABILITY']._serialized_start=1162
+  _globals['_CAPABILITY']._serialized_end=1237
+  _globals['_PARITY']._serialized_start=1239
+  _globals['_PARITY']._serialized_end=1309
+  _globals['_GETMODELRESPONSE']._serialized_start=1312
+  _globals['_GETMODELRESPONSE']._serialized_end=1714
+  _globals['_LISTMETHODSREQUEST']._serialized_start=1716
+  _globals['_LISTMETHODSREQUEST']._serialized_end=1736
+  _globals['_PARAMETER']._serialized_start=1739
+  _globals['_PARAMETER']._serialized_end=1953
+  _globals['_METHOD']._serialized_start=1956
+  _globals['_METHOD']._serialized_end=2210
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=2212
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=2271
+  _globals['_LISTDATASETSREQUEST']._serialized_start=2273
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2294
+  _globals['_DATASET']._serialized_start=2297
+  _globals['_DATASET']._serialized_end=2546
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2548
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2610
+  _globals['_MODELSERVICE']._serialized_start=3404
+  _globals['_MODELSERVICE']._serialized_end=3737
 # @@protoc_insertion_point(module_scope)
