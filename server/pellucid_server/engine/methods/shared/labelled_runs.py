@@ -22,6 +22,8 @@ from pellucid_server.engine.methods.shared.interventions import RANDOM, Interven
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 256
+_EVALUATED = 8192
+"""Rows that are evaluated between two looks at the clock."""
 
 Predicted = npt.NDArray[np.generic]
 """Class indices, int64, or numbers, float64, (rows,)."""
@@ -92,7 +94,10 @@ class LabelledRuns:
         """Return how many rows fit a batch, by the bytes of what the changes send to the device."""
         sizes = {name: 16 * int(np.prod(layer.shape)) for name, layer in self._question.layers.items()}
         most = max((sum(sizes.get(site.layer, 0) for _, site in each.parts) for each in changes), default=0)
-        return int(min(max(_BATCH_BYTES // (self._question.row_bytes + most), 1), _BATCH_ROWS))
+        evaluated = 1 + sum(each.draws for each in changes)
+        return int(
+            min(max(_BATCH_BYTES // (self._question.row_bytes + most), 1), max(_EVALUATED // evaluated, 1), _BATCH_ROWS)
+        )
 
     def begin(self, batch: Batch) -> None:
         """Go on to the next batch; nothing of the last one is held any more."""
