@@ -82,13 +82,13 @@ class EditedKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None) -> None:
-        graph = model.graph_for(*layers)
-        self._run = graph.editing(layers)
-        self.runtime = graph.runtime
+        cuts = model.cuts_for(*layers)
+        self._run = cuts.editing(layers)
+        self.runtime = cuts.runtime
         self._layers = layers
         self._target = target
         self.kind = "edited"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return every output by name, (rows, *shape), or the scores, (rows,)."""

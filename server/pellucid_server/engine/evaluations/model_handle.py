@@ -88,7 +88,7 @@ class ModelHandle:
 
     def _require_layer(self, layer: str) -> None:
         """Refuse a layer that there is not, or at which the network cannot be cut."""
-        layers = {} if self._model.graph is None else self._model.graph.layers
+        layers = self._model.layers
         found = layers.get(layer)
         if found is not None and found.cuttable:
             return

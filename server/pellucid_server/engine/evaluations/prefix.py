@@ -116,11 +116,11 @@ class PrefixKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layer: str) -> None:
-        graph = model.graph_for(layer)
-        self._suffix = graph.suffix(layer)
-        self.runtime = graph.runtime
+        cuts = model.cuts_for(layer)
+        self._suffix = cuts.suffix(layer)
+        self.runtime = cuts.runtime
         self.kind = f"prefix@{layer}"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return what crosses."""

@@ -9,17 +9,19 @@ from pellucid_server.engine.asking.question import Arrays, Feature, Question, Ta
 from pellucid_server.engine.asking.registry import Background, Method, Need
 from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.files.manifest import Manifest
-from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.models.graph.cuts import Cuts
+from pellucid_server.engine.models.graph.graph import Graph, Layer
 from pellucid_server.engine.models.graph.lengths import Lengths
 from pellucid_server.engine.models.inputs.baselines import baseline_rows, default_kind, no_default
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.trial import RowBytes
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import CapabilityInfo, LayerInfo, ModelInfo, OutputInfo, ParityInfo
 from pellucid_server.vocabulary.requests import ModelKey
 
 _NO_GRAPH = "the model has only an ONNX file; {what} need model.pt2 beside it (pellucid-export writes one)"
+_NO_LAYERS = "the model has only an ONNX file, of which no value between the inputs and the outputs holds rows"
 _WHOLE_NUMBERS = "every input of the model is of whole numbers, which have no gradient"
 
 
@@ -47,6 +49,8 @@ class LoadedModel:
         What serves forward passes: "onnxruntime" or "graph".
     graph, session
         The model as a graph; as an ONNX session, set only where that serves forward passes.
+    cuts
+        The layers of a model that has only an ONNX file.
     fast
         The model's second graph, for speed, where it may take the first one's place.
     solo
@@ -77,6 +81,7 @@ class LoadedModel:
     input_row_bytes: int
     gradient_obstacle: str = ""
     fast: Graph | None = None
+    cuts: Cuts | None = None
 
     @property
     def name(self) -> str:
@@ -121,8 +126,20 @@ class LoadedModel:
     def graph_for(self, *layers: str) -> Graph:
         """Return the graph to run: the faster one if there is one and it has these layers."""
         if self.graph is None:
-            raise ValueError(f"{self.key.name} has no graph")
+            raise UnsupportedError(
+                f"{self.key.name} does not allow it: {_NO_GRAPH.format(what='gradients')}.", subject="graph"
+            )
         return self.graph if self.fast is None or any(layer not in self.fast.layers for layer in layers) else self.fast
+
+    def cuts_for(self, *layers: str) -> Cuts:
+        """Return what these layers can be read and changed by: the graph, or the ONNX file where there is no other."""
+        return self.cuts if self.graph is None and self.cuts is not None else self.graph_for(*layers)
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Layers by name, in the order in which the first pass enters them."""
+        found = self.graph or self.cuts
+        return {} if found is None else found.layers
 
     def row_bytes(self, *, backward: bool) -> int:
         """Return the device memory that a row takes, an estimate on the high side."""
@@ -207,6 +224,8 @@ class LoadedModel:
     def _obstacle(self, need: Need) -> str:
         if need is Need.FORWARD:
             return ""
+        if self.graph is None and need is Need.LAYERS:
+            return "" if self.layers else _NO_LAYERS
         if self.graph is None:
             return _NO_GRAPH.format(what=need.value)
         if need is Need.GRADIENTS and not any(feature.differentiable for feature in self.features.values()):
@@ -216,11 +235,9 @@ class LoadedModel:
         return ""
 
     def _layers(self) -> tuple[LayerInfo, ...]:
-        if self.graph is None:
-            return ()
         return tuple(
             LayerInfo(layer.name, layer.type, wire_shape(layer.shape), layer.units, layer.cuttable)
-            for layer in self.graph.layers.values()
+            for layer in self.layers.values()
         )
 
 

@@ -1,0 +1,288 @@
+"""How the values of an ONNX file hold the batch, and which of them are layers.
+
+The shapes that are inferred tell it, with a name of its own for the number of rows. What they leave open is found out
+by running the file on two rows and on three: a length that follows the rows differs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.models.graph.names import Layer
+from pellucid_server.engine.models.graph.sizes import BatchLayout
+from pellucid_server.engine.models.onnx.file import SessionError
+from pellucid_server.engine.models.onnx.graphs import Shape
+from pellucid_server.engine.models.onnx.operators import listed
+from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session
+from pellucid_server.engine.models.onnx.skeleton import DTYPES, Skeleton
+
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
+
+_OWN = "pellucid."
+"""Before the names of nodes and values that the server puts into a file."""
+
+_MOST_LAYERS = 8192
+_MOST_NAME_CHARACTERS = 1 << 20
+"""Of all names of layers together: what a caller reads of a model is bounded."""
+
+_KINDS = {
+    "tensor(float)": TensorProto.FLOAT,
+    "tensor(double)": TensorProto.DOUBLE,
+    "tensor(float16)": TensorProto.FLOAT16,
+    "tensor(int64)": TensorProto.INT64,
+    "tensor(int32)": TensorProto.INT32,
+    "tensor(int16)": TensorProto.INT16,
+    "tensor(int8)": TensorProto.INT8,
+    "tensor(uint8)": TensorProto.UINT8,
+    "tensor(bool)": TensorProto.BOOL,
+}
+
+_CHANNELS_FIRST = listed(
+    """
+    AveragePool BatchNormalization Col2Im Conv ConvInteger ConvTranspose DeformConv DepthToSpace FusedConv
+    GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample GroupNormalization InstanceNormalization LRN LpPool MaxPool
+    MaxRoiPool MaxUnpool QLinearAveragePool QLinearConv QLinearGlobalAveragePool Resize RoiAlign SpaceToDepth Upsample
+    """
+)
+_CHANNELS_LAST = listed(
+    """
+    Attention BiasGelu Einsum EmbedLayerNormalization FastGelu FusedGemm FusedMatMul GRU Gemm LSTM LayerNormalization
+    MatMul MatMulInteger MatMulIntegerToFloat MatMulNBits MultiHeadAttention QGemm QLinearMatMul RMSNormalization RNN
+    SkipLayerNormalization SkipSimplifiedLayerNormalization
+    """
+)
+_OTHER_FORM = listed(
+    """
+    Concat Expand Flatten Gather GatherElements GatherND If Loop Reshape Scan Slice Split Squeeze Tile Transpose
+    Unsqueeze
+    """
+)
+"""Operators that tell nothing of which axis counts units, and behind which it may be another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a value.
+
+    Attributes
+    ----------
+    kind
+        The type of its elements, as ONNX numbers them; 0 if not known.
+    layout
+        How it holds the batch; FOLDED if that is not known.
+    shape
+        A row's shape if it holds rows, None where a length is open.
+    """
+
+    kind: int
+    layout: BatchLayout
+    shape: tuple[int | None, ...] = ()
+
+    @property
+    def rows(self) -> bool:
+        """Whether it holds a row at each place of axis 0, and can leave or enter a part of the file."""
+        return self.layout is BatchLayout.ROWS and self.kind in DTYPES
+
+
+_UNKNOWN = Known(0, BatchLayout.FOLDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What is known of the values of a file.
+
+    Attributes
+    ----------
+    known
+        By name.
+    counted
+        Values that may follow a row's place in the batch: they are made of numbers such as those of a Range.
+    """
+
+    known: Mapping[str, Known]
+    counted: frozenset[str]
+
+    def of(self, name: str) -> Known:
+        """Return what is known of a value."""
+        return self.known.get(name, _UNKNOWN)
+
+    def crosses(self, name: str) -> bool:
+        """Whether a value may be held for each row and handed to the part behind a cut."""
+        return self.of(name).rows and name not in self.counted
+
+
+def find_values(skeleton: Skeleton, rows: Arrays, options: Options, *, open_lengths: bool) -> Values:
+    """Find out about the values of a file, if need be by running it on the first two of three rows and on all of them.
+
+    Where `open_lengths`, lengths that are only seen in these rows count as open.
+    """
+    wiring = skeleton.wiring
+    known: dict[str, Known] = {}
+    unclear: list[str] = []
+    for name in (*wiring.inputs, *wiring.maker):
+        if name in wiring.constants:
+            continue
+        found = _inferred(skeleton, name)
+        if found is not None:
+            known[name] = found
+        elif name in wiring.maker:
+            unclear.append(name)
+    if unclear:
+        known |= _tried(skeleton, unclear, rows, options, open_lengths=open_lengths)
+    return Values(known, _counted(skeleton, known))
+
+
+def _inferred(skeleton: Skeleton, name: str) -> Known | None:
+    """Return what inference says of a value; None if it leaves something open."""
+    shape, kind = skeleton.shapes.get(name), skeleton.kinds.get(name)
+    if shape is None or kind is None:
+        return None
+    certain = skeleton.symbols | {skeleton.batch}
+    if any(length is None or (isinstance(length, str) and length not in certain) for length in shape):
+        return None
+    axes = [axis for axis, length in enumerate(shape) if length == skeleton.batch]
+    if axes == [0]:
+        return Known(kind, BatchLayout.ROWS, _row_shape(shape))
+    return Known(kind, BatchLayout.FOLDED if axes else BatchLayout.SHARED)
+
+
+def _row_shape(shape: Shape) -> tuple[int | None, ...]:
+    return tuple(length if isinstance(length, int) else None for length in shape[1:])
+
+
+def _tried(
+    skeleton: Skeleton, names: Sequence[str], rows: Arrays, options: Options, *, open_lengths: bool
+) -> dict[str, Known]:
+    """Run the file on two rows and on three, and see which lengths differ; nothing is known where that fails."""
+    probe, asked = _probe(skeleton, names)
+    try:
+        session = Session(
+            probe.SerializeToString(), options, weights=skeleton.weights, largest_value_bytes=0, optimized=False
+        )
+        two, three = (
+            session.run(asked, {name: array[:count] for name, array in rows.items()})
+            for count in (2, len(next(iter(rows.values()))))
+        )
+    except (SessionError, *REFUSALS):
+        return {}
+    types = {entry.name: entry.type for entry in session.outputs}
+    found: dict[str, Known] = {}
+    for name, few, more in zip(names, two, three, strict=True):
+        kind = skeleton.kinds.get(name, _KINDS.get(types.get(name, ""), 0))
+        found[name] = _seen(kind, skeleton.shapes.get(name), few.tolist(), more.tolist(), open_lengths=open_lengths)
+    return found
+
+
+def _probe(skeleton: Skeleton, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """Return the file with the shapes of values as its outputs, and what they are called."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(skeleton.model)
+    probe.graph.ClearField("output")
+    asked = [f"{_OWN}shape.{number}" for number in range(len(names))]
+    for name, shape in zip(names, asked, strict=True):
+        probe.graph.node.append(helper.make_node("Shape", [name], [shape], name=shape))
+        probe.graph.output.append(helper.make_tensor_value_info(shape, TensorProto.INT64, None))
+        if name not in skeleton.kinds:
+            # It is not fetched; ONNX Runtime says of what type its elements are.
+            probe.graph.output.append(onnx.ValueInfoProto(name=name))
+    require_standard(probe)
+    return probe, asked
+
+
+def require_standard(model: onnx.ModelProto) -> None:
+    """Let a model have operators of the standard domain, if it had none yet."""
+    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", 13))
+
+
+def _seen(kind: int, inferred: Shape | None, few: list[int], more: list[int], *, open_lengths: bool) -> Known:
+    if len(few) != len(more):
+        return Known(kind, BatchLayout.FOLDED)
+    axes = [axis for axis, (length, longer) in enumerate(zip(few, more, strict=True)) if length != longer]
+    if not axes:
+        return Known(kind, BatchLayout.SHARED)
+    if axes != [0] or few[0] != 2 or more[0] != 3:
+        return Known(kind, BatchLayout.FOLDED)
+    certain = inferred if inferred is not None and len(inferred) == len(few) else (None,) * len(few)
+    lengths = [
+        known if isinstance(known, int) else None if open_lengths else length
+        for known, length in zip(certain, few, strict=True)
+    ]
+    return Known(kind, BatchLayout.ROWS, tuple(lengths[1:]))
+
+
+def _counted(skeleton: Skeleton, known: Mapping[str, Known]) -> frozenset[str]:
+    """Follow numbers that count rows through a file."""
+    wiring = skeleton.wiring
+    found = {name for name in wiring.counting if known.get(name, _UNKNOWN).layout is not BatchLayout.SHARED}
+    if found:
+        for node, names in zip(wiring.nodes, wiring.reads, strict=True):
+            # A shape alone says nothing of what is in a value.
+            if node.op_type not in ("Shape", "Size") and any(name in found for name in names):
+                found.update(filter(None, node.output))
+    return frozenset(found)
+
+
+def find_layers(skeleton: Skeleton, values: Values) -> tuple[dict[str, Layer], dict[str, str]]:
+    """Return the layers by name, in the order of the nodes that make them, and their values' names.
+
+    A layer is a floating-point value that a node makes and that holds rows. It is called as the node, or, where that
+    has no name, as the value; for a name that is taken already "#1", "#2"... come behind it.
+    """
+    layers: dict[str, Layer] = {}
+    made: dict[str, str] = {}
+    axes: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    characters = 0
+    for wanted, node, value in _candidates(skeleton, values):
+        known = values.of(value)
+        axis = axes[value] = _unit_axis(node, value, values, axes)
+        name = _free(wanted, layers, seen)
+        characters += len(name)
+        if len(layers) == _MOST_LAYERS or characters > _MOST_NAME_CHARACTERS:
+            break
+        units = (known.shape[axis] or 0) if known.shape else 1
+        layers[name] = Layer(name, node.op_type, known.shape, units, cuttable=True, unit_axis=axis)
+        made[name] = value
+    return layers, made
+
+
+def _candidates(skeleton: Skeleton, values: Values) -> Iterator[tuple[str, onnx.NodeProto, str]]:
+    """Yield what a layer would be called, its node and its value."""
+    for node in skeleton.wiring.nodes:
+        for value in node.output:
+            known = values.of(value)
+            if not value or not known.rows or known.kind not in _FLOATS or value.startswith(_OWN):
+                continue
+            own = not node.name or node.name.startswith(_OWN)
+            yield (value if own else node.name), node, value
+
+
+def _free(name: str, taken: Mapping[str, Layer], seen: dict[str, int]) -> str:
+    found, number = name, seen.get(name, 0)
+    while found in taken:
+        number += 1
+        found = f"{name}#{number}"
+    seen[name] = number
+    return found
+
+
+def _unit_axis(node: onnx.NodeProto, value: str, values: Values, axes: Mapping[str, int]) -> int:
+    """Return the axis of a row that counts units: told by the operator, or by the value that it changes by element.
+
+    Where nothing tells: the first of pictures, (channels, height, width), else the last, (length, features).
+    """
+    rank = len(values.of(value).shape)
+    if node.op_type in _CHANNELS_FIRST or rank < 2:
+        return 0
+    if node.op_type in _CHANNELS_LAST:
+        return rank - 1
+    if node.op_type not in _OTHER_FORM:
+        alike = (name for name in node.input if name in axes and len(values.of(name).shape) == rank)
+        source = next(alike, None)
+        if source is not None:
+            return axes[source]
+    return 0 if rank >= 3 else rank - 1
