@@ -13,10 +13,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pellucid_server.engine.models.onnx.skeleton import Skeleton
-from pellucid_server.engine.models.onnx.values import Values, require_standard
+from pellucid_server.engine.models.onnx.values import Values
 
 CUT = "pellucid.cut."
 """Before the names of nodes and values that are put into a part."""
+
+
+_OPSET = 13
+"""Of the standard domain, for a part of a file that imports none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +124,16 @@ def with_edits(skeleton: Skeleton, values: Values, edits: Mapping[str, tuple[str
     return builder.part([builder.output(name) for name in skeleton.wiring.outputs])
 
 
+def shapes_of(skeleton: Skeleton, values: Values, names: Sequence[str], given: Iterable[str]) -> Part:
+    """Return the part that makes the shapes of values, where that begins at others that are given and the inputs.
+
+    Values of a type that is not known follow in its outputs, for ONNX Runtime to tell.
+    """
+    builder = _Builder(skeleton, (*skeleton.wiring.inputs, *given), values)
+    shapes = [builder.shape(name, f"{CUT}shape.{number}") for number, name in enumerate(names)]
+    return builder.part([*shapes, *(name for name in names if name not in skeleton.kinds)])
+
+
 class _Builder:
     """Puts together the nodes that some values are made by, of values that are given."""
 
@@ -143,6 +157,12 @@ class _Builder:
         # What goes in, or is a weight, cannot come out under its own name.
         called = f"{CUT}out.{len(self._wanted)}"
         self._last.append(helper.make_node("Identity", [name], [called], name=called))
+        return called
+
+    def shape(self, name: str, called: str) -> str:
+        """Ask for the shape of a value; return what the part calls it."""
+        self._wanted.append(name)
+        self._last.append(helper.make_node("Shape", [name], [called], name=called))
         return called
 
     def replace(self, number: int, nodes: list[onnx.NodeProto]) -> None:
@@ -174,7 +194,8 @@ class _Builder:
         for number in sorted(used):
             model.graph.node.extend(self._nodes(number))
         model.graph.node.extend(self._last)
-        require_standard(model)
+        if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
+            model.opset_import.append(helper.make_opsetid("", _OPSET))
         model.graph.initializer.extend(each for each in skeleton.model.graph.initializer if each.name in read)
         model.graph.sparse_initializer.extend(
             each for each in skeleton.model.graph.sparse_initializer if each.values.name in read
@@ -217,7 +238,7 @@ class _Builder:
         yield from self._behind.get(number, ())
 
     def _input(self, name: str) -> onnx.ValueInfoProto:
-        if self._values is None:
+        if self._values is None or name in self._wiring.inputs:
             return next(entry for entry in self._skeleton.model.graph.input if entry.name == name)
         known = self._values.of(name)
         return helper.make_tensor_value_info(name, known.kind, [self._skeleton.batch, *known.shape])

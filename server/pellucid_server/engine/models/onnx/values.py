@@ -1,44 +1,29 @@
 """How the values of an ONNX file hold the batch, and which of them are layers.
 
 The shapes that are inferred tell it, with a name of its own for the number of rows. What they leave open is found out
-by running the file on two rows and on three: a length that follows the rows differs.
+by running parts of the file (`find_values`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.sizes import BatchLayout
-from pellucid_server.engine.models.onnx.file import SessionError
 from pellucid_server.engine.models.onnx.graphs import Shape
 from pellucid_server.engine.models.onnx.operators import listed
-from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session
 from pellucid_server.engine.models.onnx.skeleton import DTYPES, Skeleton
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
-_OWN = "pellucid."
+OWN = "pellucid."
 """Before the names of nodes and values that the server puts into a file."""
 
 _MOST_LAYERS = 8192
 _MOST_NAME_CHARACTERS = 1 << 20
 """Of all names of layers together: what a caller reads of a model is bounded."""
-
-_KINDS = {
-    "tensor(float)": TensorProto.FLOAT,
-    "tensor(double)": TensorProto.DOUBLE,
-    "tensor(float16)": TensorProto.FLOAT16,
-    "tensor(int64)": TensorProto.INT64,
-    "tensor(int32)": TensorProto.INT32,
-    "tensor(int16)": TensorProto.INT16,
-    "tensor(int8)": TensorProto.INT8,
-    "tensor(uint8)": TensorProto.UINT8,
-    "tensor(bool)": TensorProto.BOOL,
-}
 
 _CHANNELS_FIRST = listed(
     """
@@ -114,11 +99,8 @@ class Values:
         return self.of(name).rows and name not in self.counted
 
 
-def find_values(skeleton: Skeleton, rows: Arrays, options: Options, *, open_lengths: bool) -> Values:
-    """Find out about the values of a file, if need be by running it on the first two of three rows and on all of them.
-
-    Where `open_lengths`, lengths that are only seen in these rows count as open.
-    """
+def inferred_values(skeleton: Skeleton) -> tuple[dict[str, Known], list[str]]:
+    """Return what inference says of the values of a file, and the names of those of which it leaves something open."""
     wiring = skeleton.wiring
     known: dict[str, Known] = {}
     unclear: list[str] = []
@@ -130,9 +112,7 @@ def find_values(skeleton: Skeleton, rows: Arrays, options: Options, *, open_leng
             known[name] = found
         elif name in wiring.maker:
             unclear.append(name)
-    if unclear:
-        known |= _tried(skeleton, unclear, rows, options, open_lengths=open_lengths)
-    return Values(known, _counted(skeleton, known))
+    return known, unclear
 
 
 def _inferred(skeleton: Skeleton, name: str) -> Known | None:
@@ -153,68 +133,7 @@ def _row_shape(shape: Shape) -> tuple[int | None, ...]:
     return tuple(length if isinstance(length, int) else None for length in shape[1:])
 
 
-def _tried(
-    skeleton: Skeleton, names: Sequence[str], rows: Arrays, options: Options, *, open_lengths: bool
-) -> dict[str, Known]:
-    """Run the file on two rows and on three, and see which lengths differ; nothing is known where that fails."""
-    probe, asked = _probe(skeleton, names)
-    try:
-        session = Session(
-            probe.SerializeToString(), options, weights=skeleton.weights, largest_value_bytes=0, optimized=False
-        )
-        two, three = (
-            session.run(asked, {name: array[:count] for name, array in rows.items()})
-            for count in (2, len(next(iter(rows.values()))))
-        )
-    except (SessionError, *REFUSALS):
-        return {}
-    types = {entry.name: entry.type for entry in session.outputs}
-    found: dict[str, Known] = {}
-    for name, few, more in zip(names, two, three, strict=True):
-        kind = skeleton.kinds.get(name, _KINDS.get(types.get(name, ""), 0))
-        found[name] = _seen(kind, skeleton.shapes.get(name), few.tolist(), more.tolist(), open_lengths=open_lengths)
-    return found
-
-
-def _probe(skeleton: Skeleton, names: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the file with the shapes of values as its outputs, and what they are called."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(skeleton.model)
-    probe.graph.ClearField("output")
-    asked = [f"{_OWN}shape.{number}" for number in range(len(names))]
-    for name, shape in zip(names, asked, strict=True):
-        probe.graph.node.append(helper.make_node("Shape", [name], [shape], name=shape))
-        probe.graph.output.append(helper.make_tensor_value_info(shape, TensorProto.INT64, None))
-        if name not in skeleton.kinds:
-            # It is not fetched; ONNX Runtime says of what type its elements are.
-            probe.graph.output.append(onnx.ValueInfoProto(name=name))
-    require_standard(probe)
-    return probe, asked
-
-
-def require_standard(model: onnx.ModelProto) -> None:
-    """Let a model have operators of the standard domain, if it had none yet."""
-    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("", 13))
-
-
-def _seen(kind: int, inferred: Shape | None, few: list[int], more: list[int], *, open_lengths: bool) -> Known:
-    if len(few) != len(more):
-        return Known(kind, BatchLayout.FOLDED)
-    axes = [axis for axis, (length, longer) in enumerate(zip(few, more, strict=True)) if length != longer]
-    if not axes:
-        return Known(kind, BatchLayout.SHARED)
-    if axes != [0] or few[0] != 2 or more[0] != 3:
-        return Known(kind, BatchLayout.FOLDED)
-    certain = inferred if inferred is not None and len(inferred) == len(few) else (None,) * len(few)
-    lengths = [
-        known if isinstance(known, int) else None if open_lengths else length
-        for known, length in zip(certain, few, strict=True)
-    ]
-    return Known(kind, BatchLayout.ROWS, tuple(lengths[1:]))
-
-
-def _counted(skeleton: Skeleton, known: Mapping[str, Known]) -> frozenset[str]:
+def counted(skeleton: Skeleton, known: Mapping[str, Known]) -> frozenset[str]:
     """Follow numbers that count rows through a file."""
     wiring = skeleton.wiring
     found = {name for name in wiring.counting if known.get(name, _UNKNOWN).layout is not BatchLayout.SHARED}
@@ -255,9 +174,9 @@ def _candidates(skeleton: Skeleton, values: Values) -> Iterator[tuple[str, onnx.
     for node in skeleton.wiring.nodes:
         for value in node.output:
             known = values.of(value)
-            if not value or not known.rows or known.kind not in _FLOATS or value.startswith(_OWN):
+            if not value or not known.rows or known.kind not in FLOATS or value.startswith(OWN):
                 continue
-            own = not node.name or node.name.startswith(_OWN)
+            own = not node.name or node.name.startswith(OWN)
             yield (value if own else node.name), node, value
 
 
