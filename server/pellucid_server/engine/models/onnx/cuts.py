@@ -56,7 +56,7 @@ class OnnxCuts:
             raise ValueError("the file was not opened to be cut")
         self._model = model
         self._skeleton = model.skeleton
-        self._values = find_values(self._skeleton, rows, model.options, open_lengths=model.open)
+        self._values = find_values(self._skeleton, rows, model.options)
         layers, self._made = find_layers(self._skeleton, self._values)
         self.layers: Mapping[str, Layer] = MappingProxyType(layers)
         self._captures: Kept[Capturing] = Kept(_DERIVED, lambda made: 1)

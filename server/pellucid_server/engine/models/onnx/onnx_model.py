@@ -93,8 +93,7 @@ class OnnxModel:
         self.outputs = tuple(_value(entry, path, "output") for entry in self._session.outputs)
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.inputs}, {})
         """Which open axes have one name, and so one length."""
-        self.open = any(None in value.shape for value in self.inputs)
-        """Whether rows may be of different sizes."""
+        self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
 
     def run(self, rows: Arrays) -> dict[str, Array]:
@@ -124,7 +123,7 @@ class OnnxModel:
             return values_error(names, f"Its {harm}.")
         if names_an_index(error):
             return index_error(names)
-        if self.open and names_a_length(error):
+        if self._open and names_a_length(error):
             return length_error({name: array.shape for name, array in rows.items()})
         return None
 

@@ -194,7 +194,8 @@ def _unit_axis(node: onnx.NodeProto, value: str, values: Values, axes: Mapping[s
 
     Where nothing tells: the first of pictures, (channels, height, width), else the last, (length, features).
     """
-    rank = len(values.of(value).shape)
+    shape = values.of(value).shape
+    rank = len(shape)
     if node.op_type in _CHANNELS_FIRST or rank < 2:
         return 0
     if node.op_type in _CHANNELS_LAST:
@@ -204,4 +205,6 @@ def _unit_axis(node: onnx.NodeProto, value: str, values: Values, axes: Mapping[s
         source = next(alike, None)
         if source is not None:
             return axes[source]
-    return 0 if rank >= 3 else rank - 1
+    likely = 0 if rank >= 3 else rank - 1
+    # Units have a number: positions may be as many as a caller sends.
+    return likely if shape[likely] is not None else next((axis for axis in (rank - 1, 0) if shape[axis]), likely)
