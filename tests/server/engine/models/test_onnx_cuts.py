@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from onnx import helper
 from pellucid_server.engine.models.onnx.cuts import OnnxCuts
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from server.engine.models.networks import ZOO, eager_values, eager_with, zoo_module, zoo_program, zoo_rows
@@ -35,8 +34,7 @@ def changed(values, seed=1):
 
 
 def close(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        one, other = np.asarray(one), np.asarray(other)
+    for one, other in zip(map(np.asarray, found), map(np.asarray, expected), strict=True):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, **(HALF if other.dtype == np.float16 else TOLERANCE))
@@ -138,7 +136,7 @@ def test_an_edit_that_keeps_nothing_wins_over_infinity(cut):
     np.testing.assert_array_equal(found["h"], np.ones((2, 4)))
 
 
-EXPORTED = ("residual", "encoder", "tokens", "several-inputs")
+EXPORTED = ("residual", "tokens")
 
 
 @pytest.fixture(scope="module")
@@ -147,19 +145,12 @@ def exported():
 
     def export(name):
         if name not in found:
-            names = [value.name for value in zoo_graph_inputs(name)]
-            found[name] = torch.onnx.export(
-                zoo_program(name), dynamo=True, verbose=False, input_names=names
-            ).model_proto
+            names = list(zoo_rows(name, 1, 1))
+            made = torch.onnx.export(zoo_program(name), dynamo=True, verbose=False, input_names=names)
+            found[name] = made.model_proto
         return found[name]
 
     return export
-
-
-def zoo_graph_inputs(name):
-    from server.engine.models.networks import zoo_graph
-
-    return zoo_graph(name).inputs
 
 
 @pytest.mark.parametrize("name", EXPORTED)

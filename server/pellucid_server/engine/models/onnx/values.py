@@ -153,12 +153,13 @@ def find_layers(skeleton: Skeleton, values: Values) -> tuple[dict[str, Layer], d
     """
     layers: dict[str, Layer] = {}
     made: dict[str, str] = {}
-    axes: dict[str, int] = {}
+    axes: dict[str, tuple[int, int]] = {}
     seen: dict[str, int] = {}
     characters = 0
     for wanted, node, value in _candidates(skeleton, values):
         known = values.of(value)
-        axis = axes[value] = _unit_axis(node, value, values, axes)
+        axis = _unit_axis(node, known.shape, skeleton, axes)
+        axes[value] = len(known.shape), axis
         name = _free(wanted, layers, seen)
         characters += len(name)
         if len(layers) == _MOST_LAYERS or characters > _MOST_NAME_CHARACTERS:
@@ -189,22 +190,25 @@ def _free(name: str, taken: Mapping[str, Layer], seen: dict[str, int]) -> str:
     return found
 
 
-def _unit_axis(node: onnx.NodeProto, value: str, values: Values, axes: Mapping[str, int]) -> int:
+def _unit_axis(
+    node: onnx.NodeProto, shape: tuple[int | None, ...], skeleton: Skeleton, axes: Mapping[str, tuple[int, int]]
+) -> int:
     """Return the axis of a row that counts units: told by the operator, or by the value that it changes by element.
 
-    Where nothing tells: the first of pictures, (channels, height, width), else the last, (length, features).
+    Where nothing tells: the first of pictures, (channels, height, width), and of heads, else the last, (length,
+    features). Axes that are open count positions.
     """
-    shape = values.of(value).shape
     rank = len(shape)
     if node.op_type in _CHANNELS_FIRST or rank < 2:
         return 0
-    if node.op_type in _CHANNELS_LAST:
+    # What two values of a row give (scores of attention) has no features of its own.
+    weighted = node.op_type != "MatMul" or any(name in skeleton.wiring.constants for name in node.input)
+    if node.op_type in _CHANNELS_LAST and weighted:
         return rank - 1
-    if node.op_type not in _OTHER_FORM:
-        alike = (name for name in node.input if name in axes and len(values.of(name).shape) == rank)
+    if node.op_type not in _OTHER_FORM and weighted:
+        alike = (axes[name][1] for name in node.input if name in axes and axes[name][0] == rank)
         source = next(alike, None)
         if source is not None:
-            return axes[source]
+            return source
     likely = 0 if rank >= 3 else rank - 1
-    # Units have a number: positions may be as many as a caller sends.
     return likely if shape[likely] is not None else next((axis for axis in (rank - 1, 0) if shape[axis]), likely)
