@@ -251,7 +251,7 @@ def _shape_nodes(node: onnx.NodeProto, value: str, lengths: tuple[int, ...], num
     prefix, made = f"{CUT}shape.{number}.", node.output[0]
     fixed = numpy_helper.from_array(np.array([length for length in found if length is not None], np.int64))
     if None not in found:
-        return [helper.make_node("Constant", [], [made], name=made, value=fixed)]
+        return [helper.make_node("Constant", [], [made], name=f"{prefix}made", value=fixed)]
     names = [f"{prefix}{part}" for part in ("first", "all", "rows", "fixed")]
     first = numpy_helper.from_array(np.array([0], np.int64))
     return [
@@ -259,5 +259,5 @@ def _shape_nodes(node: onnx.NodeProto, value: str, lengths: tuple[int, ...], num
         helper.make_node("Shape", [value], [names[1]], name=names[1]),
         helper.make_node("Gather", [names[1], names[0]], [names[2]], name=names[2], axis=0),
         helper.make_node("Constant", [], [names[3]], name=names[3], value=fixed),
-        helper.make_node("Concat", [names[2], names[3]], [made], name=made, axis=0),
+        helper.make_node("Concat", [names[2], names[3]], [made], name=f"{prefix}made", axis=0),
     ]
