@@ -38,8 +38,8 @@ class ZooModel:
         return self.graph
 
     @property
-    def layers(self) -> Any:
-        return self.graph.layers
+    def sites(self) -> Any:
+        return self.graph.sites
 
     def row_bytes(self, *, backward: bool) -> int:
         return 1 << 10

@@ -54,7 +54,7 @@ def test_the_model_shows_its_layers_and_has_no_gradients(model):
     assert model.capabilities == {Need.FORWARD, Need.LAYERS}
     reasons = {each.method: each.reason for each in shown.capabilities}
     assert "only an ONNX file" in reasons["integrated-gradients"]
-    assert model.no_gradients == reasons["integrated-gradients"]
+    assert model.obstacle(Need.GRADIENTS) == reasons["integrated-gradients"]
 
 
 def test_values_of_several_requests_share_a_batch_and_go_with_their_own_rows(bench, model):
@@ -104,6 +104,23 @@ def test_layers_are_captured_and_edited_at_once(bench, handle):
     scaled = run_with(FILE.model, picked, {"normal": normal}, ["b"])[0] / 2
     scores = expected(picked, {"normal": normal, "b": scaled})
     np.testing.assert_allclose(edited, scores[:, 1] - scores[:, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_several_cuts_are_held_by_one_pass_and_layers_are_read_under_edits(bench, handle):
+    rows, layers = FILE.rows(2), ("pooled", "a")
+    zero = Edit(np.zeros((2, 3, 1, 1), np.float32), np.zeros((2, 3, 1, 1), np.float32))
+
+    held, read, affine = bench.run(
+        lambda: handle.hold_each(Rows(rows), layers),
+        lambda: handle.ask(Edited(Rows(rows), {"r": zero}, capture=("sum",))).arrays,
+        lambda: handle.affine("a"),
+    )
+
+    for one, value in zip(held, run_with(FILE.model, rows, {}, list(layers)), strict=True):
+        np.testing.assert_allclose(one.values, value, rtol=1e-4, atol=1e-5)
+    (expected_sum,) = run_with(FILE.model, rows, {"r": np.zeros((2, 3, 5, 5), np.float32)}, ["sum"])
+    np.testing.assert_allclose(read["sum"], expected_sum, rtol=1e-4, atol=1e-5)
+    assert affine == frozenset()
 
 
 def test_predictions_are_what_they_were_after_all_that(bench, handle, model):

@@ -26,6 +26,11 @@ def tensors(rows):
     return {name: torch.from_numpy(array) for name, array in rows.items()}
 
 
+def before(cuts, layer, rows):
+    """Return what lies before a layer."""
+    return cuts.prefixes((layer,))(rows)[layer]
+
+
 def changed(values, seed=1):
     """Return values switched off, set, scaled and shifted by row and element."""
     source = np.random.default_rng(seed)
@@ -78,7 +83,7 @@ def test_behind_every_layer_the_outputs_are_those_of_the_file_with_the_values_pu
 
     for layer in cuts.layers:
         suffix = cuts.suffix(layer)
-        context = suffix.context(tensors(rows))
+        context = before(cuts, layer, tensors(rows))
         (value,) = run_with(file.model, rows, {}, [layer])
         close([context.value], [value])
         values = changed(value[of])
@@ -87,10 +92,23 @@ def test_behind_every_layer_the_outputs_are_those_of_the_file_with_the_values_pu
         assert list(found) == outputs
         close(found.values(), run_with(file.model, picked, {layer: values}, outputs))
         # One row of context serves all values, and as many rows as values go one with one.
-        alone = suffix.context({key: array[:1] for key, array in tensors(rows).items()})
+        alone = before(cuts, layer, {key: array[:1] for key, array in tensors(rows).items()})
         same = {key: np.repeat(array[:1], len(of), axis=0) for key, array in rows.items()}
         close(suffix(torch.from_numpy(values), alone).values(), run_with(file.model, same, {layer: values}, outputs))
         close(suffix(torch.from_numpy(value), context).values(), run_with(file.model, rows, {}, outputs))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_pass_gives_what_lies_before_every_layer(cut, name):
+    file = FILES[name]
+    cuts = cut(file.model, file.rows(3))
+    rows, layers = file.rows(4, seed=6), tuple(cuts.layers)
+
+    together = cuts.prefixes(layers)(tensors(rows))
+
+    for layer in layers:
+        alone = before(cuts, layer, tensors(rows))
+        close((together[layer].value, *together[layer].rows), (alone.value, *alone.rows))
 
 
 def edited_by_hand(model, rows, edits, outputs):
@@ -121,9 +139,11 @@ def test_edits_at_one_layer_and_at_all_at_once_are_those_made_by_hand(cut, name)
 
     for layers in [(layer,) for layer in cuts.layers] + [tuple(cuts.layers), tuple(reversed(cuts.layers))]:
         given = {layer: tuple(map(torch.from_numpy, edits[layer])) for layer in layers}
-        found = cuts.editing(layers)(tensors(rows), given)
+        found, captured = cuts.editing(layers, tuple(cuts.layers))(tensors(rows), given)
         ordered = {layer: edits[layer] for layer in cuts.layers if layer in layers}
-        close(found.values(), edited_by_hand(file.model, rows, ordered, outputs))
+        expected = edited_by_hand(file.model, rows, ordered, [*outputs, *cuts.layers])
+        assert (list(found), list(captured)) == (outputs, list(cuts.layers))
+        close([*found.values(), *captured.values()], expected)
 
 
 def test_an_edit_that_keeps_nothing_wins_over_infinity(cut):
@@ -131,7 +151,7 @@ def test_an_edit_that_keeps_nothing_wins_over_infinity(cut):
     cuts = cut(file.model, file.rows(3))
     rows = {"x": torch.full((2, 3), float("inf"))}
 
-    found = cuts.editing(("h",))(rows, {"h": (torch.zeros((2, 4)), torch.ones((2, 4)))})
+    found, _ = cuts.editing(("h",))(rows, {"h": (torch.zeros((2, 4)), torch.ones((2, 4)))})
 
     np.testing.assert_array_equal(found["h"], np.ones((2, 4)))
 
@@ -170,7 +190,7 @@ def test_behind_the_layers_of_an_exported_network_the_outputs_are_those_of_the_e
             met.add(path)
             values = torch.from_numpy(changed(value.numpy()))
             suffix = cuts.suffix(layer)
-            found = suffix(values, suffix.context(rows))
+            found = suffix(values, before(cuts, layer, rows))
             expected = eager_with(zoo_module(name), rows, path, values)
             close([each.numpy() for each in found.values()], [each.detach().numpy() for each in expected])
             break

@@ -117,20 +117,20 @@ class LoadedModel:
     @property
     def capabilities(self) -> frozenset[Need]:
         """What the model can do."""
-        return frozenset(need for need in Need if not self._obstacle(need))
+        return frozenset(need for need in Need if not self.obstacle(need))
 
     def refusal(self, method: Method) -> str:
         """Say why the model does not allow a method; empty if it does."""
-        obstacles = (self._obstacle(need) for need in sorted(method.needs))
+        obstacles = (self.obstacle(need) for need in sorted(method.needs))
         return next((obstacle for obstacle in obstacles if obstacle), "")
 
     def graph_for(self, *layers: str) -> Graph:
-        """Return the graph to run: the faster one if there is one and it has these layers."""
+        """Return the graph to run: the faster one if there is one and it has these layers or parts of layers."""
         if self.graph is None:
             raise UnsupportedError(
                 f"{self.key.name} does not allow it: {_NO_GRAPH.format(what='gradients')}.", subject="graph"
             )
-        return self.graph if self.fast is None or any(layer not in self.fast.layers for layer in layers) else self.fast
+        return self.graph if self.fast is None or any(layer not in self.fast.sites for layer in layers) else self.fast
 
     def cuts_for(self, *layers: str) -> Cuts:
         """Return what these layers can be read and changed by: the graph, or the ONNX file where there is no other."""
@@ -145,12 +145,8 @@ class LoadedModel:
     @property
     def sites(self) -> Mapping[str, Layer]:
         """All that can be changed by name: the layers, and parts of them."""
-        return self.layers
-
-    @property
-    def no_gradients(self) -> str:
-        """Why gradients cannot be computed; empty if they can."""
-        return self._obstacle(Need.GRADIENTS)
+        found = self.graph or self.cuts
+        return {} if found is None else found.sites
 
     def value_of(self, layer: str) -> Hashable:
         """Return what is equal for layers that have one value, such as a block and its last part."""
@@ -236,7 +232,8 @@ class LoadedModel:
         except InvalidRequestError:
             return 0
 
-    def _obstacle(self, need: Need) -> str:
+    def obstacle(self, need: Need) -> str:
+        """Say why the model does not have what a method may need; empty if it has."""
         if need is Need.FORWARD:
             return ""
         if self.graph is None and need is Need.LAYERS:
@@ -251,7 +248,15 @@ class LoadedModel:
 
     def _layers(self) -> tuple[LayerInfo, ...]:
         return tuple(
-            LayerInfo(layer.name, layer.type, wire_shape(layer.shape), layer.units, layer.cuttable)
+            LayerInfo(
+                layer.name,
+                layer.type,
+                wire_shape(layer.shape),
+                layer.units,
+                layer.cuttable,
+                heads=layer.heads,
+                branch=layer.branch,
+            )
             for layer in self.layers.values()
         )
 

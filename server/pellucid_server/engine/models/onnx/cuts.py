@@ -11,7 +11,7 @@ from pellucid_server.engine.asking.recipe import HostTensors
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.suffix import Context, Rows
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
-from pellucid_server.engine.models.onnx.parts import CUT, Part, before, behind, plan, up_to, with_edits
+from pellucid_server.engine.models.onnx.parts import CUT, Part, behind, plan, up_to, with_edits
 from pellucid_server.engine.models.onnx.probe import find_values
 from pellucid_server.engine.models.onnx.session import REFUSALS
 from pellucid_server.engine.models.onnx.sessions import Kept, PartSessions
@@ -29,7 +29,8 @@ _DERIVED = 256
 Outputs = dict[str, torch.Tensor]
 Edits = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 Capturing = Callable[[Rows], tuple[Outputs, Outputs]]
-Editing = Callable[[Rows, Edits], Outputs]
+Editing = Callable[[Rows, Edits], tuple[Outputs, Outputs]]
+Prefixes = Callable[[Rows], dict[str, Context]]
 Run = Callable[[Arrays], list[Array]]
 
 
@@ -59,8 +60,11 @@ class OnnxCuts:
         self._values = find_values(self._skeleton, rows, model.options)
         layers, self._made = find_layers(self._skeleton, self._values)
         self.layers: Mapping[str, Layer] = MappingProxyType(layers)
+        self.sites = self.layers
+        """What can be changed: the layers. An ONNX file does not say which of them are heads, or a residual branch."""
         self._captures: Kept[Capturing] = Kept(_DERIVED, lambda made: 1)
         self._edits: Kept[Editing] = Kept(_DERIVED, lambda made: 1)
+        self._befores: Kept[Prefixes] = Kept(_DERIVED, lambda made: 1)
         self._suffixes: Kept[OnnxSuffix] = Kept(_DERIVED, lambda made: 1)
         self._sessions = PartSessions(self._skeleton, model.options, model.largest_value_bytes)
 
@@ -76,8 +80,8 @@ class OnnxCuts:
         """
         return self._captures.get(layers, lambda: self._capturing(layers))
 
-    def editing(self, layers: tuple[str, ...]) -> Editing:
-        """Return what gives the outputs with edits of layers; see `Graph.editing`.
+    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
+        """Return what gives the outputs with edits of layers, and the values of others; see `Graph.editing`.
 
         Raises
         ------
@@ -86,7 +90,19 @@ class OnnxCuts:
         UnsupportedError
             ONNX Runtime cannot run the part, or the file's operators are of a version without a choice.
         """
-        return self._edits.get(layers, lambda: self._editing(layers))
+        return self._edits.get((layers, capture), lambda: self._editing(layers, capture))
+
+    def prefixes(self, layers: tuple[str, ...]) -> Prefixes:
+        """Return what gives the context of the suffix of each layer, by one pass through what lies before them.
+
+        Raises
+        ------
+        KeyError
+            There is no such layer.
+        UnsupportedError
+            ONNX Runtime cannot run the part.
+        """
+        return self._befores.get(layers, lambda: self._prefixes(layers))
 
     def suffix(self, layer: str) -> "OnnxSuffix":
         """Return what the file does behind a layer.
@@ -96,7 +112,7 @@ class OnnxCuts:
         KeyError
             There is no such layer.
         UnsupportedError
-            ONNX Runtime cannot run the part before it, or the part behind it.
+            ONNX Runtime cannot run the part.
         """
         return self._suffixes.get(layer, lambda: self._suffix(layer))
 
@@ -109,7 +125,7 @@ class OnnxCuts:
 
         return captured
 
-    def _editing(self, layers: tuple[str, ...]) -> Editing:
+    def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...]) -> Editing:
         versions = [each.version for each in self._skeleton.model.opset_import if each.domain in ("", "ai.onnx")]
         if versions and max(versions) < _FIRST_OPSET_OF_EDITS:
             raise UnsupportedError(
@@ -120,29 +136,41 @@ class OnnxCuts:
         names = {layer: (f"{CUT}keep.{number}", f"{CUT}add.{number}") for number, layer in enumerate(layers)}
         edits = {self._made[layer]: pair for layer, pair in names.items()}
         kinds = {layer: DTYPES[self._values.of(self._made[layer]).kind] for layer in layers}
-        run = self._runner(with_edits(self._skeleton, self._values, edits), layers)
+        read = [self._made[layer] for layer in capture]
+        run = self._runner(with_edits(self._skeleton, self._values, edits, read), layers)
+        outputs = self._skeleton.wiring.outputs
 
-        def edited(rows: Rows, given: Edits) -> Outputs:
+        def edited(rows: Rows, given: Edits) -> tuple[Outputs, Outputs]:
             arrays = _arrays(rows)
             for layer, pair in names.items():
                 arrays |= {
                     name: tensor.numpy().astype(kinds[layer], copy=False)
                     for name, tensor in zip(pair, given[layer], strict=True)
                 }
-            return _tensors(self._skeleton.wiring.outputs, run(arrays))
+            found = run(arrays)
+            return _tensors(outputs, found[: len(outputs)]), _tensors(capture, found[len(outputs) :])
 
         return edited
 
+    def _prefixes(self, layers: tuple[str, ...]) -> Prefixes:
+        crossing = {layer: plan(self._skeleton, self._values, self._made[layer]).crossing for layer in layers}
+        needed = dict.fromkeys(name for names in crossing.values() for name in names)
+        part = up_to(self._skeleton, [name for name in needed if name in self._skeleton.wiring.maker])
+        run = self._runner(part, layers)
+
+        def before(rows: Rows) -> dict[str, Context]:
+            arrays = _arrays(rows)
+            found = {**arrays, **dict(zip(part.made, run(arrays), strict=True))}
+            values = {layer: [torch.from_numpy(found[name]) for name in names] for layer, names in crossing.items()}
+            return {layer: Context(value, tuple(others), ()) for layer, (value, *others) in values.items()}
+
+        return before
+
     def _suffix(self, layer: str) -> "OnnxSuffix":
         planned = plan(self._skeleton, self._values, self._made[layer])
-        prefix = before(self._skeleton, planned)
         suffix = behind(self._skeleton, self._values, planned)
         return OnnxSuffix(
-            self._runner(prefix, (layer,)),
-            self._runner(suffix, (layer,)),
-            made=prefix.made,
-            crossing=(planned.value, *planned.crossings),
-            outputs=self._skeleton.wiring.outputs,
+            self._runner(suffix, (layer,)), crossing=planned.crossing, outputs=self._skeleton.wiring.outputs
         )
 
     def _runner(self, part: Part, layers: tuple[str, ...]) -> Run:
@@ -168,21 +196,10 @@ class OnnxSuffix:
     Right for a model whose rows are independent. For others it is right only for all rows of a context at once.
     """
 
-    def __init__(
-        self, prefix: Run, suffix: Run, *, made: tuple[str, ...], crossing: tuple[str, ...], outputs: tuple[str, ...]
-    ) -> None:
-        self._prefix = prefix
-        self._suffix = suffix
-        self._made = made
+    def __init__(self, run: Run, *, crossing: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        self._run = run
         self._crossing = crossing
         self._outputs = outputs
-
-    def context(self, rows: Rows) -> Context:
-        """Run the part before the cut for input rows, (rows, *features) by name."""
-        arrays = _arrays(rows)
-        found = {**arrays, **dict(zip(self._made, self._prefix(arrays), strict=True))}
-        value, *others = (torch.from_numpy(found[name]) for name in self._crossing)
-        return Context(value, tuple(others), ())
 
     def __call__(self, values: torch.Tensor, context: Context, index: torch.Tensor | None = None) -> Outputs:
         """Return the outputs by name, (n, *shape), had the layer these values, (n, *shape).
@@ -199,7 +216,7 @@ class OnnxSuffix:
         # The layer's own type: what is put in its place may be computed in another one.
         arrays = {value: values.detach().to(context.value.dtype).numpy()}
         arrays |= {name: each.numpy() for name, each in zip(others, crossings, strict=True)}
-        return _tensors(self._outputs, self._suffix(arrays))
+        return _tensors(self._outputs, self._run(arrays))
 
 
 def _spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:

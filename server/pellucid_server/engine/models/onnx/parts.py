@@ -64,6 +64,11 @@ class Plan:
     crossings: tuple[str, ...]
     shapes: Mapping[int, tuple[int, ...]]
 
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """All values that cross, that of the cut first."""
+        return (self.value, *self.crossings)
+
 
 def plan(skeleton: Skeleton, values: Values, value: str) -> Plan:
     """Work out what crosses a cut at a value that holds rows."""
@@ -96,12 +101,6 @@ def plan(skeleton: Skeleton, values: Values, value: str) -> Plan:
     return Plan(value, tuple(ordered), shapes)
 
 
-def before(skeleton: Skeleton, planned: Plan) -> Part:
-    """Return the part that makes what crosses a cut: the value, and the others that are no inputs."""
-    made = [name for name in (planned.value, *planned.crossings) if name in skeleton.wiring.maker]
-    return up_to(skeleton, made)
-
-
 def up_to(skeleton: Skeleton, wanted: Sequence[str]) -> Part:
     """Return the part that makes some values of the inputs."""
     builder = _Builder(skeleton, skeleton.wiring.inputs)
@@ -110,18 +109,23 @@ def up_to(skeleton: Skeleton, wanted: Sequence[str]) -> Part:
 
 def behind(skeleton: Skeleton, values: Values, planned: Plan) -> Part:
     """Return the part that makes the outputs of what crosses a cut."""
-    builder = _Builder(skeleton, (planned.value, *planned.crossings), values)
+    builder = _Builder(skeleton, planned.crossing, values)
     for number, lengths in planned.shapes.items():
         builder.replace(number, _shape_nodes(skeleton.wiring.nodes[number], planned.value, lengths, number))
     return builder.part([builder.output(name) for name in skeleton.wiring.outputs])
 
 
-def with_edits(skeleton: Skeleton, values: Values, edits: Mapping[str, tuple[str, str]]) -> Part:
-    """Return all of a file with edits: by the value that is edited, the inputs (keep, add) of its edit."""
+def with_edits(
+    skeleton: Skeleton, values: Values, edits: Mapping[str, tuple[str, str]], read: Sequence[str] = ()
+) -> Part:
+    """Return all of a file with edits, and further values behind its outputs.
+
+    `edits` have, by the value that is edited, the inputs (keep, add) of its edit. What is read is as it is then.
+    """
     builder = _Builder(skeleton, skeleton.wiring.inputs)
     for number, (value, (keep, add)) in enumerate(edits.items()):
         builder.edit(value, keep, add, values.of(value).kind, f"{CUT}edit.{number}.")
-    return builder.part([builder.output(name) for name in skeleton.wiring.outputs])
+    return builder.part([builder.output(name) for name in (*skeleton.wiring.outputs, *read)])
 
 
 def shapes_of(skeleton: Skeleton, values: Values, names: Sequence[str], given: Iterable[str]) -> Part:
