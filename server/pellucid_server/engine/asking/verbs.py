@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.sites import SiteQuestion
@@ -54,6 +55,9 @@ ATTRIBUTE: Verb[Callable[[Handle, Question, Any], Attribution]] = Verb("attribut
 
 ABLATE: Verb[Callable[[Handle, SiteQuestion, Any], Iterator[Findings]]] = Verb("ablate")
 """What if a part of the model were different? Answered in parts."""
+
+COUNTERFACTUAL: Verb[Callable[[Handle, CounterfactualQuestion, Any], Findings]] = Verb("ablate", asked="counterfactual")
+"""What if the input were different? A row in, its counterfactuals out."""
 
 DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
 """What is inside the model? Answered in parts."""
