@@ -236,9 +236,6 @@ class LimitsConfig(_Section):
     interventions: int = Field(default=256, ge=1)
     """Interventions of one Ablate."""
 
-    sites: int = Field(default=65536, ge=1)
-    """Sites that one Ablate changes one by one, and entries of the lists that name them."""
-
 
 class LoggingConfig(_Section):
     """What is logged, to standard error."""

@@ -76,6 +76,7 @@ CODES: dict[type[Any], int] = {
     findings.Table: 58,
     findings.Picture: 59,
     findings.Findings: 60,
+    findings.AblationRecord: 61,
     descriptions.ColumnInfo: 70,
     descriptions.ImageInfo: 71,
     descriptions.InputInfo: 72,

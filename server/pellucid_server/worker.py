@@ -32,6 +32,7 @@ from pellucid_server.engine.evaluations.model_handle import WorkerServices
 from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loader import Loader
 from pellucid_server.engine.models.loading.repository import ModelError
+from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
 from pellucid_server.engine.operations.predict import predict
@@ -40,7 +41,6 @@ from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
-from pellucid_server.errors import UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
 from pellucid_server.processes import name_process
@@ -183,7 +183,7 @@ class Worker:
             case AttributeRequest():
                 return attribute(context, request)
             case AblateRequest():
-                raise UnimplementedError("This server does not have Ablate.", rpc="Ablate")
+                raise AssertionError("Ablate is answered in parts")
 
 
 class _Reporter:

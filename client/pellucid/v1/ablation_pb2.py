@@ -26,23 +26,23 @@ from pellucid.v1 import explanation_pb2 as pellucid_dot_v1_dot_explanation__pb2
 from pellucid.v1 import tensor_pb2 as pellucid_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apellucid/v1/ablation.proto\x12\x0bpellucid.v1\x1a\x1dpellucid/v1/explanation.proto\x1a\x18pellucid/v1/tensor.proto\"}\n\x04Site\x12\r\n\x05layer\x18\x01 \x01(\t\x12#\n\x04part\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.SitePart\x12\r\n\x05units\x18\x03 \x03(\x03\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12\x1f\n\x04\x65\x61\x63h\x18\x05 \x01(\x0e\x32\x11.pellucid.v1.Each\"\xf0\x01\n\x0cIntervention\x12 \n\x05sites\x18\x01 \x03(\x0b\x32\x11.pellucid.v1.Site\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.pellucid.v1.InterventionKind\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x06vector\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12)\n\treference\x18\x05 \x01(\x0e\x32\x16.pellucid.v1.Reference\x12\r\n\x05\x64raws\x18\x06 \x01(\x03\x12\x14\n\x0cper_position\x18\x07 \x01(\x08\x42\x08\n\x06_value\"\xb6\x01\n\nColumnRule\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x66ixed\x18\x02 \x01(\x08\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07only_up\x18\x05 \x01(\x08\x12\x11\n\tonly_down\x18\x06 \x01(\x08\x12\r\n\x05whole\x18\x07 \x01(\x08\x12\x12\n\ncategories\x18\x08 \x03(\tB\n\n\x08_minimumB\n\n\x08_maximum\"s\n\x06Wanted\x12%\n\x07outcome\x18\x01 \x01(\x0b\x32\x14.pellucid.v1.Outcome\x12\x14\n\x07minimum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum*P\n\x08SitePart\x12\x19\n\x15SITE_PART_UNSPECIFIED\x10\x00\x12\x13\n\x0fSITE_PART_HEADS\x10\x01\x12\x14\n\x10SITE_PART_BRANCH\x10\x02*P\n\x04\x45\x61\x63h\x12\x14\n\x10\x45\x41\x43H_UNSPECIFIED\x10\x00\x12\r\n\tEACH_UNIT\x10\x01\x12\x11\n\rEACH_POSITION\x10\x02\x12\x10\n\x0c\x45\x41\x43H_ELEMENT\x10\x03*\xa1\x02\n\x10InterventionKind\x12!\n\x1dINTERVENTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERVENTION_KIND_ZERO\x10\x01\x12\x1a\n\x16INTERVENTION_KIND_MEAN\x10\x02\x12\x1e\n\x1aINTERVENTION_KIND_RESAMPLE\x10\x03\x12\x1b\n\x17INTERVENTION_KIND_NOISE\x10\x04\x12\x1e\n\x1aINTERVENTION_KIND_CONSTANT\x10\x05\x12\x1b\n\x17INTERVENTION_KIND_SCALE\x10\x06\x12\x1b\n\x17INTERVENTION_KIND_STEER\x10\x07\x12\x1b\n\x17INTERVENTION_KIND_PATCH\x10\x08*l\n\tReference\x12\x19\n\x15REFERENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fREFERENCE_BATCH\x10\x01\x12\x18\n\x14REFERENCE_BACKGROUND\x10\x02\x12\x15\n\x11REFERENCE_DATASET\x10\x03*o\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x16\n\x12METRIC_PROBABILITY\x10\x01\x12\x1b\n\x17METRIC_LOGIT_DIFFERENCE\x10\x02\x12\x18\n\x14METRIC_KL_DIVERGENCE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apellucid/v1/ablation.proto\x12\x0bpellucid.v1\x1a\x1dpellucid/v1/explanation.proto\x1a\x18pellucid/v1/tensor.proto\"}\n\x04Site\x12\r\n\x05layer\x18\x01 \x01(\t\x12#\n\x04part\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.SitePart\x12\r\n\x05units\x18\x03 \x03(\x03\x12\x11\n\tpositions\x18\x04 \x03(\x03\x12\x1f\n\x04\x65\x61\x63h\x18\x05 \x01(\x0e\x32\x11.pellucid.v1.Each\"\xf0\x01\n\x0cIntervention\x12 \n\x05sites\x18\x01 \x03(\x0b\x32\x11.pellucid.v1.Site\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.pellucid.v1.InterventionKind\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12#\n\x06vector\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12)\n\treference\x18\x05 \x01(\x0e\x32\x16.pellucid.v1.Reference\x12\r\n\x05\x64raws\x18\x06 \x01(\x03\x12\x14\n\x0cper_position\x18\x07 \x01(\x08\x42\x08\n\x06_value\"\xb6\x01\n\nColumnRule\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\r\n\x05\x66ixed\x18\x02 \x01(\x08\x12\x14\n\x07minimum\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07only_up\x18\x05 \x01(\x08\x12\x11\n\tonly_down\x18\x06 \x01(\x08\x12\r\n\x05whole\x18\x07 \x01(\x08\x12\x12\n\ncategories\x18\x08 \x03(\tB\n\n\x08_minimumB\n\n\x08_maximum\"s\n\x06Wanted\x12%\n\x07outcome\x18\x01 \x01(\x0b\x32\x14.pellucid.v1.Outcome\x12\x14\n\x07minimum\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum\"\x90\x02\n\x0e\x41\x62lationRecord\x12#\n\x06metric\x18\x01 \x01(\x0e\x32\x13.pellucid.v1.Metric\x12\x30\n\rinterventions\x18\x02 \x03(\x0b\x32\x19.pellucid.v1.Intervention\x12\x15\n\rsource_digest\x18\x03 \x01(\t\x12\x18\n\x10reference_digest\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x05 \x01(\t\x12\x16\n\x0e\x64\x61taset_digest\x18\x06 \x01(\t\x12#\n\x06wanted\x18\x07 \x01(\x0b\x32\x13.pellucid.v1.Wanted\x12(\n\x07\x63olumns\x18\x08 \x03(\x0b\x32\x17.pellucid.v1.ColumnRule*P\n\x08SitePart\x12\x19\n\x15SITE_PART_UNSPECIFIED\x10\x00\x12\x13\n\x0fSITE_PART_HEADS\x10\x01\x12\x14\n\x10SITE_PART_BRANCH\x10\x02*P\n\x04\x45\x61\x63h\x12\x14\n\x10\x45\x41\x43H_UNSPECIFIED\x10\x00\x12\r\n\tEACH_UNIT\x10\x01\x12\x11\n\rEACH_POSITION\x10\x02\x12\x10\n\x0c\x45\x41\x43H_ELEMENT\x10\x03*\xa1\x02\n\x10InterventionKind\x12!\n\x1dINTERVENTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16INTERVENTION_KIND_ZERO\x10\x01\x12\x1a\n\x16INTERVENTION_KIND_MEAN\x10\x02\x12\x1e\n\x1aINTERVENTION_KIND_RESAMPLE\x10\x03\x12\x1b\n\x17INTERVENTION_KIND_NOISE\x10\x04\x12\x1e\n\x1aINTERVENTION_KIND_CONSTANT\x10\x05\x12\x1b\n\x17INTERVENTION_KIND_SCALE\x10\x06\x12\x1b\n\x17INTERVENTION_KIND_STEER\x10\x07\x12\x1b\n\x17INTERVENTION_KIND_PATCH\x10\x08*l\n\tReference\x12\x19\n\x15REFERENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0fREFERENCE_BATCH\x10\x01\x12\x18\n\x14REFERENCE_BACKGROUND\x10\x02\x12\x15\n\x11REFERENCE_DATASET\x10\x03*o\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x16\n\x12METRIC_PROBABILITY\x10\x01\x12\x1b\n\x17METRIC_LOGIT_DIFFERENCE\x10\x02\x12\x18\n\x14METRIC_KL_DIVERGENCE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pellucid.v1.ablation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SITEPART']._serialized_start=772
-  _globals['_SITEPART']._serialized_end=852
-  _globals['_EACH']._serialized_start=854
-  _globals['_EACH']._serialized_end=934
-  _globals['_INTERVENTIONKIND']._serialized_start=937
-  _globals['_INTERVENTIONKIND']._serialized_end=1226
-  _globals['_REFERENCE']._serialized_start=1228
-  _globals['_REFERENCE']._serialized_end=1336
-  _globals['_METRIC']._serialized_start=1338
-  _globals['_METRIC']._serialized_end=1449
+  _globals['_SITEPART']._serialized_start=1047
+  _globals['_SITEPART']._serialized_end=1127
+  _globals['_EACH']._serialized_start=1129
+  _globals['_EACH']._serialized_end=1209
+  _globals['_INTERVENTIONKIND']._serialized_start=1212
+  _globals['_INTERVENTIONKIND']._serialized_end=1501
+  _globals['_REFERENCE']._serialized_start=1503
+  _globals['_REFERENCE']._serialized_end=1611
+  _globals['_METRIC']._serialized_start=1613
+  _globals['_METRIC']._serialized_end=1724
   _globals['_SITE']._serialized_start=100
   _globals['_SITE']._serialized_end=225
   _globals['_INTERVENTION']._serialized_start=228
@@ -51,4 +51,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLUMNRULE']._serialized_end=653
   _globals['_WANTED']._serialized_start=655
   _globals['_WANTED']._serialized_end=770
+  _globals['_ABLATIONRECORD']._serialized_start=773
+  _globals['_ABLATIONRECORD']._serialized_end=1045
 # @@protoc_insertion_point(module_scope)

@@ -132,3 +132,23 @@ class Wanted(_message.Message):
     minimum: float
     maximum: float
     def __init__(self, outcome: _Optional[_Union[_explanation_pb2.Outcome, _Mapping]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
+
+class AblationRecord(_message.Message):
+    __slots__ = ("metric", "interventions", "source_digest", "reference_digest", "dataset", "dataset_digest", "wanted", "columns")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    INTERVENTIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    metric: Metric
+    interventions: _containers.RepeatedCompositeFieldContainer[Intervention]
+    source_digest: str
+    reference_digest: str
+    dataset: str
+    dataset_digest: str
+    wanted: Wanted
+    columns: _containers.RepeatedCompositeFieldContainer[ColumnRule]
+    def __init__(self, metric: _Optional[_Union[Metric, str]] = ..., interventions: _Optional[_Iterable[_Union[Intervention, _Mapping]]] = ..., source_digest: _Optional[str] = ..., reference_digest: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., columns: _Optional[_Iterable[_Union[ColumnRule, _Mapping]]] = ...) -> None: ...

@@ -1,3 +1,4 @@
+from pellucid.v1 import ablation_pb2 as _ablation_pb2
 from pellucid.v1 import explanation_pb2 as _explanation_pb2
 from pellucid.v1 import input_pb2 as _input_pb2
 from pellucid.v1 import tensor_pb2 as _tensor_pb2
@@ -73,7 +74,7 @@ class Picture(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., media_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Findings(_message.Message):
-    __slots__ = ("arrays", "tables", "pictures", "accuracy", "warnings", "resolved", "receipt")
+    __slots__ = ("arrays", "tables", "pictures", "accuracy", "warnings", "resolved", "receipt", "ablation")
     class ArraysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +110,7 @@ class Findings(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     RESOLVED_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    ABLATION_FIELD_NUMBER: _ClassVar[int]
     arrays: _containers.MessageMap[str, NamedArray]
     tables: _containers.MessageMap[str, NamedTable]
     pictures: _containers.MessageMap[str, Picture]
@@ -116,4 +118,5 @@ class Findings(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     resolved: _containers.MessageMap[str, _explanation_pb2.ParamValue]
     receipt: _explanation_pb2.Receipt
-    def __init__(self, arrays: _Optional[_Mapping[str, NamedArray]] = ..., tables: _Optional[_Mapping[str, NamedTable]] = ..., pictures: _Optional[_Mapping[str, Picture]] = ..., accuracy: _Optional[_Union[_explanation_pb2.Accuracy, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., resolved: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ...) -> None: ...
+    ablation: _ablation_pb2.AblationRecord
+    def __init__(self, arrays: _Optional[_Mapping[str, NamedArray]] = ..., tables: _Optional[_Mapping[str, NamedTable]] = ..., pictures: _Optional[_Mapping[str, Picture]] = ..., accuracy: _Optional[_Union[_explanation_pb2.Accuracy, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., resolved: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ..., ablation: _Optional[_Union[_ablation_pb2.AblationRecord, _Mapping]] = ...) -> None: ...

@@ -2,7 +2,8 @@
 
 import math
 
-from pellucid.v1 import ablation_pb2, explanation_service_pb2
+from pellucid import tensors
+from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2
 
 from pellucid_server.config import LimitsConfig
 from pellucid_server.rpc.codec import (
@@ -17,7 +18,7 @@ from pellucid_server.rpc.codec import (
     shown,
 )
 from pellucid_server.rpc.large_fields import NONE, LargeFields
-from pellucid_server.vocabulary import requests
+from pellucid_server.vocabulary import findings, requests
 
 _PARTS = {
     ablation_pb2.SITE_PART_UNSPECIFIED: "",
@@ -53,6 +54,11 @@ _METRICS = {
     ablation_pb2.METRIC_LOGIT_DIFFERENCE: "logit-difference",
     ablation_pb2.METRIC_KL_DIVERGENCE: "kl-divergence",
 }
+_PART_NUMBERS = {word: number for number, word in _PARTS.items()}
+_EACH_NUMBERS = {word: number for number, word in _EACH.items()}
+_KIND_NUMBERS = {word: number for number, word in _KINDS.items()}
+_REFERENCE_NUMBERS = {word: number for number, word in _REFERENCES.items()}
+_METRIC_NUMBERS = {word: number for number, word in _METRICS.items()}
 _WITH_VALUE = frozenset({"constant", "scale", "noise", "steer"})
 _WITH_VECTOR = frozenset({"constant", "steer"})
 _WITH_REFERENCE = frozenset({"mean", "resample"})
@@ -89,8 +95,7 @@ def ablate_request(
         target=read_target(request.target, "target") if request.HasField("target") else requests.TargetSpec(),
         metric=enum_word(request.metric, _METRICS, ablation_pb2.Metric, "metric"),
         interventions=tuple(
-            _intervention(each, f"interventions[{number}]", limits, large)
-            for number, each in enumerate(request.interventions)
+            _intervention(each, f"interventions[{number}]", large) for number, each in enumerate(request.interventions)
         ),
         source=source,
         dataset=request.dataset,
@@ -101,14 +106,12 @@ def ablate_request(
     )
 
 
-def _intervention(
-    message: ablation_pb2.Intervention, field: str, limits: LimitsConfig, large: LargeFields
-) -> requests.InterventionSpec:
+def _intervention(message: ablation_pb2.Intervention, field: str, large: LargeFields) -> requests.InterventionSpec:
     kind = enum_word(message.kind, _KINDS, ablation_pb2.InterventionKind, f"{field}.kind")
     if not message.sites:
         refuse(f"{field}.sites", "is empty; name a layer, as GetModel gives it")
-    if len(message.sites) > limits.sites:
-        refuse(f"{field}.sites", f"has {len(message.sites)} entries; at most {limits.sites} are taken")
+    if len(message.sites) > requests.MOST_SITES:
+        refuse(f"{field}.sites", f"has {len(message.sites)} entries; at most {requests.MOST_SITES} are taken")
     value = message.value if message.HasField("value") else None
     _refuse_unused(message, kind, field)
     if value is not None and not math.isfinite(value):
@@ -122,7 +125,7 @@ def _intervention(
     if not 0 <= message.draws <= requests.MOST_DRAWS:
         refuse(f"{field}.draws", f"is {message.draws}; it must be 1 to {requests.MOST_DRAWS}, or 0 for the default")
     return requests.InterventionSpec(
-        sites=tuple(_site(site, f"{field}.sites[{number}]", limits) for number, site in enumerate(message.sites)),
+        sites=tuple(_site(site, f"{field}.sites[{number}]") for number, site in enumerate(message.sites)),
         kind=kind,
         value=value,
         vector=read_tensor(message.vector, f"{field}.vector", large) if message.HasField("vector") else None,
@@ -149,13 +152,13 @@ def _refuse_unused(message: ablation_pb2.Intervention, kind: str, field: str) ->
         refuse(f"{field}.value", "is set, and vector too; a CONSTANT takes one of the two")
 
 
-def _site(message: ablation_pb2.Site, field: str, limits: LimitsConfig) -> requests.SiteSpec:
+def _site(message: ablation_pb2.Site, field: str) -> requests.SiteSpec:
     if not message.layer:
         refuse(f"{field}.layer", "is empty; GetModel names the model's layers")
     for name in ("units", "positions"):
         numbers = getattr(message, name)
-        if len(numbers) > limits.sites:
-            refuse(f"{field}.{name}", f"has {len(numbers)} entries; at most {limits.sites} are taken")
+        if len(numbers) > requests.MOST_SITES:
+            refuse(f"{field}.{name}", f"has {len(numbers)} entries; at most {requests.MOST_SITES} are taken")
         bad = next((number for number in numbers if number < 0), None)
         if bad is not None:
             refuse(f"{field}.{name}", f"has {bad}; no index may be negative")
@@ -216,3 +219,60 @@ def _bound(message: "ablation_pb2.ColumnRule | ablation_pb2.Wanted", name: str, 
     if not math.isfinite(value):
         refuse(f"{field}.{name}", f"is {value}; it must be finite")
     return value
+
+
+def record_message(record: findings.AblationRecord) -> ablation_pb2.AblationRecord:
+    """Write what an answer is a function of, beside its receipt."""
+    return ablation_pb2.AblationRecord(
+        metric=_METRIC_NUMBERS[record.metric],
+        interventions=[_intervention_message(each) for each in record.interventions],
+        source_digest=record.source_digest,
+        reference_digest=record.reference_digest,
+        dataset=record.dataset,
+        dataset_digest=record.dataset_digest,
+        wanted=None if record.wanted is None else _wanted_message(record.wanted),
+        columns=[_rule_message(each) for each in record.columns],
+    )
+
+
+def _intervention_message(spec: requests.InterventionSpec) -> ablation_pb2.Intervention:
+    return ablation_pb2.Intervention(
+        sites=[
+            ablation_pb2.Site(
+                layer=site.layer,
+                part=_PART_NUMBERS[site.part],
+                units=site.units,
+                positions=site.positions,
+                each=_EACH_NUMBERS[site.each],
+            )
+            for site in spec.sites
+        ],
+        kind=_KIND_NUMBERS[spec.kind],
+        value=spec.value,
+        vector=None if spec.vector is None else tensors.to_tensor(spec.vector),
+        reference=_REFERENCE_NUMBERS[spec.reference],
+        draws=spec.draws if spec.kind in _RANDOM else 0,
+        per_position=spec.per_position,
+    )
+
+
+def _wanted_message(wanted: requests.Wanted) -> ablation_pb2.Wanted:
+    outcome = wanted.outcome
+    return ablation_pb2.Wanted(
+        outcome=None if outcome is None else explanation_pb2.Outcome(index=outcome.index, label=outcome.label),
+        minimum=wanted.minimum,
+        maximum=wanted.maximum,
+    )
+
+
+def _rule_message(rule: requests.ColumnRule) -> ablation_pb2.ColumnRule:
+    return ablation_pb2.ColumnRule(
+        column=rule.column,
+        fixed=rule.fixed,
+        minimum=rule.minimum,
+        maximum=rule.maximum,
+        only_up=rule.only_up,
+        only_down=rule.only_down,
+        whole=rule.whole,
+        categories=rule.categories,
+    )

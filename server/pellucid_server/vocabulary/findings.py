@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.vocabulary.requests import Array, ParamValue
+from pellucid_server.vocabulary.requests import Array, ColumnRule, InterventionSpec, ParamValue, Wanted
 from pellucid_server.vocabulary.results import Accuracy, Receipt
 
 DATA_TYPES = frozenset(np.dtype(kind) for kind in ("?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))
@@ -175,6 +175,20 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class AblationRecord:
+    """What an answer of `Ablate` is a function of, beside its receipt; see `AblationRecord` in the schema."""
+
+    metric: str
+    interventions: tuple[InterventionSpec, ...] = ()
+    source_digest: str = ""
+    reference_digest: str = ""
+    dataset: str = ""
+    dataset_digest: str = ""
+    wanted: Wanted | None = None
+    columns: tuple[ColumnRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What a method found, or a part of it.
 
@@ -190,6 +204,8 @@ class Findings:
         Parameters that the method settled itself, such that giving them makes this very answer again.
     receipt
         What they are a function of; None in a part that is not the last.
+    ablation
+        What else an answer of `Ablate` is a function of; None in others, and in parts before the last.
     """
 
     arrays: Mapping[str, NamedArray] = field(default_factory=dict)
@@ -199,6 +215,7 @@ class Findings:
     warnings: tuple[str, ...] = ()
     resolved: Mapping[str, ParamValue] = field(default_factory=dict)
     receipt: Receipt | None = None
+    ablation: AblationRecord | None = None
 
     @property
     def size_bytes(self) -> int:

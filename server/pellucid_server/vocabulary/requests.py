@@ -144,6 +144,9 @@ class SiteSpec:
 INTERVENTIONS = ("zero", "mean", "resample", "noise", "constant", "scale", "steer", "patch")
 """Kinds of intervention."""
 
+MOST_SITES = 1 << 16
+"""Most sites that one request changes."""
+
 MOST_DRAWS = 1024
 """Most draws of a random intervention."""
 

@@ -133,6 +133,8 @@ class Method:
     """Whether it answers before its deadline with what it has; with `takes_tolerance`, it does if it is given one."""
     implies_zero: bool = False
     """Whether, without a baseline, its scores are what elements add over zero."""
+    skips_parts: bool = False
+    """Whether, of a stream, it leaves out the parts that its question says are done; else they are made again."""
 
     def resolve(self, parameters: Mapping[str, ParamValue]) -> Any:
         """Check `parameters` and return the method's `Params`, defaults filled in.
@@ -186,6 +188,7 @@ def method(
     takes_tolerance: bool = False,
     answers_early: bool = False,
     implies_zero: bool = False,
+    skips_parts: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function under `name`; its docstring's first line is the summary.
 
@@ -221,6 +224,7 @@ def method(
             rows_parameter=rows_parameter,
             answers_early=answers_early,
             implies_zero=implies_zero,
+            skips_parts=skips_parts,
         )
         return function
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -114,6 +114,10 @@ class Graph:
             If the model cannot be served as it is; the message has the remedy.
         """
         return cls(read_program(program, device=device), device=device)
+
+    def value_of(self, layer: str) -> Hashable:
+        """Return what is equal for layers that have one value, such as a block and its last part."""
+        return self._values[layer]
 
     def faster(self) -> "Graph | None":
         """Return a graph that computes the same in less time on a CPU, to rounding; None if there is none.

@@ -1,6 +1,6 @@
 """A model version, loaded and tried out: all that the operations and the engine need to know of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.files.manifest import Manifest
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.graph.lengths import Lengths
+from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.inputs.baselines import baseline_rows, default_kind, no_default
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.trial import RowBytes
@@ -123,6 +124,20 @@ class LoadedModel:
         if self.graph is None:
             raise ValueError(f"{self.key.name} has no graph")
         return self.graph if self.fast is None or any(layer not in self.fast.layers for layer in layers) else self.fast
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers by name, in the order in which a forward pass enters them."""
+        return {} if self.graph is None else self.graph.layers
+
+    @property
+    def sites(self) -> Mapping[str, Layer]:
+        """All that can be changed by name: the layers, and parts of them."""
+        return self.layers
+
+    def value_of(self, layer: str) -> Hashable:
+        """Return what is equal for layers that have one value, such as a block and its last part."""
+        return layer if self.graph is None else self.graph.value_of(layer)
 
     def row_bytes(self, *, backward: bool) -> int:
         """Return the device memory that a row takes, an estimate on the high side."""

@@ -1,0 +1,1 @@
+"""Methods that change parts of a network."""

@@ -1,0 +1,242 @@
+"""The metric with parts of a network changed: from a site on where all are in one layer, else from the start."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.asking.handle import Handle, Held
+from pellucid_server.engine.asking.question import Arrays, Target
+from pellucid_server.engine.asking.recipe import Ask
+from pellucid_server.engine.asking.sites import Site, SiteLayer, SiteQuestion
+from pellucid_server.engine.evaluations.capture import Capture
+from pellucid_server.engine.evaluations.edited import Edit, Edited
+from pellucid_server.engine.evaluations.patchwork import Patchwork, Piece, covered
+from pellucid_server.engine.evaluations.recipes import Picked, Rows
+from pellucid_server.engine.evaluations.suffix import Suffix
+from pellucid_server.engine.evaluations.targets import probabilities
+from pellucid_server.engine.methods.shared.interventions import Affine, Interventions
+from pellucid_server.errors import InvalidRequestError
+
+Floats = npt.NDArray[np.float64]
+Change = tuple[int, Site]
+"""The number of an intervention, and a site that it changes."""
+ChangeSet = tuple[Change, ...]
+"""Changes that hold at once; none for the unchanged network."""
+
+_MOST_OTHER_BYTES = 32 << 20
+"""Bytes of other values that one evaluation sends to the device."""
+_LEAST_PROBABILITY = 1e-12
+"""Probabilities below it count as it: a divergence would be infinite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The metric of one row, without changes and with each set of them.
+
+    Attributes
+    ----------
+    before
+        Without changes.
+    after
+        With each set, (sets,): the mean over its draws.
+    draws
+        With each set in each draw, (draws, sets).
+    """
+
+    before: float
+    after: Floats
+    draws: Floats
+
+    @property
+    def standard_errors(self) -> Floats | None:
+        """Standard errors of the means, (sets,); None if nothing was drawn twice."""
+        count = len(self.draws)
+        return None if count < 2 else np.asarray(self.draws.std(axis=0, ddof=1) / np.sqrt(count))
+
+
+class SiteRuns:
+    """Runs the network of a question with changes. What lies before a layer is run once for each row, and held."""
+
+    def __init__(self, model: Handle, question: SiteQuestion) -> None:
+        self._model = model
+        self._question = question
+        self._held: dict[tuple[str, int], Held] = {}
+        self._captured: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
+        self._interventions = Interventions(model, question, self._own)
+
+    def measure(self, row: int, sets: Sequence[ChangeSet], *, progress: tuple[float, float] | None = None) -> Measured:
+        """Return the metric of a row with each set of changes.
+
+        Raises
+        ------
+        InvalidRequestError
+            With some of them it is no finite number.
+        """
+        numbers = {number for each in sets for number, _ in each}
+        draws = self._interventions.draws(numbers)
+        found = [self._draw(row, sets, draw, _part(progress, draw, draws)) for draw in range(draws)]
+        table = np.stack([after for _, after in found])
+        return Measured(found[0][0], table.mean(axis=0), table)
+
+    def outputs(self, row: int, changes: ChangeSet, *, draw: int = 0) -> tuple[Arrays, Arrays]:
+        """Return every output of a row, (*shape) each, without and with changes, in one of the draws."""
+        found = self._run(row, (changes,), draw, None, None)
+        return {name: rows[0] for name, rows in found.items()}, {name: rows[1] for name, rows in found.items()}
+
+    def release(self) -> None:
+        """Let go of all that is held: the next changes are at other layers."""
+        for held in self._held.values():
+            self._model.release(held)
+        self._held.clear()
+        self._captured.clear()
+        self._interventions.forget()
+
+    def metric(self, row: int, outputs: Arrays) -> Floats:
+        """Return the metric of a row's outputs, (n, *shape) each: the first are those of the unchanged network."""
+        target = self._question.targets[row]
+        values = outputs[target.output].astype(np.float64)
+        with np.errstate(all="ignore"):
+            if self._question.divergence:
+                return _divergences(values, self._question.divergence)
+            read = probabilities(values, target.space).reshape(len(values), -1)
+            return np.asarray(sum(weight * read[:, element] for element, weight in target.elements))
+
+    def _draw(
+        self, row: int, sets: Sequence[ChangeSet], draw: int, progress: tuple[float, float] | None
+    ) -> tuple[float, Floats]:
+        target = None if self._question.divergence else self._question.targets[row]
+        found = self._run(row, sets, draw, target, progress)
+        scores = self.metric(row, found) if target is None else np.asarray(found[""], np.float64)
+        self._require_finite(scores, row, sets)
+        return float(scores[0]), scores[1:]
+
+    def _require_finite(self, scores: Floats, row: int, sets: Sequence[ChangeSet]) -> None:
+        bad = ~np.isfinite(scores)
+        if not bad.any():
+            return
+        first = int(bad.argmax())
+        if first == 0:
+            text = f"The score of row {row} of inputs is {scores[0]}; send rows for which the outputs are finite."
+            raise InvalidRequestError(text, field="inputs")
+        names = ", ".join(site.name for _, site in sets[first - 1][:3])
+        text = (
+            f"With {names} changed, the score of row {row} is {scores[first]}, and it is not finite for "
+            f"{int(bad.sum())} of {len(sets)} changes; choose a smaller value, or another intervention."
+        )
+        raise InvalidRequestError(text, field="interventions")
+
+    def _run(
+        self,
+        row: int,
+        sets: Sequence[ChangeSet],
+        draw: int,
+        target: Target | None,
+        progress: tuple[float, float] | None,
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Run the unchanged network, then each set; return scores under "", (1 + sets,), or outputs by name."""
+        layers = {site.layer for each in sets for _, site in each}
+        if len(layers) == 1:
+            asks = self._from_layer(row, self._question.layers[layers.pop()], sets, draw, target)
+        else:
+            asks = self._from_start(row, [self._question.layers[name] for name in sorted(layers)], sets, draw, target)
+        found: list[dict[str, npt.NDArray[np.generic]]] = []
+        done = 0
+        for ask, count in asks:
+            part = None if progress is None else _part(progress, done, len(sets) + 1, count)
+            answer = self._model.ask(ask, progress=part)
+            found.append(dict(answer.arrays) if target is None else {"": answer.scores})
+            done += count
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+    def _from_layer(
+        self, row: int, layer: SiteLayer, sets: Sequence[ChangeSet], draw: int, target: Target | None
+    ) -> Iterator[tuple[Ask, int]]:
+        held = self._hold(layer.name, row)
+        numbers = sorted({number for each in sets for number, _ in each})
+        changes = [self._interventions.of(number, layer, row, draw) for number in numbers]
+        own = held.values[0].astype(np.float64)
+        with np.errstate(all="ignore"):
+            others = [np.broadcast_to(_changed(own, each), own.shape) for each in changes]
+        pieces = ((), *(tuple(_piece(numbers.index(number), site) for number, site in each) for each in sets))
+        stacked = np.stack(others) if others else np.empty((0, *own.shape))
+        yield Suffix(held, Patchwork(held, 0, layer.unit_axis, stacked, pieces), target), len(pieces)
+
+    def _from_start(
+        self, row: int, layers: Sequence[SiteLayer], sets: Sequence[ChangeSet], draw: int, target: Target | None
+    ) -> Iterator[tuple[Ask, int]]:
+        one = {name: array[row : row + 1] for name, array in self._question.rows.items()}
+        everything: list[ChangeSet] = [(), *sets]
+        row_bytes = sum(2 * 8 * int(np.prod(layer.shape)) for layer in layers) or 1
+        size = max(1, _MOST_OTHER_BYTES // row_bytes)
+        for start in range(0, len(everything), size):
+            chosen = everything[start : start + size]
+            edits = {layer.name: self._edit(layer, chosen, row, draw) for layer in layers}
+            rows = Picked(one, np.zeros(len(chosen), np.int64))
+            yield Edited(rows, edits, target), len(chosen)
+
+    def _edit(self, layer: SiteLayer, sets: Sequence[ChangeSet], row: int, draw: int) -> Edit:
+        """Return what becomes of a layer in each of the sets."""
+        shape = layer.shape
+        wide = any(array.dtype == np.float64 for array in self._question.rows.values())
+        kind = np.float64 if wide else np.float32
+        keep, add = np.ones((len(sets), *shape), kind), np.zeros((len(sets), *shape), kind)
+        known: dict[int, Affine] = {}
+        for place, changes in enumerate(sets):
+            for number, site in changes:
+                if site.layer != layer.name:
+                    continue
+                if number not in known:
+                    known[number] = self._interventions.of(number, layer, row, draw)
+                mask = covered(shape, layer.unit_axis, _piece(0, site))
+                keep[place][mask] = known[number].keep
+                add[place][mask] = np.broadcast_to(known[number].add, shape)[mask]
+        return Edit(keep, add)
+
+    def _hold(self, layer: str, row: int) -> Held:
+        if (layer, row) not in self._held:
+            one = Rows({name: array[row : row + 1] for name, array in self._question.rows.items()})
+            self._held[layer, row] = self._model.hold(one, layer)
+        return self._held[layer, row]
+
+    def _own(self, layer: str, row: int) -> npt.NDArray[np.generic]:
+        """Return the unchanged value of a layer for a row, (*shape)."""
+        if (layer, row) in self._held:
+            return np.asarray(self._held[layer, row].values[0])
+        if (layer, row) not in self._captured:
+            one = Rows({name: array[row : row + 1] for name, array in self._question.rows.items()})
+            self._captured[layer, row] = self._model.ask(Capture(one, (layer,))).arrays[layer]
+        return np.asarray(self._captured[layer, row][0])
+
+
+def _changed(value: Floats, change: Affine) -> Floats:
+    # What is kept by 0 leaves nothing, even of a value that is infinite.
+    return change.add if change.keep == 0 else np.asarray(change.keep * value + change.add)
+
+
+def _piece(other: int, site: Site) -> Piece:
+    units = None if site.units is None else np.array(site.units, np.int64)
+    positions = None if site.positions is None else np.array(site.positions, np.int64)
+    return Piece(other, units, positions)
+
+
+def _part(progress: tuple[float, float] | None, done: int, total: int, count: int = 1) -> tuple[float, float] | None:
+    """Return the share of a stretch of progress that `count` of `total` steps take, after `done`."""
+    if progress is None:
+        return None
+    begin, end = progress
+    return begin + (end - begin) * done / total, begin + (end - begin) * min(1.0, (done + count) / total)
+
+
+def _divergences(values: Floats, space: str) -> Floats:
+    """Return the Kullback-Leibler divergence of each row's distribution from the first row's, (rows,), in nats."""
+    if space == "sigmoid":
+        shares = np.clip(probabilities(values, space), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        shares = shares.reshape(len(values), -1)
+        first = shares[:1]
+        each = first * np.log(first / shares) + (1 - first) * np.log((1 - first) / (1 - shares))
+        return np.asarray(each.sum(axis=1))
+    shares = values if space == "probabilities" else probabilities(values, "softmax")
+    shares = np.maximum(shares.reshape(len(values), -1), _LEAST_PROBABILITY)
+    return np.asarray((shares[:1] * np.log(shares[:1] / shares)).sum(axis=1))

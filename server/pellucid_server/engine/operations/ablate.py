@@ -1,0 +1,338 @@
+"""`Ablate`: what would change if a part of the model, or of the input, were different; answered in parts."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.registry import Method
+from pellucid_server.engine.asking.sites import SiteQuestion
+from pellucid_server.engine.asking.verbs import ABLATE
+from pellucid_server.engine.evaluations.model_handle import ModelHandle
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext
+from pellucid_server.engine.operations.explain import require_finite
+from pellucid_server.engine.operations.predict import outputs_of
+from pellucid_server.engine.operations.rows import Rows, digest, prepare
+from pellucid_server.engine.operations.sites import resolve_interventions
+from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
+from pellucid_server.engine.operations.targets import Resolved, resolve
+from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
+from pellucid_server.vocabulary.findings import AblationRecord, Column, Findings, Table
+from pellucid_server.vocabulary.requests import AblateRequest, Outcome, TargetSpec
+from pellucid_server.vocabulary.results import Accuracy, Receipt
+
+_RESERVE_SECONDS = 0.3
+"""Time that a partial answer leaves for its last part to reach the caller."""
+_PROBABILITY_SPACES = {"logits": "softmax", "sigmoid-logits": "sigmoid", "probabilities": "probabilities"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request made ready for its method.
+
+    Attributes
+    ----------
+    question
+        What the method is asked; its type is the method's verb's.
+    input_digest
+        Over the rows, for the receipt.
+    target
+        As resolved, for the receipt; None where there is none.
+    record
+        What else the answer is a function of.
+    tables
+        What the last part says of the request itself.
+    warnings
+        What a reader should know.
+    """
+
+    question: Any
+    input_digest: str
+    target: TargetSpec | None
+    record: AblationRecord
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+Reader = Callable[[RequestContext, LoadedModel, AblateRequest, Method, Resume], Asked]
+
+_READERS: dict[str, Reader] = {}
+
+
+def reads(asked: str) -> Callable[[Reader], Reader]:
+    """Register what makes the questions of methods whose verb asks so."""
+
+    def register(reader: Reader) -> Reader:
+        _READERS[asked] = reader
+        return reader
+
+    return register
+
+
+class _Shares:
+    """The progress that a method reported last: the share of the part that it yields next."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
+        self.last = 0.0
+
+    def take(self, share: float) -> None:
+        """Note progress and pass it on."""
+        self.last = max(self.last, min(share, 1.0))
+        self._report(self.last)
+
+
+@answers_in_parts("Ablate", AblateRequest, resumes=True)
+def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> Generator[Step, None, None]:
+    """Yield what the method finds, part by part, and what it is a function of in the last part.
+
+    At the deadline the answer ends with what there is, marked as partial, unless it is exact or there is nothing yet.
+    A request whose worker was lost goes on behind the parts that the caller has: every part is a function of the
+    request alone.
+
+    Raises
+    ------
+    PellucidError
+        The request is wrong, the model does not allow the method, or there is not the time for any of it.
+    """
+    model = context.models.find(request.model)
+    method = registry.lookup(request.method, ABLATE, field="method")
+    reason = model.refusal(method)
+    if reason:
+        text = f"{model.name} does not allow {method.name}: {reason}"
+        raise UnsupportedError(text, subject=f"models/{model.name}/{model.version}")
+    params = method.resolve(request.parameters)
+    shares = _Shares(context.on_progress)
+    context = replace(context, on_progress=shares.take)
+    if not request.exact:
+        context = replace(context, request=context.request.part(reserve_seconds=_RESERVE_SECONDS))
+    asked = _READERS[method.verb.asked](context, model, request, method, resume)
+    handle = context.handle(model, exact=request.exact)
+    skipped = 0 if method.skips_parts else resume.parts_done
+    number, partial = 0 if skipped else resume.parts_done, False
+    last = Findings()
+    try:
+        with context.named(method.name):
+            for found in method.function(handle, asked.question, params):
+                number += 1
+                if number <= skipped:
+                    continue
+                last = found
+                yield Step(_shown(found), shares.last, checkpoint=True)
+    except TimedOutError:
+        if request.exact or number == 0:
+            raise
+        partial = True
+    yield Step(_last_part(context, model, request, method, params, asked, handle, last, partial=partial), 1.0)
+
+
+def _shown(found: Findings) -> Findings:
+    """Return a part without what belongs into the last one."""
+    return replace(found, accuracy=None, resolved={}) if found.accuracy is not None or found.resolved else found
+
+
+def _last_part(
+    context: RequestContext,
+    model: LoadedModel,
+    request: AblateRequest,
+    method: Method,
+    params: Any,
+    asked: Asked,
+    handle: ModelHandle,
+    last: Findings,
+    *,
+    partial: bool,
+) -> Findings:
+    accuracy = last.accuracy
+    warnings = asked.warnings
+    if partial:
+        accuracy = replace(accuracy or Accuracy(), partial=True)
+        warnings += ("The deadline cut the work short: this is what there was time for. Allow more time for the rest.",)
+    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
+    parameters = {name: value for name, value in values.items() if value is not None} | dict(last.resolved)
+    receipt = Receipt(
+        model=model.key,
+        input_digest=asked.input_digest,
+        runtime=context.runtime(model, handle.tally),
+        work=handle.tally.work(),
+        method=method.name,
+        parameters=parameters,
+        target=asked.target,
+        seed=request.seed,
+        exact=request.exact,
+    )
+    return Findings(
+        tables=asked.tables,
+        accuracy=accuracy,
+        warnings=warnings,
+        resolved=last.resolved,
+        receipt=receipt,
+        ablation=asked.record,
+    )
+
+
+@reads("")
+def read_sites(
+    context: RequestContext, model: LoadedModel, request: AblateRequest, method: Method, resume: Resume
+) -> Asked:
+    """Make the question of a method that changes sites of the network."""
+    if not request.inputs:
+        raise InvalidRequestError(f"inputs is empty; {method.name} needs rows to run the model on.", field="inputs")
+    _refuse_rules(request, method)
+    rows = prepare(context, model, request.inputs)
+    if model.solo and rows.count > 1:
+        text = f"inputs has {rows.count} rows, and those of {model.name} depend on one another; send one row at a time."
+        raise InvalidRequestError(text, field="inputs")
+    source = prepare(context, model, request.source, field="source").arrays if request.source else {}
+    _check_source(source, rows, request)
+    references, used = _references(model, request, rows)
+    found = resolve_interventions(context, model, request.interventions, rows.arrays, reference=used)
+    outputs = outputs_of(context.handle(model, exact=request.exact), model, rows, exact=request.exact)
+    targets = [
+        _target(model, request, {name: each[row] for name, each in outputs.items()}, row) for row in range(rows.count)
+    ]
+    output = targets[0].target.output
+    question = SiteQuestion(
+        rows=rows.arrays,
+        targets=tuple(each.target for each in targets),
+        prediction=outputs[output],
+        layers=found.layers,
+        interventions=found.interventions,
+        divergence=_divergence(model, request, output),
+        source=source,
+        references=references,
+        features=model.features,
+        seed=request.seed,
+        parts_done=resume.parts_done,
+    )
+    named = {each.reference for each in found.interventions if each.reference}
+    record = AblationRecord(
+        metric=request.metric,
+        interventions=tuple(
+            replace(spec, reference=each.reference)
+            for spec, each in zip(request.interventions, found.interventions, strict=True)
+        ),
+        source_digest=digest(source) if source else "",
+        reference_digest=",".join(digest(references[name]) for name in sorted(named)),
+        dataset=request.dataset,
+    )
+    same = len({each.index for each in targets}) == 1
+    target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())
+    input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
+    return Asked(question, input_digest, target, record, {"rows": _rows_table(targets)})
+
+
+def _refuse_rules(request: AblateRequest, method: Method) -> None:
+    if request.columns or request.wanted.outcome or (request.wanted.minimum, request.wanted.maximum) != (None, None):
+        where = "columns" if request.columns else "wanted"
+        raise InvalidRequestError(
+            f"{where} is set, and {method.name} takes none; it is for counterfactual.", field=where
+        )
+
+
+def _check_source(source: Arrays, rows: Rows, request: AblateRequest) -> None:
+    patches = [number for number, each in enumerate(request.interventions) if each.kind == "patch"]
+    if patches and not source:
+        text = f"interventions[{patches[0]}] is a PATCH, and source is empty; give the rows that values come from."
+        raise InvalidRequestError(text, field="source")
+    for name, array in source.items():
+        if len(array) not in (1, rows.count):
+            text = f"source has {len(array)} rows; it must have 1, or {rows.count} as inputs has."
+            raise InvalidRequestError(text, field="source")
+        if array.shape[1:] != rows.arrays[name].shape[1:]:
+            where = f'source["{name}"]'
+            text = (
+                f"{where} has rows of shape {list(array.shape[1:])}; those of inputs have "
+                f"{list(rows.arrays[name].shape[1:])}, and a value is patched into one of the same shape."
+            )
+            raise InvalidRequestError(text, field=where)
+
+
+def _references(model: LoadedModel, request: AblateRequest, rows: Rows) -> tuple[dict[str, Arrays], str]:
+    """Return the rows that means and draws may come from, and which are used where an intervention does not say."""
+    found: dict[str, Arrays] = {"batch": rows.arrays}
+    if model.background:
+        found["background"] = model.background
+    default = "background" if model.background else "batch"
+    for number, each in enumerate(request.interventions):
+        if each.kind not in ("mean", "resample"):
+            continue
+        chosen, where = each.reference or default, f"interventions[{number}].reference"
+        if chosen not in found:
+            text = f"{where} is {chosen.upper()}, and there is none; use one of: {', '.join(found).upper()}."
+            raise InvalidRequestError(text, field=where)
+        if each.kind == "resample" and chosen == "batch" and rows.count == 1:
+            text = (
+                f"{where} is BATCH, and inputs has one row: there is no other to draw from. Send more rows, or use a "
+                "model with a background."
+            )
+            raise InvalidRequestError(text, field=where)
+    return found, default
+
+
+def _target(model: LoadedModel, request: AblateRequest, prediction: Arrays, row: int) -> Resolved:
+    """Resolve a row's target as the metric reads it."""
+    spec = request.target
+    if request.metric == "probability":
+        if spec.space == "logits":
+            raise InvalidRequestError(
+                "target.space is LOGITS, and the metric PROBABILITY; leave one out.", field="target.space"
+            )
+        info = _info(model, spec)
+        spec = replace(spec, space="probabilities" if info in _PROBABILITY_SPACES else spec.space)
+        if info not in _PROBABILITY_SPACES:
+            _refuse_metric(request, info)
+    if request.metric == "logit-difference":
+        info = _info(model, spec)
+        if info not in ("logits", "sigmoid-logits"):
+            _refuse_metric(request, info)
+        if spec.contrast is None:
+            spec = replace(spec, contrast=_runner_up(model, spec, prediction))
+    if request.metric == "kl-divergence" and _info(model, spec) not in _PROBABILITY_SPACES:
+        _refuse_metric(request, _info(model, spec))
+    resolved = resolve(spec, model.outputs, prediction, field="target")
+    require_finite(resolved.value, row)
+    return resolved
+
+
+def _info(model: LoadedModel, spec: TargetSpec) -> str:
+    """Return the kind of the target's output; empty if there is no such output, which is refused elsewhere."""
+    return next((info.kind for info in model.outputs if spec.output in ("", info.name)), "")
+
+
+def _refuse_metric(request: AblateRequest, kind: str) -> None:
+    metric = request.metric.upper().replace("-", "_")
+    text = f"metric is {metric}, and the output gives {kind or 'values'}; use the score."
+    raise InvalidRequestError(text, field="metric")
+
+
+def _runner_up(model: LoadedModel, spec: TargetSpec, prediction: Arrays) -> Outcome:
+    """Return the highest element beside the target's outcome."""
+    first = resolve(replace(spec, space=""), model.outputs, prediction, field="target")
+    values = np.array(prediction[first.target.output], np.float64)
+    if values.size < 2:
+        text = "metric is LOGIT_DIFFERENCE, and the output has one number per row; use the score."
+        raise InvalidRequestError(text, field="metric")
+    values[first.index] = -np.inf
+    return Outcome(index=tuple(int(part) for part in np.unravel_index(int(values.argmax()), values.shape)))
+
+
+def _divergence(model: LoadedModel, request: AblateRequest, output: str) -> str:
+    if request.metric != "kl-divergence":
+        return ""
+    return next(_PROBABILITY_SPACES[info.kind] for info in model.outputs if info.name == output)
+
+
+def _rows_table(targets: list[Resolved]) -> Table:
+    columns = {
+        "row": Column(np.arange(len(targets))),
+        "index": Column(tuple(str(list(each.index)) for each in targets), text="Index of the target's element."),
+        "label": Column(tuple(each.label for each in targets), text="Its label; empty if it has none."),
+        "score": Column(np.array([each.value for each in targets]), text="The target's score by the prediction."),
+    }
+    return Table(columns, "What was measured of each row.")
