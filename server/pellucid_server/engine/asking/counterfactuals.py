@@ -1,4 +1,4 @@
-"""What methods are asked that look for another input: one row, what the model shall say instead, and what may change."""
+"""What methods are asked that look for another input: a row, what the model shall say of it, and what may change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -56,8 +56,10 @@ ATTRIBUTE: Verb[Callable[[Handle, Question, Any], Attribution]] = Verb("attribut
 ABLATE: Verb[Callable[[Handle, SiteQuestion, Any], Iterator[Findings]]] = Verb("ablate")
 """What if a part of the model were different? Answered in parts."""
 
-COUNTERFACTUAL: Verb[Callable[[Handle, CounterfactualQuestion, Any], Findings]] = Verb("ablate", asked="counterfactual")
-"""What if the input were different? A row in, its counterfactuals out."""
+COUNTERFACTUAL: Verb[Callable[[Handle, tuple[CounterfactualQuestion, ...], Any], Iterator[Findings]]] = Verb(
+    "ablate", asked="counterfactual"
+)
+"""What if the input were different? A question for each row; a part of the answer for each."""
 
 DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
 """What is inside the model? Answered in parts."""

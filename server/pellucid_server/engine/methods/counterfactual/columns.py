@@ -162,7 +162,7 @@ class Space:
 
 
 def space_of(question: CounterfactualQuestion, digits: int) -> Space:
-    """Put the tables of a question together; changed numbers get `digits` significant digits of their column's scale."""
+    """Put the tables of a question together; changed numbers get `digits` significant digits of a column's scale."""
     cells = dict(question.cells)
     columns = tuple(column for each in cells.values() for column in each.columns)
     start = np.concatenate([each.values for each in cells.values()])

@@ -4,7 +4,8 @@ Sources: Wachter, Mittelstadt and Russell, "Counterfactual explanations without 
 Sharma and Tan, FAccT 2020; Laugel et al., 2017; Schleich et al., VLDB 2021; Croce and Hein, ICML 2020.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Params:
 
     distance: str = parameter(
         "l1",
-        "What is made small: l1, the sum of changes, which changes few columns; l2, the root of the sum of their squares; "
+        "What is made small: l1, the sum of changes, which changes few columns; l2, the root of their squares' sum; "
         "l0, how many there are. A table's numbers count in units of their spread, another category counts 1.",
         choices=DISTANCES,
     )
@@ -57,7 +58,7 @@ class Params:
     )
     nearest_row: bool = parameter(
         False,
-        "Also give the nearest row of the background that has what is wanted, if model.toml says that it is disclosable.",
+        "Also give the nearest row of the background that has what is wanted, if model.toml says it is disclosable.",
     )
 
 
@@ -67,13 +68,14 @@ class Params:
     verb=COUNTERFACTUAL,
     family="counterfactual",
     source="Wachter, Mittelstadt and Russell, 2017, https://arxiv.org/abs/1711.00399",
-    cost=lambda params, question: Cost(forward=params.evaluations, least=Cost(forward=1)),
+    cost=lambda params, question: Cost(forward=params.evaluations * len(question), least=Cost(forward=len(question))),
     rows_parameter="evaluations",
     answers_early=True,
     needs=(Need.FORWARD,),
     baselines=Background.NONE,
+    skips_parts=True,
 )
-def counterfactual(model: Handle, question: CounterfactualQuestion, params: Params) -> Findings:
+def counterfactual(model: Handle, question: tuple[CounterfactualQuestion, ...], params: Params) -> Iterator[Findings]:
     """Find the nearest row of which the model says what is wanted.
 
     What is given as valid was evaluated in exactly the values that are given, beyond what is wanted by more than
@@ -85,6 +87,15 @@ def counterfactual(model: Handle, question: CounterfactualQuestion, params: Para
     UnsupportedError
         The model has no gradients and no table, or rows of its background may not be shown.
     """
+    partial = False
+    for each in question:
+        found = _of_row(model, each, params)
+        partial |= found.accuracy is not None and found.accuracy.partial
+        # The last part speaks for all.
+        yield replace(found, accuracy=Accuracy(partial=partial))
+
+
+def _of_row(model: Handle, question: CounterfactualQuestion, params: Params) -> Findings:
     _require_supported(question, params)
     judge = Judge(model, question, params.evaluations)
     rows = Rows({name: array[None] for name, array in question.inputs.items()})
@@ -102,8 +113,8 @@ def _require_supported(question: CounterfactualQuestion, params: Params) -> None
     texts = next((name for name, feature in question.features.items() if feature.modality == "text"), None)
     if texts is not None:
         raise UnsupportedError(
-            f"Input {texts!r} is text, of which there are no counterfactuals yet; they are made of tables, pictures and "
-            "tensors.",
+            f"Input {texts!r} is text, of which there are no counterfactuals yet; they are of tables, pictures "
+            "and tensors.",
             subject="counterfactual",
         )
     if params.nearest_row:

@@ -5,13 +5,12 @@ Points on a line, and rows with groups of elements taken back, are grown on the 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion, Pixels
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.recipes import Masked, Path, Rows
 from pellucid_server.engine.methods.counterfactual.judge import Judge
@@ -159,7 +158,8 @@ def _rivals(judge: Judge, field: Field, question: CounterfactualQuestion) -> lis
     output = judge.outputs(Rows({name: row[None] for name, row in field.inputs.items()}))[0]
     if len(output) <= 2:
         return [None]
-    return [int(each) for each in np.argsort(-output, kind="stable") if each != held][:_RIVALS]
+    order: list[int | None] = [int(each) for each in np.argsort(-output, kind="stable") if each != held]
+    return order[:_RIVALS]
 
 
 class _Walk:

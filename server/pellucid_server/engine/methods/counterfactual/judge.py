@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
-from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.handle import Answer, Handle
 from pellucid_server.engine.asking.question import Arrays, Target
-from pellucid_server.engine.asking.recipe import Recipe
+from pellucid_server.engine.asking.recipe import Ask, Recipe
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.recipes import Rows
@@ -81,7 +81,7 @@ class Judge:
 
     def outputs(self, rows: Recipe) -> Floats:
         """Return the target's output, (rows, elements)."""
-        found = self._ask(Forward(rows), rows.count).arrays[self._question.target.output]
+        found: npt.NDArray[Any] = self._ask(Forward(rows), rows.count).arrays[self._question.target.output]
         return found.reshape(len(found), -1).astype(np.float64)
 
     def scores(self, rows: Recipe) -> Floats:
@@ -124,7 +124,7 @@ class Judge:
         pair = (held, against) if goal.outcome is not None else (against, held)
         return Target(name, ((int(pair[0] or 0), 1.0), (int(pair[1] or 0), -1.0)), "")
 
-    def _ask(self, ask: Any, rows: int) -> Any:
+    def _ask(self, ask: Ask, rows: int) -> Answer:
         before = self._handle.seconds_left()
         self.spent += rows
         answer = self._handle.ask(ask, progress=None)

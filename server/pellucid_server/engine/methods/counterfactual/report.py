@@ -139,12 +139,11 @@ def rows(number: int, space: Space, candidates: list[Floats]) -> Table:
             name += "_"
         found[name] = Column(values)
     for at, name in enumerate(space.names):
-        values = [float(each[at]) for each in candidates]
-        column = space.columns[at]
+        cells, column = [float(each[at]) for each in candidates], space.columns[at]
         if column.categories:
-            found[name] = Column(tuple(space.text(value, at) for value in values))
+            found[name] = Column(tuple(space.text(value, at) for value in cells))
         else:
-            found[name] = Column(np.array(values, np.float64), unit=column.unit)
+            found[name] = Column(np.array(cells, np.float64), unit=column.unit)
     return Table(found, text="Counterfactuals as rows of the model.")
 
 

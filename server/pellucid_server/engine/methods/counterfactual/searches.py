@@ -1,8 +1,8 @@
 """Where to look for candidates of a table: one column at a time, along the gradient, on spheres, by inheritance.
 
 Sources: growing spheres are Laugel, Lesot, Marsala, Renard and Detyniecki, "Inverse classification for
-comparison-based interpretability in machine learning" (2017); the genetic search follows Schleich, Geng, Zhang and Suciu,
-"GeCo: quality counterfactual explanations in real time", VLDB 2021.
+comparison-based interpretability in machine learning" (2017); the genetic search follows Schleich, Geng, Zhang and
+Suciu, "GeCo: quality counterfactual explanations in real time", VLDB 2021.
 """
 
 import numpy as np

@@ -127,12 +127,14 @@ def _refined(pool: Pool, space: Space, before: tuple[Refined, ...], count: int) 
             if seen is None or not seen.minimal:
                 known[refined.values.tobytes()] = refined
     found = list(known.values())
-    order = np.argsort(pool.ranks(np.stack([each.values for each in found])), kind="stable") if found else []
-    return tuple(found[at] for at in order)
+    if not found:
+        return ()
+    order = np.argsort(pool.ranks(np.stack([each.values for each in found])), kind="stable")
+    return tuple(found[at] for at in order.tolist())
 
 
 def _without(space: Space, refined: Refined, count: int) -> list[Flags]:
-    """Return columns to be left as they are: each one that a counterfactual changes, those that it changes most first."""
+    """Return columns to be left as they are: each that a counterfactual changes, those that it changes most first."""
     sizes = np.abs(space.changes(refined.values[None])[0])
     order = [int(at) for at in np.argsort(-sizes, kind="stable") if sizes[at]]
     return [np.arange(len(sizes)) == at for at in order[:count]]
