@@ -50,7 +50,7 @@ class Params:
     search: str = parameter(
         "auto",
         "How tables are searched, after each column by itself: gradient; spheres, which grow around the row; genetic; "
-        "auto is gradient where the model has one, and the others where it has none or finds nothing.",
+        "auto is gradient where the model has one, spheres where it has none or finds nothing, and genetic from there.",
         choices=_SEARCHES,
     )
     digits: int = parameter(

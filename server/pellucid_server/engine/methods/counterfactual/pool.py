@@ -5,10 +5,13 @@ import numpy.typing as npt
 
 from pellucid_server.engine.methods.counterfactual.columns import Space
 from pellucid_server.engine.methods.counterfactual.judge import Judge
+from pellucid_server.engine.methods.counterfactual.projection import distances
 
 Floats = npt.NDArray[np.float64]
 
 _MOST = 256
+_APART = 0.1
+"""Share of the nearest one's distance below which two candidates count as copies."""
 
 
 class Pool:
@@ -16,6 +19,8 @@ class Pool:
 
     Attributes
     ----------
+    distance
+        What is made small.
     valid
         Valid candidates, (rows, columns), the nearest first.
     near
@@ -25,7 +30,7 @@ class Pool:
     def __init__(self, judge: Judge, space: Space, distance: str) -> None:
         self._judge = judge
         self._space = space
-        self._distance = distance
+        self.distance = distance
         self.valid = np.zeros((0, len(space.start)))
         self.near = np.zeros((0, len(space.start)))
         self._margins = np.zeros(0)
@@ -42,17 +47,29 @@ class Pool:
 
     def ranks(self, candidates: Floats) -> Floats:
         """Return what puts candidates in order, (rows,)."""
-        return self._space.ranks(candidates, self._distance)
+        return self._space.ranks(candidates, self.distance)
 
     def best(self) -> float:
         """Return the rank of the nearest valid candidate; infinity if there is none."""
         return float(self.ranks(self.valid[:1])[0]) if len(self.valid) else float("inf")
 
-    def by_columns(self, count: int) -> Floats:
-        """Return up to `count` valid candidates that change different columns, the nearest first."""
-        changed = self.valid != self._space.start
-        _, first = np.unique(changed, axis=0, return_index=True)
-        return np.asarray(self.valid[np.sort(first)[:count]])
+    def apart(self, count: int) -> Floats:
+        """Return up to `count` valid candidates that are no near copies of one another, the nearest first."""
+        changes = self._space.changes(self.valid)
+        chosen: list[int] = []
+        for number in range(len(self.valid)):
+            if len(chosen) == count:
+                break
+            between = distances(changes[chosen] - changes[number], self.distance) if chosen else np.full(1, np.inf)
+            if between.min() >= _APART * self.best():
+                chosen.append(number)
+        return np.asarray(self.valid[chosen])
+
+    def sown(self, frozen: npt.NDArray[np.bool_]) -> "Pool":
+        """Return a pool that begins with the valid candidates that leave some columns as they are."""
+        found = Pool(self._judge, self._space, self.distance)
+        found.valid = self.valid[(self.valid[:, frozen] == self._space.start[frozen]).all(axis=1)]
+        return found
 
     def _keep(self, candidates: Floats, margins: Floats) -> None:
         fits = (margins >= 0) & (candidates != self._space.start).any(axis=1)

@@ -29,7 +29,7 @@ _AIM = 1e-4
 _FIRST_RADIUS, _LAST_RADIUS = 0.0625, 2.0**14
 _ON_SPHERE = 128
 
-_CHILDREN, _PARENTS, _GENERATIONS, _STALE_GENERATIONS = 128, 64, 60, 8
+_CHILDREN, _PARENTS, _GENERATIONS, _STALE_GENERATIONS = 128, 64, 80, 12
 
 
 def scan(pool: Pool, space: Space, most: int) -> None:
@@ -80,13 +80,11 @@ def descend(pool: Pool, judge: Judge, space: Space, base: Floats, kind: str, riv
         first = first or abs(margin)
         moved = np.where(space.coded, 0.0, (at - space.start) / space.scale)
         gain = float(slope @ moved) - margin + _AIM * first
-        if gain <= 0:
-            # Where it stands, the function looks as if the row itself were valid: go half the way back.
-            aim = space.start + 0.5 * moved * space.scale
-        else:
-            aim = space.start + nearest(slope, gain, low, high, kind) * space.scale
-        aim, begin = (np.where(space.coded, base, each) for each in (aim, space.start))
-        lines = np.concatenate([each + _PLACES[:, None] * (aim - each) for each in (begin, at)])
+        # Where the row itself looks valid from where it stands, it goes half the way back.
+        steps = _steps(slope, gain, low, high, kind, moved) if gain > 0 else [0.5 * moved]
+        begin = np.where(space.coded, base, space.start)
+        aims = [np.where(space.coded, base, space.start + step * space.scale) for step in steps]
+        lines = np.concatenate([each + _PLACES[:, None] * (aim - each) for aim in aims for each in (begin, at)])
         candidates = _bounded(space, lines)
         looked, margins = pool.look(np.unique(candidates, axis=0))
         fits = margins >= 0
@@ -103,6 +101,22 @@ def descend(pool: Pool, judge: Judge, space: Space, base: Floats, kind: str, riv
             stale += 1
         if stale >= _STALE_ROUNDS:
             return
+
+
+def _steps(slope: Floats, gain: float, low: Floats, high: Floats, kind: str, moved: Floats) -> list[Floats]:
+    """Return changes beyond the boundary of the linear function: the nearest, and others that are less sudden.
+
+    The nearest one by L1 or L0 moves one column as far as it goes, where the function may be another. L2 moves all a
+    little; weighted with how far each has moved already, it leaves out more and more of them.
+    """
+    found = [nearest(slope, gain, low, high, kind)]
+    if kind != "l2":
+        found.append(nearest(slope, gain, low, high, "l2"))
+        if moved.any():
+            size = np.abs(moved) + 1e-3 * np.abs(moved).max()
+            weight = np.sqrt(size) if kind == "l1" else size
+            found.append(weight * nearest(slope * weight, gain, low / weight, high / weight, "l2"))
+    return found
 
 
 def _bounded(space: Space, candidates: Floats) -> Floats:
@@ -170,13 +184,12 @@ def _children(space: Space, source: np.random.Generator, parents: Floats, free: 
     shape = (_CHILDREN, len(space.start))
     one, other = (parents[(len(parents) * source.random(_CHILDREN) ** 2).astype(np.int64)] for _ in range(2))
     found = np.where(source.random(shape) < 0.5, one, other)
-    # Some columns go back to the row's value, some part of the way, some move, and most stay as inherited.
-    fate = source.random(shape) + source.random((_CHILDREN, 1))
-    numeric = ~space.coded
+    # Most columns stay as inherited: of the others some go back to the row's value, some part of the way, some move.
+    touched = source.random(shape) < np.power(2.0, -source.integers(1, 7, (_CHILDREN, 1)))
+    touched[np.arange(_CHILDREN), source.integers(0, shape[1], _CHILDREN)] = True
+    fate = source.random(shape)
     back = space.start + (found - space.start) * source.random((_CHILDREN, 1))
     moved = found + source.normal(size=shape) * space.scale * np.power(10.0, source.uniform(-2, 1, (_CHILDREN, 1)))
-    found = np.where(fate < 0.15, space.start, found)
-    found = np.where((fate >= 0.15) & (fate < 0.4) & numeric, back, found)
-    change = (fate >= 0.4) & (fate < 0.6)
-    found = np.where(change, np.where(numeric, moved, _categories(space, source, shape)), found)
+    changed = np.where(space.coded, _categories(space, source, shape), np.where(fate < 0.65, back, moved))
+    found = np.where(touched, np.where(fate < 0.35, space.start, changed), found)
     return space.snapped(np.where(free, found, space.start))

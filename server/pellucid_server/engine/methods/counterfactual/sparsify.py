@@ -20,6 +20,9 @@ _BACK = np.array([0.001, 0.004, 0.015, 0.06, 0.125, 0.25, 0.5, 0.75])
 _FINER = (0, 1, 2, 4, 8)
 """Decimal places that are added until a rounded candidate is valid."""
 _MOST_ROUNDS = 200
+_DUST = 0.02
+"""Share of the distance that a candidate may gain for changing fewer columns."""
+_MORE = (1.0, 1.002, 1.005, 1.01, 1.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,14 @@ def refine(pool: Pool, space: Space, candidate: Floats) -> Refined | None:
     if begun is None:
         return None
     values, more = begun
+    taken = _taken_back(pool, space, values, more)
+    # The projection of L2 moves all columns, and the small ones belong to it.
+    tidied = None if pool.distance == "l2" else _tidied(pool, space, taken.values, more)
+    return taken if tidied is None else _taken_back(pool, space, tidied, more)
+
+
+def _taken_back(pool: Pool, space: Space, values: Floats, more: int) -> Refined:
+    """Take changes back, one by one and together, until none can be."""
     for _ in range(_MOST_ROUNDS):
         moves = _moves(space, values, more)
         looked, margins = pool.look(moves)
@@ -46,6 +57,34 @@ def refine(pool: Pool, space: Space, candidate: Floats) -> Refined | None:
             return Refined(_first(pool, fits), minimal=False)
         values = _combined(pool, values, fits)
     return Refined(values, minimal=False)
+
+
+def _tidied(pool: Pool, space: Space, values: Floats, more: int) -> Floats | None:
+    """Return a candidate without the smallest changes, where others that are a little larger make up for them."""
+    sizes = np.abs(space.changes(values[None])[0])
+    order = [int(at) for at in np.argsort(sizes, kind="stable") if sizes[at]]
+    small = [at for number, at in enumerate(order) if sizes[order[: number + 1]].sum() <= _DUST * sizes.sum()]
+    rows = []
+    for count in range(len(small), 0, -1):
+        kept = values.copy()
+        kept[small[:count]] = space.start[small[:count]]
+        largest = order[-1]
+        for factor in _MORE:
+            grown = np.where(space.coded, kept, space.start + factor * (kept - space.start))
+            rows.append(space.snapped(grown[None], "away", more)[0])
+            alone = kept.copy()
+            alone[largest] = grown[largest]
+            rows.append(_only(space, alone[None], largest, more)[0])
+    if not rows:
+        return None
+    looked, margins = pool.look(np.stack(rows))
+    fits = looked[margins >= 0]
+    near = fits[pool.ranks(fits) <= (1 + _DUST) * float(pool.ranks(values[None])[0])]
+    if not len(near):
+        return None
+    changed = (near != space.start).sum(axis=1)
+    fewest = near[changed == changed.min()]
+    return _first(pool, fewest) if changed.min() < (values != space.start).sum() else None
 
 
 def _rounded(pool: Pool, space: Space, candidate: Floats) -> tuple[Floats, int] | None:

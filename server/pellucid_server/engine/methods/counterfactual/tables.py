@@ -58,27 +58,28 @@ def search(
     pool, source = Pool(judge, space, distance), generator(question.seed, "counterfactual")
     if not space.free.any():
         return TableFindings((), None)
-    judge.phase(_LOOKING)
+    judge.phase(_LOOKING / count)
     scan(pool, space, int(_SCANNED * budget))
-    free = np.zeros(len(space.start), bool)
-    _look(pool, judge, space, question, source, by, distance, free)
-    judge.phase(_REFINING)
+    _look(pool, judge, space, question, source, by, distance, np.zeros(len(space.start), bool))
+    judge.phase(_REFINING / count)
     found = _refined(pool, space, (), _REFINED)
-    for number in range(count - 1):
-        if number >= len(found):
+    for number in range(1, count):
+        if not found:
             break
-        # What one counterfactual changes most, the next ones leave as it is.
-        for frozen in _without(space, found[number], count):
-            judge.phase(_LOOKING)
-            _look(pool, judge, space, question, source, by - {"genetic"}, distance, frozen)
-        judge.phase(_REFINING)
-        found = _refined(pool, space, found, _REFINED * count)
+        # What those before change most, the next one leaves as it is.
+        frozen = _most_changed(space, found[:number], number)
+        other = pool.sown(frozen)
+        judge.phase((number + _LOOKING) / count)
+        _look(other, judge, space, question, source, by, distance, frozen)
+        judge.phase((number + _REFINING) / count)
+        found = _refined(other, space, found, _REFINED)
     judge.phase(1.0)
     if not found:
         return TableFindings((), pool.near[0] if len(pool.near) else None)
     values = np.stack([each.values for each in found])
     changes = space.changes(values)
-    chosen = diverse(changes, pool.ranks(values), count, distance)
+    # Those found are in order.
+    chosen = sorted(diverse(changes, pool.ranks(values), count, distance))
     return TableFindings(tuple(found[at] for at in chosen), None)
 
 
@@ -97,7 +98,7 @@ def _look(
             descend(pool, judge, space, base, distance, rival, frozen)
     if "spheres" in by and not ("gradient" in by and len(pool.valid)):
         spheres(pool, space, source, frozen)
-    if "genetic" in by and not ("gradient" in by and len(pool.valid)):
+    if "genetic" in by:
         inherit(pool, space, source, frozen)
 
 
@@ -118,9 +119,9 @@ def _starts(
 
 
 def _refined(pool: Pool, space: Space, before: tuple[Refined, ...], count: int) -> tuple[Refined, ...]:
-    """Refine the nearest candidates that change different columns; return all that are known, the nearest first."""
+    """Refine the nearest candidates that are no near copies; return all that are known, the nearest first."""
     known = {each.values.tobytes(): each for each in before}
-    for candidate in pool.by_columns(count):
+    for candidate in pool.apart(count):
         refined = refine(pool, space, candidate)
         if refined is not None:
             seen = known.get(refined.values.tobytes())
@@ -133,8 +134,12 @@ def _refined(pool: Pool, space: Space, before: tuple[Refined, ...], count: int) 
     return tuple(found[at] for at in order.tolist())
 
 
-def _without(space: Space, refined: Refined, count: int) -> list[Flags]:
-    """Return columns to be left as they are: each that a counterfactual changes, those that it changes most first."""
-    sizes = np.abs(space.changes(refined.values[None])[0])
-    order = [int(at) for at in np.argsort(-sizes, kind="stable") if sizes[at]]
-    return [np.arange(len(sizes)) == at for at in order[:count]]
+def _most_changed(space: Space, found: tuple[Refined, ...], number: int) -> Flags:
+    """Return the column that each counterfactual changes most; if those are all there are, one of the first's."""
+    sizes = np.abs(space.changes(np.stack([each.values for each in found])))
+    frozen = np.zeros(len(space.start), bool)
+    frozen[sizes.argmax(axis=1)] = True
+    if (space.free & ~frozen).any():
+        return frozen
+    order = np.argsort(-sizes[0], kind="stable")
+    return np.asarray(np.arange(len(frozen)) == order[number % len(order)])

@@ -91,14 +91,8 @@ class TablePreprocessor:
         if isinstance(given, TensorInput):
             return given.array.astype(np.float64)
         rows = given.rows if isinstance(given, TableInput) else ()
-        codes = [_codes(column, 0) if column.categories else None for column in self._columns]
-        found = [
-            [
-                cell if known is None else known[cell]
-                for cell, known in zip(map(row.get, self.columns), codes, strict=True)
-            ]
-            for row in rows
-        ]
+        codes = [(c.name, _codes(c, 0) if c.categories else None) for c in self._columns]
+        found = [[row[name] if known is None else known[row[name]] for name, known in codes] for row in rows]
         return np.array(found, np.float64).reshape(len(rows), len(self.columns))
 
     def encode(self, values: npt.NDArray[np.float64]) -> Array:
