@@ -56,12 +56,12 @@ class Pool:
     def apart(self, count: int) -> Floats:
         """Return up to `count` valid candidates that are no near copies of one another, the nearest first."""
         changes = self._space.changes(self.valid)
-        chosen: list[int] = []
+        least, chosen = _APART * self.best(), list[int]()
         for number in range(len(self.valid)):
             if len(chosen) == count:
                 break
             between = distances(changes[chosen] - changes[number], self.distance) if chosen else np.full(1, np.inf)
-            if between.min() >= _APART * self.best():
+            if between.min() >= least:
                 chosen.append(number)
         return np.asarray(self.valid[chosen])
 

@@ -15,6 +15,8 @@ DISTANCES = ("l1", "l2", "l0")
 
 _TIE = 1e-6
 """Weight of the L1 distance that parts moves of equally many elements."""
+_FEWER = 1e-3
+"""By which share of an L1 distance one more change must make it smaller."""
 _MOST_STEPS = 100
 
 
@@ -28,12 +30,14 @@ def distances(changes: Floats, kind: str) -> Floats:
 
 
 def ranks(changes: Floats, kind: str) -> Floats:
-    """Return what puts rows of changes in order: the distance, and among equal numbers of changes L1."""
+    """Return what puts rows of changes in order: the distance, and of nearly equal ones the fewest changes."""
     found = distances(changes, kind)
-    if kind != "l0":
-        return found
-    span = np.abs(changes).sum(axis=-1)
-    return np.asarray(found + span / (1 / _TIE + span))
+    if kind == "l1":
+        return np.asarray(found * (1 + _FEWER * (changes != 0).sum(axis=-1)))
+    if kind == "l0":
+        span = np.abs(changes).sum(axis=-1)
+        return np.asarray(found + span / (1 / _TIE + span))
+    return found
 
 
 def nearest(weights: Floats, gain: float, low: Floats, high: Floats, kind: str) -> Floats:

@@ -19,6 +19,7 @@ _BACK = np.array([0.001, 0.004, 0.015, 0.06, 0.125, 0.25, 0.5, 0.75])
 """By which shares of its change a column is moved back."""
 _FINER = (0, 1, 2, 4, 8)
 """Decimal places that are added until a rounded candidate is valid."""
+_HALVINGS = 7
 _MOST_ROUNDS = 200
 _DUST = 0.02
 """Share of the distance that a candidate may gain for changing fewer columns."""
@@ -85,6 +86,21 @@ def _tidied(pool: Pool, space: Space, values: Floats, more: int) -> Floats | Non
     changed = (near != space.start).sum(axis=1)
     fewest = near[changed == changed.min()]
     return _first(pool, fewest) if changed.min() < (values != space.start).sum() else None
+
+
+def pull(pool: Pool, space: Space, candidates: Floats) -> None:
+    """Move valid candidates, (rows, columns), straight back towards the row, by halves, as far as they are valid."""
+    if not len(candidates):
+        return
+    start = np.where(space.coded, candidates, space.start)
+    low, high = np.zeros((len(candidates), 1)), np.ones((len(candidates), 1))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        looked, margins = pool.look(space.snapped(start + middle * (candidates - start), "away"))
+        if len(looked) < len(candidates):
+            return
+        fits = (margins >= 0)[:, None]
+        low, high = np.where(fits, low, middle), np.where(fits, middle, high)
 
 
 def _rounded(pool: Pool, space: Space, candidate: Floats) -> tuple[Floats, int] | None:

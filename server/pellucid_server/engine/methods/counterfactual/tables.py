@@ -11,7 +11,7 @@ from pellucid_server.engine.methods.counterfactual.diversity import diverse
 from pellucid_server.engine.methods.counterfactual.judge import Judge
 from pellucid_server.engine.methods.counterfactual.pool import Pool
 from pellucid_server.engine.methods.counterfactual.searches import descend, inherit, scan, spheres
-from pellucid_server.engine.methods.counterfactual.sparsify import Refined, refine
+from pellucid_server.engine.methods.counterfactual.sparsify import Refined, pull, refine
 from pellucid_server.engine.methods.shared.arrays import generator
 
 Floats = npt.NDArray[np.float64]
@@ -24,6 +24,8 @@ _RIVALS = 3
 """Elements that a gradient is followed towards where any other will do."""
 _STARTS = 3
 """Rows with another category from which a gradient is followed, beside the row itself."""
+_PULLED = 24
+"""Candidates that are moved to the boundary, to see which of them are nearest there."""
 _REFINED = 4
 """Candidates that are refined for each counterfactual that is asked for."""
 
@@ -121,6 +123,7 @@ def _starts(
 def _refined(pool: Pool, space: Space, before: tuple[Refined, ...], count: int) -> tuple[Refined, ...]:
     """Refine the nearest candidates that are no near copies; return all that are known, the nearest first."""
     known = {each.values.tobytes(): each for each in before}
+    pull(pool, space, pool.apart(_PULLED))
     for candidate in pool.apart(count):
         refined = refine(pool, space, candidate)
         if refined is not None:
