@@ -148,7 +148,7 @@ def test_rules_are_kept_over_500_random_cases():
         question = table_row(COLUMNS, row, Goal(other_than=own), rules=rules)
         search = SEARCHES[case % len(SEARCHES)]
 
-        found = answered(Network(function), question, search=search, evaluations=400)
+        found = answered(Network(function), question, search=search, evaluations=250)
 
         for line, made in zip(lines(found, "counterfactuals"), lines(found, "rows"), strict=True):
             assert all(made[name] == row[name] for name in fixed), (case, made)
