@@ -92,13 +92,19 @@ class OutputSignature(_Plain):
 
 @dataclass(frozen=True, slots=True)
 class Layer(_Plain):
-    """A value that leaves one of the model's modules; `shape` is a row's, `units` its channels or features."""
+    """A value that leaves one of the model's modules; `shape` is a row's, `units` its channels or features.
+
+    An attention has the site "NAME:heads" too, with as many units as `heads`; where `branch` is true, a residual block
+    has the site "NAME:branch", the value that it adds to its stream.
+    """
 
     name: str
     type: str
     shape: tuple[int, ...]
     units: int
     cuttable: bool
+    heads: int = 0
+    branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +212,8 @@ def read_model(reply: model_service_pb2.GetModelResponse) -> Model:
         inputs=tuple(_input(each) for each in reply.inputs),
         outputs=tuple(_output(each) for each in reply.outputs),
         layers=tuple(
-            Layer(each.name, each.type, tuple(each.shape), each.units, each.cuttable) for each in reply.layers
+            Layer(each.name, each.type, tuple(each.shape), each.units, each.cuttable, each.heads, each.branch)
+            for each in reply.layers
         ),
         capabilities=tuple(
             Capability(each.method, each.allowed, each.reason, each.rows or None) for each in reply.capabilities

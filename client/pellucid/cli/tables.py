@@ -78,10 +78,18 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
     _show_table(console, ["method", "allowed", "evaluations a row", "why not, or what to give"], rows, right=(2,))
     if layers:
         rows = [
-            [each.name, each.type, _shape(each.shape), str(each.units), "yes" if each.cuttable else ""]
+            [
+                each.name,
+                each.type,
+                _shape(each.shape),
+                str(each.units),
+                "yes" if each.cuttable else "",
+                str(each.heads or ""),
+                "yes" if each.branch else "",
+            ]
             for each in model.layers
         ]
-        _show_table(console, ["layer", "type", "a row's shape", "units", "cuttable"], rows)
+        _show_table(console, ["layer", "type", "a row's shape", "units", "cuttable", "heads", "branch"], rows)
     elif model.layers:
         _say(console, f"{len(model.layers)} layers; --layers lists them")
 

@@ -151,18 +151,22 @@ class OutputSignature(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[OutputKind, str]] = ..., data_type: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., labels: _Optional[_Iterable[str]] = ..., unit: _Optional[str] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("name", "type", "shape", "units", "cuttable")
+    __slots__ = ("name", "type", "shape", "units", "cuttable", "heads", "branch")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     CUTTABLE_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     units: int
     cuttable: bool
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., units: _Optional[int] = ..., cuttable: bool = ...) -> None: ...
+    heads: int
+    branch: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., units: _Optional[int] = ..., cuttable: bool = ..., heads: _Optional[int] = ..., branch: bool = ...) -> None: ...
 
 class Capability(_message.Message):
     __slots__ = ("method", "allowed", "reason", "rows")

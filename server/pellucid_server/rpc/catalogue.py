@@ -171,7 +171,13 @@ def _output(info: descriptions.OutputInfo) -> model_service_pb2.OutputSignature:
 
 def _layer(info: descriptions.LayerInfo) -> model_service_pb2.Layer:
     return model_service_pb2.Layer(
-        name=info.name, type=info.type, shape=info.shape, units=info.units, cuttable=info.cuttable
+        name=info.name,
+        type=info.type,
+        shape=info.shape,
+        units=info.units,
+        cuttable=info.cuttable,
+        heads=info.heads,
+        branch=info.branch,
     )
 
 

@@ -54,13 +54,18 @@ class OutputInfo:
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A layer; `shape` is a row's, with -1 where it depends on the input."""
+    """A layer; `shape` is a row's, with -1 where it depends on the input.
+
+    `heads` counts the units of the site "NAME:heads", 0 if there is none; `branch` says whether there is "NAME:branch".
+    """
 
     name: str
     type: str
     shape: tuple[int, ...]
     units: int
     cuttable: bool
+    heads: int = 0
+    branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

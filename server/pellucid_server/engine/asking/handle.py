@@ -1,6 +1,6 @@
 """What a method sees of a model: evaluations to ask for, each of which blocks only its own request."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,6 +97,20 @@ class Handle(Protocol):
             There is no such layer, or no cut at it.
         OverloadedError
             The request would hold more bytes than one may.
+        """
+        ...
+
+    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+        """Run the part before all of `layers` once for some rows, and keep what crosses at each; all different.
+
+        What is held for a layer counts and is released by itself, though values may cross at several.
+
+        Raises
+        ------
+        UnfitLayerError
+            There is no such layer, or no cut at it.
+        OverloadedError
+            The request would hold more bytes than one may; then it holds no more than before.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The outputs, or the target's score, with the values of some layers changed on the way."""
+"""The outputs, the target's score, or values of other layers, with the values of some layers changed on the way."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -38,13 +38,17 @@ class Edit:
 class Edited:
     """Ask for what the network says with edits at some layers.
 
-    With a target, its score of each row is the answer, (rows,) float64; without, every output by name, (rows, *shape).
-    All edits of a row hold at once: a layer behind another sees what that one's edit brought about.
+    With a target, its score of each row is the answer, (rows,) float64; with layers in `capture`, the value of each by
+    name, (rows, *shape); without either, every output by name, (rows, *shape).
+    All edits of a row hold at once: a layer behind another sees what that one's edit brought about. Captured values
+    are those after the edits. So what a layer would be if only one before it changed, and others stayed as they are, is
+    its captured value with an edit at the one and the others set to what they were.
     """
 
     rows: Recipe
     edits: Mapping[str, Edit]
     target: Target | None = None
+    capture: tuple[str, ...] = ()
     fold: Fold = field(default_factory=Keep)
     exact: bool = False
 
@@ -63,7 +67,7 @@ class Edited:
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: any edits of the same layers, by arrays of the same shapes."""
-        return ("edited", *self.edits, None if self.target is None else layout(self.target))
+        return ("edited", *self.edits, None if self.target is None else layout(self.target), *self.capture)
 
     @property
     def derived(self) -> bool:
@@ -72,7 +76,7 @@ class Edited:
 
     def kernel(self, model: LoadedModel, device: str) -> "EditedKernel":
         """Return what evaluates it."""
-        return EditedKernel(model, device, tuple(self.edits), self.target)
+        return EditedKernel(model, device, tuple(self.edits), self.target, self.capture)
 
 
 class EditedKernel:
@@ -81,9 +85,12 @@ class EditedKernel:
     evaluation = "forward"
     backward = False
 
-    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None) -> None:
-        graph = model.graph_for(*layers)
-        self._run = graph.editing(layers)
+    def __init__(
+        self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None, capture: tuple[str, ...]
+    ) -> None:
+        graph = model.graph_for(*layers, *capture)
+        self._run = graph.editing(layers, capture)
+        self._capture = capture
         self.runtime = graph.runtime
         self._layers = layers
         self._target = target
@@ -91,13 +98,14 @@ class EditedKernel:
         self.device = device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
-        """Return every output by name, (rows, *shape), or the scores, (rows,)."""
+        """Return every output by name, (rows, *shape), or the scores, (rows,), and captured values, (rows, *shape)."""
         with torch.no_grad():
             edits = {layer: (batch[_keep(layer)], batch[_add(layer)]) for layer in self._layers}
-            outputs = self._run(batch, edits)
+            outputs, captured = self._run(batch, edits)
             if self._target is None:
-                return outputs
-            return {SCORES: scores(outputs[self._target.output].double(), self._target.space, parts)}
+                return captured if self._capture else outputs
+            found = scores(outputs[self._target.output].double(), self._target.space, parts)
+            return {SCORES: found, **captured}
 
 
 def _keep(layer: str) -> str:

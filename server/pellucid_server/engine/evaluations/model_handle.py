@@ -4,7 +4,7 @@ import difflib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,23 @@ class ModelHandle:
 
     def hold(self, rows: Recipe, layer: str) -> Held:
         """Run the part before `layer` for some rows, and keep on the device what lies there; see `Handle.hold`."""
-        self._require_layer(layer)
-        evaluation = self._evaluate(Prefix(rows, layer, OnDevice()), None)
-        self._answer(evaluation)
-        found = held(layer, evaluation.results)
-        self._request.hold(found.nbytes)
-        return found
+        return self.hold_each(rows, (layer,))[0]
+
+    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+        """Run the part before all of `layers` once, and keep what lies before each; see `Handle.hold_each`."""
+        for layer in layers:
+            self._require_layer(layer)
+        # What crosses in one graph of the model is not what crosses in the other.
+        together: dict[int, list[str]] = {}
+        for layer in dict.fromkeys(layers):
+            together.setdefault(id(self._model.graph_for(layer)), []).append(layer)
+        found: dict[str, Held] = {}
+        for names in together.values():
+            evaluation = self._evaluate(Prefix(rows, tuple(names), OnDevice()), None)
+            self._answer(evaluation)
+            found.update({each.layer: each for each in held(names, evaluation.results)})
+        self._request.hold(sum(each.nbytes for each in found.values()))
+        return tuple(found[layer] for layer in layers)
 
     def release(self, held: Held) -> None:
         """Let go of what was held."""
@@ -88,7 +99,7 @@ class ModelHandle:
 
     def _require_layer(self, layer: str) -> None:
         """Refuse a layer that there is not, or at which the network cannot be cut."""
-        layers = {} if self._model.graph is None else self._model.graph.layers
+        layers = {} if self._model.graph is None else self._model.graph.sites
         found = layers.get(layer)
         if found is not None and found.cuttable:
             return

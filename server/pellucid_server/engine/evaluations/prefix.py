@@ -1,6 +1,6 @@
-"""What lies before a cut at a layer, kept on the device: the layer's values and what else crosses the cut."""
+"""What lies before cuts at layers, kept on the device: each layer's values and what else crosses its cut."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,21 @@ def context_bytes(context: Context) -> int:
 
 
 class Crossing(dict[str, torch.Tensor]):
-    """The values that cross a cut, each by row; `shared` are those that are the same for any rows."""
+    """The values that cross cuts, each by row; `shared` are those of each cut that are the same for any rows."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__({_VALUE: context.value, **{f"\0{number}": rows for number, rows in enumerate(context.rows)}})
-        self.shared = context.shared
+    def __init__(self, contexts: Sequence[Context]) -> None:
+        super().__init__(
+            {
+                _name(cut, place): rows
+                for cut, context in enumerate(contexts)
+                for place, rows in enumerate((context.value, *context.rows))
+            }
+        )
+        self.shared = tuple(context.shared for context in contexts)
+
+
+def _name(cut: int, place: int) -> str:
+    return f"\0{cut}\0{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class _Gathered:
 
     def __init__(self) -> None:
         self._parts: list[dict[str, torch.Tensor]] = []
-        self._shared: tuple[object, ...] = ()
+        self._shared: tuple[tuple[object, ...], ...] = ()
 
     def add(self, results: Tensors, start: int, count: int) -> None:
         assert isinstance(results, Crossing)  # noqa: S101 - the prefix's kernel makes nothing else
@@ -75,11 +85,16 @@ class _Gathered:
         self._parts.append({name: rows[start : start + count].clone() for name, rows in results.items()})
         self._shared = results.shared
 
-    def context(self) -> Context:
-        """Return what crosses, of all rows."""
-        found = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
-        value = found.pop(_VALUE)
-        return Context(value, tuple(found[f"\0{number}"] for number in range(len(found))), self._shared)
+    def contexts(self) -> tuple[Context, ...]:
+        """Return what crosses each cut, of all rows. Each has memory of its own, so that each can be let go."""
+        found: list[list[torch.Tensor]] = [[] for _ in self._shared]
+        parts = self._parts
+        for name in parts[0]:
+            whole = parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
+            found[int(name.split("\0")[1])].append(whole)
+        return tuple(
+            Context(values[0], tuple(values[1:]), shared) for values, shared in zip(found, self._shared, strict=True)
+        )
 
     def result(self) -> dict[str, npt.NDArray[np.generic]]:
         return {}
@@ -87,17 +102,17 @@ class _Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Prefix(Plain):
-    """Ask for what crosses a cut at `layer`."""
+    """Ask for what crosses cuts at `layers`, by one pass through what lies before them."""
 
     rows: Recipe
-    layer: str
+    layers: tuple[str, ...]
     fold: Fold
     exact: bool = False
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk."""
-        return ("prefix", self.layer)
+        return ("prefix", *self.layers)
 
     @property
     def derived(self) -> bool:
@@ -106,32 +121,36 @@ class Prefix(Plain):
 
     def kernel(self, model: LoadedModel, device: str) -> "PrefixKernel":
         """Return what evaluates it."""
-        return PrefixKernel(model, device, self.layer)
+        return PrefixKernel(model, device, self.layers)
 
 
 class PrefixKernel:
-    """Runs the part of a graph before a layer."""
+    """Runs the part of a graph before layers."""
 
     evaluation = "prefix"
     backward = False
 
-    def __init__(self, model: LoadedModel, device: str, layer: str) -> None:
-        graph = model.graph_for(layer)
-        self._suffix = graph.suffix(layer)
+    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
+        graph = model.graph_for(*layers)
+        self._run = graph.prefixes(layers)
+        self._layers = layers
         self.runtime = graph.runtime
-        self.kind = f"prefix@{layer}"
+        self.kind = f"prefix@{layers[-1]}"
         self.device = device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return what crosses."""
-        return Crossing(self._suffix.context(batch))
+        contexts = self._run(batch)
+        return Crossing([contexts[layer] for layer in self._layers])
 
 
-def held(layer: str, gathered: Accumulator) -> HeldRows:
-    """Make what a prefix left on the device into something to go on from."""
+def held(layers: Sequence[str], gathered: Accumulator) -> tuple[HeldRows, ...]:
+    """Make what a prefix left on the device into something to go on from, for each of its layers."""
     assert isinstance(gathered, _Gathered)  # noqa: S101 - see `OnDevice`
-    context = gathered.context()
-    return HeldRows(layer, context, to_host(context.value))
+    return tuple(
+        HeldRows(layer, context, to_host(context.value))
+        for layer, context in zip(layers, gathered.contexts(), strict=True)
+    )
 
 
 def joined(parts: Mapping[int, Held]) -> Context:

@@ -113,8 +113,11 @@ class SuffixKernel:
             return {SCORES: scores(output.double(), self._target.space, parts)}
 
 
-def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor]:
-    """Return what lies before the layer for all parts, and the row of it that goes with each value."""
+def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor | None]:
+    """Return what lies before the layer for all parts, and the row of it that goes with each value.
+
+    None for the only row there is, which is then shared and not copied.
+    """
     found: dict[int, Held] = {}
     starts: dict[int, int] = {}
     offsets = []
@@ -126,4 +129,6 @@ def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor]:
             found[number], starts[number] = ask.held, count
             count += ask.held.count
         offsets.append(torch.full((rows,), starts[number], device=of.device))
+    if count == 1:
+        return next(iter(found.values())).context, None
     return joined(found), of + (torch.cat(offsets) if len(offsets) > 1 else offsets[0])

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,11 @@ class WatchedHandle:
         """Run the part before `layer`, and keep what lies there."""
         with self._naming_rows(rows):
             return self._handle.hold(rows, layer)
+
+    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+        """Run the part before all of `layers` once, and keep what lies before each."""
+        with self._naming_rows(rows):
+            return self._handle.hold_each(rows, layers)
 
     def release(self, held: Held) -> None:
         """Let go of what was held."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,17 +28,17 @@ from pellucid_server.engine.models.graph.index_ranges import (
     names_an_index,
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
-from pellucid_server.engine.models.graph.names import Layer, find_layers
-from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut
+from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
+from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut, prefixes
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
 
 Outputs = dict[str, torch.Tensor]
 Captures = dict[str, torch.Tensor]
-Derived = Callable[[Rows], tuple[Outputs, Captures]]
-Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], Outputs]
-"""A derived graph: from input rows to the outputs and to the values of layers, each by name."""
+Derived = Callable[..., tuple[Outputs, Captures]]
+Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], tuple[Outputs, Captures]]
+"""Derived graphs: from input rows, and edits, to the outputs and to the values of layers, each by name."""
 
 _Made = TypeVar("_Made")
 
@@ -48,11 +48,10 @@ _CACHED = 256
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """What a graph made of another has in common with it: the whole numbers it takes, layers, and their nodes."""
+    """What a graph made of another has in common with it: the whole numbers it takes, and its layers' values."""
 
     index_ranges: Mapping[str, IndexRange]
-    layers: dict[str, Layer]
-    values: dict[str, fx.Node]
+    sites: Sites
 
 
 class Graph:
@@ -69,6 +68,9 @@ class Graph:
         What goes in and comes out.
     layers
         Layers by name, in the order in which the first pass enters them.
+    sites
+        What every method here takes for a layer's name: the layers, and parts of them. "NAME:heads" is the value of
+        an attention's heads before their output projection, "NAME:branch" what a residual block adds to its stream.
     largest_batch
         The largest batch that the export promises, or None for any.
     lengths
@@ -91,11 +93,14 @@ class Graph:
         self.largest_batch = program.largest_batch
         self.lengths = program.lengths
         like = like or Like(
-            find_index_ranges(program.graph, program.inputs), *find_layers(program.graph, program.batch)
+            find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch)
         )
         self.index_ranges: Mapping[str, IndexRange] = like.index_ranges
-        self.layers: Mapping[str, Layer] = MappingProxyType(like.layers)
-        self._values = like.values
+        self.layers: Mapping[str, Layer] = MappingProxyType(like.sites.layers)
+        self.sites: Mapping[str, Layer] = MappingProxyType(like.sites.all)
+        self._sites = like.sites
+        self._values = like.sites.values
+        self._places = {name: place for place, name in enumerate(self._values)}
         self._program = program
         self._input_names = tuple(value.name for value in self.inputs)
         self._output_names = tuple(value.name for value in self.outputs)
@@ -127,17 +132,13 @@ class Graph:
         found = faster(self._program)
         if found is None:
             return None
-        values = {name: found.nodes[node] for name, node in self._values.items() if node in found.nodes}
-        layers = {name: layer for name, layer in self.layers.items() if name in values}
-        return Graph(
-            found.program, device=self.device, runtime="fast-graph", like=Like(self.index_ranges, layers, values)
-        )
+        like = Like(self.index_ranges, self._sites.within(found.nodes))
+        return Graph(found.program, device=self.device, runtime="fast-graph", like=like)
 
     def widened(self) -> "Graph":
         """Return the graph in float64, without layers: the truth that float32 is measured by."""
-        return Graph(
-            widened(self._program), device=self.device, runtime="wide-graph", like=Like(self.index_ranges, {}, {})
-        )
+        like = Like(self.index_ranges, self._sites.within({}))
+        return Graph(widened(self._program), device=self.device, runtime="wide-graph", like=like)
 
     def __call__(self, rows: Rows) -> Outputs:
         """Return the outputs by name, (batch, *shape), of input rows by name, (batch, *features) on the device.
@@ -159,6 +160,16 @@ class Graph:
                 raise length_error({name: tuple(rows[name].shape) for name in self._input_names}) from error
             raise
         return dict(zip(self._output_names, values, strict=True))
+
+    def ended(self, sites: Iterable[str]) -> tuple[str, ...]:
+        """Return sites in the order in which the first pass ends them: none has an effect on one before it.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site.
+        """
+        return tuple(sorted(sites, key=self._places.__getitem__))
 
     def capturing(self, layers: tuple[str, ...]) -> Derived:
         """Return a graph that returns the values of `layers` too, (batch, *shape).
@@ -187,11 +198,13 @@ class Graph:
         """
         return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
 
-    def editing(self, layers: tuple[str, ...]) -> Editing:
-        """Return a graph that is also given edits of `layers`, by name, and returns the outputs that they lead to.
+    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
+        """Return a graph that is also given edits of `layers`, by name, and returns what they lead to.
 
         An edit is a pair (keep, add) that broadcasts with the layer's value v, (batch, *shape): v becomes
-        keep * v + add, and add where keep is 0.
+        keep * v + add, and add where keep is 0. An edit changes what leaves the layer. Of layers that have one
+        value, the inner is changed before the outer. The values of the layers in `capture`, which are returned
+        beside the outputs, are those after all edits up to the end of the layer, its own among them.
 
         Raises
         ------
@@ -200,7 +213,7 @@ class Graph:
         UnfitModelError
             If a layer's value has no rows on axis 0.
         """
-        return self._cached(("editing", *layers), lambda: self._editing(layers))
+        return self._cached(("editing", *layers, "", *capture), lambda: self._editing(layers, capture))
 
     def suffix(self, layer: str) -> Suffix:
         """Return what the graph does behind `layer`.
@@ -213,6 +226,18 @@ class Graph:
             If the layer's value has no rows on axis 0, so that there is no row to put another value in.
         """
         return self._cached(("suffix", layer), lambda: self._suffix(layer))
+
+    def prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+        """Return a graph that ends before all of the cuts at `layers`, and gives the context of each suffix by name.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        return self._cached(("prefixes", *layers), lambda: self._prefixes(layers))
 
     def _cached(self, key: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
         """Return the graph of `key`, derived first if need be; what is derived already waits for no derivation."""
@@ -240,7 +265,7 @@ class Graph:
 
     def _node(self, layer: str) -> fx.Node:
         node = self._values[layer]
-        if not self.layers[layer].cuttable:
+        if not self.sites[layer].cuttable:
             shape = ", ".join(map(str, node.meta["val"].shape))
             raise UnfitModelError(
                 f"The value of layer {layer!r} has the shape ({shape}), which does not hold one row of the batch at "
@@ -260,7 +285,7 @@ class Graph:
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
 
-    def _editing(self, layers: tuple[str, ...]) -> Editing:
+    def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...]) -> Editing:
         graph, copies = self._copy()
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
         with graph.inserting_before(last.next):
@@ -271,23 +296,21 @@ class Graph:
             }
         # Layers may have one value: that of a block is its last part's, which ends before it does.
         newest: dict[fx.Node, fx.Node] = {}
-        for layer in sorted(layers, key=self._end_of):
-            value = copies[self._node(layer)]
-            value = newest.get(value, value)
-            newest[copies[self._node(layer)]] = _edit(graph, value, *given[layer])
-        run = assemble(graph, self._program.tensors)
-        inputs, names = self._input_names, self._output_names
+        captured: dict[str, fx.Node] = {}
+        for layer in self.ended(dict.fromkeys((*layers, *capture))):
+            node = copies[self._node(layer)]
+            value = newest.get(node, node)
+            if layer in given:
+                newest[node] = value = _edit(graph, value, *given[layer])
+            captured[layer] = value
+        run = self._returning(graph, {layer: captured[layer] for layer in capture})
 
-        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> Outputs:
-            pairs = [tensor for layer in layers for tensor in edits[layer]]
-            return dict(zip(names, run(*[rows[name] for name in inputs], *pairs), strict=True))
+        def derived(
+            rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+        ) -> tuple[Outputs, Captures]:
+            return run(rows, *[tensor for layer in layers for tensor in edits[layer]])
 
         return derived
-
-    def _end_of(self, layer: str) -> tuple[int, int]:
-        """Return what orders layers by when the first pass leaves them."""
-        last = max(place for place, name in enumerate(self.layers) if name == layer or name.startswith(f"{layer}."))
-        return last, -layer.count(".")
 
     def _suffix(self, layer: str) -> Suffix:
         program = self._program
@@ -300,6 +323,16 @@ class Graph:
             outputs=self._output_names,
         )
 
+    def _prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+        program = self._program
+        return prefixes(
+            program.graph,
+            program.tensors,
+            {layer: self._node(layer) for layer in layers},
+            batch=program.batch,
+            inputs=self._input_names,
+        )
+
     def _copy(self) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
@@ -307,14 +340,14 @@ class Graph:
         return graph, copies
 
     def _returning(self, graph: fx.Graph, captured: Mapping[str, fx.Node]) -> Derived:
-        """Run `graph` with captured values behind its outputs."""
+        """Run `graph` with captured values behind its outputs; what else it is given comes behind the rows."""
         output = graph.output_node()
         output.args = ((*_results(output), *captured.values()),)
         run = assemble(graph, self._program.tensors)
         inputs, names, count = self._input_names, (*self._output_names, *captured), len(self._output_names)
 
-        def derived(rows: Rows) -> tuple[Outputs, Captures]:
-            values = list(zip(names, run(*[rows[name] for name in inputs]), strict=True))
+        def derived(rows: Rows, *more: torch.Tensor) -> tuple[Outputs, Captures]:
+            values = list(zip(names, run(*[rows[name] for name in inputs], *more), strict=True))
             return dict(values[:count]), dict(values[count:])
 
         return derived

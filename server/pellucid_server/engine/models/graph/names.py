@@ -7,13 +7,15 @@ is no layer, the attention around it is.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from pellucid_server.engine.models.graph.branches import branch_of, last_sum
+from pellucid_server.engine.models.graph.heads import HEADS
 from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout, row_shape
 
 aten = torch.ops.aten
@@ -45,6 +47,11 @@ class Layer:
         captured, differentiated and replaced there.
     unit_axis
         The axis of `shape` that counts the units; 0 where a row is one number.
+    heads
+        How many heads the site "NAME:heads" has: the value of an attention's heads before their output projection,
+        whose units they are; 0 if there is no such site.
+    branch
+        Whether there is the site "NAME:branch": the value that a residual block adds to the stream that passes by.
     """
 
     name: str
@@ -53,49 +60,149 @@ class Layer:
     units: int
     cuttable: bool
     unit_axis: int = 0
+    heads: int = 0
+    branch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Where the values of a graph can be looked at and changed.
+
+    Attributes
+    ----------
+    layers
+        The layers by name, in the order in which the first pass enters them.
+    all
+        The layers and their parts, "NAME:heads" and "NAME:branch", which follow the layer that they are parts of.
+    values
+        The nodes of all their values, in the order in which the first pass ends them: where some have one value, the
+        innermost comes first.
+    """
+
+    layers: dict[str, Layer]
+    all: dict[str, Layer]
+    values: dict[str, fx.Node]
+
+    def within(self, nodes: Mapping[fx.Node, fx.Node]) -> "Sites":
+        """Return the sites of another graph, given which of its nodes has the value of which node of this one."""
+        values = {name: nodes[node] for name, node in self.values.items() if node in nodes}
+        layers, found = (
+            {name: layer for name, layer in each.items() if name in values} for each in (self.layers, self.all)
+        )
+        return Sites(layers, found, values)
 
 
 @dataclass
 class _Call:
-    """The nodes made during one call of a module."""
+    """The nodes made during one call of a module, which `depth` others are around."""
 
     name: str
     type: str
+    depth: int
     nodes: dict[fx.Node, None] = field(default_factory=dict)
 
 
-def find_layers(graph: fx.Graph, batch: Any) -> tuple[dict[str, Layer], dict[str, fx.Node]]:
-    """Return the layers by name, in the order in which the first pass enters them, and their values' nodes.
+def find_sites(graph: fx.Graph, batch: Any) -> Sites:
+    """Return the layers of a graph and their parts.
 
     The root module is no layer, nor is a module that makes no floating-point tensor.
     """
+    calls = [(call, value) for call in calls_of(graph) if (value := leaving(call.nodes)) is not None]
+    heads, branches = _heads(calls), _branches(calls, batch)
     layers: dict[str, Layer] = {}
-    values: dict[str, fx.Node] = {}
-    for call in _calls(graph):
-        value = _leaving(call.nodes)
-        if value is None:
-            continue
-        values[call.name] = value
-        layers[call.name] = _layer(call, value, batch)
-    return layers, values
+    sites: dict[str, Layer] = {}
+    ends: dict[str, tuple[fx.Node, float]] = {}
+    for call, value in calls:
+        parts = {"heads": heads.get(call.name), "branch": branches.get(call.name)}
+        found = {
+            name: replace(_layer(call, node, batch, node.meta.get(HEADS) if part == "heads" else None), name=name)
+            for part, node in parts.items()
+            if node is not None
+            for name in [f"{call.name}:{part}"]
+        }
+        counted = found.get(f"{call.name}:heads")
+        layer = replace(
+            _layer(call, value, batch),
+            heads=0 if counted is None else counted.units,
+            branch=f"{call.name}:branch" in found,
+        )
+        layers[call.name] = layer
+        sites.update({call.name: layer, **found})
+        ends[call.name] = value, call.depth
+        # A part may be the value of a layer inside, and, as far as heads go, of the layer itself.
+        ends.update({f"{call.name}:{part}": (node, call.depth + 0.5) for part, node in parts.items() if node})
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    order = sorted(ends, key=lambda name: (places[ends[name][0]], -ends[name][1]))
+    return Sites(layers, sites, {name: ends[name][0] for name in order})
 
 
-def _calls(graph: fx.Graph) -> list[_Call]:
+def _heads(calls: Sequence[tuple[_Call, fx.Node]]) -> dict[str, fx.Node]:
+    """Return the values of heads, by the innermost call that makes them: of calls that make one alone."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in dict.fromkeys(node for call, _ in calls for node in call.nodes if HEADS in node.meta):
+        innermost = max((call for call, _ in calls if node in call.nodes), key=lambda call: call.depth)
+        found.setdefault(innermost.name, []).append(node)
+    return {name: nodes[0] for name, nodes in found.items() if len(nodes) == 1}
+
+
+def _branches(calls: Sequence[tuple[_Call, fx.Node]], batch: Any) -> dict[str, fx.Node]:
+    """Return the values of branches, by the innermost call that ends in the sum of one and a stream."""
+    found: dict[fx.Node, tuple[_Call, fx.Node]] = {}
+    for call, value in sorted(calls, key=lambda each: each[0].depth):
+        added = last_sum(value, call.nodes)
+        branch = None if added is None else branch_of(added, call.nodes)
+        if added is not None and branch is not None:
+            found[added] = call, branch
+    return {
+        call.name: branch for call, branch in found.values() if batch_layout(branch, batch) is BatchLayout.ROWS
+    }
+
+
+def calls_of(graph: fx.Graph) -> list[_Call]:
+    """Return the calls of modules, in the order in which the first pass enters them."""
     calls: dict[str, _Call] = {}
     for node in graph.nodes:
-        for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+        for depth, (key, (path, kind)) in enumerate((node.meta.get("nn_module_stack") or {}).items()):
             # Sizes that the export reads off by itself carry a made-up module.
             if not path or key.startswith("_empty_nn_module_stack"):
                 continue
             if key not in calls:
                 again = re.search(r"@(\d+)$", key)
                 name = f"{path}#{again[1]}" if again else path
-                calls[key] = _Call(name, str(kind).rsplit(".", maxsplit=1)[-1])
+                calls[key] = _Call(name, str(kind).rsplit(".", maxsplit=1)[-1], depth)
             calls[key].nodes[node] = None
     return list(calls.values())
 
 
-def _leaving(nodes: Mapping[fx.Node, None]) -> fx.Node | None:
+def separate_uses(graph: fx.Graph) -> None:
+    """Give a value that a call uses and also returns a second node for the uses outside, by an alias.
+
+    A change of what leaves the call then leaves alone what the call itself makes of the value. Changes `graph`,
+    though nothing that it computes.
+    """
+    calls = calls_of(graph)
+    for call in reversed(calls):
+        value = leaving(call.nodes)
+        if value is None or not any(user in call.nodes and not _reads_size(user) for user in value.users):
+            continue
+        with graph.inserting_after(value):
+            outside = graph.call_function(aten.alias.default, (value,))
+        outside.meta = {key: part for key, part in value.meta.items() if key != HEADS}
+        # Calls around this one may have the new node as their value, too; those inside it have the first.
+        for around in calls:
+            if value in around.nodes and around.depth <= call.depth:
+                around.nodes[outside] = None
+        outside.meta["nn_module_stack"] = dict(list(value.meta["nn_module_stack"].items())[: call.depth + 1])
+        for user in list(value.users):
+            if user not in call.nodes:
+                user.replace_input_with(value, outside)
+
+
+def _reads_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
+
+
+def leaving(nodes: Mapping[fx.Node, None]) -> fx.Node | None:
     """Return the value that leaves a call: its output, as far as the graph tells.
 
     Of the floating-point tensors that are used outside, the one with most of the call behind it, and the first
@@ -122,7 +229,8 @@ def _sources(node: fx.Node, nodes: Mapping[fx.Node, None]) -> set[fx.Node]:
     return found
 
 
-def _layer(call: _Call, value: fx.Node, batch: Any) -> Layer:
+def _layer(call: _Call, value: fx.Node, batch: Any, counting: int | None = None) -> Layer:
+    """Describe a value of a call; its axis `counting` counts the units, if that is known."""
     tensor = value.meta["val"]
     if batch_layout(value, batch) is not BatchLayout.ROWS:
         shape = tuple(size if isinstance(size, int) else None for size in tensor.shape)
@@ -130,7 +238,7 @@ def _layer(call: _Call, value: fx.Node, batch: Any) -> Layer:
     shape = row_shape(tensor)
     if not shape:
         return Layer(call.name, call.type, shape, 1, cuttable=True)
-    axis = _unit_axis(value) - 1
+    axis = (_unit_axis(value) if counting is None else counting) - 1
     return Layer(call.name, call.type, shape, shape[axis] or 0, cuttable=True, unit_axis=axis)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from pellucid_server.engine.models.graph.affine import affine_values
 from pellucid_server.engine.models.graph.functional_graph import assemble
 from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout
 
@@ -61,12 +62,28 @@ class Suffix:
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
         row_crossings: int,
+        affine: frozenset[str] = frozenset(),
     ) -> None:
         self._prefix = prefix
         self._suffix = suffix
         self._inputs = inputs
         self._outputs = outputs
         self._row_crossings = row_crossings
+        self._affine = affine
+
+    def affine(self, output: str) -> bool:
+        """Whether an output, by name, is surely an affine function of the layer's value, whatever crosses the cut.
+
+        Then the output of several changes is the sum of what each does, and no more runs than one are needed.
+
+        Raises
+        ------
+        KeyError
+            If there is no such output.
+        """
+        if output not in self._outputs:
+            raise KeyError(output)
+        return output in self._affine
 
     def context(self, rows: Rows) -> Context:
         """Run the part before the cut, without gradients, for input rows (rows, *features) by name."""
@@ -113,6 +130,37 @@ def _spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> t
     return crossing.expand(count, *crossing.shape[1:])
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a graph is cut in two.
+
+    Attributes
+    ----------
+    node
+        The value that the part behind is given, which holds the batch by rows.
+    kept
+        The nodes that the part behind computes itself.
+    by_row, shared
+        The other values that it needs: those that belong to a row, and those that serve all.
+    """
+
+    node: fx.Node
+    kept: frozenset[fx.Node]
+    by_row: tuple[fx.Node, ...]
+    shared: tuple[fx.Node, ...]
+
+    @property
+    def crossing(self) -> tuple[fx.Node, ...]:
+        """All values that cross, that of the cut first."""
+        return (self.node, *self.by_row, *self.shared)
+
+    @classmethod
+    def at(cls, graph: fx.Graph, node: fx.Node, batch: Any) -> "Cut":
+        """Find out what crosses a cut at the value of `node`."""
+        kept, by_row, shared = _crossings(graph, node, _behind(node), batch)
+        return cls(node, frozenset(kept), tuple(by_row), tuple(shared))
+
+
 def cut(
     graph: fx.Graph,
     tensors: Mapping[str, torch.Tensor],
@@ -123,12 +171,55 @@ def cut(
     outputs: tuple[str, ...],
 ) -> Suffix:
     """Cut `graph` at the value of `node`, which holds the batch by rows."""
-    behind = _behind(node)
-    kept, by_row, shared = _crossings(graph, node, behind, batch)
-    prefix = _prefix_graph(graph, [node, *by_row, *shared])
-    suffix = _suffix_graph(graph, node, kept, [*by_row, *shared], batch)
+    found = Cut.at(graph, node, batch)
+    prefix = _prefix_graph(graph, found.crossing)
+    suffix = _suffix_graph(graph, found, batch)
     return Suffix(
-        assemble(prefix, tensors), assemble(suffix, tensors), inputs=inputs, outputs=outputs, row_crossings=len(by_row)
+        assemble(prefix, tensors),
+        assemble(suffix, tensors),
+        inputs=inputs,
+        outputs=outputs,
+        row_crossings=len(found.by_row),
+        affine=_affine_outputs(graph, node, outputs),
+    )
+
+
+def prefixes(
+    graph: fx.Graph,
+    tensors: Mapping[str, torch.Tensor],
+    nodes: Mapping[str, fx.Node],
+    *,
+    batch: Any,
+    inputs: tuple[str, ...],
+) -> Callable[[Rows], dict[str, Context]]:
+    """Return what runs the part before all of several cuts once: from input rows to what crosses each, by its name."""
+    cuts = {name: Cut.at(graph, node, batch) for name, node in nodes.items()}
+    crossing = list(dict.fromkeys(node for each in cuts.values() for node in each.crossing))
+    places = {node: place for place, node in enumerate(crossing)}
+    run = assemble(_prefix_graph(graph, crossing), tensors)
+
+    def contexts(rows: Rows) -> dict[str, Context]:
+        with torch.no_grad():
+            values = run(*[rows[name].detach() for name in inputs])
+        return {
+            name: Context(
+                values[places[each.node]],
+                tuple(values[places[node]] for node in each.by_row),
+                tuple(values[places[node]] for node in each.shared),
+            )
+            for name, each in cuts.items()
+        }
+
+    return contexts
+
+
+def _affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> frozenset[str]:
+    """Return the names of the outputs that are affine in the value of `node`; of those that do not depend on it, too."""
+    depending, affine = affine_values(graph, node)
+    results = graph.output_node().args[0]
+    nodes = tuple(results) if isinstance(results, tuple) else (results,)
+    return frozenset(
+        name for name, each in zip(outputs, nodes, strict=True) if each in affine or each not in depending
     )
 
 
@@ -168,7 +259,7 @@ def _crossings(
     return kept, by_row, shared
 
 
-def _prefix_graph(graph: fx.Graph, results: list[fx.Node]) -> fx.Graph:
+def _prefix_graph(graph: fx.Graph, results: Sequence[fx.Node]) -> fx.Graph:
     """Copy what `results` need, with all placeholders of `graph`."""
     needed = set(results)
     for node in reversed(graph.nodes):
@@ -183,13 +274,13 @@ def _prefix_graph(graph: fx.Graph, results: list[fx.Node]) -> fx.Graph:
     return prefix
 
 
-def _suffix_graph(graph: fx.Graph, node: fx.Node, kept: set[fx.Node], crossings: list[fx.Node], batch: Any) -> fx.Graph:
+def _suffix_graph(graph: fx.Graph, where: Cut, batch: Any) -> fx.Graph:
     """Build the graph from (value, *crossings) to the outputs."""
     suffix = fx.Graph()
-    copies = {source: suffix.placeholder(source.name) for source in [node, *crossings]}
-    count = suffix.call_function(aten.sym_size.int, (copies[node], 0))
+    copies = {source: suffix.placeholder(source.name) for source in where.crossing}
+    count = suffix.call_function(aten.sym_size.int, (copies[where.node], 0))
     for source in graph.nodes:
-        if source not in kept:
+        if source not in where.kept:
             continue
         counted = source.op != "get_attr" and batch_layout(source, batch) is BatchLayout.COUNT
         copies[source] = count if counted else suffix.node_copy(source, copies.__getitem__)

@@ -120,10 +120,10 @@ class LoadedModel:
         return next((obstacle for obstacle in obstacles if obstacle), "")
 
     def graph_for(self, *layers: str) -> Graph:
-        """Return the graph to run: the faster one if there is one and it has these layers."""
+        """Return the graph to run: the faster one if there is one and it has these layers or parts of layers."""
         if self.graph is None:
             raise ValueError(f"{self.key.name} has no graph")
-        return self.graph if self.fast is None or any(layer not in self.fast.layers for layer in layers) else self.fast
+        return self.graph if self.fast is None or any(layer not in self.fast.sites for layer in layers) else self.fast
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -133,7 +133,7 @@ class LoadedModel:
     @property
     def sites(self) -> Mapping[str, Layer]:
         """All that can be changed by name: the layers, and parts of them."""
-        return self.layers
+        return {} if self.graph is None else self.graph.sites
 
     def value_of(self, layer: str) -> Hashable:
         """Return what is equal for layers that have one value, such as a block and its last part."""
@@ -234,7 +234,15 @@ class LoadedModel:
         if self.graph is None:
             return ()
         return tuple(
-            LayerInfo(layer.name, layer.type, wire_shape(layer.shape), layer.units, layer.cuttable)
+            LayerInfo(
+                layer.name,
+                layer.type,
+                wire_shape(layer.shape),
+                layer.units,
+                layer.cuttable,
+                heads=layer.heads,
+                branch=layer.branch,
+            )
             for layer in self.graph.layers.values()
         )
 

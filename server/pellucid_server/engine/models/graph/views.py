@@ -1,0 +1,97 @@
+"""Where the axes of a value go when it is reordered and reshaped: told by their symbolic sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+from pellucid_server.engine.models.graph.sizes import expression
+
+aten = torch.ops.aten
+
+SAME_FORM = frozenset({aten.alias, aten.clone, aten.contiguous, aten.detach, aten.dropout, aten.to, aten._to_copy})
+"""Operators whose value has the axes of their operand."""
+
+_RESHAPES = frozenset({aten.reshape, aten.view, aten._unsafe_view, aten.flatten, aten.unflatten})
+_RESHAPES_BY_ONE = frozenset({aten.squeeze, aten.unsqueeze})
+MADE_ANEW = -1
+"""The axis that a linear operator makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A part of an axis of the value at the start: all of it, or one factor of its size.
+
+    `step` is by how many places of that axis the next place of the factor is further on.
+    """
+
+    axis: int
+    size: Any
+    step: Any = 1
+
+
+Axes = tuple[tuple[Factor, ...], ...]
+"""What each axis of a value is made of, the outermost factor first."""
+
+
+def axes_of(node: fx.Node) -> Axes:
+    """Return the axes of a value as they are at its start."""
+    return tuple((Factor(axis, expression(size)),) for axis, size in enumerate(node.meta["val"].shape))
+
+
+def axes_behind(axes: Axes, source: fx.Node, node: fx.Node) -> Axes | None:
+    """Return the axes of `node`'s value, whose operand `source` has these; None where they cannot be followed."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if not node.args or node.args[0] is not source:
+        return None
+    if packet in SAME_FORM:
+        return axes
+    if packet is aten.linear:
+        return (*axes[:-1], (Factor(MADE_ANEW, expression(node.meta["val"].shape[-1])),))
+    if packet is aten.permute:
+        return tuple(axes[axis] for axis in _listed(node.args[1]))
+    if packet is aten.transpose:
+        order = list(axes)
+        first, second = (int(str(axis)) for axis in node.args[1:3])
+        order[first], order[second] = order[second], order[first]
+        return tuple(order)
+    if packet in _RESHAPES or packet in _RESHAPES_BY_ONE:
+        return _reshaped(axes, [expression(size) for size in node.meta["val"].shape])
+    return None
+
+
+def _listed(axes: Any) -> Sequence[int]:
+    return [int(axis) for axis in axes]
+
+
+def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
+    """Share the factors of all axes out among axes of other sizes, innermost first."""
+    waiting = [factor for axis in axes for factor in axis if factor.size != 1]
+    found: list[tuple[Factor, ...]] = []
+    for size in reversed(sizes):
+        left, taken = size, list[Factor]()
+        while left != 1:
+            if not waiting:
+                return None
+            factor = waiting.pop()
+            more, less = _quotient(left, factor.size), _quotient(factor.size, left)
+            if more is not None:
+                taken.insert(0, factor)
+                left = more
+            elif less is not None:
+                taken.insert(0, Factor(factor.axis, left, factor.step))
+                waiting.append(Factor(factor.axis, less, factor.step * left))
+                left = 1
+            else:
+                return None
+        found.insert(0, tuple(taken))
+    return None if waiting else tuple(found)
+
+
+def _quotient(size: Any, by: Any) -> Any:
+    """Return how many times `by` goes into `size`, None if that is no whole number for all sizes."""
+    found = sympy.sympify(size) / sympy.sympify(by)
+    return found if found.is_integer and found.is_positive else None
