@@ -30,6 +30,7 @@ from pellucid_server.engine.models.graph.index_ranges import (
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
 from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut, prefixes
+from pellucid_server.engine.models.graph.ways import Between, Ways
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
@@ -92,9 +93,7 @@ class Graph:
         self.outputs = program.outputs
         self.largest_batch = program.largest_batch
         self.lengths = program.lengths
-        like = like or Like(
-            find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch)
-        )
+        like = like or Like(find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch))
         self.index_ranges: Mapping[str, IndexRange] = like.index_ranges
         self.layers: Mapping[str, Layer] = MappingProxyType(like.sites.layers)
         self.sites: Mapping[str, Layer] = MappingProxyType(like.sites.all)
@@ -198,6 +197,45 @@ class Graph:
         """
         return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
 
+    def with_gradients_at(self, layers: tuple[str, ...]) -> Derived:
+        """Return a graph in which values of layers, which are returned too, keep what leads from them to the outputs.
+
+        `torch.autograd.grad` of the outputs with respect to them is the gradient at each layer, all by one pass back.
+        To be called with gradients enabled, on rows that do not require gradients.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        return self._cached(("with_gradients_at", *layers), lambda: self._with_gradients_at(layers))
+
+    def between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> Between:
+        """Return the sites that lie on ways from some sites to others.
+
+        Parameters
+        ----------
+        first, last
+            Names of sites. Without any in `last`, the ways end at the output.
+        output
+            The name of the output.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site or output.
+        """
+        results = dict(zip(self._output_names, _results(self._program.graph.output_node()), strict=True))
+        ends = {self._values[name] for name in last} or {results[output]}
+        ways = Ways(self._program.graph, {self._values[name] for name in first}, ends)
+        return Between(
+            names=tuple(name for name, node in self._values.items() if node in ways.between),
+            avoidable=frozenset(name for name, node in self._values.items() if node in ways.avoidable),
+            reached=ways.reached,
+        )
+
     def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
         """Return a graph that is also given edits of `layers`, by name, and returns what they lead to.
 
@@ -285,6 +323,18 @@ class Graph:
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
 
+    def _with_gradients_at(self, layers: tuple[str, ...]) -> Derived:
+        graph, copies = self._copy()
+        found: dict[fx.Node, fx.Node] = {}
+        for layer in layers:
+            value = copies[self._node(layer)]
+            if value in found:
+                continue
+            with graph.inserting_after(value):
+                found[value] = graph.call_function(as_tracked, (value,))
+            _replace(value, found[value])
+        return self._returning(graph, {layer: found[copies[self._node(layer)]] for layer in layers})
+
     def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...]) -> Editing:
         graph, copies = self._copy()
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
@@ -305,9 +355,7 @@ class Graph:
             captured[layer] = value
         run = self._returning(graph, {layer: captured[layer] for layer in capture})
 
-        def derived(
-            rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-        ) -> tuple[Outputs, Captures]:
+        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tuple[Outputs, Captures]:
             return run(rows, *[tensor for layer in layers for tensor in edits[layer]])
 
         return derived
@@ -379,6 +427,16 @@ def edited(value: torch.Tensor, keep: torch.Tensor, add: torch.Tensor) -> torch.
     return torch.where(keep == 0, add, keep * value + add)
 
 
+def _replace(value: fx.Node, new: fx.Node) -> None:
+    """Give all other users of a value a new one that is made of it."""
+    value.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
 def as_leaf(value: torch.Tensor) -> torch.Tensor:
     """Return the value cut off from what made it, as a leaf that requires gradients."""
     return value.detach().requires_grad_()
+
+
+def as_tracked(value: torch.Tensor) -> torch.Tensor:
+    """Return the value as a tensor that requires gradients: as it is if it does."""
+    return value if value.requires_grad else value.detach().requires_grad_()
