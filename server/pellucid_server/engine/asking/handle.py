@@ -114,6 +114,10 @@ class Handle(Protocol):
         """
         ...
 
+    def affine(self, layer: str) -> frozenset[str]:
+        """Return the names of outputs that are surely affine functions of a layer's value, whatever else is given."""
+        ...
+
     def release(self, held: Held) -> None:
         """Let go of what was held; what is not released goes with the request."""
         ...

@@ -93,6 +93,11 @@ class ModelHandle:
         self._request.hold(sum(each.nbytes for each in found.values()))
         return tuple(found[layer] for layer in layers)
 
+    def affine(self, layer: str) -> frozenset[str]:
+        """Return the outputs that are affine in a layer's value; see `Handle.affine`."""
+        graph = self._model.graph
+        return frozenset() if graph is None else self._services.hub.offload(lambda: graph.affine_outputs(layer))
+
     def release(self, held: Held) -> None:
         """Let go of what was held."""
         self._request.hold(-held.nbytes)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.asking.registry import Method
+from pellucid_server.engine.asking.registry import Method, Need
 from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
@@ -209,6 +209,7 @@ def read_sites(
         features=model.features,
         seed=request.seed,
         parts_done=resume.parts_done,
+        gradients=model.obstacle(Need.GRADIENTS),
     )
     named = {each.reference for each in found.interventions if each.reference}
     record = AblationRecord(

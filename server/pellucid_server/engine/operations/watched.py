@@ -98,6 +98,10 @@ class WatchedHandle:
         with self._naming_rows(rows):
             return self._handle.hold_each(rows, layers)
 
+    def affine(self, layer: str) -> frozenset[str]:
+        """Return the outputs that are affine in a layer's value."""
+        return self._handle.affine(layer)
+
     def release(self, held: Held) -> None:
         """Let go of what was held."""
         self._handle.release(held)

@@ -51,6 +51,14 @@ class Effects:
         self._after.append(measured.after)
         self._errors.append(measured.standard_errors)
 
+    def add_all(self, before: Floats, after: Floats) -> None:
+        """Add all rows at once: (rows,) and (rows, sites)."""
+        for row in range(len(before)):
+            self._rows.append(row)
+            self._before.append(float(before[row]))
+            self._after.append(after[row])
+            self._errors.append(None)
+
     def table(self) -> Table:
         """Return a row for each row of the request and each change, in their order."""
         count, sites = len(self._rows), len(self._named)

@@ -29,7 +29,7 @@ from pellucid_server.engine.models.graph.index_ranges import (
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
-from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, cut, prefixes
+from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, affine_outputs, cut, prefixes
 from pellucid_server.engine.models.graph.ways import Between, Ways
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
@@ -276,6 +276,19 @@ class Graph:
             If a layer's value has no rows on axis 0.
         """
         return self._cached(("prefixes", *layers), lambda: self._prefixes(layers))
+
+    def affine_outputs(self, layer: str) -> frozenset[str]:
+        """Return the names of the outputs that are surely affine functions of a layer's value, whatever else crosses.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        """
+        program = self._program
+        return self._cached(
+            ("affine", layer), lambda: affine_outputs(program.graph, self._node(layer), self._output_names)
+        )
 
     def _cached(self, key: tuple[str, ...], make: Callable[[], _Made]) -> _Made:
         """Return the graph of `key`, derived first if need be; what is derived already waits for no derivation."""

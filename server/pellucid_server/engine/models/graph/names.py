@@ -153,9 +153,7 @@ def _branches(calls: Sequence[tuple[_Call, fx.Node]], batch: Any) -> dict[str, f
         branch = None if added is None else branch_of(added, call.nodes)
         if added is not None and branch is not None:
             found[added] = call, branch
-    return {
-        call.name: branch for call, branch in found.values() if batch_layout(branch, batch) is BatchLayout.ROWS
-    }
+    return {call.name: branch for call, branch in found.values() if batch_layout(branch, batch) is BatchLayout.ROWS}
 
 
 def calls_of(graph: fx.Graph) -> list[_Call]:

@@ -180,7 +180,7 @@ def cut(
         inputs=inputs,
         outputs=outputs,
         row_crossings=len(found.by_row),
-        affine=_affine_outputs(graph, node, outputs),
+        affine=affine_outputs(graph, node, outputs),
     )
 
 
@@ -213,14 +213,12 @@ def prefixes(
     return contexts
 
 
-def _affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> frozenset[str]:
-    """Return the names of the outputs that are affine in the value of `node`; of those that do not depend on it, too."""
+def affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> frozenset[str]:
+    """Return the names of the outputs that are affine in the value of `node`, or do not depend on it."""
     depending, affine = affine_values(graph, node)
     results = graph.output_node().args[0]
     nodes = tuple(results) if isinstance(results, tuple) else (results,)
-    return frozenset(
-        name for name, each in zip(outputs, nodes, strict=True) if each in affine or each not in depending
-    )
+    return frozenset(name for name, each in zip(outputs, nodes, strict=True) if each in affine or each not in depending)
 
 
 def _behind(node: fx.Node) -> set[fx.Node]:

@@ -112,11 +112,11 @@ class LoadedModel:
     @property
     def capabilities(self) -> frozenset[Need]:
         """What the model can do."""
-        return frozenset(need for need in Need if not self._obstacle(need))
+        return frozenset(need for need in Need if not self.obstacle(need))
 
     def refusal(self, method: Method) -> str:
         """Say why the model does not allow a method; empty if it does."""
-        obstacles = (self._obstacle(need) for need in sorted(method.needs))
+        obstacles = (self.obstacle(need) for need in sorted(method.needs))
         return next((obstacle for obstacle in obstacles if obstacle), "")
 
     def graph_for(self, *layers: str) -> Graph:
@@ -219,7 +219,8 @@ class LoadedModel:
         except InvalidRequestError:
             return 0
 
-    def _obstacle(self, need: Need) -> str:
+    def obstacle(self, need: Need) -> str:
+        """Say why the model does not have what a method may need; empty if it has."""
         if need is Need.FORWARD:
             return ""
         if self.graph is None:

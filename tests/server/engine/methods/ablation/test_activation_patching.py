@@ -29,15 +29,22 @@ class Words(nn.Module):
         return self.head(torch.tanh(hidden).mean(1))
 
 
+class Kept(nn.Module):
+    """A layer whose value is what it is given."""
+
+    def forward(self, value):
+        return value * 1
+
+
 class Pair(nn.Module):
     """The product of what two layers make."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Identity(), nn.Identity()
+        self.a, self.b = Kept(), Kept()
 
     def forward(self, rows):
-        return (self.a(rows[:, :1] * 1) * self.b(rows[:, 1:] * 1)).reshape(-1, 1)
+        return self.a(rows[:, :1]) * self.b(rows[:, 1:])
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +100,10 @@ class _Split(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(8)
-        self.all, self.conv, self.head = nn.Identity(), nn.Conv2d(3, 2, 3), nn.Linear(8, 2)
+        self.all, self.conv, self.head = Kept(), nn.Conv2d(3, 2, 3), nn.Linear(8, 2)
 
     def forward(self, image):
-        return self.head(torch.tanh(self.conv(self.all(image * 1))).flatten(1))
+        return self.head(torch.tanh(self.conv(self.all(image))).flatten(1))
 
 
 def test_what_one_layer_needs_of_another_shows_in_the_two_directions(bench):
@@ -135,10 +142,10 @@ def test_a_difference_of_rounding_alone_counts_as_none_though_the_terms_of_the_m
     class Large(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a = nn.Identity()
+            self.a = Kept()
 
         def forward(self, rows):
-            return self.a(rows * 1)
+            return self.a(rows)
 
     network = Network(Large(), torch.zeros(1, 2))
     question = network.question(

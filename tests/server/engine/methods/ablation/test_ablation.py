@@ -1,0 +1,309 @@
+"""Ablation against whole forward passes of the author's network, with the change made by a hook."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.sites import Intervention, Site
+from pellucid_server.engine.asking.verbs import ABLATE
+from pellucid_server.errors import InvalidRequestError
+from server.engine.methods.ablation.hooked import (
+    LENGTH,
+    NETWORKS,
+    arrays,
+    first_output,
+    layer_values,
+    masked,
+    one,
+    question,
+    site_layers,
+)
+from server.engine.models.networks import zoo_rows
+
+
+def findings(bench, name, asked, **parameters):
+    """Return the parts that the method yields."""
+    method = registry.lookup("ablation", ABLATE)
+    (found,) = bench.run(lambda: list(method.function(bench.handle(name), asked, method.resolve(parameters))))
+    return found
+
+
+def column(found, table, name):
+    return np.concatenate([np.asarray(part.tables[table].columns[name].values) for part in found])
+
+
+def scores(name, rows, changes=()):
+    return first_output(name, rows, changes).reshape(len(next(iter(rows.values()))), -1)[:, 0]
+
+
+def at_mask(mask, factor):
+    """Return a change of a value that multiplies some of its elements."""
+    return lambda value: np.where(mask, factor * value, value).astype(value.dtype)
+
+
+def some_sites(layer, shape, axis):
+    """Return a unit, a position, an element, several units and the whole of a layer."""
+    units, positions = shape[axis], int(np.prod(shape)) // shape[axis]
+    return (
+        Site(layer, (units - 1,)),
+        Site(layer, None, (positions - 1,)),
+        Site(layer, (0,), (positions // 2,)),
+        Site(layer, tuple(range(0, units, 2))),
+        Site(layer),
+    )
+
+
+CASES = [(name, layer) for name, layers in NETWORKS.items() for layer in layers if layers[layer]]
+
+
+@pytest.mark.parametrize(("name", "layer"), CASES, ids=["-".join(case) for case in CASES])
+def test_zero_at_any_site_is_a_forward_pass_with_the_value_set_to_zero(bench, name, layer):
+    at = site_layers(name, [layer])[layer]
+    sites = some_sites(layer, at.shape, at.unit_axis)
+    rows = zoo_rows(name, 2, LENGTH)
+
+    found = findings(bench, name, question(name, [Intervention(sites)], rows=rows))
+
+    expected = []
+    for row in range(2):
+        for site in sites:
+            mask = masked(at, site)
+            expected += scores(
+                name, one(rows, row), [(layer, lambda value, mask=mask: np.where(mask, 0, value))]
+            ).tolist()
+    np.testing.assert_allclose(column(found, "effects", "after"), expected, rtol=1e-4, atol=1e-5)
+    before = np.repeat(scores(name, rows), len(sites))
+    np.testing.assert_allclose(column(found, "effects", "before"), before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(column(found, "effects", "effect"), before - expected, atol=2e-5)
+
+
+def changed(kind, name, layer, at, rows, row, source):
+    """Return what becomes of a layer's value, worked out by hand."""
+    values = layer_values(name, rows, layer)
+    others = tuple(axis + 1 for axis in range(len(at.shape)) if axis != at.unit_axis)
+    weights = np.arange(1, at.units + 1, dtype=np.float64).reshape(
+        [at.units if axis == at.unit_axis else 1 for axis in range(len(at.shape))]
+    )
+    patch = layer_values(name, one(source, row), layer)
+    return {
+        "mean": lambda value: np.broadcast_to(values.mean(axis=(0, *others), keepdims=True), value.shape),
+        "mean-per-position": lambda value: np.broadcast_to(values.mean(axis=0), value.shape),
+        "constant": lambda value: np.full_like(value, 0.25),
+        "vector": lambda value: np.broadcast_to(weights, value.shape),
+        "scale": lambda value: -1.5 * value,
+        "steer": lambda value: value + 0.5 * weights,
+        "patch": lambda value: patch,
+    }[kind]
+
+
+def intervention(kind, at, sites):
+    weights = np.arange(1, at.units + 1, dtype=np.float64).reshape(
+        [at.units if axis == at.unit_axis else 1 for axis in range(len(at.shape))]
+    )
+    settings = {
+        "mean": {"kind": "mean", "reference": "batch"},
+        "mean-per-position": {"kind": "mean", "reference": "batch", "per_position": True},
+        "constant": {"kind": "constant", "value": 0.25},
+        "vector": {"kind": "constant", "vector": weights},
+        "scale": {"kind": "scale", "value": -1.5},
+        "steer": {"kind": "steer", "value": 0.5, "vector": weights},
+        "patch": {"kind": "patch"},
+    }[kind]
+    return Intervention(tuple(sites), **settings)
+
+
+@pytest.mark.parametrize("kind", ["mean", "mean-per-position", "constant", "vector", "scale", "steer", "patch"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_intervention_is_a_forward_pass_with_the_value_changed_by_hand(bench, name, kind):
+    layer = next(layer for layer, shape in reversed(NETWORKS[name].items()) if shape)
+    at = site_layers(name, [layer])[layer]
+    sites = some_sites(layer, at.shape, at.unit_axis)
+    rows, source = zoo_rows(name, 3, LENGTH), {key: value.flip(0) for key, value in zoo_rows(name, 3, LENGTH).items()}
+
+    found = findings(bench, name, question(name, [intervention(kind, at, sites)], rows=rows, source=source))
+
+    expected = []
+    for row in range(3):
+        change = changed(kind, name, layer, at, rows, row, source)
+        for site in sites:
+            mask = masked(at, site)
+            by_hand = [
+                (
+                    layer,
+                    lambda value, mask=mask, change=change: np.where(mask, change(value), value).astype(value.dtype),
+                )
+            ]
+            expected += scores(name, one(rows, row), by_hand).tolist()
+    np.testing.assert_allclose(column(found, "effects", "after"), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_joint_changes_of_several_layers_hold_at_once(bench, name):
+    layers = [layer for layer, shape in NETWORKS[name].items() if shape]
+    chosen = [layers[0], layers[-1]] if len(layers) > 1 else layers
+    known = site_layers(name, chosen)
+    asked = [Intervention((Site(layer, (0,)),), "scale", 0.5) for layer in chosen]
+    rows = zoo_rows(name, 2, LENGTH)
+
+    found = findings(bench, name, question(name, asked, rows=rows), joint=True)
+
+    changes = [(layer, at_mask(masked(known[layer], Site(layer, (0,))), 0.5)) for layer in chosen]
+    np.testing.assert_allclose(column(found, "joint", "after"), scores(name, rows, changes), rtol=1e-4, atol=1e-5)
+    outputs = found[0].arrays
+    np.testing.assert_allclose(outputs["output after"].values, first_output(name, rows, changes), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outputs["output before"].values, first_output(name, rows), rtol=1e-4, atol=1e-5)
+
+
+def test_a_joint_change_before_a_linear_suffix_is_the_sum_of_the_singles(bench):
+    name, layer = "convolutional", "drop" if "drop" in NETWORKS["convolutional"] else "flatten"
+    sites = [Site(layer, (unit,)) for unit in range(6)]
+    rows = zoo_rows(name, 2, LENGTH)
+
+    singles = findings(bench, name, question(name, [Intervention(tuple(sites))], rows=rows))
+    joint = findings(bench, name, question(name, [Intervention(tuple(sites))], rows=rows), joint=True)
+    pairs = findings(bench, name, question(name, [Intervention(tuple(sites))], rows=rows), interactions=True)
+
+    sums = column(singles, "effects", "effect").reshape(2, 6).sum(axis=1)
+    np.testing.assert_allclose(column(joint, "joint", "effect"), sums, atol=1e-5)
+    assert np.abs(column(pairs, "interactions", "interaction")).max() < 1e-5
+    assert len(column(pairs, "interactions", "interaction")) == 2 * 15
+
+
+def test_interactions_are_the_effect_of_two_less_the_effect_of_each(bench):
+    name = "convolutional"
+    sites = (Site("conv1", (0,)), Site("conv1", (1,)), Site("conv2", (2,)))
+    rows = zoo_rows(name, 2, LENGTH)
+    known = site_layers(name, ["conv1", "conv2"])
+
+    found = findings(bench, name, question(name, [Intervention(sites)], rows=rows), interactions=True)
+
+    def effect(some):
+        changes = [(site.layer, at_mask(masked(known[site.layer], site), 0)) for site in some]
+        return scores(name, rows) - scores(name, rows, changes)
+
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    expected = np.stack(
+        [effect([sites[a], sites[b]]) - effect([sites[a]]) - effect([sites[b]]) for a, b in pairs], axis=1
+    )
+    np.testing.assert_allclose(column(found, "interactions", "interaction"), expected.reshape(-1), atol=2e-5)
+
+
+def test_sufficiency_is_what_is_lost_when_all_other_units_are_changed(bench):
+    name, layer, kept = "convolutional", "conv2", (1, 3)
+    rows = zoo_rows(name, 2, LENGTH)
+    at = site_layers(name, [layer])[layer]
+
+    found = findings(bench, name, question(name, [Intervention((Site(layer, kept),))], rows=rows), joint=True)
+
+    mask = ~masked(at, Site(layer, kept))
+    others = scores(name, rows, [(layer, lambda value: np.where(mask, 0, value))])
+    np.testing.assert_allclose(column(found, "joint", "sufficiency"), scores(name, rows) - others, atol=1e-5)
+
+
+def test_a_dead_unit_has_no_effect(bench):
+    name, layer = "convolutional", "conv1"
+    rows = zoo_rows(name, 2, LENGTH)
+
+    found = findings(bench, name, question(name, [Intervention((Site(layer, (0,)),), "scale", 1.0)], rows=rows))
+
+    np.testing.assert_allclose(column(found, "effects", "effect"), 0, atol=1e-6)
+
+
+def test_a_divergence_is_that_of_the_two_distributions(bench):
+    name, layer = "convolutional", "conv2"
+    rows = zoo_rows(name, 2, LENGTH)
+    site = Site(layer, (0,))
+    asked = question(name, [Intervention((site,))], rows=rows, divergence="softmax")
+
+    found = findings(bench, name, asked)
+
+    mask = masked(site_layers(name, [layer])[layer], site)
+    logits = [first_output(name, rows), first_output(name, rows, [(layer, lambda value: np.where(mask, 0, value))])]
+    p, q = (np.exp(each.astype(float)) / np.exp(each.astype(float)).sum(axis=1, keepdims=True) for each in logits)
+    np.testing.assert_allclose(column(found, "effects", "after"), (p * np.log(p / q)).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(column(found, "effects", "before"), 0, atol=1e-12)
+
+
+def test_resampling_draws_other_rows_and_reports_the_mean_and_its_standard_error(bench):
+    name, layer = "convolutional", "conv2"
+    rows = zoo_rows(name, 2, LENGTH)
+    asked = question(name, [Intervention((Site(layer),), "resample", reference="batch", draws=4)], rows=rows)
+
+    found = findings(bench, name, asked)
+
+    # With two rows the other one is drawn each time.
+    swapped = scores(name, {key: value.flip(0) for key, value in rows.items()})
+    np.testing.assert_allclose(column(found, "effects", "after"), swapped, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(column(found, "effects", "standard error"), 0, atol=1e-6)
+
+
+def test_noise_is_the_same_for_a_seed_and_its_mean_on_a_linear_suffix_is_the_unchanged_score(bench):
+    name = "convolutional"
+    layer = "drop" if "drop" in NETWORKS[name] else "flatten"
+    rows = zoo_rows(name, 1, LENGTH)
+    asked = question(name, [Intervention((Site(layer),), "noise", 0.1, draws=200)], rows=rows, seed=3)
+
+    first, again = findings(bench, name, asked), findings(bench, name, asked)
+    other = findings(bench, name, dataclasses.replace(asked, seed=4))
+
+    after, error = (float(column(first, "effects", each)[0]) for each in ("after", "standard error"))
+    assert after == column(again, "effects", "after")[0] != column(other, "effects", "after")[0]
+    assert abs(after - float(scores(name, rows)[0])) < 4 * error
+    assert error > 0
+
+
+def test_parts_that_are_done_are_left_out_and_the_others_are_the_same(bench):
+    name = "convolutional"
+    asked = question(
+        name,
+        [Intervention((Site("conv1", (0,)), Site("conv2", (0,)), Site("conv2", (1,)))), Intervention((Site("head"),))],
+    )
+
+    everything = findings(bench, name, asked)
+    rest = findings(bench, name, dataclasses.replace(asked, parts_done=1))
+
+    assert len(everything) == 3
+    assert len(rest) == 2
+    for one_part, other in zip(everything[1:], rest, strict=True):
+        np.testing.assert_allclose(
+            one_part.tables["effects"].columns["after"].values,
+            other.tables["effects"].columns["after"].values,
+            rtol=1e-5,
+        )
+
+
+def test_means_over_rows_come_with_a_bootstrap_interval(bench):
+    name = "convolutional"
+
+    found = findings(bench, name, question(name, [Intervention((Site("conv2"),))]))
+
+    effects = column(found, "effects", "effect")
+    mean, low, high = (float(column(found, "summary", each)[0]) for each in ("effect", "low", "high"))
+    assert mean == pytest.approx(effects.mean())
+    assert effects.min() <= low <= mean <= high <= effects.max()
+    assert low < high
+
+
+def test_a_place_that_is_changed_twice_at_once_is_refused(bench):
+    asked = question("convolutional", [Intervention((Site("conv1", (0, 1)), Site("conv1", (1,))))])
+
+    with pytest.raises(InvalidRequestError, match=r"conv1\[1\] is changed twice"):
+        findings(bench, "convolutional", asked, joint=True)
+
+
+def test_a_score_that_is_no_number_names_the_site(bench):
+    asked = question("convolutional", [Intervention((Site(layer),), "scale", 1e30) for layer in ("conv1", "conv2")])
+
+    with pytest.raises(InvalidRequestError, match=r"With conv1, conv2 changed, the score of row 0 is (nan|-?inf)"):
+        findings(bench, "convolutional", asked, joint=True)
+
+
+def test_the_rows_themselves_are_not_changed(bench):
+    rows = zoo_rows("convolutional", 2, LENGTH)
+    before = {key: array.copy() for key, array in arrays(rows).items()}
+
+    findings(bench, "convolutional", question("convolutional", [Intervention((Site("conv1"),))], rows=rows))
+
+    for key, array in arrays(rows).items():
+        np.testing.assert_array_equal(array, before[key])
