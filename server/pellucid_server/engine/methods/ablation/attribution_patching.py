@@ -167,7 +167,8 @@ class _Estimates:
             slopes, starts = {}, {}
             for layer in layers:
                 slopes[layer], starts[layer] = self._along(one, layer, ends[layer][0], row)
-        terms = {layer: scaled(slopes[layer], _change(starts[layer], ends[layer][0])) for layer in layers}
+        with np.errstate(all="ignore"):
+            terms = {layer: scaled(slopes[layer], _change(starts[layer], ends[layer][0])) for layer in layers}
         for layer, each in terms.items():
             if not np.isfinite(each).all():
                 text = (

@@ -121,7 +121,7 @@ class SiteRuns:
             }
         for place, each in enumerate(sets):
             for number, site in each:
-                found[place] += changes[number][covered(layer.shape, layer.unit_axis, _piece(0, site))].sum()
+                found[place] += changes[number][covered(layer.shape, layer.unit_axis, piece(0, site))].sum()
         return np.concatenate([[before], before + found])
 
     def outputs(self, row: int, changes: ChangeSet, *, draw: int = 0) -> tuple[Arrays, Arrays]:
