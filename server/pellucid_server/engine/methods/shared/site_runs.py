@@ -129,6 +129,14 @@ class SiteRuns:
         found = self._run(row, (changes,), draw, None, None)
         return {name: rows[0] for name, rows in found.items()}, {name: rows[1] for name, rows in found.items()}
 
+    def draws(self, sets: Sequence[ChangeSet]) -> int:
+        """Return how often changes are drawn: once if none is random."""
+        return self._interventions.draws({number for each in sets for number, _ in each})
+
+    def edit(self, layer: str, sets: Sequence[ChangeSet], row: int, draw: int) -> Edit:
+        """Return what becomes of a layer in each of the sets, in one of the draws."""
+        return self._edit(self._question.layers[layer], sets, row, draw)
+
     def release(self) -> None:
         """Let go of all that is held: the next changes are at other layers."""
         for held in self._held.values():
@@ -157,10 +165,11 @@ class SiteRuns:
         if scores is None:
             found = self._run(row, sets, draw, target, progress)
             scores = self.metric(row, found) if target is None else np.asarray(found[""], np.float64)
-        self._require_finite(scores, row, sets)
+        self.require_finite(scores, row, sets)
         return float(scores[0]), scores[1:]
 
-    def _require_finite(self, scores: Floats, row: int, sets: Sequence[ChangeSet]) -> None:
+    def require_finite(self, scores: Floats, row: int, sets: Sequence[ChangeSet]) -> None:
+        """Refuse scores that are no finite numbers: of the unchanged network, and with each set of changes."""
         bad = ~np.isfinite(scores)
         if not bad.any():
             return

@@ -12,6 +12,7 @@ from pellucid_server.engine.asking.sites import Intervention, Site, SiteLayer, S
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.models.graph.graph import Graph
+from pellucid_server.engine.operations.networks import GraphNetwork
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.vocabulary.requests import ModelKey
 from server.engine.conftest import ZooModel
@@ -52,6 +53,7 @@ class Network:
             layers={name: self.layer(name) for name in self.graph.ended(names)},
             interventions=(Intervention(tuple(sites), kind),),
             source={} if source is None else {self.input: np.asarray(source, np.float32)},
+            network=GraphNetwork(self.graph),
         )
         return replace(question, **more)
 

@@ -72,8 +72,10 @@ def test_every_site_is_patched_as_by_hand_in_both_directions(bench, words, direc
     run, other = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     start, end = words.run(run)[:, :1].numpy(), words.run(other)[:, :1].numpy()
     after = np.stack([patched_by_hand(words, run, other, site)[:, 0] for site in sites], axis=1)
-    found = {name: np.concatenate([part.tables["effects"].columns[name].values.reshape(2, -1) for part in parts[:-1]], 1)
-             for name in ("before", "after", "score")}
+    found = {
+        name: np.concatenate([part.tables["effects"].columns[name].values.reshape(2, -1) for part in parts[:-1]], 1)
+        for name in ("before", "after", "score")
+    }
     np.testing.assert_allclose(found["before"], np.broadcast_to(start, after.shape), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["after"], after, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found["score"], (after - start) / (end - start), rtol=1e-4, atol=1e-5)
@@ -148,9 +150,7 @@ def test_a_difference_of_rounding_alone_counts_as_none_though_the_terms_of_the_m
             return self.a(rows)
 
     network = Network(Large(), torch.zeros(1, 2))
-    question = network.question(
-        [[1e6, 1e6 + 0.5]], [[1e6, 1e6 + 0.75]], [Site("a")], elements=((0, 1.0), (1, -1.0))
-    )
+    question = network.question([[1e6, 1e6 + 0.5]], [[1e6, 1e6 + 0.75]], [Site("a")], elements=((0, 1.0), (1, -1.0)))
 
     parts = network.ask(bench, NAME, question)
 
