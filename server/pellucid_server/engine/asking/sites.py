@@ -135,7 +135,7 @@ class Network(Protocol):
         ...
 
     def norms(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
-        """Return the normalisations strictly between whose statistics can be held."""
+        """Return the normalisations strictly between whose scale can be held, by names that evaluations take."""
         ...
 
 

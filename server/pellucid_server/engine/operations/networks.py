@@ -69,6 +69,10 @@ class GraphNetwork:
         ]
         return tuple(self._distinct(chosen))
 
+    def norms(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
+        """Return the normalisations strictly between whose scale can be held, by names that evaluations take."""
+        return self._graph.norms_between(senders, receivers, output)
+
     def _innermost(self) -> frozenset[str]:
         """Return the layers that have no others inside."""
         paths = {name: _CALL.sub("", name) for name in self._graph.layers}

@@ -42,6 +42,10 @@ class Params:
         "The layers that are held at the unchanged network's values: names or patterns, or none; if empty, the "
         "innermost layers and residual branches between that some path leads round.",
     )
+    freeze_norms: bool = parameter(
+        False,
+        "Hold the scale of layer norms and RMS norms on the way at the unchanged network's; else it is computed anew.",
+    )
 
 
 @method(
@@ -113,7 +117,8 @@ def _plan(question: SiteQuestion, parts: Sequence[SitePart], params: Params) -> 
             )
             raise InvalidRequestError(text, field=_RECEIVERS)
         held = frozen if wanted else network.beside((sender,), receivers, output)
-        found[sender] = Paths(receivers, held)
+        norms = network.norms((sender,), receivers, output) if params.freeze_norms else ()
+        found[sender] = Paths(receivers, held, norms)
     return found
 
 

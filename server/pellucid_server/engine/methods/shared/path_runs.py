@@ -11,6 +11,7 @@ from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.edited import Edit, Edited
+from pellucid_server.engine.evaluations.norm_scales import NormScales
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
 from pellucid_server.engine.methods.shared.site_runs import ChangeSet, SiteRuns
 
@@ -30,10 +31,13 @@ class Paths:
         Layers that it is to reach; none for the output.
     frozen
         Layers that are held at the unchanged network's values on its way there.
+    norms
+        Normalisations whose scale is held there.
     """
 
     receivers: tuple[str, ...]
     frozen: tuple[str, ...]
+    norms: tuple[str, ...] = ()
 
 
 class PathRuns:
@@ -47,6 +51,7 @@ class PathRuns:
         self._question = question
         self._runs = runs
         self._clean: dict[tuple[int, Paths], Arrays] = {}
+        self._scales: dict[tuple[int, Paths], Arrays] = {}
 
     def measure(
         self, row: int, layer: str, sets: Sequence[ChangeSet], paths: Paths, *, progress: tuple[float, float]
@@ -80,10 +85,11 @@ class PathRuns:
     def release(self) -> None:
         """Let go of what was kept: the next changes are at another layer."""
         self._clean.clear()
+        self._scales.clear()
 
     def _size(self, layer: str, row: int, paths: Paths) -> int:
         clean = self._unchanged(row, paths)
-        others = sum(array[0].size for array in clean.values())
+        others = sum(int(array[0].size) for array in clean.values())
         own = 2 * int(np.prod(self._question.layers[layer].shape))
         return max(1, _MOST_BYTES // (8 * (own + others)))
 
@@ -95,6 +101,14 @@ class PathRuns:
         if (row, paths) not in self._clean:
             self._clean[row, paths] = self._model.ask(Capture(Rows(self._one(row)), names)).arrays
         return self._clean[row, paths]
+
+    def _held_scales(self, row: int, paths: Paths) -> Arrays:
+        """Return what the norms multiply by in the unchanged network, (1, ..., 1) by name."""
+        if not paths.norms:
+            return {}
+        if (row, paths) not in self._scales:
+            self._scales[row, paths] = self._model.ask(NormScales(Rows(self._one(row)), paths.norms)).arrays
+        return self._scales[row, paths]
 
     def _metric(
         self,
@@ -110,13 +124,15 @@ class PathRuns:
         rows = Picked(self._one(row), np.zeros(count, np.int64))
         edits = {name: _set(np.repeat(clean[name], count, axis=0)) for name in paths.frozen}
         edits[layer] = self._runs.edit(layer, sets, row, draw)
+        norms = {name: np.repeat(scale, count, axis=0) for name, scale in self._held_scales(row, paths).items()}
         if paths.receivers:
-            received = self._model.ask(Edited(rows, edits, capture=paths.receivers)).arrays
-            edits = {name: _set(received[name]) for name in paths.receivers}
+            received = self._model.ask(Edited(rows, edits, capture=paths.receivers, norms=norms)).arrays
+            edits, norms = {name: _set(received[name]) for name in paths.receivers}, {}
         if self._question.divergence:
-            answer = self._model.ask(Edited(rows, edits), progress=progress)
+            answer = self._model.ask(Edited(rows, edits, norms=norms), progress=progress)
             return self._runs.metric(row, answer.arrays)
-        return self._model.ask(Edited(rows, edits, self._question.targets[row]), progress=progress).scores
+        target = self._question.targets[row]
+        return self._model.ask(Edited(rows, edits, target, norms=norms), progress=progress).scores
 
     def _one(self, row: int) -> Arrays:
         return {name: array[row : row + 1] for name, array in self._question.rows.items()}

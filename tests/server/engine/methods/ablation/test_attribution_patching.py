@@ -115,7 +115,7 @@ def test_estimates_are_the_change_times_the_gradient_by_autograd(bench, words, d
 def _score(network, rows, name, kept):
     """Return the summed score, with the layer's value kept in the graph."""
     kept.clear()
-    with network.hooked({name: lambda value: kept.append(value)}):
+    with network.hooked({name: kept.append}):
         return network.module(torch.from_numpy(rows))[:, 0].sum()
 
 

@@ -278,3 +278,69 @@ def test_several_senders_have_each_their_own_path(bench, curved):
         list(itertools.chain(*(column(each, "effects", "direct") for each in alone))),
     )
     assert resolved(together, "frozen") == ""
+
+
+class WrittenOut(nn.Module):
+    """An RMS norm as language models have it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, width))
+
+    def forward(self, rows):
+        return self.weight * (rows * torch.rsqrt(rows.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Normed(nn.Module):
+    """A residual block, and a norm in front of the head."""
+
+    def __init__(self, norm):
+        super().__init__()
+        torch.manual_seed(9)
+        self.entry, self.block, self.norm, self.head = nn.Linear(4, 4), Branch(4, nn.Tanh()), norm, nn.Linear(4, 2)
+
+    def forward(self, rows):
+        return self.head(self.norm(self.block(self.entry(rows))))
+
+
+NORMS = {"layer": lambda: nn.LayerNorm(4), "rms": lambda: nn.RMSNorm(4), "written out": lambda: WrittenOut(4)}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_with_norms_frozen_the_direct_effect_is_linear_in_the_change(bench, kind):
+    network = Network(Normed(NORMS[kind]()), torch.zeros(1, 4))
+    module = network.module
+    rows, source = rows_of(2, 4, seed=1), rows_of(2, 4, seed=2)
+    stream = network.value(rows, "block")
+    change = network.value(source, "entry") - network.value(rows, "entry")
+    if kind == "layer":
+        scale = 1 / (stream.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        change = change - change.mean(1, keepdim=True)
+    else:
+        scale = 1 / (stream.square().mean(1, keepdim=True) + (1e-6 if kind == "written out" else 1.2e-7)).sqrt()
+    expected = -((change * scale * module.norm.weight) @ module.head.weight[0]).detach().numpy()
+    question = network.question(rows, source, [Site("entry")])
+
+    held = network.ask(bench, NAME, question, freeze_norms=True)
+    anew = network.ask(bench, NAME, question)
+
+    np.testing.assert_allclose(column(held, "effects", "direct"), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(column(held, "effects", "effect"), column(anew, "effects", "effect"), rtol=1e-6)
+    before, other = network.run(rows)[:, 0], network.value(source, "entry")
+    kept = network.value(rows, "block.second")
+    with network.hooked({"entry": lambda _: other, "block.second": lambda _: kept}):
+        by_hand = (before - network.run(rows)[:, 0]).numpy()
+    np.testing.assert_allclose(column(anew, "effects", "direct"), by_hand, rtol=1e-4, atol=1e-5)
+    assert np.abs(by_hand - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_norm_inside_a_receivers_way_is_held_and_what_comes_behind_the_receiver_is_computed_anew(bench, kind):
+    network = Network(Normed(NORMS[kind]()), torch.zeros(1, 4))
+    rows = rows_of(2, 4, seed=1)
+    question = network.question(rows, None, [Site("entry")], kind="zero")
+
+    held = network.ask(bench, NAME, question, receivers="block:branch", freeze_norms=True)
+    anew = network.ask(bench, NAME, question, receivers="block:branch")
+
+    np.testing.assert_allclose(column(held, "effects", "direct"), column(anew, "effects", "direct"), rtol=1e-6)
