@@ -130,7 +130,8 @@ class Network(Protocol):
         """Return what to hold so that a change of the senders reaches the receivers by the direct path alone.
 
         These are the innermost layers and the residual branches strictly between them, but for those that every path
-        from the senders to a receiver leads through. Without receivers, paths end at the output.
+        from the senders to a receiver leads through, and for those that nothing can change once the others are held,
+        or from which nothing comes then. Without receivers, paths end at the output.
         """
         ...
 

@@ -60,14 +60,11 @@ class GraphNetwork:
     def beside(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
         """Return what to hold so that only the direct path is left; see `Network.beside`."""
         between = self._graph.between(senders, receivers, output)
-        chosen = [
-            name
-            for name in between.names
-            if name in between.avoidable
-            and self._graph.sites[name].cuttable
-            and (name.endswith(":branch") or name in self._innermost())
-        ]
-        return tuple(self._distinct(chosen))
+        inner = self._innermost()
+        chosen = [name for name in between.names if name in between.avoidable and self._graph.sites[name].cuttable]
+        branches = [name for name in chosen if name.endswith(":branch")]
+        held = self._distinct([*branches, *(name for name in chosen if name in inner)])
+        return self._graph.ended(self._graph.screening(held, senders, receivers, output))
 
     def norms(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
         """Return the normalisations strictly between whose scale can be held, by names that evaluations take."""

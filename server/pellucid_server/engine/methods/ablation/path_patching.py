@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 
 _RECEIVERS, _FROZEN = 'parameters["receivers"]', 'parameters["frozen"]'
 _NONE = "none"
+_SITES_OF_A_PART = 16
+"""Each takes two runs of the whole network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def path_patching(model: Handle, question: SiteQuestion, params: Params) -> Iter
     about when they become what they are with the sender changed and everything beside the path held; the total effect
     is that of the change with everything computed anew; the indirect one is the total less the direct.
     """
-    parts = site_parts(question)
+    parts = site_parts(question, most=_SITES_OF_A_PART)
     if not parts:
         raise InvalidRequestError(
             "interventions is empty; name the sites that the path begins at.", field="interventions"

@@ -39,18 +39,18 @@ class SitePart:
         return self.begin + row * step, self.begin + (row + 1) * step
 
 
-def site_parts(question: SiteQuestion) -> tuple[SitePart, ...]:
-    """Divide the sites of a question, in their order; the parts are a function of the question alone."""
+def site_parts(question: SiteQuestion, *, most: int = _SITES_OF_A_PART) -> tuple[SitePart, ...]:
+    """Divide the sites of a question, in their order, into parts of at most `most`: a function of the two alone."""
     total = sum(len(each.sites) for each in question.interventions)
-    return tuple(_parts(question, total))
+    return tuple(_parts(question, total, most))
 
 
-def _parts(question: SiteQuestion, total: int) -> Iterator[SitePart]:
+def _parts(question: SiteQuestion, total: int, most: int) -> Iterator[SitePart]:
     done = 0
     for number, intervention in enumerate(question.interventions):
         for _, group in itertools.groupby(intervention.sites, key=lambda site: site.layer):
             sites = tuple(group)
-            for start in range(0, len(sites), _SITES_OF_A_PART):
-                chosen = sites[start : start + _SITES_OF_A_PART]
+            for start in range(0, len(sites), most):
+                chosen = sites[start : start + most]
                 yield SitePart(number, chosen, done / total, (done + len(chosen)) / total)
                 done += len(chosen)

@@ -235,6 +235,14 @@ class Graph:
             reached=ways.reached,
         )
 
+    def screening(
+        self, held: Iterable[str], first: Iterable[str], last: Iterable[str], output: str = ""
+    ) -> tuple[str, ...]:
+        """Return those of the sites in `held` that must be held for none of them to change the ends; see `between`."""
+        names = tuple(held)
+        nodes = self._ways(first, last, output).screening({self._values[name] for name in names})
+        return tuple(name for name in names if self._values[name] in nodes)
+
     def norms_between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> tuple[str, ...]:
         """Return the norms whose scale can be held, by names of their own, that lie on ways; see `between`."""
         ways = self._ways(first, last, output)

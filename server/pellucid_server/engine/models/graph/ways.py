@@ -40,7 +40,7 @@ class Ways:
     """
 
     def __init__(self, graph: fx.Graph, starts: Iterable[fx.Node], ends: Iterable[fx.Node]) -> None:
-        starts, ends = frozenset(starts), frozenset(ends)
+        self._starts, self._ends = starts, ends = frozenset(starts), frozenset(ends)
         nodes = [node for node in graph.nodes if carries(node)]
         coming = _counts(nodes, starts, forward=True)
         self.between: set[fx.Node] = set()
@@ -58,6 +58,15 @@ class Ways:
                         needed.add(node)
         self.avoidable = self.between - needed
 
+    def screening(self, held: set[fx.Node]) -> set[fx.Node]:
+        """Return those of some values between that must be held for all of them to have no effect on the ends.
+
+        The others are what they would be anyway, or nothing that they lead to is computed from them.
+        """
+        used = held & _spread(self._ends, held, forward=False)
+        # In this order: what leads to a held value alone is out of use, and must not count as screening it.
+        return used & _spread(self._starts, used, forward=True)
+
 
 def carries(node: fx.Node) -> bool:
     """Whether a change can go through a node: it is no size, no weight and no input."""
@@ -73,4 +82,18 @@ def _counts(nodes: list[fx.Node], ends: frozenset[fx.Node], *, forward: bool) ->
         count = int(node in ends) + sum(found.get(each, 0) for each in beside)
         if count:
             found[node] = count
+    return found
+
+
+def _spread(first: frozenset[fx.Node], held: set[fx.Node], *, forward: bool) -> set[fx.Node]:
+    """Return the values that ways from some values, or to them, come to before or at a held one."""
+    found, waiting = set(first), list(first)
+    while waiting:
+        node = waiting.pop()
+        if node in held and node not in first:
+            continue
+        for each in node.users if forward else node.all_input_nodes:
+            if each not in found and carries(each):
+                found.add(each)
+                waiting.append(each)
     return found
