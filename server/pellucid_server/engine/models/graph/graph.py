@@ -92,9 +92,7 @@ class Graph:
         self.outputs = program.outputs
         self.largest_batch = program.largest_batch
         self.lengths = program.lengths
-        like = like or Like(
-            find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch)
-        )
+        like = like or Like(find_index_ranges(program.graph, program.inputs), find_sites(program.graph, program.batch))
         self.index_ranges: Mapping[str, IndexRange] = like.index_ranges
         self.layers: Mapping[str, Layer] = MappingProxyType(like.sites.layers)
         self.sites: Mapping[str, Layer] = MappingProxyType(like.sites.all)
@@ -301,9 +299,7 @@ class Graph:
             captured[layer] = value
         run = self._returning(graph, {layer: captured[layer] for layer in capture})
 
-        def derived(
-            rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-        ) -> tuple[Outputs, Captures]:
+        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tuple[Outputs, Captures]:
             return run(rows, *[tensor for layer in layers for tensor in edits[layer]])
 
         return derived

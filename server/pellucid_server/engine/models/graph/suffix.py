@@ -218,9 +218,7 @@ def _affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> f
     depending, affine = affine_values(graph, node)
     results = graph.output_node().args[0]
     nodes = tuple(results) if isinstance(results, tuple) else (results,)
-    return frozenset(
-        name for name, each in zip(outputs, nodes, strict=True) if each in affine or each not in depending
-    )
+    return frozenset(name for name, each in zip(outputs, nodes, strict=True) if each in affine or each not in depending)
 
 
 def _behind(node: fx.Node) -> set[fx.Node]:

@@ -68,8 +68,11 @@ def _listed(axes: Any) -> Sequence[int]:
 
 
 def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
-    """Share the factors of all axes out among axes of other sizes, innermost first."""
-    waiting = [factor for axis in axes for factor in axis if factor.size != 1]
+    """Share the factors of all axes out among axes of other sizes, innermost first.
+
+    Factors of size 1 go to the axis that the one outside them goes to.
+    """
+    waiting = [factor for axis in axes for factor in axis]
     found: list[tuple[Factor, ...]] = []
     for size in reversed(sizes):
         left, taken = size, list[Factor]()
@@ -78,7 +81,9 @@ def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
                 return None
             factor = waiting.pop()
             more, less = _quotient(left, factor.size), _quotient(factor.size, left)
-            if more is not None:
+            if factor.size == 1:
+                taken.insert(0, factor)
+            elif more is not None:
                 taken.insert(0, factor)
                 left = more
             elif less is not None:
@@ -88,7 +93,7 @@ def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
             else:
                 return None
         found.insert(0, tuple(taken))
-    return None if waiting else tuple(found)
+    return tuple(found) if all(factor.size == 1 for factor in waiting) else None
 
 
 def _quotient(size: Any, by: Any) -> Any:
