@@ -214,7 +214,7 @@ def prefixes(
 
 
 def _affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> frozenset[str]:
-    """Return the names of the outputs that are affine in the value of `node`; of those that do not depend on it, too."""
+    """Return the names of the outputs that are affine in the value of `node`, or do not depend on it."""
     depending, affine = affine_values(graph, node)
     results = graph.output_node().args[0]
     nodes = tuple(results) if isinstance(results, tuple) else (results,)
