@@ -121,10 +121,11 @@ def _take_padding(node: Any) -> None:
     left, right, top, bottom = sides
     if left != right or top != bottom or min(left, top) < 0:
         return
-    stride, padding, *rest = [*node.args[3:], *([1, 1], [0, 0], [1, 1], 1)[len(node.args) - 3 :]]
-    height, width = padding if len(padding) == 2 else (*padding, *padding)
+    given: list[Any] = [*node.args[3:], *([1, 1], [0, 0], [1, 1], 1)[len(node.args[3:]) :]]
+    stride, padding, *rest = given
+    own = list(padding) * (2 if len(padding) == 1 else 1)
     bias = node.args[2] if len(node.args) > 2 else None
-    node.args = (padded.args[0], node.args[1], bias, stride, [height + top, width + left], *rest)
+    node.args = (padded.args[0], node.args[1], bias, stride, [own[0] + top, own[1] + left], *rest)
 
 
 def _zeros_beside(node: Any) -> tuple[int, int, int, int] | None:
