@@ -35,6 +35,7 @@ from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loader import Loader
 from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
+from pellucid_server.engine.operations import counterfactuals as _counterfactuals  # noqa: F401 - as above
 from pellucid_server.engine.operations import studies as _studies  # noqa: F401 - it reads what studies are asked
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure

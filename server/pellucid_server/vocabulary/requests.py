@@ -144,7 +144,7 @@ class SiteSpec:
 INTERVENTIONS = ("zero", "mean", "resample", "noise", "constant", "scale", "steer", "patch")
 """Kinds of intervention."""
 
-MOST_SITES = 1 << 16
+MOST_SITES = 1 << 17
 """Most sites that one request changes."""
 
 MOST_DRAWS = 1024

@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -138,6 +139,8 @@ class _Finder:
                 )
                 raise InvalidRequestError(text, field=field)
             found += _divided(spec, layer, units, positions)
+            # A pattern may stand for many thousands of sites: other requests go on between two layers.
+            self._context.services.hub.signal().wait(until=time.monotonic())
         return found
 
     def _names(self, spec: SiteSpec, field: str) -> list[str]:
