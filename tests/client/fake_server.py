@@ -71,6 +71,9 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
     def ListMethods(self, request, context):
         return self._answer("ListMethods", request, context)
 
+    def ListDatasets(self, request, context):
+        return self._answer("ListDatasets", request, context)
+
     def GetModel(self, request, context):
         self._answer("GetModel", request, context)
         return MODELS[request.model.name]
