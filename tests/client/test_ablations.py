@@ -341,7 +341,7 @@ def test_a_stream_that_makes_no_sense_is_unreadable(client, server, messages):
     assert len(server.requests["Ablate"]) == 1
 
 
-def test_a_server_without_the_call_is_told(client, server):
+def test_a_server_without_the_call_is_an_error_of_its_own(client, server):
     server.failures["Ablate"].append(Failure(grpc.StatusCode.UNIMPLEMENTED))
 
     with pytest.raises(errors.UnimplementedError):
@@ -440,8 +440,8 @@ def lines_message(**columns):
     """Write counterfactuals of row 0, a line for each value of the columns."""
     count = len(next(iter(columns.values())))
     places = [column_message("row", [0] * count), column_message("number", list(range(count)))]
-    told = [column_message(name, values) for name, values in columns.items()]
-    return [part_message(0, 1.0, last=True, tables={"counterfactuals": findings_pb2.NamedTable(columns=places + told)})]
+    rest = [column_message(name, values) for name, values in columns.items()]
+    return [part_message(0, 1.0, last=True, tables={"counterfactuals": findings_pb2.NamedTable(columns=places + rest)})]
 
 
 def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(client, server):

@@ -130,10 +130,10 @@ def test_the_command_ranks_draws_and_prints_json(server: Server, table: Floats, 
     words = ["ablate", TABLE_MODEL, str(tmp_path / "row.npy"), "--at", "hidden2[*]"]
 
     shown = pellucid(server, *words, "--top", "3", "--plot", str(tmp_path / "bars.png"))
-    told = pellucid(server, *words, "--json")
+    written = pellucid(server, *words, "--json")
 
-    assert (shown.returncode, told.returncode) == (0, 0), shown.stderr + told.stderr
+    assert (shown.returncode, written.returncode) == (0, 0), shown.stderr + written.stderr
     assert "the largest 3 of 64" in shown.stdout
     assert (tmp_path / "bars.png").stat().st_size > 1000
     assert shown.stderr == ""
-    assert len(json.loads(told.stdout)["tables"]["effects"]) == 64
+    assert len(json.loads(written.stdout)["tables"]["effects"]) == 64
