@@ -11,7 +11,7 @@ from pellucid import errors
 from pellucid.ablation_rules import Fixed, Rule
 from pellucid.ablation_specs import AblationSpec
 from pellucid.ablations import Ablation
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import Client
 from pellucid.counterfactuals import Counterfactual, Counterfactuals
 from pellucid.errors import PellucidError
@@ -36,6 +36,7 @@ __all__ = [
     "Constant",
     "Counterfactual",
     "Counterfactuals",
+    "Dataset",
     "ExplanationOutcome",
     "ExplanationSpec",
     "Findings",

@@ -13,7 +13,7 @@ import grpc
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating_aio import AsyncAblating
 from pellucid.ablation_calls import PartReader
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
@@ -148,6 +148,10 @@ class AsyncClient(AsyncAblating):
     async def methods(self, *, timeout: float | None = None) -> tuple[Method, ...]:
         """Describe every method and its parameters."""
         return await self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
+
+    async def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
+        """List the labelled data sets beside the models, by name."""
+        return await self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
     async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""

@@ -171,6 +171,12 @@ def methods() -> Flow[tuple[catalogue.Method, ...]]:
         return catalogue.read_methods(found)
 
 
+def datasets() -> Flow[tuple[catalogue.Dataset, ...]]:
+    """List the data sets."""
+    request, reply = model_service_pb2.ListDatasetsRequest(), model_service_pb2.ListDatasetsResponse
+    return catalogue.read_datasets((yield Call(_MODELS + "ListDatasets", request, reply.FromString)))
+
+
 def predict_seconds(explanations: Sequence[str | ExplanationSpec]) -> float:
     """Return the deadline of a prediction, unless the caller sets another: longer where it is explained.
 

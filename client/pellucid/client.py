@@ -13,7 +13,7 @@ import grpc
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating import Ablating
 from pellucid.ablation_calls import PartReader
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
@@ -234,6 +234,10 @@ class Client(Ablating):
     def methods(self, *, timeout: float | None = None) -> tuple[Method, ...]:
         """Describe every method and its parameters."""
         return self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
+
+    def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
+        """List the labelled data sets beside the models, by name."""
+        return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
     def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.

@@ -222,6 +222,21 @@ def methods(
             tables.show_methods(terminal(), found)
 
 
+@app.command()
+def datasets(
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the labelled data sets beside the models."""
+    with asking(address, timeout) as client:
+        found = client.datasets()
+        if as_json:
+            print_json([each.to_dict() for each in found])
+        else:
+            tables.show_datasets(terminal(), found)
+
+
 def _fail_as(outcomes: Sequence[ExplanationOutcome]) -> None:
     """End the command if explanations have failed, with a line for each."""
     failed = [(outcome.method, outcome.error) for outcome in outcomes if outcome.error is not None]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pellucid.catalogue import InputSignature, Method, Model, ModelSummary, Parameter
+from pellucid.catalogue import Dataset, InputSignature, Method, Model, ModelSummary, Parameter
 from pellucid.receipts import Receipt, plain
 from pellucid.results import Attribution, ExplanationOutcome, Prediction, Timing, TopClasses
 
@@ -118,6 +118,22 @@ def show_method(console: Console, method: Method) -> None:
     if method.parameters:
         rows = [[each.name, each.type, _default(each), _range(each), each.text] for each in method.parameters]
         show_table(console, ["parameter", "type", "default", "range", "text"], rows)
+
+
+def show_datasets(console: Console, found: Sequence[Dataset]) -> None:
+    """Print the data sets, a line each; those that the server cannot read with the reason."""
+    rows = [
+        [
+            each.name,
+            each.kind,
+            "" if each.rows is None else str(each.rows),
+            ", ".join(each.groups),
+            each.state,
+            each.reason or each.description,
+        ]
+        for each in found
+    ]
+    show_table(console, ["data set", "kind", "rows", "groups", "state", "description"], rows)
 
 
 def _show_classes(console: Console, title: str, classes: TopClasses) -> None:

@@ -88,14 +88,14 @@ class EditedKernel:
     def __init__(
         self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None, capture: tuple[str, ...]
     ) -> None:
-        graph = model.graph_for(*layers, *capture)
-        self._run = graph.editing(layers, capture)
+        cuts = model.cuts_for(*layers, *capture)
+        self._run = cuts.editing(layers, capture)
         self._capture = capture
-        self.runtime = graph.runtime
+        self.runtime = cuts.runtime
         self._layers = layers
         self._target = target
         self.kind = "edited"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return every output by name, (rows, *shape), or the scores, (rows,), and captured values, (rows, *shape)."""
