@@ -116,7 +116,7 @@ def test_everything_patched_is_the_other_run_also_where_a_shortcut_leads_round(s
         parameters={"direction": direction},
     )  # fmt: skip
 
-    scores = np.reshape([column([part], "effects", "score") for part in parts if part.findings.tables], (3, 3))
+    scores = np.reshape([column([part], "effects", "score") for part in parts[:3]], (3, 3))
     np.testing.assert_allclose(scores[[0, 2]], 1, atol=1e-4)
     assert np.abs(scores[1] - 1).max() > 0.01
 
