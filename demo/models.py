@@ -74,7 +74,7 @@ def write_efficientnet(folder: Path) -> str:
     """Write EfficientNet-Lite0 and return a line on it."""
     network = Lite0.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(_weights(), weights_only=True))
-    _export(network, (3, 224, 224), folder / "1")
+    export_network(network, (3, 224, 224), folder / "1")
     labels = imagenet_labels()
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     image = {
@@ -86,7 +86,7 @@ def write_efficientnet(folder: Path) -> str:
         "mean": [127, 127, 127],
         "standard_deviation": [128, 128, 128],
     }
-    _write_manifest(
+    write_manifest(
         folder,
         "Sorts photographs into the 1000 classes of ImageNet (EfficientNet-Lite0).",
         inputs=[image],
@@ -127,14 +127,14 @@ def write_breast_cancer(folder: Path) -> str:
     table = Table(*train_test_split(data.data, data.target, test_size=_HELD_OUT, random_state=_SEED))
     mean, deviation = table.train.mean(0), table.train.std(0)
     network = train((table.train - mean) / deviation, table.train_target)
-    _export(network, (data.data.shape[1],), folder / "1")
+    export_network(network, (data.data.shape[1],), folder / "1")
     background = ((table.train[:_BACKGROUND_ROWS] - mean) / deviation).astype(np.float32)
     np.savez(folder / "background.npz", features=background)
     columns = [
         {"name": str(name), "mean": float(centre), "standard_deviation": float(width), **_range(values)}
         for name, centre, width, values in zip(data.feature_names, mean, deviation, table.train.T, strict=True)
     ]
-    _write_manifest(
+    write_manifest(
         folder,
         "Tells malignant from benign breast tumours by 30 measurements of cell nuclei.",
         background="background.npz",
@@ -199,7 +199,7 @@ def write_diabetes(folder: Path) -> str:
         {"name": name, **about, **({} if "categories" in about else _range(column))}
         for (name, about), column in zip(_DIABETES_COLUMNS.items(), table.train.T, strict=True)
     ]
-    _write_manifest(
+    write_manifest(
         folder,
         "Foretells a measure of the progression of diabetes after a year (boosted trees, 25 to 346).",
         background="background.npz",
@@ -240,7 +240,8 @@ def _inside(package: str, name: str) -> Path:
     return Path(found.origin).parent / name
 
 
-def _export(network: nn.Module, row_shape: tuple[int, ...], folder: Path) -> None:
+def export_network(network: nn.Module, row_shape: tuple[int, ...], folder: Path) -> None:
+    """Write a network as a version of a model, and say how far the files are from it."""
     # With one row, the batch would be taken for fixed.
     example = torch.randn(2, *row_shape, generator=torch.Generator().manual_seed(_SEED))
     exported = export(network, (example,), folder, progress=_say)
@@ -256,9 +257,10 @@ def _range(column: Rows) -> dict[str, float]:
     return {"minimum": float(column.min()), "maximum": float(column.max())}
 
 
-def _write_manifest(
+def write_manifest(
     folder: Path, description: str, *, inputs: Iterable[Toml], outputs: Iterable[Toml], background: str = ""
 ) -> None:
+    """Write a `model.toml`."""
     lines = _toml({"description": description, **({"background": background} if background else {})})
     for entry in inputs:
         lines += ["", "[[inputs]]", *_toml({key: value for key, value in entry.items() if key != "columns"})]

@@ -8,12 +8,18 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from pellucid import errors
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid.ablation_rules import Fixed, Rule
+from pellucid.ablation_specs import AblationSpec
+from pellucid.ablations import Ablation
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import Client
+from pellucid.counterfactuals import Counterfactual, Counterfactuals
 from pellucid.errors import PellucidError
 from pellucid.findings import Findings
+from pellucid.interventions import Constant, Mean, Noise, Patch, Resample, Scale, Steer, Zero
 from pellucid.receipts import Receipt
 from pellucid.results import Attribution, ExplanationOutcome, Prediction
+from pellucid.sites import Site
 from pellucid.specs import Blur, ExplanationSpec
 
 if TYPE_CHECKING:
@@ -22,18 +28,34 @@ if TYPE_CHECKING:
 __version__: str
 
 __all__ = [
+    "Ablation",
+    "AblationSpec",
     "Attribution",
     "Blur",
     "Client",
+    "Constant",
+    "Counterfactual",
+    "Counterfactuals",
+    "Dataset",
     "ExplanationOutcome",
     "ExplanationSpec",
     "Findings",
+    "Fixed",
+    "Mean",
     "Method",
     "Model",
     "ModelSummary",
+    "Noise",
+    "Patch",
     "PellucidError",
     "Prediction",
     "Receipt",
+    "Resample",
+    "Rule",
+    "Scale",
+    "Site",
+    "Steer",
+    "Zero",
     "__version__",
     "aio",
     "errors",

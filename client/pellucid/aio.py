@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import grpc
 
-from pellucid import calls, channels
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid import ablation_calls, calls, channels
+from pellucid.ablating_aio import AsyncAblating
+from pellucid.ablation_calls import PartReader
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
+from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.settings import Metadata, check_channel, read_settings
@@ -22,7 +25,7 @@ from pellucid.specs import Element, ExplanationSpec, Space
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncAblating):
     """`pellucid.Client` for asyncio: the same methods, awaited. Make it inside a running event loop.
 
     Cancelling the task that awaits a call cancels the call, and its work on the server; so does an
@@ -146,6 +149,10 @@ class AsyncClient:
         """Describe every method and its parameters."""
         return await self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
+    async def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
+        """List the labelled data sets beside the models, by name."""
+        return await self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
+
     async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""
         seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
@@ -191,7 +198,10 @@ class AsyncClient:
         """Make a flow's calls, all of them within one deadline."""
         seconds = self._settings.seconds(timeout, default)
         metadata = self._settings.call_metadata(priority)
-        deadline = self._now() + seconds
+        return await self._driven(flow, metadata, self._now() + seconds, seconds)
+
+    async def _driven(self, flow: calls.Flow[T], metadata: Metadata, deadline: float, seconds: float) -> T:
+        """Make a flow's calls; return what it returns."""
         try:
             call = next(flow)
             while True:
@@ -225,6 +235,54 @@ class AsyncClient:
                 wait_for_ready=self._settings.wait_for_ready,
             )
         return reply
+
+    async def _parts(
+        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+    ) -> AsyncGenerator[Findings, None]:
+        """Make the call that a flow returns, and yield the parts of its answer; see `Client`."""
+        seconds = self._settings.seconds(timeout, ablation_calls.ABLATE_SECONDS)
+        metadata = self._settings.call_metadata(priority)
+        deadline = self._now() + seconds
+        call = await self._driven(flow, metadata, deadline, seconds)
+        body, tries = call.serialized(), Tries(self._settings.retries)
+        while True:
+            try:
+                replies = self._stream(call.path, body, metadata, deadline, seconds)
+                async with contextlib.aclosing(replies):
+                    async for reply in replies:
+                        part = reader.read(call.parsed(reply))
+                        if part is not None:
+                            yield part
+                reader.end()
+                return
+            except PellucidError as error:
+                if reader.parts:
+                    raise
+                pause = tries.pause_seconds(error, deadline - self._now())
+            reader.progress.restart()
+            await self._pause(pause)
+
+    async def _stream(
+        self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a stream's replies; closing it, or cancelling its task, cancels the call on the server."""
+        self._check_open()
+        stream = self._channel.unary_stream(path)(
+            body,
+            timeout=max(0.0, deadline - self._now()),
+            metadata=metadata,
+            wait_for_ready=self._settings.wait_for_ready,
+        )
+        try:
+            replies = aiter(stream)
+            while True:
+                with self._typed(seconds):
+                    reply = await anext(replies, None)
+                if reply is None:
+                    return
+                yield reply
+        finally:
+            stream.cancel()
 
     @contextlib.contextmanager
     def _typed(self, seconds: float) -> Iterator[None]:

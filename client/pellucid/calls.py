@@ -48,7 +48,9 @@ _MOST_WHOLE = (1 << 63) - 1
 
 _EXPLANATION_WORDS = "methods' names and specifications"
 
-_EXPLANATIONS = "/pellucid.v1.ExplanationService/"
+EXPLANATIONS = "/pellucid.v1.ExplanationService/"
+"""The path of the service that explains; the RPC's name follows."""
+
 _MODELS = "/pellucid.v1.ModelService/"
 
 T = TypeVar("T")
@@ -117,7 +119,7 @@ class Signatures:
 
     def get(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description, from the server the first time."""
-        spec = _model_spec(name, version)
+        spec = model_spec(name, version)
         known = self.models.get((spec.name, spec.version))
         return (yield from self.refresh(name, version)) if known is None else known
 
@@ -138,12 +140,12 @@ class Signatures:
 
     def known(self, name: str, version: int) -> bool:
         """Tell whether a model has been described already."""
-        spec = _model_spec(name, version)
+        spec = model_spec(name, version)
         return (spec.name, spec.version) in self.models
 
     def refresh(self, name: str, version: int) -> Flow[catalogue.Model]:
         """Return a model's description as the server has it now."""
-        request = model_service_pb2.GetModelRequest(model=_model_spec(name, version))
+        request = model_service_pb2.GetModelRequest(model=model_spec(name, version))
         call = Call(_MODELS + "GetModel", request, model_service_pb2.GetModelResponse.FromString)
         reply = yield call
         with _reading():
@@ -167,6 +169,12 @@ def methods() -> Flow[tuple[catalogue.Method, ...]]:
     found = yield Call(_MODELS + "ListMethods", request, reply.FromString)
     with _reading():
         return catalogue.read_methods(found)
+
+
+def datasets() -> Flow[tuple[catalogue.Dataset, ...]]:
+    """List the data sets."""
+    request, reply = model_service_pb2.ListDatasetsRequest(), model_service_pb2.ListDatasetsResponse
+    return catalogue.read_datasets((yield Call(_MODELS + "ListDatasets", request, reply.FromString)))
 
 
 def predict_seconds(explanations: Sequence[str | ExplanationSpec]) -> float:
@@ -198,7 +206,7 @@ def predict(
     def written(described: catalogue.Model) -> tuple[Sent, explanation_service_pb2.PredictRequest]:
         sent = read_inputs(described, inputs)
         return sent, explanation_service_pb2.PredictRequest(
-            model=_model_spec(name, version),
+            model=model_spec(name, version),
             inputs=sent.messages,
             outputs=[checked_text(each, f"outputs[{number}]") for number, each in enumerate(named)],
             top_k=None if top_k is None else checked_whole(top_k, "top_k", 0, _MOST_TOP),
@@ -208,8 +216,8 @@ def predict(
             ],
         )
 
-    described, (sent, request) = yield from _written(signatures, name, version, written)
-    call = Call(_EXPLANATIONS + "Predict", request, _PREDICT_REPLY.FromString)
+    described, (sent, request) = yield from written_request(signatures, name, version, written)
+    call = Call(EXPLANATIONS + "Predict", request, _PREDICT_REPLY.FromString)
     reply = yield from _asked(signatures, name, version, call)
     if len(reply.explanations) != len(specs):
         raise errors.unreadable()
@@ -243,13 +251,13 @@ def _attributed(
             what = f"has {sent.count} rows; attribute explains one, attribute_rows explains many"
             raise errors.invalid("inputs", what)
         return sent, explanation_service_pb2.AttributeRequest(
-            model=_model_spec(name, version),
+            model=model_spec(name, version),
             inputs=sent.messages,
             explanation=explanation_message(described, spec, where=""),
         )
 
-    _, (sent, request) = yield from _written(signatures, name, version, written)
-    call = Call(_EXPLANATIONS + "Attribute", request, _ATTRIBUTE_REPLY.FromString)
+    _, (sent, request) = yield from written_request(signatures, name, version, written)
+    call = Call(EXPLANATIONS + "Attribute", request, _ATTRIBUTE_REPLY.FromString)
     reply = yield from _asked(signatures, name, version, call)
     with _reading():
         return _attributions(reply.explanation, _tops(reply.prediction), _timing(reply.timing), sent)
@@ -259,10 +267,16 @@ _PREDICT_REPLY = explanation_service_pb2.PredictResponse
 _ATTRIBUTE_REPLY = explanation_service_pb2.AttributeResponse
 
 
-def _written(
+def written_request(
     signatures: Signatures, name: str, version: int, write: Callable[[catalogue.Model], T]
 ) -> Flow[tuple[catalogue.Model, T]]:
-    """Write a request by what the model takes; a refusal may mean that the model has changed since it was described."""
+    """Write a request by what the model takes; a refusal may mean that the model has changed since it was described.
+
+    Raises
+    ------
+    PellucidError
+        The request cannot be written for the model, or the model cannot be described.
+    """
     known = signatures.known(name, version)
     described = yield from signatures.served(name, version)
     try:
@@ -293,7 +307,14 @@ def _asked(signatures: Signatures, name: str, version: int, call: Call) -> Flow[
         raise
 
 
-def _model_spec(name: str, version: int) -> explanation_pb2.ModelSpec:
+def model_spec(name: str, version: int) -> explanation_pb2.ModelSpec:
+    """Write which model is meant.
+
+    Raises
+    ------
+    InvalidRequestError
+        The name is no text, or the version no whole number.
+    """
     return explanation_pb2.ModelSpec(
         name=checked_text(name, "model"), version=checked_whole(version, "version", 0, _MOST_WHOLE)
     )

@@ -196,6 +196,28 @@ class Method(_Plain):
     rows_parameter: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset(_Plain):
+    """A labelled data set of the server; `kind` is "pictures", "table", "texts" or "tensor".
+
+    `input` is the model's input that it feeds, empty for the only one; `groups` are columns that results can be broken
+    down by; `classes` are its own names for classes, and `rows` their number, where they are known. `state` is
+    "ready", or "broken" if the server cannot read it; then there is nothing but its name and `reason`.
+    """
+
+    name: str
+    description: str
+    kind: str
+    input: str
+    label: str
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    rows: int | None
+    digest: str
+    state: str = "ready"
+    reason: str = ""
+
+
 def read_models(reply: model_service_pb2.ListModelsResponse) -> tuple[ModelSummary, ...]:
     """Read the list of models, by name, then version."""
     return tuple(
@@ -230,6 +252,26 @@ def read_model(reply: model_service_pb2.GetModelResponse) -> Model:
 def read_methods(reply: model_service_pb2.ListMethodsResponse) -> tuple[Method, ...]:
     """Read the list of methods, by RPC, then name."""
     return tuple(_method(each) for each in reply.methods)
+
+
+def read_datasets(reply: model_service_pb2.ListDatasetsResponse) -> tuple[Dataset, ...]:
+    """Read the list of data sets, by name."""
+    return tuple(
+        Dataset(
+            name=each.name,
+            description=each.description,
+            kind=enum_word(model_service_pb2.DatasetKind, each.kind, "DATASET_KIND_"),
+            input=each.input,
+            label=each.label,
+            groups=tuple(each.groups),
+            classes=tuple(each.classes),
+            rows=each.rows if each.HasField("rows") else None,
+            digest=each.digest,
+            state=enum_word(model_service_pb2.DatasetState, each.state, "DATASET_STATE_"),
+            reason=each.reason,
+        )
+        for each in reply.datasets
+    )
 
 
 def _state(state: int) -> str:

@@ -4,15 +4,18 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import grpc
 
-from pellucid import calls, channels
-from pellucid.catalogue import Method, Model, ModelSummary
+from pellucid import ablation_calls, calls, channels
+from pellucid.ablating import Ablating
+from pellucid.ablation_calls import PartReader
+from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
+from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.settings import Metadata, check_channel, read_settings
@@ -24,7 +27,7 @@ DEFAULT_ADDRESS = "localhost:50051"
 """Where a server listens unless it is told otherwise."""
 
 
-class Client:
+class Client(Ablating):
     """Asks a server for predictions and explanations; close it, or use it in a `with` statement.
 
     One client serves many threads. Every call has a deadline, and is tried again, with growing pauses,
@@ -232,6 +235,10 @@ class Client:
         """Describe every method and its parameters."""
         return self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
+    def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
+        """List the labelled data sets beside the models, by name."""
+        return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
+
     def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.
 
@@ -282,7 +289,10 @@ class Client:
         """Make a flow's calls, all of them within one deadline."""
         seconds = self._settings.seconds(timeout, default)
         metadata = self._settings.call_metadata(priority)
-        deadline = self._now() + seconds
+        return self._driven(flow, metadata, self._now() + seconds, seconds)
+
+    def _driven(self, flow: calls.Flow[T], metadata: Metadata, deadline: float, seconds: float) -> T:
+        """Make a flow's calls; return what it returns."""
         try:
             call = next(flow)
             while True:
@@ -316,6 +326,56 @@ class Client:
                 wait_for_ready=self._settings.wait_for_ready,
             )
         return reply
+
+    def _parts(
+        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+    ) -> Generator[Findings, None, None]:
+        """Make the call that a flow returns, and yield the parts of its answer; all of it within one deadline.
+
+        The call is made again only while there is no part: the server resumes what it can by itself.
+        """
+        seconds = self._settings.seconds(timeout, ablation_calls.ABLATE_SECONDS)
+        metadata = self._settings.call_metadata(priority)
+        deadline = self._now() + seconds
+        call = self._driven(flow, metadata, deadline, seconds)
+        body, tries = call.serialized(), Tries(self._settings.retries)
+        while True:
+            try:
+                with contextlib.closing(self._stream(call.path, body, metadata, deadline, seconds)) as replies:
+                    for reply in replies:
+                        part = reader.read(call.parsed(reply))
+                        if part is not None:
+                            yield part
+                reader.end()
+                return
+            except PellucidError as error:
+                if reader.parts:
+                    raise
+                pause = tries.pause_seconds(error, deadline - self._now())
+            reader.progress.restart()
+            self._pause(pause)
+
+    def _stream(
+        self, path: str, body: bytes, metadata: Metadata, deadline: float, seconds: float
+    ) -> Generator[bytes, None, None]:
+        """Yield a stream's replies; closing it, or an interruption, cancels the call on the server."""
+        self._check_open()
+        with self._typed(seconds):
+            stream = self._channel.unary_stream(path)(
+                body,
+                timeout=max(0.0, deadline - self._now()),
+                metadata=metadata,
+                wait_for_ready=self._settings.wait_for_ready,
+            )
+        try:
+            while True:
+                with self._typed(seconds):
+                    reply = next(stream, None)
+                if reply is None:
+                    return
+                yield reply
+        finally:
+            stream.cancel()
 
     @contextlib.contextmanager
     def _typed(self, seconds: float) -> Iterator[None]:

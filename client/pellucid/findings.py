@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pellucid.ablation_records import AblationRecord
 from pellucid.accuracy import Accuracy
 from pellucid.receipts import ParameterValue, Receipt, plain
 from pellucid.tensors import Array
@@ -234,6 +235,8 @@ class Findings:
         Parameters that the method settled itself; giving them makes this very answer again.
     receipt
         What they are a function of; None in parts before the last.
+    record
+        What else an ablation is a function of; None for other methods, and in parts before the last.
     """
 
     arrays: Mapping[str, NamedArray] = field(default_factory=dict)
@@ -243,6 +246,7 @@ class Findings:
     warnings: tuple[str, ...] = ()
     resolved: Mapping[str, ParameterValue] = field(default_factory=dict)
     receipt: Receipt | None = None
+    record: AblationRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes."""
@@ -257,6 +261,7 @@ class Findings:
             "warnings": list(self.warnings),
             "resolved": plain(self.resolved),
             "receipt": None if self.receipt is None else self.receipt.to_dict(),
+            "record": None if self.record is None else self.record.to_dict(),
         }
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pellucid.ablation_records import read_record
 from pellucid.accuracy import read_accuracy
 from pellucid.errors import unreadable
 from pellucid.findings import Axis, Column, Findings, NamedArray, Picture, Table
@@ -35,6 +36,7 @@ def _findings(message: findings_pb2.Findings) -> Findings:
         warnings=tuple(message.warnings),
         resolved={name: read_parameter(value) for name, value in sorted(message.resolved.items())},
         receipt=read_receipt(message.receipt) if message.HasField("receipt") else None,
+        record=read_record(message.ablation) if message.HasField("ablation") else None,
     )
 
 

@@ -21,8 +21,12 @@ FloatArray = npt.NDArray[np.floating[Any]]
 _PERCENTILE = 99.0
 _LONGEST_SIDE = 1600
 _MOST_BARS = 15
-# Red speaks for the target, blue against it.
-_RED, _BLUE = "#d01c1f", "#1f5fd0"
+RED = "#d01c1f"
+"""What speaks for the target, or makes its score larger."""
+
+BLUE = "#1f5fd0"
+"""What speaks against it."""
+
 # How strongly the picture shows below the map: grey and light, so that only the map has colour.
 _GREY_SHARE, _LIGHT_SHARE = 0.75, 0.25
 _MOST_OPACITY = 245
@@ -72,8 +76,8 @@ def caption(attribution: Attribution) -> str:
     probability = attribution.probability
     said = "" if probability is None else f", probability {probability:.1%}"
     model = attribution.receipt.model
-    first = f"{_literal(attribution.target_name)}{said}"
-    facts = [_literal(attribution.method), f"{_literal(model.name)} version {model.version}"]
+    first = f"{literal(attribution.target_name)}{said}"
+    facts = [literal(attribution.method), f"{literal(model.name)} version {model.version}"]
     facts.append(f"score {attribution.instance_output_value:.4g}")
     if attribution.approximation_error is not None:
         facts.append(f"completeness gap {attribution.approximation_error:.2%}")
@@ -218,7 +222,7 @@ def _blurred(plane: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.flo
 def _coloured(plane: npt.NDArray[np.float32]) -> Image.Image:
     """Return the map in colour, more opaque where its magnitude is higher."""
     pixels = np.empty((*plane.shape, 4), np.uint8)
-    pixels[..., :3] = np.where(plane[..., None] > 0, ImageColor.getrgb(_RED), ImageColor.getrgb(_BLUE))
+    pixels[..., :3] = np.where(plane[..., None] > 0, ImageColor.getrgb(RED), ImageColor.getrgb(BLUE))
     pixels[..., 3] = np.round(_MOST_OPACITY * np.abs(plane))
     return Image.fromarray(pixels)
 
@@ -282,7 +286,7 @@ def _draw_bars(axes: Axes, each: InputAttribution, row: Any) -> None:
     order = np.argsort(-np.abs(scores), kind="stable")[:_MOST_BARS]
     labels = [_bar_label(names[index], row) for index in order]
     places = np.arange(len(order))
-    bars = axes.barh(places, scores[order], color=[_RED if scores[index] > 0 else _BLUE for index in order])
+    bars = axes.barh(places, scores[order], color=[RED if scores[index] > 0 else BLUE for index in order])
     axes.bar_label(bars, [f"{scores[index]:+.3g}" for index in order], padding=3, fontsize=8)
     axes.set_yticks(places, labels, fontsize=9)
     axes.invert_yaxis()
@@ -297,12 +301,12 @@ def _draw_bars(axes: Axes, each: InputAttribution, row: Any) -> None:
 
 def _bar_label(name: str, row: Any) -> str:
     if not isinstance(row, dict) or name not in row:
-        return _literal(name)
+        return literal(name)
     value = row[name]
     shown = f"{value:.4g}" if isinstance(value, int | float | np.number) else str(value)
-    return _literal(f"{name} = {shown}")
+    return literal(f"{name} = {shown}")
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Keep matplotlib from reading dollars as mathematics."""
     return text.replace("$", r"\$")

@@ -195,13 +195,14 @@ def enum_word(enum: Any, value: int, prefix: str) -> str:
 def _target(message: explanation_pb2.Target) -> Target:
     return Target(
         output=message.output,
-        outcome=_outcome(message.outcome),
-        contrast=_outcome(message.contrast) if message.HasField("contrast") else None,
+        outcome=read_outcome(message.outcome),
+        contrast=read_outcome(message.contrast) if message.HasField("contrast") else None,
         space=enum_word(explanation_pb2.OutputSpace, message.space, "OUTPUT_SPACE_"),
     )
 
 
-def _outcome(message: explanation_pb2.Outcome) -> Outcome:
+def read_outcome(message: explanation_pb2.Outcome) -> Outcome:
+    """Read an element of an output off a reply."""
     return Outcome(tuple(message.index), message.label)
 
 

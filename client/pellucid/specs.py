@@ -29,7 +29,7 @@ _SPACES = {
     "logits": explanation_pb2.OUTPUT_SPACE_LOGITS,
     "probabilities": explanation_pb2.OUTPUT_SPACE_PROBABILITIES,
 }
-_MOST_SEED = (1 << 64) - 1
+MOST_SEED = (1 << 64) - 1
 _MOST_AXES = 32
 _REPLY_TYPES = {
     "float32": tensor_pb2.DATA_TYPE_FLOAT32,
@@ -109,16 +109,16 @@ def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> e
     parameters = checked_mapping(spec.parameters, f"{where}parameters", "values by name")
     message = explanation_pb2.ExplanationSpec(
         method=checked_text(spec.method, f"{where}method"),
-        parameters={name: _parameter(value, f"{where}{name}") for name, value in parameters.items()},
-        seed=checked_whole(spec.seed, f"{where}seed", 0, _MOST_SEED),
+        parameters={name: parameter_message(value, f"{where}{name}") for name, value in parameters.items()},
+        seed=checked_whole(spec.seed, f"{where}seed", 0, MOST_SEED),
         tolerance=None if spec.tolerance is None else checked_number(spec.tolerance, f"{where}tolerance"),
         format=explanation_pb2.ReplyFormat(
             sum_channels=checked_flag(spec.sum_channels, f"{where}sum_channels"),
-            data_type=_word(spec.dtype, _REPLY_TYPES, f"{where}dtype"),
+            data_type=word_value(spec.dtype, _REPLY_TYPES, f"{where}dtype"),
         ),
         exact=checked_flag(spec.exact, f"{where}exact"),
     )
-    target = _target(spec, where)
+    target = target_message(spec.target, spec.contrast, spec.output, spec.space, where)
     if target is not None:
         message.target.CopyFrom(target)
     if spec.baseline is not None:
@@ -126,7 +126,14 @@ def explanation_message(model: Model, spec: ExplanationSpec, *, where: str) -> e
     return message
 
 
-def _parameter(value: Any, where: str) -> explanation_pb2.ParamValue:
+def parameter_message(value: Any, where: str) -> explanation_pb2.ParamValue:
+    """Write a parameter's value.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is no bool, number, text or array of numbers.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     # A bool is an int to Python: it must be asked for first.
@@ -147,20 +154,36 @@ def _parameter(value: Any, where: str) -> explanation_pb2.ParamValue:
         raise invalid(where, what) from error
 
 
-def _target(spec: ExplanationSpec, where: str) -> explanation_pb2.Target | None:
-    if spec.target is None and spec.contrast is None and spec.output is None and spec.space is None:
+def target_message(
+    target: Element | None, contrast: Element | None, output: str | None, space: Space | None, where: str
+) -> explanation_pb2.Target | None:
+    """Write the scalar that is meant; None where all of it is left to the server.
+
+    Raises
+    ------
+    InvalidRequestError
+        A value is of a type, or a word, that there is not.
+    """
+    if target is None and contrast is None and output is None and space is None:
         return None
     return explanation_pb2.Target(
-        output="" if spec.output is None else checked_text(spec.output, f"{where}output"),
-        outcome=None if spec.target is None else _outcome(spec.target, f"{where}target"),
-        contrast=None if spec.contrast is None else _outcome(spec.contrast, f"{where}contrast"),
+        output="" if output is None else checked_text(output, f"{where}output"),
+        outcome=None if target is None else outcome_message(target, f"{where}target"),
+        contrast=None if contrast is None else outcome_message(contrast, f"{where}contrast"),
         space=explanation_pb2.OUTPUT_SPACE_UNSPECIFIED
-        if spec.space is None
-        else _word(spec.space, _SPACES, f"{where}space"),
+        if space is None
+        else word_value(space, _SPACES, f"{where}space"),
     )
 
 
-def _outcome(element: Any, where: str) -> explanation_pb2.Outcome:
+def outcome_message(element: Any, where: str) -> explanation_pb2.Outcome:
+    """Write one element of an output.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is no index, label or tuple of indices.
+    """
     if isinstance(element, str):
         if not element:
             raise invalid(where, "is empty; it must be a label or an index")
@@ -199,7 +222,14 @@ def _baseline(model: Model, baseline: Any, where: str) -> explanation_pb2.Baseli
     return explanation_pb2.Baseline(kind=explanation_pb2.BASELINE_KIND_GIVEN, inputs=given.messages)
 
 
-def _word(word: Any, words: Mapping[str, Any], where: str) -> Any:
+def word_value(word: Any, words: Mapping[str, Any], where: str) -> Any:
+    """Return what a word stands for.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is none of the words.
+    """
     if not isinstance(word, str) or word not in words:
         raise invalid(where, f"is {shortened(word)}; it must be one of {', '.join(map(repr, words))}")
     return words[word]

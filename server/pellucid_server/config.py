@@ -110,6 +110,9 @@ class ModelsConfig(_Section):
     repository: Path = Path("models")
     """Folder of model folders, each with a model.toml; a relative path starts at the working directory."""
 
+    datasets: Path | None = None
+    """Folder of labelled data sets, each with a dataset.toml; left out, `datasets` beside the repository, if there."""
+
     on_error: Literal["skip", "stop"] = "skip"
     """What a model that cannot be loaded does: "skip" serves the others and lists it, "stop" refuses to start."""
 
@@ -118,6 +121,10 @@ class ModelsConfig(_Section):
 
     load_bytes: int = Field(default=768 * _MIB, ge=64 * _MIB)
     """Memory for trying out a model, beside 32 times the bytes of its graph and 6 times those of all files."""
+
+    def datasets_folder(self) -> Path:
+        """Return the absolute path of the folder of data sets, which need not be there."""
+        return (self.datasets or self.repository.absolute().parent / "datasets").absolute()
 
 
 class PoolConfig(_Section):
@@ -308,6 +315,7 @@ class Config(BaseSettings):
                 load_seconds=self.models.load_seconds,
                 load_bytes=self.models.load_bytes,
                 fast_graph=self.worker.fast_graph,
+                datasets=str(self.models.datasets_folder()),
             )
             for device in self.pool.devices
         )

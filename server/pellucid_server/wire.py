@@ -89,6 +89,7 @@ CODES: dict[type[Any], int] = {
     descriptions.MethodInfo: 79,
     descriptions.BrokenModel: 80,
     descriptions.Verdict: 81,
+    descriptions.DatasetInfo: 82,
     messages.WorkerSettings: 100,
     messages.Start: 101,
     messages.Cancel: 102,

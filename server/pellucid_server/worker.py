@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,6 +27,7 @@ import torch
 from pellucid_server import template
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
+from pellucid_server.engine.datasets.catalogue import DataSets, scan
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
@@ -33,6 +35,8 @@ from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loader import Loader
 from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
+from pellucid_server.engine.operations import counterfactuals as _counterfactuals  # noqa: F401 - as above
+from pellucid_server.engine.operations import studies as _studies  # noqa: F401 - it reads what studies are asked
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
 from pellucid_server.engine.operations.predict import predict
@@ -338,7 +342,8 @@ def _ready_worker(
     )
     settle()
     methods = registry.methods()
-    worker = Worker(connection, Models.of(loaded.models, loaded.broken), services, faults)
+    datasets = scan(Path(settings.datasets)) if settings.datasets else DataSets()
+    worker = Worker(connection, Models.of(loaded.models, loaded.broken, datasets), services, faults)
     ready.set_result(worker)
     connection.send_now(
         Hello(
@@ -348,6 +353,7 @@ def _ready_worker(
             broken=loaded.broken,
             verdicts=loaded.verdicts,
             streams=stream_infos(),
+            datasets=datasets.infos,
         )
     )
     helpers.start()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from client.fake_server import FakeServer, attribute_message, predict_message, table_attribution
+from client.fake_server import FakeServer, ablate_messages, attribute_message, predict_message, table_attribution
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid import Client
 from pellucid.aio import AsyncClient
@@ -67,6 +67,18 @@ class Awaited:
     def __getattr__(self, name):
         return lambda *args, **kwargs: self._loop.run_until_complete(getattr(self._client, name)(*args, **kwargs))
 
+    def ablate_parts(self, *args, **kwargs):
+        """Yield the parts, as the blocking client does."""
+        parts = self._client.ablate_parts(*args, **kwargs)
+        try:
+            while True:
+                part = self._loop.run_until_complete(anext(parts, None))
+                if part is None:
+                    return
+                yield part
+        finally:
+            self._loop.run_until_complete(parts.aclose())
+
     def close(self):
         self._loop.run_until_complete(self._client.close())
 
@@ -77,8 +89,9 @@ class Awaited:
 
 @pytest.fixture
 def server():
-    """Serve on a free port; replies are a prediction of one row and a table's attribution until changed."""
-    fake = FakeServer(replies={"Predict": predict_message(), "Attribute": attribute_message(table_attribution())})
+    """Serve on a free port; replies are a prediction, a table's attribution and effects in parts until changed."""
+    attributed = attribute_message(table_attribution())
+    fake = FakeServer(replies={"Predict": predict_message(), "Attribute": attributed, "Ablate": ablate_messages()})
     options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
     grpc_server = grpc.server(ThreadPoolExecutor(8), options=options)
     explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(fake, grpc_server)

@@ -11,6 +11,8 @@ from pellucid.v1 import (
     explanation_pb2,
     explanation_service_pb2,
     explanation_service_pb2_grpc,
+    findings_pb2,
+    input_pb2,
     model_service_pb2,
     model_service_pb2_grpc,
 )
@@ -58,6 +60,10 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
 
     def Attribute(self, request, context):
         return self._answer("Attribute", request, context)
+
+    def Ablate(self, request, context):
+        """Send the messages of the reply: a list, or what a function yields."""
+        yield from self._answer("Ablate", request, context)
 
     def ListModels(self, request, context):
         return self._answer("ListModels", request, context)
@@ -212,3 +218,54 @@ def table_attribution():
     return attribution_message(
         {"row": explanation_pb2.InputAttribution(scores=to_tensor([2.0, -0.5]), columns=["age", "colour"])}
     )
+
+
+def column_message(name, values, missing=None, unit=""):
+    """Write a column of a table: texts or numbers."""
+    gone = None if missing is None else to_tensor(missing)
+    if values and isinstance(values[0], str):
+        return findings_pb2.NamedColumn(name=name, texts=input_pb2.Texts(texts=values), missing=gone, unit=unit)
+    return findings_pb2.NamedColumn(name=name, numbers=to_tensor(values), missing=gone, unit=unit)
+
+
+def effects_message(sites, effects, *more):
+    """Write a table of effects in nats by site, and more columns."""
+    columns = [column_message("site", sites), column_message("effect", effects, unit="nats"), *more]
+    return findings_pb2.NamedTable(columns=columns, text="What each site does.")
+
+
+def part_message(number, progress, *, last=False, **findings):
+    """Write a part of an answer; the last has the receipt."""
+    message = findings_pb2.Findings(**findings)
+    if last:
+        message.receipt.CopyFrom(RECEIPT)
+        message.receipt.method = "ablation"
+    return explanation_service_pb2.AblateResponse(progress=progress, findings=message, part=number)
+
+
+def progress_message(progress):
+    """Write a message that only reports progress."""
+    return explanation_service_pb2.AblateResponse(progress=progress)
+
+
+def ablate_messages():
+    """Write the three parts of an answer, with progress in between; the effects are in two of them."""
+    picture = findings_pb2.Picture(data=b"png", media_type="image/png", width=2, height=1, text="Two pixels.")
+    accuracy = explanation_pb2.Accuracy(partial=False)
+    return [
+        progress_message(0.0),
+        part_message(0, 0.25, tables={"effects": effects_message(["conv[0]", "conv[1]"], [0.5, -2.0])}),
+        progress_message(0.5),
+        part_message(1, 0.75, tables={"effects": effects_message(["conv[2]"], [1.0])}, warnings=["A draw."]),
+        part_message(
+            2,
+            1.0,
+            last=True,
+            arrays={
+                "prediction": findings_pb2.NamedArray(values=to_tensor([1.0]), axes=[findings_pb2.Axis(name="row")])
+            },
+            pictures={"site": picture},
+            accuracy=accuracy,
+            warnings=["A draw."],
+        ),
+    ]

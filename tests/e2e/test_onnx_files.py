@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -9,15 +10,18 @@ import numpy.typing as npt
 import onnx
 import pytest
 import skl2onnx
-from e2e.messages import details, failure, predict, rows, violated_fields
+from e2e.messages import attribute, details, failure, param, predict, rows, spec, violated_fields
 from e2e.serving import Server, serve
 from onnx import TensorProto, helper, numpy_helper
 from pellucid import Client
+from pellucid.tensors import from_tensor
+from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2
+from server.engine.models.onnx_networks import FILES, run_with
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-FOREST, GATED, GROWING, OPEN = "forest", "gated", "growing", "open"
+FOREST, GATED, GROWING, OPEN, RESIDUAL = "forest", "gated", "growing", "open", "residual"
 REASONS = {
     "random": "node 'noise' is an operator 'RandomNormalLike'",
     "training": "training_mode is not a constant False",
@@ -152,6 +156,7 @@ def server(forest: RandomForestClassifier, tmp_path_factory: pytest.TempPathFact
     growing = file([*LARGEST, node("ConstantOfShape", ["n"], ["made"], name="zeros"), *ADDED], GIVEN)
     write(repository, GROWING, growing)
     write(repository, OPEN, file([node("Neg", ["x"], ["y"])], shape=(None, 4)))
+    write(repository, RESIDUAL, FILES[RESIDUAL].model)
     for name, content in refused().items():
         write(repository, name, content)
     with serve(repository, folder) as running:
@@ -167,7 +172,13 @@ def client(server: Server) -> Iterator[Client]:
 def test_good_files_are_served_and_each_refused_one_says_why(client: Client) -> None:
     listed = {each.name: each for each in client.models()}
 
-    assert sorted(name for name in listed if listed[name].state == "serving") == [FOREST, GATED, GROWING, OPEN]
+    assert sorted(name for name in listed if listed[name].state == "serving") == [
+        FOREST,
+        GATED,
+        GROWING,
+        OPEN,
+        RESIDUAL,
+    ]
     assert {name: REASONS[name] in listed[name].reason for name in REASONS} == dict.fromkeys(REASONS, True)
 
 
@@ -215,3 +226,88 @@ def test_a_number_that_a_size_follows_is_refused_where_it_is_too_large(
     assert "The model cannot be run on these rows of x: Its node 'zeros' (ConstantOfShape)" in str(error.details())
     assert violated_fields(error) == ["inputs"]
     assert server.worker_pid() == before
+
+
+TARGET = explanation_pb2.Target(output="y", outcome=explanation_pb2.Outcome(index=[2]))
+
+
+def ablated(server: Server, table: str = "effects", **fields: Any) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the numbers of a table, all parts together."""
+    model = explanation_pb2.ModelSpec(name=RESIDUAL)
+    request = explanation_service_pb2.AblateRequest(model=model, method="ablation", target=TARGET, **fields)
+    found: dict[str, list[npt.NDArray[np.generic]]] = {}
+    for response in server.explanations.Ablate(request):
+        for column in response.findings.tables[table].columns if table in response.findings.tables else ():
+            if column.WhichOneof("values") == "numbers":
+                found.setdefault(column.name, []).append(from_tensor(column.numbers))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def residual(x: npt.NDArray[np.generic], **values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return what the file says with values put in by hand, (rows, 4)."""
+    made: npt.NDArray[np.generic] = run_with(FILES[RESIDUAL].model, {"x": x}, values, ["y"])[0]
+    return made
+
+
+def test_a_model_of_an_onnx_file_alone_is_ablated_at_the_layers_that_it_shows(server: Server, client: Client) -> None:
+    layers = [layer.name for layer in client.model(RESIDUAL).layers]
+    x, other = (FILES[RESIDUAL].rows(1, seed=seed)["x"] for seed in (1, 2))
+    (before,) = residual(x)
+    site = ablation_pb2.Site(layer="normal", each=ablation_pb2.EACH_UNIT)
+    kinds = {
+        "zero": (ablation_pb2.INTERVENTION_KIND_ZERO, lambda own, patch: 0 * own, None),
+        "constant": (ablation_pb2.INTERVENTION_KIND_CONSTANT, lambda own, patch: 0 * own + 0.75, 0.75),
+        "scale": (ablation_pb2.INTERVENTION_KIND_SCALE, lambda own, patch: 2 * own, 2.0),
+        "patch": (ablation_pb2.INTERVENTION_KIND_PATCH, lambda own, patch: patch, None),
+    }
+    own, patch = (run_with(FILES[RESIDUAL].model, {"x": each}, {}, ["normal"])[0] for each in (x, other))
+    assert layers == FILES[RESIDUAL].cuts.split()
+
+    for name, (kind, change, number) in kinds.items():
+        found = ablated(
+            server,
+            inputs={"x": rows(x)},
+            source={"x": rows(other)} if name == "patch" else {},
+            interventions=[ablation_pb2.Intervention(sites=[site], kind=kind, value=number)],
+        )
+        for unit in range(3):
+            value = own.copy()
+            value[:, unit] = change(own, patch)[:, unit]
+            np.testing.assert_allclose(found["after"][unit], residual(x, normal=value)[0, 2], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["before"], before[2], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_an_onnx_file_are_ablated_at_once_and_by_their_mean(server: Server) -> None:
+    x = FILES[RESIDUAL].rows(3, seed=4)["x"]
+    mean, zero = ablation_pb2.INTERVENTION_KIND_MEAN, ablation_pb2.INTERVENTION_KIND_ZERO
+    interventions = [
+        ablation_pb2.Intervention(sites=[ablation_pb2.Site(layer="a", units=[1])], kind=zero),
+        ablation_pb2.Intervention(
+            sites=[ablation_pb2.Site(layer="squared")],
+            kind=mean,
+            reference=ablation_pb2.REFERENCE_BATCH,
+            per_position=True,
+        ),
+    ]
+
+    single = ablated(server, inputs={"x": rows(x)}, interventions=interventions[1:])
+    joint = ablated(
+        server, "joint", inputs={"x": rows(x)}, interventions=interventions, parameters={"joint": param(True)}
+    )
+
+    (own,) = run_with(FILES[RESIDUAL].model, {"x": x}, {}, ["squared"])
+    expected = residual(x, squared=np.broadcast_to(own.mean(axis=0), own.shape).copy())[:, 2]
+    np.testing.assert_allclose(single["after"], expected, rtol=1e-4, atol=1e-5)
+    # The mean is over unchanged rows, and takes the place of all that the other change brings about.
+    np.testing.assert_allclose(joint["after"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_needs_gradients_is_refused_on_an_onnx_file_with_the_reason(client: Client, server: Server) -> None:
+    request = attribute(RESIDUAL, {"x": rows(FILES[RESIDUAL].rows(1)["x"])}, spec("integrated-gradients"))
+
+    error = failure(lambda: server.explanations.Attribute(request))
+
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "the model has only an ONNX file; gradients need model.pt2 beside it" in str(error.details())
+    reasons = {each.method: each for each in client.model(RESIDUAL).capabilities}
+    assert not reasons["integrated-gradients"].allowed

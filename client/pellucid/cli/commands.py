@@ -1,23 +1,40 @@
 """The subcommands: what they take, and what they ask a server."""
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
 
-from pellucid.catalogue import Model
 from pellucid.cli import tables
+from pellucid.cli.ablation_commands import ablate, counterfactual
+from pellucid.cli.asking import (
+    AddressOption,
+    CallerOption,
+    FilesArgument,
+    JsonOption,
+    JsonRowOption,
+    NameArgument,
+    NpzOption,
+    PriorityOption,
+    RowOption,
+    TimeoutOption,
+    VersionOption,
+    asking,
+    exit_code,
+    fail,
+    print_json,
+    read_array,
+    read_inputs,
+    read_json,
+    save_arrays,
+    served,
+    terminal,
+)
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
-from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays, row_value
-from pellucid.client import DEFAULT_ADDRESS, Client
-from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, broken, invalid
-from pellucid.receipts import json_text
+from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays
+from pellucid.client import DEFAULT_ADDRESS
+from pellucid.errors import NotFoundError, invalid
 from pellucid.results import Attribution, ExplanationOutcome
 from pellucid.specs import ExplanationSpec
 
@@ -27,42 +44,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-# The caller's own mistakes, for which another request is the remedy.
-_MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
+app.command()(ablate)
+app.command()(counterfactual)
 
 _TABLES = (".npy", ".csv")
-
-AddressOption = Annotated[
-    str, typer.Option(envvar="PELLUCID_ADDRESS", help="The server, HOST:PORT.", show_default=True)
-]
-CallerOption = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PELLUCID_CALLER", help="On whose behalf; the server is fair between callers.", show_default=False
-    ),
-]
-PriorityOption = Annotated[
-    str | None,
-    typer.Option(envvar="PELLUCID_PRIORITY", help="The class of the request, such as bulk.", show_default=False),
-]
-TimeoutOption = Annotated[float | None, typer.Option(min=0.001, help="Deadline in seconds.", show_default="30 or 120")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name; `pellucid models` lists them.")]
-FilesArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="FILE...", help="Pictures, one .npy array of rows, or one .csv table.", show_default=False),
-]
-RowOption = Annotated[
-    list[str] | None,
-    typer.Option("--row", metavar="COLUMN=VALUE", help="A column of a table's row; once a column.", show_default=False),
-]
-JsonRowOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A table's row, or a list of rows, as JSON; - for stdin.", show_default=False),
-]
-VersionOption = Annotated[int, typer.Option(min=0, help="The model's version; 0 for the highest.")]
-NpzOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the arrays to it.", show_default=False)]
 
 
 def run() -> None:
@@ -92,19 +77,19 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Ask what a model says. Where the prediction is there and an explanation beside it is not, the exit code tells."""
-    with _asking(address, timeout, caller=caller, priority=priority) as client:
+    with asking(address, timeout, caller=caller, priority=priority) as client:
         check_once("--explain", explain or [])
         check_array_file(npz)
         if out is not None:
             make_picture_folder(out)
-        inputs = _inputs(_served(client, model, version), files, row, json_row)
+        inputs = read_inputs(served(client, model, version), files, row, json_row)
         prediction = client.predict(model, inputs, top_k=top_k, explanations=explain or [], version=version)
         if as_json:
-            _print_json(prediction.to_dict())
+            print_json(prediction.to_dict())
         else:
-            tables.show_prediction(_console(), prediction, _row_names(files or []))
+            tables.show_prediction(terminal(), prediction, _row_names(files or []))
         if npz is not None:
-            _save_arrays(npz, predicted_arrays(prediction))
+            save_arrays(npz, predicted_arrays(prediction))
         if out is not None:
             for outcome in prediction.explanations:
                 for number, attribution in enumerate(outcome.attributions):
@@ -160,10 +145,10 @@ def attribute(
     as_json: JsonOption = False,
 ) -> None:
     """Ask what a prediction was based on."""
-    with _asking(address, timeout, caller=caller, priority=priority) as client:
+    with asking(address, timeout, caller=caller, priority=priority) as client:
         check_picture_file(out)
         check_array_file(npz)
-        inputs = _inputs(_served(client, model, version), files, row, json_row)
+        inputs = read_inputs(served(client, model, version), files, row, json_row)
         spec = ExplanationSpec(
             method=method,
             parameters=once("--parameter", [parameter(each) for each in parameters or []]),
@@ -178,11 +163,11 @@ def attribute(
         )
         attributions = client.attribute_rows(model, inputs, spec, version=version)
         if as_json:
-            _print_json([each.to_dict() for each in attributions])
+            print_json([each.to_dict() for each in attributions])
         else:
-            tables.show_attributions(_console(), attributions)
+            tables.show_attributions(terminal(), attributions)
         if npz is not None:
-            _save_arrays(npz, attributed_arrays(attributions))
+            save_arrays(npz, attributed_arrays(attributions))
         if out is not None:
             for number, attribution in enumerate(attributions):
                 path = out if number == 0 else out.with_stem(f"{out.stem}-{number}")
@@ -199,19 +184,19 @@ def models(
     as_json: JsonOption = False,
 ) -> None:
     """List the models, or describe one."""
-    with _asking(address, timeout) as client:
+    with asking(address, timeout) as client:
         if name is not None:
             model = client.model(name, version=version)
             if as_json:
-                _print_json(model.to_dict())
+                print_json(model.to_dict())
             else:
-                tables.show_model(_console(), model, layers=layers)
+                tables.show_model(terminal(), model, layers=layers)
             return
         summaries = client.models()
         if as_json:
-            _print_json([each.to_dict() for each in summaries])
+            print_json([each.to_dict() for each in summaries])
         else:
-            tables.show_models(_console(), summaries)
+            tables.show_models(terminal(), summaries)
 
 
 @app.command()
@@ -222,7 +207,7 @@ def methods(
     as_json: JsonOption = False,
 ) -> None:
     """List the methods, or describe one and its parameters."""
-    with _asking(address, timeout) as client:
+    with asking(address, timeout) as client:
         found = client.methods()
         if name is not None:
             found = tuple(each for each in found if each.name == name)
@@ -230,38 +215,26 @@ def methods(
                 names = ", ".join(each.name for each in client.methods())
                 raise NotFoundError(f"No method {name!r}; installed: {names}.")
         if as_json:
-            _print_json(found[0].to_dict() if name is not None else [each.to_dict() for each in found])
+            print_json(found[0].to_dict() if name is not None else [each.to_dict() for each in found])
         elif name is not None:
-            tables.show_method(_console(), found[0])
+            tables.show_method(terminal(), found[0])
         else:
-            tables.show_methods(_console(), found)
+            tables.show_methods(terminal(), found)
 
 
-@contextmanager
-def _asking(
-    address: str, timeout: float | None, *, caller: str | None = None, priority: str | None = None
-) -> Iterator[Client]:
-    """Give a client; a call that fails ends the command with a line on stderr."""
-    try:
-        # Somebody is waiting at a terminal: a server that is not there is told within seconds.
-        with Client(address, timeout=timeout, caller=caller, priority=priority, wait_for_ready=False) as client:
-            yield client
-    except PellucidError as error:
-        _fail(str(error), _exit_code(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'A file'}: {error.strerror or 'it cannot be read'}.", 1)
-
-
-def _served(client: Client, name: str, version: int) -> Model:
-    """Return the description of a model that is to be asked, or say why it cannot be."""
-    model = client.model(name, version=version)
-    if model.state == "broken":
-        raise broken(model.name, model.version, model.reason)
-    return model
-
-
-def _exit_code(error: PellucidError) -> int:
-    return 2 if isinstance(error, _MISTAKES) else 1
+@app.command()
+def datasets(
+    address: AddressOption = DEFAULT_ADDRESS,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the labelled data sets beside the models."""
+    with asking(address, timeout) as client:
+        found = client.datasets()
+        if as_json:
+            print_json([each.to_dict() for each in found])
+        else:
+            tables.show_datasets(terminal(), found)
 
 
 def _fail_as(outcomes: Sequence[ExplanationOutcome]) -> None:
@@ -269,28 +242,7 @@ def _fail_as(outcomes: Sequence[ExplanationOutcome]) -> None:
     failed = [(outcome.method, outcome.error) for outcome in outcomes if outcome.error is not None]
     if failed:
         lines = "\nError: ".join(f"{method}: {error}" for method, error in failed)
-        _fail(lines, max(_exit_code(error) for _, error in failed))
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"Error: {message}", file=sys.stderr)  # noqa: T201 - a command's own words
-    raise typer.Exit(code)
-
-
-def _inputs(model: Model, files: list[Path] | None, row: list[str] | None, json_row: Path | None) -> Any:
-    """Read what is to be sent from the command's arguments."""
-    given = [what for what, there in (("FILE", files), ("--row", row), ("--json-row", json_row)) if there]
-    if len(given) != 1:
-        named = " and ".join(given) or "nothing"
-        raise invalid("inputs", f"is {named}; give files, or --row for each column, or --json-row")
-    if row:
-        return once("--row", [row_value(model, each) for each in row])
-    if json_row is not None:
-        return _json(json_row)
-    paths = files or []
-    if len(paths) == 1 and paths[0].suffix == ".npy":
-        return _array(paths[0])
-    return paths
+        fail(lines, max(exit_code(error) for _, error in failed))
 
 
 def _row_names(files: Sequence[Path]) -> list[str]:
@@ -304,54 +256,14 @@ def _baseline(given: str | None) -> Any:
         path = Path(given)
         if not path.is_file():
             raise invalid("--baseline", f"is {given}, but there is no such file")
-        return _json(path, "--baseline") if path.suffix == ".json" else _array(path, "--baseline")
+        return read_json(path, "--baseline") if path.suffix == ".json" else read_array(path, "--baseline")
     return given
-
-
-def _json(path: Path, option: str = "--json-row") -> Any:
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        # A name that comes twice would lose a value.
-        return json.loads(text, object_pairs_hook=lambda pairs: once(option, pairs))
-    except InvalidRequestError:
-        raise
-    except UnicodeDecodeError as error:
-        raise invalid(option, f"{path} is no text in UTF-8; it must be JSON, in UTF-8") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise invalid(option, f"{path} is no JSON from {place} on; it must be an object or a list of such") from error
-    except (ValueError, RecursionError) as error:
-        what = "is nested too deep, or has a number of too many digits; it must be an object or a list of such"
-        raise invalid(option, f"{path} {what}") from error
-
-
-def _array(path: Path, option: str = "FILE") -> Any:
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, OverflowError, MemoryError) as error:
-        # Its head may tell of more elements than there are, or than fit the memory.
-        raise invalid(option, f"{path} is no array that numpy.save has written") from error
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    # Opened here, as numpy would add an ending to a path without one.
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def _save_figure(attribution: Attribution, path: Path, *, smooth: float = 0.0) -> None:
     try:
         attribution.plot(smooth=smooth).savefig(path, dpi=120)
     except ImportError:
-        _fail("Pictures need matplotlib and Pillow: pip install 'pellucid[plot]'", 1)
+        fail("Pictures need matplotlib and Pillow: pip install 'pellucid[plot]'", 1)
     except ValueError as error:
-        _fail(f"{path} cannot be drawn. {error}", 2)
-
-
-def _print_json(value: Any) -> None:
-    print(json_text(value))  # noqa: T201 - a command's own words
-
-
-def _console() -> Console:
-    return Console(highlight=False)
+        fail(f"{path} cannot be drawn. {error}", 2)

@@ -9,7 +9,7 @@ from pellucid.errors import PellucidError, invalid
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
-def check_picture_file(path: Path | None) -> None:
+def check_picture_file(path: Path | None, option: str = "--out") -> None:
     """See that a picture can be drawn and written there; None needs nothing.
 
     Raises
@@ -22,8 +22,8 @@ def check_picture_file(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() not in _PICTURES:
-        raise invalid("--out", f"is {str(path)!r}; it must end in one of {', '.join(_PICTURES)}")
-    _check_file("--out", path)
+        raise invalid(option, f"is {str(path)!r}; it must end in one of {', '.join(_PICTURES)}")
+    _check_file(option, path)
     _check_drawing()
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pellucid.catalogue import InputSignature, Method, Model, ModelSummary, Parameter
+from pellucid.catalogue import Dataset, InputSignature, Method, Model, ModelSummary, Parameter
 from pellucid.receipts import Receipt, plain
 from pellucid.results import Attribution, ExplanationOutcome, Prediction, Timing, TopClasses
 
@@ -24,22 +24,22 @@ def show_prediction(console: Console, prediction: Prediction, names: Sequence[st
             if output in prediction.tops:
                 _show_classes(console, f"{named}: {output}", prediction.tops[output][row])
             else:
-                _say(console, f"{named}: {output} = {np.array2string(value, precision=6, threshold=20)}")
+                say(console, f"{named}: {output} = {np.array2string(value, precision=6, threshold=20)}")
     for warning in prediction.warnings:
-        _say(console, f"Note: {warning}", style="yellow")
+        say(console, f"Note: {warning}", style="yellow")
     for outcome in prediction.explanations:
         _show_outcome(console, outcome)
-    _show_receipt(console, prediction.receipt, prediction.timing)
+    _show_end(console, prediction.receipt, prediction.timing)
 
 
 def show_attributions(console: Console, attributions: Sequence[Attribution]) -> None:
     """Print what each row's score was based on, and how good the explanation is."""
     for row, attribution in enumerate(attributions):
         if len(attributions) > 1:
-            _say(console, f"Row {row}", style="bold")
+            say(console, f"Row {row}", style="bold")
         _show_attribution(console, attribution)
     if attributions:
-        _show_receipt(console, attributions[-1].receipt, attributions[-1].timing)
+        _show_end(console, attributions[-1].receipt, attributions[-1].timing)
 
 
 def show_models(console: Console, summaries: Sequence[ModelSummary]) -> None:
@@ -48,34 +48,34 @@ def show_models(console: Console, summaries: Sequence[ModelSummary]) -> None:
         [each.name, str(each.version or ""), "yes" if each.latest else "", each.state, each.reason or each.description]
         for each in summaries
     ]
-    _show_table(console, ["model", "version", "latest", "state", "description"], rows)
+    show_table(console, ["model", "version", "latest", "state", "description"], rows)
 
 
 def show_model(console: Console, model: Model, *, layers: bool) -> None:
     """Print a model's signature and capabilities, and its layers on request."""
     if model.state == "broken":
-        _say(console, f"{model.name} version {model.version or 'unknown'}: broken", style="bold red")
-        _say(console, f"The server could not load it: {model.reason}")
+        say(console, f"{model.name} version {model.version or 'unknown'}: broken", style="bold red")
+        say(console, f"The server could not load it: {model.reason}")
         return
-    _say(console, f"{model.name} version {model.version}", style="bold")
-    _say(console, model.description)
+    say(console, f"{model.name} version {model.version}", style="bold")
+    say(console, model.description)
     parity = f", parity {model.parity.largest_difference:.2g}" if model.parity is not None else ""
     solo = ", rows kept apart" if model.solo else ""
-    _say(console, f"served by {model.runtime}{parity}, {model.background_rows} background rows{solo}")
-    _say(console, f"digest {model.key.digest}", style="dim")
+    say(console, f"served by {model.runtime}{parity}, {model.background_rows} background rows{solo}")
+    say(console, f"digest {model.key.digest}", style="dim")
     rows = [[each.name, each.modality, each.data_type, _shape(each.shape), _takes(each)] for each in model.inputs]
-    _show_table(console, ["input", "modality", "type", "a row's shape", "takes"], rows)
+    show_table(console, ["input", "modality", "type", "a row's shape", "takes"], rows)
     if any(each.columns for each in model.inputs):
         _show_columns(console, model)
     rows = [
         [each.name, each.kind, each.data_type, _shape(each.shape), _labels(each.labels, each.unit)]
         for each in model.outputs
     ]
-    _show_table(console, ["output", "kind", "type", "a row's shape", "labels or unit"], rows)
+    show_table(console, ["output", "kind", "type", "a row's shape", "labels or unit"], rows)
     rows = [
         [each.method, "yes" if each.allowed else "no", str(each.rows or ""), each.reason] for each in model.capabilities
     ]
-    _show_table(console, ["method", "allowed", "evaluations a row", "why not, or what to give"], rows, right=(2,))
+    show_table(console, ["method", "allowed", "evaluations a row", "why not, or what to give"], rows, right=(2,))
     if layers:
         rows = [
             [
@@ -89,22 +89,22 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
             ]
             for each in model.layers
         ]
-        _show_table(console, ["layer", "type", "a row's shape", "units", "cuttable", "heads", "branch"], rows)
+        show_table(console, ["layer", "type", "a row's shape", "units", "cuttable", "heads", "branch"], rows)
     elif model.layers:
-        _say(console, f"{len(model.layers)} layers; --layers lists them")
+        say(console, f"{len(model.layers)} layers; --layers lists them")
 
 
 def show_methods(console: Console, methods: Sequence[Method]) -> None:
     """Print the methods, a line each."""
     rows = [[each.name, each.family, ", ".join(each.needs), each.summary] for each in methods]
-    _show_table(console, ["method", "family", "needs", "summary"], rows)
+    show_table(console, ["method", "family", "needs", "summary"], rows)
 
 
 def show_method(console: Console, method: Method) -> None:
     """Print a method and its parameters."""
-    _say(console, method.name, style="bold")
-    _say(console, method.summary)
-    _say(console, f"Source: {method.source}", style="dim")
+    say(console, method.name, style="bold")
+    say(console, method.summary)
+    say(console, f"Source: {method.source}", style="dim")
     facts = {
         "family": method.family,
         "needs": ", ".join(method.needs),
@@ -114,10 +114,26 @@ def show_method(console: Console, method: Method) -> None:
         "cost": f"in proportion to {method.rows_parameter}" if method.rows_parameter else "by the model and the input",
     }
     for name, fact in facts.items():
-        _say(console, f"{name}: {fact}")
+        say(console, f"{name}: {fact}")
     if method.parameters:
         rows = [[each.name, each.type, _default(each), _range(each), each.text] for each in method.parameters]
-        _show_table(console, ["parameter", "type", "default", "range", "text"], rows)
+        show_table(console, ["parameter", "type", "default", "range", "text"], rows)
+
+
+def show_datasets(console: Console, found: Sequence[Dataset]) -> None:
+    """Print the data sets, a line each; those that the server cannot read with the reason."""
+    rows = [
+        [
+            each.name,
+            each.kind,
+            "" if each.rows is None else str(each.rows),
+            ", ".join(each.groups),
+            each.state,
+            each.reason or each.description,
+        ]
+        for each in found
+    ]
+    show_table(console, ["data set", "kind", "rows", "groups", "state", "description"], rows)
 
 
 def _show_classes(console: Console, title: str, classes: TopClasses) -> None:
@@ -125,12 +141,12 @@ def _show_classes(console: Console, title: str, classes: TopClasses) -> None:
         [each.name, f"{each.value:.4g}", "" if each.probability is None else f"{each.probability:.2%}"]
         for each in classes
     ]
-    _show_table(console, ["class", "value", "probability"], rows, title=title, right=(1, 2))
+    show_table(console, ["class", "value", "probability"], rows, title=title, right=(1, 2))
 
 
 def _show_outcome(console: Console, outcome: ExplanationOutcome) -> None:
     if outcome.error is not None:
-        _say(console, f"{outcome.method}: {outcome.error}", style="red")
+        say(console, f"{outcome.method}: {outcome.error}", style="red")
     for attribution in outcome.attributions:
         _show_attribution(console, attribution)
 
@@ -139,7 +155,7 @@ def _show_attribution(console: Console, attribution: Attribution) -> None:
     value = f"{attribution.output}[{attribution.target_name}] = {attribution.instance_output_value:.6g}"
     baseline = attribution.baseline_output_value
     compared = "" if baseline is None else f", {baseline:.6g} at the baseline ({attribution.receipt.baseline})"
-    _say(console, f"{attribution.method}: {value}{compared}", style="bold")
+    say(console, f"{attribution.method}: {value}{compared}", style="bold")
     _show_accuracy(console, attribution)
     for name, each in attribution.inputs.items():
         row = attribution.sources.get(name)
@@ -148,38 +164,43 @@ def _show_attribution(console: Console, attribution: Attribution) -> None:
             rows = [[column, _value(row, column), f"{score:+.4g}"] for column, score in ordered[:_MOST_COLUMNS]]
             left = len(ordered) - len(rows)
             title = f"{name}: the {len(rows)} strongest of {len(ordered)} columns" if left else name
-            _show_table(console, ["column", "value", "score"], rows, title=title, right=(1, 2))
+            show_table(console, ["column", "value", "score"], rows, title=title, right=(1, 2))
         else:
             scores = each.scores.astype(np.float64)
             extremes = f"from {scores.min():.3g} to {scores.max():.3g}" if scores.size else "empty"
-            _say(console, f"{name}: {_shape(scores.shape)} scores, {extremes}, sum {scores.sum():.6g}")
+            say(console, f"{name}: {_shape(scores.shape)} scores, {extremes}, sum {scores.sum():.6g}")
 
 
 def _show_accuracy(console: Console, attribution: Attribution) -> None:
     accuracy = attribution.accuracy
     if accuracy.partial:
         text = "cut short by the deadline: it rests on less than was asked for; allow more time for the rest"
-        _say(console, text, style="yellow")
+        say(console, text, style="yellow")
     if accuracy.signed_gap is not None:
         share = "" if attribution.approximation_error is None else f" ({attribution.approximation_error:.3%})"
         absolute = "" if accuracy.absolute_gap is None else f", absolute gap {accuracy.absolute_gap:.4g}"
-        _say(console, f"signed gap {accuracy.signed_gap:+.4g}{share}{absolute}")
+        say(console, f"signed gap {accuracy.signed_gap:+.4g}{share}{absolute}")
     if accuracy.tolerance_text:
-        _say(console, accuracy.tolerance_text)
+        say(console, accuracy.tolerance_text)
     if accuracy.standard_error is not None:
-        _say(console, f"standard error at most {accuracy.standard_error:.4g}")
+        say(console, f"standard error at most {accuracy.standard_error:.4g}")
     for warning in accuracy.warnings:
-        _say(console, f"Note: {warning}", style="yellow")
+        say(console, f"Note: {warning}", style="yellow")
 
 
-def _show_receipt(console: Console, receipt: Receipt, timing: Timing) -> None:
+def show_receipt(console: Console, receipt: Receipt) -> None:
+    """Print what an answer is a function of, and the work that it took, in a line."""
     runtime, work = receipt.runtime, receipt.work
     key = f"{receipt.model.name} version {receipt.model.version}, digest {receipt.model.digest[:12]}"
     ran = f"{runtime.forward} on {runtime.device}, {runtime.precision}"
     rows = f"{work.rows_forward} rows forward, {work.rows_backward} backward"
-    _say(console, f"{key}; {ran}; {rows}", style="dim")
+    say(console, f"{key}; {ran}; {rows}", style="dim")
+
+
+def _show_end(console: Console, receipt: Receipt, timing: Timing) -> None:
+    show_receipt(console, receipt)
     seconds = f"{timing.queue_seconds:.3f} s queued, {timing.compute_seconds:.3f} s computing"
-    _say(console, f"{seconds}, {timing.total_seconds:.3f} s in all", style="dim")
+    say(console, f"{seconds}, {timing.total_seconds:.3f} s in all", style="dim")
 
 
 def _show_columns(console: Console, model: Model) -> None:
@@ -188,10 +209,10 @@ def _show_columns(console: Console, model: Model) -> None:
         for each in model.inputs
         for column in each.columns
     ]
-    _show_table(console, ["column", "values", "range in training", "unit"], rows)
+    show_table(console, ["column", "values", "range in training", "unit"], rows)
 
 
-def _show_table(
+def show_table(
     console: Console,
     headers: Sequence[str],
     rows: Sequence[Sequence[str]],
@@ -199,8 +220,9 @@ def _show_table(
     title: str | None = None,
     right: tuple[int, ...] = (),
 ) -> None:
+    """Print rows under headers, below a title if there is one; columns of the places in `right` are set right."""
     if title is not None:
-        _say(console, title)
+        say(console, title)
     table = Table(box=None, pad_edge=False)
     for place, header in enumerate(headers):
         # Names are what the next command needs: they are never cut.
@@ -212,7 +234,8 @@ def _show_table(
     console.print()
 
 
-def _say(console: Console, line: str, *, style: str = "") -> None:
+def say(console: Console, line: str, *, style: str = "") -> None:
+    """Print a line as it is, however long."""
     console.print(Text(line, style=style), soft_wrap=True)
 
 

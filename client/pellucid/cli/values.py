@@ -71,6 +71,25 @@ def row_value(model: Model, word: str) -> tuple[str, float | str]:
     return name, number
 
 
+def interval(word: str) -> tuple[str, tuple[float | None, float | None]]:
+    """Return the name and the bounds of COLUMN=LOW:HIGH; a bound that is left out is None.
+
+    Raises
+    ------
+    InvalidRequestError
+        It is written otherwise.
+    """
+    # A column's name may hold "=", a bound may not.
+    name, equals, value = word.rpartition("=")
+    low, colon, high = value.partition(":")
+    bounds = [parsed_number(each) if each.strip() else None for each in (low, high)]
+    if not (name and equals and colon) or any(
+        bound is None and each.strip() for bound, each in zip(bounds, (low, high), strict=True)
+    ):
+        raise invalid("--range", f"is {word!r}; it must be COLUMN=LOW:HIGH, such as 'mean radius=10:15'")
+    return name, (bounds[0], bounds[1])
+
+
 def once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:
     """Return values by name.
 

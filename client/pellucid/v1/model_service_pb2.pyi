@@ -38,6 +38,20 @@ class ParameterType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PARAMETER_TYPE_FLAG: _ClassVar[ParameterType]
     PARAMETER_TYPE_TEXT: _ClassVar[ParameterType]
     PARAMETER_TYPE_TENSOR: _ClassVar[ParameterType]
+
+class DatasetKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATASET_KIND_UNSPECIFIED: _ClassVar[DatasetKind]
+    DATASET_KIND_PICTURES: _ClassVar[DatasetKind]
+    DATASET_KIND_TABLE: _ClassVar[DatasetKind]
+    DATASET_KIND_TEXTS: _ClassVar[DatasetKind]
+    DATASET_KIND_TENSOR: _ClassVar[DatasetKind]
+
+class DatasetState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DATASET_STATE_UNSPECIFIED: _ClassVar[DatasetState]
+    DATASET_STATE_READY: _ClassVar[DatasetState]
+    DATASET_STATE_BROKEN: _ClassVar[DatasetState]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_SERVING: ModelState
 MODEL_STATE_BROKEN: ModelState
@@ -57,6 +71,14 @@ PARAMETER_TYPE_REAL: ParameterType
 PARAMETER_TYPE_FLAG: ParameterType
 PARAMETER_TYPE_TEXT: ParameterType
 PARAMETER_TYPE_TENSOR: ParameterType
+DATASET_KIND_UNSPECIFIED: DatasetKind
+DATASET_KIND_PICTURES: DatasetKind
+DATASET_KIND_TABLE: DatasetKind
+DATASET_KIND_TEXTS: DatasetKind
+DATASET_KIND_TENSOR: DatasetKind
+DATASET_STATE_UNSPECIFIED: DatasetState
+DATASET_STATE_READY: DatasetState
+DATASET_STATE_BROKEN: DatasetState
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -271,3 +293,39 @@ class ListMethodsResponse(_message.Message):
     METHODS_FIELD_NUMBER: _ClassVar[int]
     methods: _containers.RepeatedCompositeFieldContainer[Method]
     def __init__(self, methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ...) -> None: ...
+
+class ListDatasetsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("name", "description", "kind", "input", "label", "groups", "classes", "rows", "digest", "state", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    description: str
+    kind: DatasetKind
+    input: str
+    label: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    rows: int
+    digest: str
+    state: DatasetState
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[DatasetKind, str]] = ..., input: _Optional[str] = ..., label: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListDatasetsResponse(_message.Message):
+    __slots__ = ("datasets",)
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ...) -> None: ...

@@ -50,6 +50,11 @@ class ModelServiceStub(object):
                 request_serializer=pellucid_dot_v1_dot_model__service__pb2.ListMethodsRequest.SerializeToString,
                 response_deserializer=pellucid_dot_v1_dot_model__service__pb2.ListMethodsResponse.FromString,
                 _registered_method=True)
+        self.ListDatasets = channel.unary_unary(
+                '/pellucid.v1.ModelService/ListDatasets',
+                request_serializer=pellucid_dot_v1_dot_model__service__pb2.ListDatasetsRequest.SerializeToString,
+                response_deserializer=pellucid_dot_v1_dot_model__service__pb2.ListDatasetsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -77,6 +82,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDatasets(self, request, context):
+        """Describes every labelled data set beside the models.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListMethods,
                     request_deserializer=pellucid_dot_v1_dot_model__service__pb2.ListMethodsRequest.FromString,
                     response_serializer=pellucid_dot_v1_dot_model__service__pb2.ListMethodsResponse.SerializeToString,
+            ),
+            'ListDatasets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDatasets,
+                    request_deserializer=pellucid_dot_v1_dot_model__service__pb2.ListDatasetsRequest.FromString,
+                    response_serializer=pellucid_dot_v1_dot_model__service__pb2.ListDatasetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class ModelService(object):
             '/pellucid.v1.ModelService/ListMethods',
             pellucid_dot_v1_dot_model__service__pb2.ListMethodsRequest.SerializeToString,
             pellucid_dot_v1_dot_model__service__pb2.ListMethodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDatasets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pellucid.v1.ModelService/ListDatasets',
+            pellucid_dot_v1_dot_model__service__pb2.ListDatasetsRequest.SerializeToString,
+            pellucid_dot_v1_dot_model__service__pb2.ListDatasetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

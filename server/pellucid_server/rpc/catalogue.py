@@ -25,6 +25,13 @@ _PARAMETER_TYPES = {
     "text": model_service_pb2.PARAMETER_TYPE_TEXT,
     "tensor": model_service_pb2.PARAMETER_TYPE_TENSOR,
 }
+_DATASET_KINDS = {
+    "": model_service_pb2.DATASET_KIND_UNSPECIFIED,
+    "pictures": model_service_pb2.DATASET_KIND_PICTURES,
+    "table": model_service_pb2.DATASET_KIND_TABLE,
+    "texts": model_service_pb2.DATASET_KIND_TEXTS,
+    "tensor": model_service_pb2.DATASET_KIND_TENSOR,
+}
 
 
 def known(hello: messages.Hello | None) -> messages.Hello:
@@ -124,6 +131,28 @@ def list_methods_response(hello: messages.Hello) -> model_service_pb2.ListMethod
     """Write the list of methods, by RPC, then name."""
     ordered = sorted(hello.methods, key=lambda method: (method.rpc, method.name))
     return model_service_pb2.ListMethodsResponse(methods=[_method(each) for each in ordered])
+
+
+def list_datasets_response(hello: messages.Hello) -> model_service_pb2.ListDatasetsResponse:
+    """Write the list of data sets, by name, broken ones among them."""
+    ordered = sorted(hello.datasets, key=lambda each: each.name)
+    return model_service_pb2.ListDatasetsResponse(datasets=[_dataset(each) for each in ordered])
+
+
+def _dataset(info: descriptions.DatasetInfo) -> model_service_pb2.Dataset:
+    return model_service_pb2.Dataset(
+        name=info.name,
+        description=info.description,
+        kind=_DATASET_KINDS[info.kind],
+        input=info.input,
+        label=info.label,
+        groups=info.groups,
+        classes=info.classes,
+        rows=info.rows,
+        digest=info.digest,
+        state=model_service_pb2.DATASET_STATE_BROKEN if info.reason else model_service_pb2.DATASET_STATE_READY,
+        reason=info.reason,
+    )
 
 
 def _broken_spec(model: descriptions.BrokenModel) -> explanation_pb2.ModelSpec:

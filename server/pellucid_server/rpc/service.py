@@ -132,6 +132,12 @@ class ModelService:
         """Describe every method."""
         return catalogue.list_methods_response(catalogue.known(self._pool.hello))
 
+    async def ListDatasets(  # noqa: N802 - the schema's name
+        self, request: model_service_pb2.ListDatasetsRequest, call: Call
+    ) -> model_service_pb2.ListDatasetsResponse:
+        """Describe every labelled data set."""
+        return catalogue.list_datasets_response(catalogue.known(self._pool.hello))
+
 
 async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
     call.priority = call.priority or _default_class(request)

@@ -158,6 +158,27 @@ def find_broken(broken: tuple[BrokenModel, ...], key: ModelKey) -> BrokenModel |
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """All that a caller can know of a labelled data set; one that cannot be read has its name and a `reason`.
+
+    `kind` is "pictures", "table", "texts" or "tensor". `input` is the model's input that it feeds, empty for the only
+    one. `classes` are the names that it has for classes, where they are known without reading it; `rows` is None if
+    their number is not.
+    """
+
+    name: str
+    description: str = ""
+    kind: str = ""
+    input: str = ""
+    label: str = ""
+    groups: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    rows: int | None = None
+    digest: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What trying out a model version showed: `reason` is why it is broken, empty if it is not.
 

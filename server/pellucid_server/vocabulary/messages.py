@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pellucid_server.vocabulary.descriptions import BrokenModel, MethodInfo, ModelInfo, Verdict
+from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
@@ -36,6 +36,8 @@ class WorkerSettings:
     """Whether a model's second graph, for speed, is used where it agrees with the first."""
     verdicts: tuple[Verdict, ...] = ()
     """What an earlier process for the same device found, which is not tried out again."""
+    datasets: str = ""
+    """Folder of labelled data sets; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Hello:
     """For the settings of the next process."""
     streams: tuple[StreamInfo, ...] = ()
     """The verbs that answer in parts."""
+    datasets: tuple[DatasetInfo, ...] = ()
+    """The labelled data sets, by name, those that cannot be read among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,13 @@ class ZooModel:
     def graph_for(self, *layers: str) -> Any:
         return self.graph
 
+    def cuts_for(self, *layers: str) -> Any:
+        return self.graph
+
+    @property
+    def sites(self) -> Any:
+        return self.graph.sites
+
     def row_bytes(self, *, backward: bool) -> int:
         return 1 << 10
 

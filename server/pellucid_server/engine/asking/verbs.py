@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.question import Arrays, Attribution, Question
 from pellucid_server.engine.asking.sites import SiteQuestion
+from pellucid_server.engine.asking.studies import StudyQuestion
 from pellucid_server.vocabulary.findings import Findings
 
 
@@ -54,6 +56,13 @@ ATTRIBUTE: Verb[Callable[[Handle, Question, Any], Attribution]] = Verb("attribut
 
 ABLATE: Verb[Callable[[Handle, SiteQuestion, Any], Iterator[Findings]]] = Verb("ablate")
 """What if a part of the model were different? Answered in parts."""
+
+STUDY: Verb[Callable[[Handle, StudyQuestion, Any], Iterator[Findings]]] = Verb("ablate", asked="study")
+"""How well does a model do on labelled data if a part of it were different? Answered in parts."""
+COUNTERFACTUAL: Verb[Callable[[Handle, tuple[CounterfactualQuestion, ...], Any], Iterator[Findings]]] = Verb(
+    "ablate", asked="counterfactual"
+)
+"""What if the input were different? A question for each row; a part of the answer for each."""
 
 DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
 """What is inside the model? Answered in parts."""

@@ -43,10 +43,10 @@ class CaptureKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
-        graph = model.graph_for(*layers)
-        self._capturing = graph.capturing(layers)
-        self.runtime = graph.runtime
-        self.device = device
+        cuts = model.cuts_for(*layers)
+        self._capturing = cuts.capturing(layers)
+        self.runtime = cuts.runtime
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return each layer's value by name, (rows, *shape)."""

@@ -98,22 +98,24 @@ class EditedKernel:
         capture: tuple[str, ...],
         norms: tuple[str, ...] = (),
     ) -> None:
-        # Norms have no names in a second graph.
-        graph = model.graph if norms and model.graph is not None else model.graph_for(*layers, *capture)
-        self._run = graph.editing(layers, capture, norms)
+        # Norms have names in the model's own graph alone.
+        graph = model.graph if norms else None
+        cuts = graph or model.cuts_for(*layers, *capture)
+        self._run = cuts.editing(layers, capture) if graph is None else graph.editing(layers, capture, norms)
         self._norms = norms
         self._capture = capture
-        self.runtime = graph.runtime
+        self.runtime = cuts.runtime
         self._layers = layers
         self._target = target
         self.kind = "edited"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return every output by name, (rows, *shape), or the scores, (rows,), and captured values, (rows, *shape)."""
         with torch.no_grad():
             edits = {layer: (batch[_keep(layer)], batch[_add(layer)]) for layer in self._layers}
-            outputs, captured = self._run(batch, edits, {name: batch[_scale(name)] for name in self._norms})
+            scales = ({name: batch[_scale(name)] for name in self._norms},) if self._norms else ()
+            outputs, captured = self._run(batch, edits, *scales)
             if self._target is None:
                 return captured if self._capture else outputs
             found = scores(outputs[self._target.output].double(), self._target.space, parts)

@@ -84,7 +84,7 @@ class ModelHandle:
         # What crosses in one graph of the model is not what crosses in the other.
         together: dict[int, list[str]] = {}
         for layer in dict.fromkeys(layers):
-            together.setdefault(id(self._model.graph_for(layer)), []).append(layer)
+            together.setdefault(id(self._model.cuts_for(layer)), []).append(layer)
         found: dict[str, Held] = {}
         for names in together.values():
             evaluation = self._evaluate(Prefix(rows, tuple(names), OnDevice()), None)
@@ -104,7 +104,7 @@ class ModelHandle:
 
     def _require_layer(self, layer: str) -> None:
         """Refuse a layer that there is not, or at which the network cannot be cut."""
-        layers = {} if self._model.graph is None else self._model.graph.sites
+        layers = self._model.sites
         found = layers.get(layer)
         if found is not None and found.cuttable:
             return

@@ -131,12 +131,12 @@ class PrefixKernel:
     backward = False
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
-        graph = model.graph_for(*layers)
-        self._run = graph.prefixes(layers)
+        cuts = model.cuts_for(*layers)
+        self._run = cuts.prefixes(layers)
         self._layers = layers
-        self.runtime = graph.runtime
+        self.runtime = cuts.runtime
         self.kind = f"prefix@{layers[-1]}"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return what crosses."""

@@ -16,6 +16,7 @@ from pellucid_server.engine.evaluations.gradient import score_and_gradients
 from pellucid_server.engine.evaluations.prefix import joined
 from pellucid_server.engine.evaluations.recipes import With
 from pellucid_server.engine.evaluations.targets import layout, scores
+from pellucid_server.engine.models.graph.cuts import Behind
 from pellucid_server.engine.models.graph.suffix import Context
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
@@ -89,14 +90,14 @@ class SuffixKernel:
     evaluation = "suffix"
 
     def __init__(self, model: LoadedModel, device: str, layer: str, target: Target | None, *, gradient: bool) -> None:
-        graph = model.graph_for(layer)
-        self._suffix = graph.suffix(layer)
-        self.runtime = graph.runtime
+        cuts = model.graph_for(layer) if gradient else model.cuts_for(layer)
+        self._suffix: Behind = cuts.suffix(layer)
+        self.runtime = cuts.runtime
         self._layer = layer
         self._target = target
         self.backward = gradient
         self.kind = f"suffix gradient@{layer}" if gradient else f"suffix@{layer}"
-        self.device = device
+        self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the outputs by name, or the scores, and with them their gradient at the values."""

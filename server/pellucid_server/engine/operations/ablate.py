@@ -15,6 +15,7 @@ from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
+from pellucid_server.engine.operations.dataset_rows import dataset_digest, dataset_sample
 from pellucid_server.engine.operations.explain import require_finite
 from pellucid_server.engine.operations.networks import GraphNetwork
 from pellucid_server.engine.operations.predict import outputs_of
@@ -184,14 +185,14 @@ def read_sites(
     """Make the question of a method that changes sites of the network."""
     if not request.inputs:
         raise InvalidRequestError(f"inputs is empty; {method.name} needs rows to run the model on.", field="inputs")
-    _refuse_rules(request, method)
+    refuse_rules(request, method)
     rows = prepare(context, model, request.inputs)
     if model.solo and rows.count > 1:
         text = f"inputs has {rows.count} rows, and those of {model.name} depend on one another; send one row at a time."
         raise InvalidRequestError(text, field="inputs")
     source = prepare(context, model, request.source, field="source").arrays if request.source else {}
     _check_source(source, rows, request)
-    references, used = _references(model, request, rows)
+    references, used = _references(context, model, request, rows)
     found = resolve_interventions(context, model, request.interventions, rows.arrays, reference=used)
     outputs = outputs_of(context.handle(model, exact=request.exact), model, rows, exact=request.exact)
     targets = [
@@ -223,6 +224,7 @@ def read_sites(
         source_digest=digest(source) if source else "",
         reference_digest=",".join(digest(references[name]) for name in sorted(named)),
         dataset=request.dataset,
+        dataset_digest=dataset_digest(context, request.dataset),
     )
     same = len({each.index for each in targets}) == 1
     target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())
@@ -230,7 +232,8 @@ def read_sites(
     return Asked(question, input_digest, target, record, {"rows": _rows_table(targets)})
 
 
-def _refuse_rules(request: AblateRequest, method: Method) -> None:
+def refuse_rules(request: AblateRequest, method: Method) -> None:
+    """Refuse what is for counterfactuals."""
     if request.columns or request.wanted.outcome or (request.wanted.minimum, request.wanted.maximum) != (None, None):
         where = "columns" if request.columns else "wanted"
         raise InvalidRequestError(
@@ -256,12 +259,18 @@ def _check_source(source: Arrays, rows: Rows, request: AblateRequest) -> None:
             raise InvalidRequestError(text, field=where)
 
 
-def _references(model: LoadedModel, request: AblateRequest, rows: Rows) -> tuple[dict[str, Arrays], str]:
+def _references(
+    context: RequestContext, model: LoadedModel, request: AblateRequest, rows: Rows
+) -> tuple[dict[str, Arrays], str]:
     """Return the rows that means and draws may come from, and which are used where an intervention does not say."""
     found: dict[str, Arrays] = {"batch": rows.arrays}
     if model.background:
         found["background"] = model.background
     default = "background" if model.background else "batch"
+    if request.dataset:
+        default = "dataset"
+        if any(each.kind in ("mean", "resample") and each.reference in ("", default) for each in request.interventions):
+            found[default] = dataset_sample(context, model, request.dataset, request.seed)
     for number, each in enumerate(request.interventions):
         if each.kind not in ("mean", "resample"):
             continue

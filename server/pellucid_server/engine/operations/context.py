@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.datasets.catalogue import DataSets
 from pellucid_server.engine.evaluations.model_handle import ModelHandle, WorkerServices
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.tasks.request_state import RequestState, Tally
@@ -59,11 +60,18 @@ class Models:
 
     by_key: Mapping[tuple[str, int], LoadedModel]
     broken: tuple[BrokenModel, ...] = ()
+    datasets: DataSets = field(default_factory=DataSets)
+    """The labelled data sets beside them."""
 
     @classmethod
-    def of(cls, models: tuple[LoadedModel, ...], broken: tuple[BrokenModel, ...] = ()) -> "Models":
+    def of(
+        cls,
+        models: tuple[LoadedModel, ...],
+        broken: tuple[BrokenModel, ...] = (),
+        datasets: DataSets | None = None,
+    ) -> "Models":
         """Index models by name and version."""
-        return cls({(model.key.name, model.key.version): model for model in models}, broken)
+        return cls({(model.key.name, model.key.version): model for model in models}, broken, datasets or DataSets())
 
     def find(self, key: ModelKey) -> LoadedModel:
         """Find a model version; version 0 is the highest that is served.

@@ -164,7 +164,7 @@ def on_cuda(load, monkeypatch):
 
 
 def test_on_cuda_a_session_has_a_bounded_arena_that_takes_what_it_needs(on_cuda):
-    session = on_cuda()._session
+    session = on_cuda()._session._session
 
     (name, options), (rest, _) = session.asked
     assert (name, rest) == ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -188,7 +188,7 @@ def test_on_cuda_weights_wherever_they_are_take_nothing_from_the_limit(on_cuda, 
     indices, found = value("i", ("rows",), TensorProto.INT64), value("y", ("rows",))
     session = on_cuda(model([lookup], inputs=[indices], outputs=[found], tensors=[tensor]))
 
-    (_, options), _ = session._session.asked
+    (_, options), _ = session._session._session.asked
     assert weights.nbytes <= int(options["gpu_mem_limit"]) - (20 << 30) <= 2 * weights.nbytes + 1000
     assert session.run({"i": np.array([7, 1])})["y"].tolist() == [1, 1]
 
@@ -198,19 +198,19 @@ def test_on_cuda_working_memory_is_given_back_on_both_devices(on_cuda):
 
     session.run({"x": np.zeros((1, 3), np.float32)})
 
-    assert session._session.runs == ["cpu:0;gpu:1"]
+    assert session._session._session.runs == ["cpu:0;gpu:1"]
 
 
 def test_on_cuda_a_run_that_took_more_than_an_idle_session_may_keep_gives_it_back_at_once(on_cuda, monkeypatch):
     session, other = on_cuda(trim_seconds=3600.0), on_cuda(trim_seconds=3600.0)
     # The largest values of a row have 24 bytes, and two of them are there at a time: 2 sessions may keep 100 rows each.
-    monkeypatch.setattr(session._arena, "most_bytes", 2 * 100 * 2 * 24)
+    monkeypatch.setattr(session._session._arena, "most_bytes", 2 * 100 * 2 * 24)
     assert session.largest_value_bytes == other.largest_value_bytes == 24
 
     for rows in (100, 101, 1):
         session.run({"x": np.zeros((rows, 3), np.float32)})
 
-    assert session._session.runs == [None, "cpu:0;gpu:1", None]
+    assert session._session._session.runs == [None, "cpu:0;gpu:1", None]
 
 
 def test_where_there_is_no_arena_to_shrink_rows_are_run_all_the_same(on_cuda, monkeypatch, caplog):
@@ -221,7 +221,7 @@ def test_where_there_is_no_arena_to_shrink_rows_are_run_all_the_same(on_cuda, mo
     for _ in range(2):
         assert session.run({"x": np.zeros((1, 3), np.float32)})["y"].tolist() == [[1, 2, 3]]
 
-    assert session._session.runs == ["cpu:0;gpu:1", "cpu:0", "cpu:0"]
+    assert session._session._session.runs == ["cpu:0;gpu:1", "cpu:0", "cpu:0"]
     assert [record.message for record in caplog.records] == [
         "ONNX Runtime keeps its working memory on cuda:1: it has no arena there to shrink"
     ]

@@ -207,21 +207,30 @@ def test_a_model_that_differs_cannot_be_forced_onto_onnx_runtime(model):
     assert "runtime must not be 'onnxruntime'" in refusal(model)
 
 
-def test_an_onnx_file_alone_serves_forward_passes_and_says_why_not_more(model):
+def test_an_onnx_file_alone_serves_forward_passes_and_layers_and_says_why_not_more(model):
     put_onnx(model / "1")
 
     loaded = load_one(model)
 
     assert (loaded.runtime, loaded.graph, loaded.parity, loaded.solo) == ("onnxruntime", None, None, False)
-    assert loaded.capabilities == {Need.FORWARD}
+    assert loaded.capabilities == {Need.FORWARD, Need.LAYERS}
     info = loaded.info([method(Need.FORWARD), method(Need.FORWARD, Need.GRADIENTS), method(Need.LAYERS)])
-    reason = "the model has only an ONNX file; {} need model.pt2 beside it (pellucid-export writes one)"
+    reason = "the model has only an ONNX file; gradients need model.pt2 beside it (pellucid-export writes one)"
     assert info.capabilities == (
         CapabilityInfo("forward", True, "", 1),
-        CapabilityInfo("forward-gradients", False, reason.format("gradients")),
-        CapabilityInfo("layers", False, reason.format("layers")),
+        CapabilityInfo("forward-gradients", False, reason),
+        CapabilityInfo("layers", True, "", 1),
     )
-    assert info.layers == ()
+    assert [layer.type for layer in info.layers] == ["Gemm"]
+
+
+def test_an_onnx_file_of_which_no_value_holds_rows_has_no_layers_and_says_so(model):
+    put_onnx(model / "1")
+    loaded = dataclasses.replace(load_one(model), cuts=None)
+
+    assert loaded.capabilities == {Need.FORWARD}
+    (found,) = loaded.info([method(Need.LAYERS)]).capabilities
+    assert found.reason.startswith("the model has only an ONNX file, of which no value between the inputs and the out")
 
 
 def test_the_rows_of_a_default_answer_are_told_for_the_models_own_inputs(model):

@@ -5,7 +5,8 @@ manifest takes plain tensors and gives plain values, under the names in its file
 
     description = "Sorts photographs into the 1000 classes of ImageNet."
     runtime = "auto"                    # auto | graph | onnxruntime
-    background = "background.npz"       # an array for each input, (rows, *features), after preprocessing
+    background = "background.npz"       # an array for each input, (rows, *features), after preprocessing; or a table:
+                                        # [background], file = "background.npz", disclosable = true
     solo = false                        # true: rows of different requests never share a batch
     [limits]
     max_rows = 1024                     # most rows in a request
@@ -112,11 +113,15 @@ class OutputManifest:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A `model.toml`. `files` are the other files that it names, as given, relative to its folder."""
+    """A `model.toml`. `files` are the other files that it names, as given, relative to its folder.
+
+    `disclosable` is whether rows of the background may be shown to callers.
+    """
 
     description: str = ""
     runtime: str = "auto"
     background: str = ""
+    disclosable: bool = False
     solo: bool = False
     max_rows: int = 1024
     inputs: tuple[InputManifest, ...] = ()
@@ -135,13 +140,14 @@ def read_manifest(path: Path) -> Manifest:
     """
     table = Table(path, "", _content(path))
     limits = table.table("limits")
-    background = table.file("background")
+    background, disclosable = _background(table)
     inputs = tuple(_input(entry) for entry in table.tables("inputs"))
     outputs = tuple(_output(entry) for entry in table.tables("outputs"))
     manifest = Manifest(
         description=table.text("description", most=_MOST_DESCRIPTION_CHARACTERS),
         runtime=table.choice("runtime", RUNTIMES, "auto"),
         background=background,
+        disclosable=disclosable,
         solo=table.flag("solo"),
         max_rows=limits.count("max_rows", 1024),
         inputs=inputs,
@@ -170,6 +176,18 @@ def _content(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} is not TOML: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path} has a number of too many digits, or is nested too deep.") from error
+
+
+def _background(table: Table) -> tuple[str, bool]:
+    """Read the background's file, and whether its rows may be shown: a text is a file whose rows may not."""
+    if not table.is_table("background"):
+        return table.file("background"), False
+    found = table.table("background")
+    file, disclosable = found.file("file"), found.flag("disclosable")
+    if not file:
+        raise found.error("file", 'is missing; name the background\'s file, such as "background.npz"')
+    found.finish()
+    return file, disclosable
 
 
 def _input(table: Table) -> InputManifest:

@@ -57,6 +57,10 @@ class Table:
         """Return whether the key is there."""
         return key in self._content
 
+    def is_table(self, key: str) -> bool:
+        """Return whether the key is there with a table."""
+        return isinstance(self._content.get(key), dict)
+
     def take(self, key: str, fits: Callable[[Any], bool], right: str) -> Any:
         """Take a key that must be there, with a value that `fits`; `right` describes one ("a text")."""
         self._taken.append(key)

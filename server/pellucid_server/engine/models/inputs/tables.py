@@ -50,6 +50,10 @@ class TablePreprocessor:
                 "one, a one-hot column one for each category"
             )
         starts = np.cumsum([0, *widths[:-1]])
+        self.starts = starts
+        """The first element of each column in a row, (columns,)."""
+        self.slopes = np.array([0.0 if column.categories else 1 / column.standard_deviation for column in columns])
+        """By how much a numeric column's element changes for one unit of it, (columns,); 0 for categories."""
         self._width = width
         self._dtype = dtype
         self.columns = tuple(column.name for column in columns)
@@ -81,6 +85,39 @@ class TablePreprocessor:
         else:
             raise unexpected(given, field, "a table")
         return Prepared(rows, (None,) * len(rows))
+
+    def values(self, given: Input) -> npt.NDArray[np.float64]:
+        """Return what `prepare` takes in the caller's own terms, (rows, columns): of a category, its index."""
+        if isinstance(given, TensorInput):
+            return given.array.astype(np.float64)
+        rows = given.rows if isinstance(given, TableInput) else ()
+        codes = [(c.name, _codes(c, 0) if c.categories else None) for c in self._columns]
+        found = [[row[name] if known is None else known[row[name]] for name, known in codes] for row in rows]
+        return np.array(found, np.float64).reshape(len(rows), len(self.columns))
+
+    def encode(self, values: npt.NDArray[np.float64]) -> Array:
+        """Make rows of values in the caller's terms, (rows, columns), to the last bit those that `prepare` makes."""
+        rows = np.zeros((len(values), self._width), self._dtype)
+        if self._numbers.names:
+            self._numbers.fill(rows, values[:, self._numbers.columns])
+        for column, start in zip(range(len(self.columns)), self.starts.tolist(), strict=True):
+            if _one_hot(self._columns[column]):
+                rows[np.arange(len(values)), start + values[:, column].astype(np.int64)] = 1
+            elif self._columns[column].categories:
+                rows[:, start] = values[:, column]
+        return rows
+
+    def decode(self, rows: Array) -> npt.NDArray[np.float64]:
+        """Return values in the caller's terms, (rows, columns), of rows as the model takes them: the reverse."""
+        found = np.empty((len(rows), len(self.columns)))
+        for at, (column, start) in enumerate(zip(self._columns, self.starts.tolist(), strict=True)):
+            if _one_hot(column):
+                found[:, at] = rows[:, start : start + len(column.categories)].argmax(axis=1)
+            elif column.categories:
+                found[:, at] = np.clip(np.rint(rows[:, start]), 0, len(column.categories) - 1)
+            else:
+                found[:, at] = rows[:, start].astype(np.float64) * column.standard_deviation + (column.mean or 0.0)
+        return found
 
     def _table(self, table: Rows, field: str) -> Array:
         if not table:
@@ -159,6 +196,7 @@ class _Numbers:
     def __init__(self, columns: tuple[ColumnManifest, ...], starts: npt.NDArray[np.int64]) -> None:
         numeric = [(column, at) for column, at in zip(columns, starts, strict=True) if not column.categories]
         self.names = tuple(column.name for column, _ in numeric)
+        self.columns = [number for number, column in enumerate(columns) if not column.categories]
         self._get: Any = itemgetter(*self.names) if self.names else None
         self._mean = np.array([0.0 if column.mean is None else column.mean for column, _ in numeric])
         self._scale = np.array([column.standard_deviation for column, _ in numeric])

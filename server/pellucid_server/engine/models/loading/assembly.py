@@ -40,6 +40,7 @@ from pellucid_server.engine.models.loading.trial import (
     run_batches,
     trial_rows,
 )
+from pellucid_server.engine.models.onnx.cuts import OnnxCuts
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, Value
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.descriptions import OutputInfo, ParityInfo
@@ -139,6 +140,7 @@ def assemble(
         memory=measure_row_bytes(graph, session, rows, gradients=not obstacle),
         input_row_bytes=sum(array[0].nbytes for array in rows.values()),
         gradient_obstacle=obstacle,
+        cuts=OnnxCuts(session, rows) if graph is None and session is not None and session.skeleton else None,
         fast=_fast(key.name, graph, rows, fast_graph, gradients=not obstacle),
     )
 

@@ -9,6 +9,7 @@ from pellucid_server.engine.asking.question import Arrays, Feature, Question, Ta
 from pellucid_server.engine.asking.registry import Background, Method, Need
 from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.files.manifest import Manifest
+from pellucid_server.engine.models.graph.cuts import Cuts
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.graph.lengths import Lengths
 from pellucid_server.engine.models.graph.names import Layer
@@ -16,11 +17,12 @@ from pellucid_server.engine.models.inputs.baselines import baseline_rows, defaul
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.trial import RowBytes
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import CapabilityInfo, LayerInfo, ModelInfo, OutputInfo, ParityInfo
 from pellucid_server.vocabulary.requests import ModelKey
 
 _NO_GRAPH = "the model has only an ONNX file; {what} need model.pt2 beside it (pellucid-export writes one)"
+_NO_LAYERS = "the model has only an ONNX file, of which no value between the inputs and the outputs holds rows"
 _WHOLE_NUMBERS = "every input of the model is of whole numbers, which have no gradient"
 
 
@@ -48,6 +50,8 @@ class LoadedModel:
         What serves forward passes: "onnxruntime" or "graph".
     graph, session
         The model as a graph; as an ONNX session, set only where that serves forward passes.
+    cuts
+        The layers of a model that has only an ONNX file.
     fast
         The model's second graph, for speed, where it may take the first one's place.
     solo
@@ -78,6 +82,7 @@ class LoadedModel:
     input_row_bytes: int
     gradient_obstacle: str = ""
     fast: Graph | None = None
+    cuts: Cuts | None = None
 
     @property
     def name(self) -> str:
@@ -122,18 +127,26 @@ class LoadedModel:
     def graph_for(self, *layers: str) -> Graph:
         """Return the graph to run: the faster one if there is one and it has these layers or parts of layers."""
         if self.graph is None:
-            raise ValueError(f"{self.key.name} has no graph")
+            raise UnsupportedError(
+                f"{self.key.name} does not allow it: {_NO_GRAPH.format(what='gradients')}.", subject="graph"
+            )
         return self.graph if self.fast is None or any(layer not in self.fast.sites for layer in layers) else self.fast
+
+    def cuts_for(self, *layers: str) -> Cuts:
+        """Return what these layers can be read and changed by: the graph, or the ONNX file where there is no other."""
+        return self.cuts if self.graph is None and self.cuts is not None else self.graph_for(*layers)
 
     @property
     def layers(self) -> Mapping[str, Layer]:
         """The layers by name, in the order in which a forward pass enters them."""
-        return {} if self.graph is None else self.graph.layers
+        found = self.graph or self.cuts
+        return {} if found is None else found.layers
 
     @property
     def sites(self) -> Mapping[str, Layer]:
         """All that can be changed by name: the layers, and parts of them."""
-        return {} if self.graph is None else self.graph.sites
+        found = self.graph or self.cuts
+        return {} if found is None else found.sites
 
     def value_of(self, layer: str) -> Hashable:
         """Return what is equal for layers that have one value, such as a block and its last part."""
@@ -223,6 +236,8 @@ class LoadedModel:
         """Say why the model does not have what a method may need; empty if it has."""
         if need is Need.FORWARD:
             return ""
+        if self.graph is None and need is Need.LAYERS:
+            return "" if self.layers else _NO_LAYERS
         if self.graph is None:
             return _NO_GRAPH.format(what=need.value)
         if need is Need.GRADIENTS and not any(feature.differentiable for feature in self.features.values()):
@@ -232,8 +247,6 @@ class LoadedModel:
         return ""
 
     def _layers(self) -> tuple[LayerInfo, ...]:
-        if self.graph is None:
-            return ()
         return tuple(
             LayerInfo(
                 layer.name,
@@ -244,7 +257,7 @@ class LoadedModel:
                 heads=layer.heads,
                 branch=layer.branch,
             )
-            for layer in self.graph.layers.values()
+            for layer in self.layers.values()
         )
 
 

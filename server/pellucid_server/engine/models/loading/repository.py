@@ -285,7 +285,7 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
             return None
         _log.warning("%s runs on the CPU: the installed ONNX Runtime has no CUDA", shown(path))
     try:
-        return OnnxModel(path, threads=threads, device=where)
+        return OnnxModel(path, threads=threads, device=where, cuttable=GRAPH_FILE not in files)
     except SessionError as error:
         raise ModelError(f"{shown(path)}: {error}.") from error
 

@@ -9,6 +9,9 @@ from onnx import numpy_helper
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
+Shape = tuple[int | str | None, ...]
+"""Lengths of a value's axes: numbers, names, or None where nothing is known."""
+
 _SMALL = 4096
 """Bytes of a weight up to which its values are kept where shapes are inferred; reshapes and the like need them."""
 
@@ -84,28 +87,35 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from entry.graphs
 
 
-def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     """Infer shapes from the inputs and weights alone: what the file says of values between them may be untrue."""
+    return inferred(bare(model))[0]
+
+
+def inferred(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Infer shapes, and types of elements, of a model that claims nothing (`bare`)."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(_bare(model), data_prop=True)
+        found = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return {}
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    return {
-        entry.name: tuple(_length(dim) for dim in entry.type.tensor_type.shape.dim)
-        for entry in values
-        if entry.type.tensor_type.HasField("shape")
+        return {}, {}
+    tensors = {
+        entry.name: entry.type.tensor_type
+        for entry in (*found.graph.value_info, *found.graph.input, *found.graph.output)
     }
+    shapes = {
+        name: tuple(_length(dim) for dim in kind.shape.dim) for name, kind in tensors.items() if kind.HasField("shape")
+    }
+    return shapes, {name: kind.elem_type for name, kind in tensors.items() if kind.elem_type}
 
 
 def inferred_types(model: onnx.ModelProto) -> dict[str, int]:
     """Infer the type of each value's elements, also inside branches and loops; what is not known is left out."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(_bare(model))
+        found_types = onnx.shape_inference.infer_shapes(bare(model))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return {}
     found: dict[str, int] = {}
-    for scope in scopes(inferred, {}):
+    for scope in scopes(found_types, {}):
         if isinstance(scope.graph, onnx.GraphProto):
             for entry in (*scope.graph.value_info, *scope.graph.input, *scope.graph.output):
                 found[entry.name] = entry.type.tensor_type.elem_type
@@ -119,26 +129,26 @@ def _length(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     return dim.dim_param or None
 
 
-def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+def bare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model without large weights, and without what it claims of shapes."""
-    bare = onnx.ModelProto(ir_version=model.ir_version)
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.graph.name = model.graph.name
-    bare.graph.input.extend(model.graph.input)
-    bare.graph.node.extend(model.graph.node)
-    for node in bare.graph.node:
+    lean = onnx.ModelProto(ir_version=model.ir_version)
+    lean.opset_import.extend(model.opset_import)
+    lean.functions.extend(model.functions)
+    lean.graph.name = model.graph.name
+    lean.graph.input.extend(model.graph.input)
+    lean.graph.node.extend(model.graph.node)
+    for node in lean.graph.node:
         for graph in subgraphs(node):
             _strip(graph)
     for tensor in model.graph.initializer:
         if tensor.ByteSize() <= _SMALL:
-            bare.graph.initializer.append(tensor)
+            lean.graph.initializer.append(tensor)
         else:
-            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    bare.graph.output.extend(model.graph.output)
-    for entry in bare.graph.output:
+            lean.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    lean.graph.output.extend(model.graph.output)
+    for entry in lean.graph.output:
         entry.type.tensor_type.ClearField("shape")
-    return bare
+    return lean
 
 
 def drop_claims(model: onnx.ModelProto, shapes: Mapping[str, tuple[int | str | None, ...]]) -> None:

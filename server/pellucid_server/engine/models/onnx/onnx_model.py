@@ -1,35 +1,26 @@
 """An ONNX file, checked and run by ONNX Runtime."""
 
-import logging
-import math
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.device.arenas import Arena
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.graph.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.graph.lengths import Lengths, Size, length_error, names_a_length, values_error
-from pellucid_server.engine.models.onnx.file import OnnxFile, SessionError, one_line, read_onnx
+from pellucid_server.engine.models.onnx.file import SessionError, one_line, read_onnx
 from pellucid_server.engine.models.onnx.guards import tripped
+from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session, Weights, nearest_device
+from pellucid_server.engine.models.onnx.skeleton import Skeleton, beside_bytes
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.memory_hygiene import TRIM_SECONDS
 from pellucid_server.vocabulary.requests import Array
 
 __all__ = ["OnnxModel", "SessionError", "Value", "nearest_device"]
-
-_log = logging.getLogger(__name__)
-
-_CUDA = "CUDAExecutionProvider"
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -42,21 +33,6 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-
-_REFUSALS = (
-    states.Fail,
-    states.InvalidArgument,
-    states.InvalidGraph,
-    states.InvalidProtobuf,
-    states.NoSuchFile,
-    states.NotImplemented,
-    states.RuntimeException,
-)
-"""What ONNX Runtime raises for a file that it cannot load or run; their only common base is Exception."""
-
-
-_NO_ARENA = "memory arena shrink list"
-"""In the words of ONNX Runtime, where an arena that is to shrink is not there; nothing has run yet."""
 
 _FAILED = re.compile(r"while running (\w+) node")
 
@@ -85,6 +61,8 @@ class OnnxModel:
         How often a run gives back the working memory that ONNX Runtime keeps. It grows by powers of two up to
         several times what the largest batch needs, and without that would stay for good. On CUDA, a run that took more
         than an idle session may keep gives it back at once (`Arena`).
+    cuttable
+        Whether to keep what is needed to cut it (`OnnxCuts`): its weights once more.
 
     Raises
     ------
@@ -93,25 +71,30 @@ class OnnxModel:
         tensors, or the device cannot be had.
     """
 
-    def __init__(self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS, cuttable: bool = False
+    ) -> None:
         self.device = device
         """Where it runs."""
         file = read_onnx(path)
         self.largest_value_bytes = file.largest_value_bytes
         """Bytes of the largest value in the file, for a row."""
-        self._arena = _arena(device)
-        self._session = _open(path, file, threads, self._arena)
+        self.options = Options(path.parent.resolve(), threads, device, trim_seconds)
+        """How sessions of the file are opened."""
+        self.skeleton = Skeleton.of(file.model, self.options.folder) if cuttable else None
+        """What it can be cut by; None where that was not asked for."""
+        beside, content = Weights(beside=beside_bytes(file.model)), file.model.SerializeToString()
+        # The weights need not be in memory once more while ONNX Runtime reads them.
+        file.model.Clear()
+        self._session = Session(content, self.options, weights=beside, largest_value_bytes=file.largest_value_bytes)
         self._guards = file.guards
         self._refusing = file.refusing
-        self.inputs = tuple(_value(entry, path, "input") for entry in self._session.get_inputs())
-        self.outputs = tuple(_value(entry, path, "output") for entry in self._session.get_outputs())
-        self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.get_inputs()}, {})
+        self.inputs = tuple(_value(entry, path, "input") for entry in self._session.inputs)
+        self.outputs = tuple(_value(entry, path, "output") for entry in self._session.outputs)
+        self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.inputs}, {})
         """Which open axes have one name, and so one length."""
         self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
-        self._trim_seconds = trim_seconds
-        self._trimmed_at = time.monotonic()
-        self._trimming = _trimming("cpu:0" if self._arena is None else f"cpu:0;gpu:{_index(self._arena)}")
 
     def run(self, rows: Arrays) -> dict[str, Array]:
         """Return every output by name, (rows, *shape), of rows of every input, (rows, *features).
@@ -126,15 +109,26 @@ class OnnxModel:
         _require_filled(rows)
         try:
             return self._run(rows)
-        except _REFUSALS as error:
-            harm = tripped(error, self._guards) or self._refused(error)
-            if harm is not None:
-                raise values_error([entry.name for entry in self.inputs], f"Its {harm}.") from error
-            if names_an_index(error):
-                raise index_error([entry.name for entry in self.inputs]) from error
-            if self._open and names_a_length(error):
-                raise length_error({name: array.shape for name, array in rows.items()}) from error
-            raise
+        except REFUSALS as error:
+            unfit = self.unfit(error, rows)
+            if unfit is None:
+                raise
+            raise unfit from error
+
+    def unfit(self, error: Exception, rows: Arrays) -> InvalidRequestError | None:
+        """Return what is wrong with rows on which a run of the file, or of a part, ended; None if nothing is."""
+        names = [entry.name for entry in self.inputs]
+        harm = tripped(error, self._guards) or self._refused(error)
+        if harm is not None:
+            return values_error(names, f"Its {harm}.")
+        if names_an_index(error):
+            return index_error(names)
+        if self._open and names_a_length(error):
+            return length_error({name: array.shape for name, array in rows.items()})
+        return None
+
+    def _run(self, rows: Arrays) -> dict[str, Array]:
+        return dict(zip(self._names, self._session.run(self._names, rows), strict=True))
 
     def _refused(self, error: Exception) -> str | None:
         """Say which node did not take a shape or a place that it was given, of those that follow the rows' values."""
@@ -152,42 +146,11 @@ class OnnxModel:
         """
         try:
             return self._run(rows)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             harm = tripped(error, self._guards)
             if harm is not None:
                 raise SessionError(f"its {harm}, on which ONNX Runtime must not be run") from error
             raise SessionError(f"ONNX Runtime cannot run it: {one_line(error)}") from error
-
-    def _run(self, rows: Arrays) -> dict[str, Array]:
-        now = time.monotonic()
-        trims = now - self._trimmed_at >= self._trim_seconds or self._outgrown(rows)
-        if trims:
-            self._trimmed_at = now
-        values = self._trimmed(rows) if trims else self._session.run(self._names, rows)
-        return dict(zip(self._names, values, strict=True))
-
-    def _outgrown(self, rows: Arrays) -> bool:
-        if self._arena is None:
-            return False
-        return self._arena.outgrown(len(next(iter(rows.values()))), self.largest_value_bytes)
-
-    def _trimmed(self, rows: Arrays) -> list[Array]:
-        """Run, and give working memory back."""
-        try:
-            return list(self._session.run(self._names, rows, self._trimming))
-        except states.InvalidArgument as error:
-            if self._arena is None or _NO_ARENA not in str(error):
-                raise
-        # Nothing has run yet. The limit of the arena holds all the same.
-        _log.warning("ONNX Runtime keeps its working memory on %s: it has no arena there to shrink", self.device)
-        self._trimming = _trimming("cpu:0")
-        return list(self._session.run(self._names, rows, self._trimming))
-
-
-def nearest_device(device: str) -> str:
-    """Return the device on which ONNX Runtime runs for a worker on `device`: the CPU where it has no CUDA."""
-    there = device == "cpu" or _CUDA in onnxruntime.get_available_providers()
-    return device if there else "cpu"
 
 
 def _require_filled(rows: Arrays) -> None:
@@ -198,80 +161,6 @@ def _require_filled(rows: Arrays) -> None:
                 f'inputs["{name}"] has the length 0 on axis {array.shape.index(0)}; it must be at least 1.',
                 field=f'inputs["{name}"]',
             )
-
-
-def _trimming(arenas: str) -> onnxruntime.RunOptions:
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
-    return options
-
-
-def _open(path: Path, file: OnnxFile, threads: int, arena: Arena | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Its errors are raised as well; written to standard error, they would quote what a caller sent.
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Else a file that is both would be read as ONNX Runtime's own format, of which nothing is checked.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
-    if arena is not None:
-        # Weights beside working memory would keep a block from being given back.
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-    content = file.model.SerializeToString()
-    providers = _providers(arena, len(content) + _bytes_beside(file.model))
-    # The weights need not be in memory once more while ONNX Runtime reads them.
-    file.model.Clear()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=providers)
-    except _REFUSALS as error:
-        raise SessionError(f"ONNX Runtime cannot load it: {one_line(error)}") from error
-    session.disable_fallback()
-    if session.get_providers()[0] != providers[0][0]:
-        device = "cpu" if arena is None else arena.device
-        raise SessionError(f"ONNX Runtime cannot use the device {device!r}; it would run on the CPU instead")
-    return session
-
-
-def _arena(device: str) -> Arena | None:
-    """Return the bounds of a session's memory on a CUDA device; a CPU needs none."""
-    if device.partition(":")[0] == "cpu":
-        return None
-    if _CUDA not in onnxruntime.get_available_providers():
-        raise SessionError(
-            f"the installed ONNX Runtime cannot use the device {device!r}; install pellucid[server-gpu] in place of "
-            "pellucid[server]"
-        )
-    return Arena(device)
-
-
-def _index(arena: Arena) -> str:
-    return arena.device.partition(":")[2] or "0"
-
-
-def _bytes_beside(model: onnx.ModelProto) -> int:
-    """Return the bytes of the weights in other files, as if each number took eight: no less than they take."""
-    beside = [each for each in model.graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
-    return sum(8 * math.prod(each.dims) for each in beside)
-
-
-def _providers(arena: Arena | None, weight_bytes: int) -> list[tuple[str, dict[str, str]]]:
-    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
-    if arena is None:
-        return [cpu]
-    cuda = {
-        "device_id": _index(arena),
-        "use_tf32": "0",
-        # An exhaustive search would be repeated for each number of rows in a batch.
-        "cudnn_conv_algo_search": "HEURISTIC",
-        # Weights count, whether they are in the arena or beside it.
-        "gpu_mem_limit": str(arena.most_bytes + weight_bytes),
-        # By powers of two, it would take twice what is needed, up to its limit.
-        "arena_extend_strategy": "kSameAsRequested",
-    }
-    return [(_CUDA, cuda), cpu]
 
 
 def _value(entry: Any, path: Path, role: str) -> Value:

@@ -1,0 +1,82 @@
+"""Ablations and counterfactuals as tables for a terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from pellucid.ablations import RANKED, Ablation, ranked
+from pellucid.cli.tables import say, show_receipt, show_table
+from pellucid.counterfactuals import Counterfactuals
+from pellucid.findings import Table
+
+_LEFT_OUT = ("layer", "unit", "position")
+"""Columns of effects that the site's name says too."""
+
+
+def show_ablation(console: Console, found: Ablation, top: int) -> None:
+    """Print the largest effects, the other tables' first rows, what arrays and pictures there are, and the receipt."""
+    model = found.model
+    say(console, f"{found.method} of {model.name} version {model.version}", style="bold")
+    _show_partial(console, found)
+    for name, table in found.tables.items():
+        shown = ranked(table) if name in RANKED else table
+        more = f": {'the largest' if name in RANKED else 'the first'} {top} of {len(table)}" if len(table) > top else ""
+        _show(console, shown, top, f"{name}{more}")
+    for each in [*found.arrays.values(), *found.pictures.values()]:
+        say(console, repr(each).strip("<>"))
+    _show_warnings(console, found.warnings)
+    show_receipt(console, found.receipt)
+
+
+def show_counterfactuals(console: Console, found: Counterfactuals) -> None:
+    """Print each counterfactual in words, the changes as a table, how far they are, and the receipt."""
+    say(console, f"{found.ablation.method} of {found.model.name} version {found.model.version}", style="bold")
+    _show_partial(console, found.ablation)
+    for place, each in enumerate(found, 1):
+        many = "" if len(found) == 1 else f"{place}. "
+        say(console, f"{many}{each.sentence}")
+        if each.found:
+            distance = "" if each.distance is None else f"distance {each.distance:.4g}, "
+            minimal = {True: ", every change is needed", False: ", not every change is needed"}
+            needed = "" if each.minimal is None else minimal[bool(each.minimal)]
+            say(console, f"   {distance}{each.changed or len(each.changes)} changed{needed}", style="dim")
+        rows = [[change.column, _cell(change.before), _cell(change.after), change.unit] for change in each.changes]
+        if rows:
+            show_table(console, ["column", "before", "after", "unit"], rows, right=(1, 2))
+    _show_warnings(console, found.warnings)
+    show_receipt(console, found.receipt)
+
+
+def _show(console: Console, table: Table, count: int, title: str) -> None:
+    names = [name for name in table.columns if not (name in _LEFT_OUT and "site" in table.columns)]
+    if "row" in names and len({*table["row"].tolist()}) == 1:
+        names.remove("row")
+    rows = [[_cell(each[name]) for name in names] for _, each in zip(range(count), table, strict=False)]
+    heads = [_head(table, name) for name in names]
+    numeric = [place for place, name in enumerate(names) if table.columns[name].values.dtype.kind in "iuf"]
+    show_table(console, heads, rows, title=title, right=tuple(numeric))
+
+
+def _show_partial(console: Console, found: Ablation) -> None:
+    if found.partial:
+        text = f"cut short by the deadline, {found.progress:.0%} done; allow more time for the rest"
+        say(console, text, style="yellow")
+
+
+def _show_warnings(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(console, f"Note: {warning}", style="yellow")
+
+
+def _head(table: Table, name: str) -> str:
+    unit = table.columns[name].unit
+    return f"{name} ({unit})" if unit else name
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

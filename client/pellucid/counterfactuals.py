@@ -1,0 +1,292 @@
+"""What `counterfactual` returns: for each row, inputs that the model answers differently."""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pellucid.ablations import Ablation, drawn_html
+from pellucid.findings import Findings, NamedArray, Picture, Table
+from pellucid.receipts import ModelKey, Receipt, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_NAMED = 6
+"""Changes that a sentence names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A column's value before and after: numbers, or texts of a column with categories; None where there is none."""
+
+    column: str
+    before: float | str | None
+    after: float | str | None
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.column} were {_shown(self.after, self.unit)} instead of {_shown(self.before, self.unit)}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counterfactual:
+    """An input that the model answers differently, or the fact that none was found.
+
+    Attributes
+    ----------
+    row, number
+        Which of the call's rows it belongs to, and which of its counterfactuals it is; from 0.
+    found
+        Whether it is an answer. Where it is not, what follows describes the closest candidate, if there is one.
+    source
+        "search", "background" for the nearest row of the model's background, or "row" where the row itself has what
+        is wanted.
+    valid
+        Whether the served model gives the wanted answer to it, as it is returned.
+    minimal
+        Whether each change is needed: with any one of them reverted, it is no longer valid. None if that was not
+        looked at.
+    distance
+        From the row, in the method's distance.
+    changed
+        How many columns or elements differ.
+    score_before, score_after, prediction_before, prediction_after
+        The target's score, and the class or value that the model predicts.
+    changes
+        The changed columns of a table.
+    values
+        A table's row in full, ready to be sent again; empty for other inputs.
+    arrays, pictures
+        What the findings have for it, by name.
+    """
+
+    row: int
+    number: int
+    found: bool
+    source: str = ""
+    valid: bool = False
+    minimal: bool | None = None
+    distance: float | None = None
+    changed: int | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+    prediction_before: str = ""
+    prediction_after: str = ""
+    changes: tuple[Change, ...] = ()
+    values: Mapping[str, float | str] = field(default_factory=dict)
+    arrays: Mapping[str, NamedArray] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+
+    @property
+    def sentence(self) -> str:
+        """The counterfactual in words: "benign if worst radius were 14.2 instead of 17.9"."""
+        if not self.found:
+            closest = "" if self.score_after is None else f"; the closest has the score {self.score_after:.4g}"
+            return f"row {self.row}: not found within the budget{closest}"
+        said = self.prediction_after or ("another answer" if self.score_after is None else f"{self.score_after:.4g}")
+        if self.changed == 0:
+            return f"{said} as it is"
+        if self.changes:
+            named = [str(each) for each in self.changes[:_MOST_NAMED]]
+            rest = len(self.changes) - len(named)
+            parts = [*named, f"{rest} more columns changed"] if rest else named
+            how = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        else:
+            how = f"{'it' if self.changed is None else f'{self.changed:,} elements'} changed"
+        notes = " (a row of the background)" if self.source == "background" else ""
+        notes += "" if self.valid else " (not valid on the served model)"
+        return f"{said} if {how}{notes}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists, texts and numbers; without arrays and pictures."""
+        found: dict[str, Any] = plain(self)
+        return {key: value for key, value in found.items() if key not in ("arrays", "pictures")}
+
+    def __repr__(self) -> str:
+        return f"<Counterfactual {self.number} of row {self.row}: {self.sentence}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counterfactuals:
+    """The counterfactuals of all rows, by row, then by number. Iterate over them, or ask `of_row`.
+
+    Attributes
+    ----------
+    items
+        One for each that was asked for, found or not.
+    ablation
+        The tables, arrays and pictures as the server sent them, accuracy and warnings.
+    """
+
+    items: tuple[Counterfactual, ...]
+    ablation: Ablation
+
+    @property
+    def findings(self) -> Findings:
+        """The tables, arrays and pictures as the server sent them."""
+        return self.ablation.findings
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the answer is a function of."""
+        return self.ablation.receipt
+
+    @property
+    def model(self) -> ModelKey:
+        """The model version that the counterfactuals hold for."""
+        return self.receipt.model
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know, in sentences."""
+        return self.ablation.warnings
+
+    @property
+    def partial(self) -> bool:
+        """Whether the deadline cut the search short."""
+        return self.ablation.partial
+
+    def of_row(self, row: int) -> tuple[Counterfactual, ...]:
+        """Return those of one row."""
+        return tuple(each for each in self.items if each.row == row)
+
+    def sentences(self) -> list[str]:
+        """Return each in words, such as "benign if worst radius were 14.2 instead of 17.9"."""
+        return [each.sentence for each in self.items]
+
+    def to_pandas(self) -> Any:
+        """Return the changes as a DataFrame, a line for each changed column. Needs pandas.
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        LookupError
+            The inputs are no tables.
+        """
+        table = self.findings.tables.get("changes")
+        if table is None:
+            raise LookupError("There is no table of changes; the inputs are no table's rows.")
+        return table.to_pandas()
+
+    def plot(self) -> "Figure":
+        """Draw the changed columns before and after, or the pictures. Needs `pellucid[plot]`.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ValueError
+            Nothing was found that can be drawn.
+        """
+        from pellucid.plots_ablation import counterfactual_figure  # noqa: PLC0415 - matplotlib is an extra
+
+        return counterfactual_figure(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists, texts and numbers, with a sentence for each."""
+        found = [each.to_dict() | {"sentence": each.sentence} for each in self.items]
+        return {"counterfactuals": found} | self.ablation.to_dict()
+
+    def __getitem__(self, place: int) -> Counterfactual:
+        return self.items[place]
+
+    def __iter__(self) -> Iterator[Counterfactual]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        found = sum(each.found for each in self.items)
+        partial = ", partial" if self.partial else ""
+        return f"<Counterfactuals by {self.model.name}/{self.model.version}: {found} of {len(self)} found{partial}>"
+
+    def _repr_html_(self) -> str:
+        """Return the sentences, the picture where it can be made, and the changes for a notebook."""
+        lines = "".join(f"<li>{html.escape(each)}</li>" for each in self.sentences())
+        table = self.findings.tables.get("changes")
+        shown = "" if table is None else table._repr_html_()
+        return f"<p>{html.escape(repr(self))}</p><ol>{lines}</ol>{drawn_html(self)}{shown}"
+
+
+def read_counterfactuals(ablation: Ablation) -> Counterfactuals:
+    """Read counterfactuals off an answer's tables; a row that has none there was not found."""
+    tables = ablation.tables
+    changes = _by_place(tables.get("changes"))
+    rows = _by_place(tables.get("rows"))
+    places = _by_place(tables.get("counterfactuals"))
+    known = {row for row, _ in places}
+    places |= {(row, 0): [{"found": False}] for row in range(ablation.rows) if row not in known}
+    items = [
+        Counterfactual(
+            row=place[0],
+            number=place[1],
+            found=bool(each.get("found", True)),
+            source=_text(each.get("source")),
+            valid=bool(each.get("valid")),
+            minimal=each.get("minimal"),
+            distance=each.get("distance"),
+            changed=each.get("changed"),
+            score_before=each.get("score_before"),
+            score_after=each.get("score_after"),
+            prediction_before=_text(each.get("prediction_before")),
+            prediction_after=_text(each.get("prediction_after")),
+            changes=tuple(_change(change) for change in changes.get(place, ())),
+            values=_values(rows.get(place, ())),
+            arrays=_of_place(ablation.arrays, place),
+            pictures=_of_place(ablation.pictures, place),
+        )
+        for place, found in sorted(places.items())
+        for each in found
+    ]
+    return Counterfactuals(tuple(items), ablation)
+
+
+_Place = tuple[int, int]
+
+
+def _by_place(table: Table | None) -> dict[_Place, list[dict[str, Any]]]:
+    """Return a table's rows by the row and the number that they belong to, its first two columns.
+
+    The columns are known by their places: beside a model's column that is called "row", it is called "row_".
+    """
+    found: dict[_Place, list[dict[str, Any]]] = {}
+    keys = [*table.columns][:2] if table is not None else []
+    for each in table or ():
+        row, number = (int(each.pop(key) or 0) for key in keys)
+        found.setdefault((row, number), []).append(each)
+    return found
+
+
+def _change(each: Mapping[str, Any]) -> Change:
+    # As numbers where the column has numbers, else as texts.
+    before, after = (
+        each.get(name) if each.get(f"{name}_value") is None else each[f"{name}_value"] for name in ("before", "after")
+    )
+    return Change(str(each.get("column", "")), before, after, each.get("unit") or "")
+
+
+def _values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return dict(rows[0]) if rows else {}
+
+
+def _of_place(named: Mapping[str, Any], place: _Place) -> dict[str, Any]:
+    """Return what is named after a row, as in "counterfactual/ROW/INPUT"; there is one of each row."""
+    row, number = place
+    return {name: each for name, each in named.items() if number == 0 and name.split("/")[1:2] == [str(row)]}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _shown(value: float | str | None, unit: str) -> str:
+    text = _number(value) if isinstance(value, int | float) else str(value)
+    return f"{text} {unit}" if unit else text
+
+
+def _number(value: float) -> str:
+    """Write a number with four digits, or in full where that is a whole number."""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""Labelled data sets beside the models: found, described and read row by row."""

@@ -1,0 +1,152 @@
+"""The data sets of a server: found in a folder, and listed with what is wrong where one cannot be read."""
+
+import difflib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pellucid_server.engine.datasets import records
+from pellucid_server.engine.datasets.dataset import DataSet
+from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
+from pellucid_server.engine.datasets.files import Digests
+from pellucid_server.engine.datasets.records import DataSetError
+from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
+from pellucid_server.engine.models.files.strict_toml import ManifestError
+from pellucid_server.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from pellucid_server.vocabulary.descriptions import DatasetInfo
+
+_log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MOST_COUNTED_BYTES = 16 << 20
+"""Of a file whose rows are counted when the server starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSets:
+    """The data sets of a worker."""
+
+    infos: tuple[DatasetInfo, ...] = ()
+    """By name, broken ones among them."""
+    by_name: Mapping[str, DataSet] = field(default_factory=dict)
+    digests: Digests = field(default_factory=Digests)
+
+    def find(self, name: str, *, place: str = "dataset") -> DataSet:
+        """Find a data set; `place` is where the request names it.
+
+        Raises
+        ------
+        InvalidRequestError
+            The name is empty.
+        NotFoundError
+            There is none of that name; the message has near names.
+        UnsupportedError
+            It is broken; the message has the reason.
+        """
+        if not name:
+            text = f"{place} is empty; ListDatasets names the data sets."
+            raise InvalidRequestError(text, field=place)
+        found = self.by_name.get(name)
+        if found is not None:
+            return found
+        broken = next((each for each in self.infos if each.name == name), None)
+        if broken is not None:
+            text = f"The data set {name} cannot be read: {broken.reason}"
+            raise UnsupportedError(text, subject=f"datasets/{name}", state="broken")
+        names = [each.name for each in self.infos]
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        listed = ", ".join(names[:20]) or "none"
+        raise NotFoundError(
+            f"No data set {name!r}; there are: {listed}.{hint}", resource_type="dataset", resource_name=name
+        )
+
+    def digest(self, found: DataSet) -> str:
+        """Return the digest of a data set as its files are now; files that did not change are not read again.
+
+        Raises
+        ------
+        UnsupportedError
+            A file cannot be read.
+        """
+        try:
+            return self.digests.of_folder(found.folder)
+        except (UnfitFileError, OSError) as error:
+            reason = str(error) if isinstance(error, UnfitFileError) else f"it cannot be read: {error.strerror}."
+            raise found.unfit(reason.replace(f"{shown(found.folder)}/", "")) from error
+
+
+def scan(folder: Path) -> DataSets:
+    """Describe every data set in a folder; a folder that is not there has none.
+
+    A data set is a folder with a `dataset.toml`. One that cannot be read is listed with the reason, and is in the log.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except FileNotFoundError:
+        return DataSets()
+    except OSError as error:
+        _log.warning("the data sets in %s cannot be listed: %s", shown(folder), error.strerror)
+        return DataSets()
+    digests, infos, found = Digests(), list[DatasetInfo](), dict[str, DataSet]()
+    for path in paths:
+        if not (path / MANIFEST).exists():
+            _log.warning("passed over, as it is no data set: %s", shown(path))
+            continue
+        try:
+            each = _read(path, digests)
+        except (ManifestError, DataSetError, UnfitFileError, OSError) as error:
+            reason = f"it cannot be read: {error.strerror}." if isinstance(error, OSError) else str(error)
+            reason = reason.replace(f"{shown(folder)}/", "")
+            _log.error("the data set %s cannot be read: %s", shown(Path(path.name)), reason)
+            infos.append(DatasetInfo(shown(Path(path.name)), reason=reason[:_MOST_REASON]))
+        else:
+            infos.append(each.info)
+            found[each.info.name] = each
+    return DataSets(tuple(infos), found, digests)
+
+
+_MOST_REASON = 1000
+
+
+def _read(path: Path, digests: Digests) -> DataSet:
+    if not _NAME.fullmatch(path.name):
+        raise DataSetError("A data set's name must be letters, digits, '.', '_' and '-', a letter or digit first.")
+    description = read_description(path / MANIFEST)
+    _check_columns(path, description)
+    info = DatasetInfo(
+        name=path.name,
+        description=description.description,
+        kind=description.kind,
+        input=description.input,
+        label=description.label,
+        groups=description.groups,
+        classes=_classes(path, description),
+        rows=records.count(path, description, most_bytes=_MOST_COUNTED_BYTES),
+        digest=digests.of_folder(path),
+    )
+    return DataSet(info, path, description)
+
+
+def _check_columns(path: Path, description: Description) -> None:
+    names = records.columns(path, description)
+    if names is None:
+        if description.groups and (path / description.data).is_dir():
+            raise DataSetError(
+                "groups are columns of a CSV file, and data is a folder; list the pictures in a CSV file."
+            )
+        return
+    needed = (description.label, *description.groups, *description.ignored)
+    content = (description.content,) if description.content else ()
+    missing = next((name for name in (*content, *needed) if name not in names), None)
+    if missing is not None:
+        near = ", ".join(difflib.get_close_matches(missing, names) or names[:20])
+        raise DataSetError(f"{description.data} has no column {missing!r}; it has: {near}.")
+
+
+def _classes(path: Path, description: Description) -> tuple[str, ...]:
+    if (path / description.data).is_dir():
+        return records.picture_classes(path / description.data)
+    return () if description.classes is None else tuple(description.classes)

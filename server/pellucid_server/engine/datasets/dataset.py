@@ -1,0 +1,220 @@
+"""A labelled data set: its rows as a model takes them, batch by batch, with labels and groups."""
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.studies import Batch, Decision
+from pellucid_server.engine.datasets.description import Description
+from pellucid_server.engine.datasets.labels import Labels, as_text
+from pellucid_server.engine.datasets.records import DataSetError, Record, picture_bytes, records
+from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.vocabulary.descriptions import DatasetInfo
+from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
+
+Made = TypeVar("Made")
+Run = Callable[[Callable[[], Any]], Any]
+"""Calls a function, perhaps on another thread, and returns what it returns."""
+
+SAMPLE_ROWS = 256
+"""Rows that means and draws are taken from."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set that can be read."""
+
+    info: DatasetInfo
+    folder: Path
+    description: Description
+
+    def batches(
+        self,
+        model: LoadedModel,
+        decision: Decision,
+        rows_per_batch: int,
+        *,
+        first: int = 0,
+        run: Run = lambda step: step(),
+    ) -> Iterator[Batch]:
+        """Give the rows from number `first` on, at most `rows_per_batch` at once, prepared as a caller's would be.
+
+        `run` is given each step that may take long, such as a picture, and returns what the step returns.
+
+        Raises
+        ------
+        UnsupportedError
+            A row cannot be read, or does not fit the model; the message names the file and the row.
+        """
+        labels, inputs = Labels(decision, self.description.classes), self._inputs(model)
+        found = itertools.islice(records(self.folder, self.description), first, None)
+        while taken := run(partial(self._taken, found, rows_per_batch)):
+            yield self._batch(model, inputs, labels, taken, run)
+
+    def sample(
+        self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = lambda step: step()
+    ) -> Arrays:
+        """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
+
+        There are at most `most`, in the order of the file; the labels are not read.
+
+        Raises
+        ------
+        UnsupportedError
+            There are no rows, or one that is drawn cannot be read or does not fit the model.
+        """
+        taken = run(partial(self._drawn, seed, most))
+        if not taken:
+            raise self._error("it has no rows.")
+        return self._rows(model, self._inputs(model), taken, run)
+
+    def unfit(self, text: str) -> UnsupportedError:
+        """Make the error that says why this data set does not fit what is asked."""
+        return self._error(text)
+
+    def _drawn(self, seed: int, most: int) -> list[Record]:
+        # Algorithm R: each row in turn takes the place of a random one, with the odds that keep all equally likely.
+        source, kept = np.random.default_rng(seed), list[Record]()
+        for number, record in enumerate(self._guarded(records(self.folder, self.description))):
+            if number < most:
+                kept.append(record)
+            elif (place := int(source.integers(number + 1))) < most:
+                kept[place] = record
+        return sorted(kept, key=lambda record: record.number)
+
+    def _guarded(self, found: Iterator[Record]) -> Iterator[Record]:
+        try:
+            yield from found
+        except DataSetError as error:
+            raise self._error(str(error)) from error
+
+    def _taken(self, found: Iterator[Record], count: int) -> list[Record]:
+        return list(itertools.islice(self._guarded(found), count))
+
+    def _batch(
+        self, model: LoadedModel, inputs: "Sequence[Preprocessor]", labels: Labels, taken: list[Record], run: Run
+    ) -> Batch:
+        rows = self._rows(model, inputs, taken, run)
+        return Batch(
+            rows,
+            np.array([self._label(labels, record) for record in taken]),
+            {name: tuple(self._group(record, name) for record in taken) for name in self.description.groups},
+            np.array([record.number for record in taken], np.int64),
+        )
+
+    def _inputs(self, model: LoadedModel) -> "Sequence[Preprocessor]":
+        """Return what prepares the inputs that the data set feeds."""
+        description, subject = self.description, model.key.name
+        if description.kind == "tensor":
+            return tuple(model.inputs.values())
+        name = description.input
+        if name and name not in model.inputs:
+            near = ", ".join(difflib.get_close_matches(name, model.inputs) or model.inputs)
+            raise self._error(f"it feeds the input {name!r}, and {subject} has: {near}.")
+        if len(model.inputs) != 1:
+            raise self._error(f"it feeds one input, and {subject} has {len(model.inputs)}: {', '.join(model.inputs)}.")
+        (found,) = model.inputs.values()
+        wanted = {"pictures": "image", "table": "tabular", "texts": "text"}[description.kind]
+        if found.info.modality != wanted:
+            raise self._error(
+                f"it has {description.kind}, and the input {found.info.name!r} of {subject} is of the kind "
+                f"{found.info.modality}; it must be {wanted}."
+            )
+        return (found,)
+
+    def _rows(self, model: LoadedModel, inputs: "Sequence[Preprocessor]", taken: list[Record], run: Run) -> Arrays:
+        if self.description.kind == "pictures":
+            rows = self._pictures(inputs[0], taken, run)
+        else:
+            rows = run(partial(self._prepared, inputs, taken))
+        try:
+            model.lengths.require({name: array.shape[1:] for name, array in rows.items()}, "rows")
+        except InvalidRequestError as error:
+            raise self._error(error.message) from error
+        return rows
+
+    def _prepared(self, inputs: "Sequence[Preprocessor]", taken: list[Record]) -> Arrays:
+        try:
+            return {each.info.name: each.prepare(self._given(each, taken), "row").rows for each in inputs}
+        except InvalidRequestError as error:
+            # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
+            for record in taken if len(taken) > 1 else ():
+                self._prepared(inputs, [record])
+            raise self._error(f"{taken[0].where}: {error.message}") from error
+
+    def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
+        name = preprocessor.info.name
+        if self.description.kind == "table":
+            return TableInput(tuple(self._cells(preprocessor, record) for record in taken))
+        cells = [self._cell(record, name) for record in taken]
+        return TensorInput(np.stack([np.asarray(cell) for cell in cells]))
+
+    def _cells(self, preprocessor: Preprocessor, record: Record) -> dict[str, float | str]:
+        """Return a table's row; columns that it has and nobody expects are left in, to be refused by their names."""
+        beside = {self.description.label, *self.description.groups, *self.description.ignored}
+        names = frozenset(preprocessor.columns)
+        beside -= names - {self.description.label}
+        coded = {column.name for column in preprocessor.info.columns if column.categories}
+        return {
+            name: self._coded(cell) if name in coded else self._number(cell, name, names, record)
+            for name, cell in record.cells.items()
+            if name not in beside
+        }
+
+    def _coded(self, cell: Any) -> float | str:
+        return (
+            as_text(cell) if cell is None or isinstance(cell, bool) else cell if isinstance(cell, str) else float(cell)
+        )
+
+    def _number(self, cell: Any, name: str, known: frozenset[str], record: Record) -> float | str:
+        if name not in known:
+            return 0.0
+        try:
+            return float(cell)
+        except (TypeError, ValueError) as error:
+            shown = as_text(cell)[:80]
+            raise self._error(f"{record.where}: the column {name!r} is {shown!r}; it must be a number.") from error
+
+    def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> Arrays:
+        rows: Any = None
+        for place, record in enumerate(taken):
+            row = run(partial(self._picture, preprocessor, record))
+            if rows is None:
+                rows = np.empty((len(taken), *row.shape), row.dtype)
+            rows[place] = row
+        return {preprocessor.info.name: rows}
+
+    def _picture(self, preprocessor: Preprocessor, record: Record) -> Any:
+        path = self.folder / as_text(self._cell(record, self.description.content))
+        try:
+            return preprocessor.prepare(PicturesInput((picture_bytes(path, self.folder),)), "picture").rows[0]
+        except (InvalidRequestError, DataSetError) as error:
+            raise self._error(f"{record.where}: {error.args[0]}") from error
+
+    def _label(self, labels: Labels, record: Record) -> int | float:
+        try:
+            return labels.read(self._cell(record, self.description.label))
+        except DataSetError as error:
+            raise self._error(f"{record.where}: {error}") from error
+
+    def _group(self, record: Record, name: str) -> str:
+        return as_text(self._cell(record, name))
+
+    def _cell(self, record: Record, name: str) -> Any:
+        if name not in record.cells:
+            listed = ", ".join([*record.cells][:20])
+            raise self._error(f"{record.where}: there is no {name!r}; there are: {listed}.")
+        return record.cells[name]
+
+    def _error(self, text: str) -> UnsupportedError:
+        subject = f"datasets/{self.info.name}"
+        return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)

@@ -1,0 +1,170 @@
+"""Ablation study: how well a model does on labelled data, overall and by group, with parts of it changed.
+
+Source: Meyes, Lu, de Puiseau and Meisen, "Ablation Studies in Artificial Neural Networks", 2019; accuracy by group
+after Buolamwini and Gebru, "Gender Shades", FAT* 2018; intervals by Efron's bootstrap, 1979.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
+from pellucid_server.engine.asking.studies import Batch, StudyQuestion
+from pellucid_server.engine.asking.verbs import STUDY
+from pellucid_server.engine.methods.shared.labelled_runs import LabelledRuns, StudyChange, study_changes
+from pellucid_server.engine.methods.shared.study_tables import AccuracyTables, ErrorTables
+from pellucid_server.engine.methods.shared.subsets import Subsets
+from pellucid_server.errors import InvalidRequestError, TimedOutError
+from pellucid_server.vocabulary.findings import Findings
+from pellucid_server.vocabulary.results import Accuracy
+
+_PARTS = 20
+"""Running estimates of a data set whose rows are counted."""
+_PART_ROWS = 2048
+"""Rows between two of them, of one whose rows are not."""
+_ROWS_OF_A_TABLE = 5000
+_MARGIN = 1.5
+"""How much longer the next batch may take than the longest so far."""
+
+Predicted = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Parameters of an ablation study."""
+
+    joint: bool = parameter(False, "Make all changes at once, in place of each site by itself.")
+    rows: int = parameter(0, "Use the first rows of the data set, at most so many; 0 for all.", minimum=0)
+    bootstrap: int = parameter(
+        1000, "Draws of the bootstrap that intervals come from; 0 for no intervals.", minimum=0, maximum=10_000
+    )
+    level: float = parameter(0.95, "Share of the draws that lie within an interval.", minimum=0.5, maximum=0.999)
+
+
+class Tables(Protocol):
+    """What is kept of the rows, and what is told of it."""
+
+    def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
+        """Add the predictions of a batch: without changes, and with each change in each of its draws."""
+        ...
+
+    def running(self, rows: int) -> Findings:
+        """Return the estimates so far."""
+        ...
+
+    def final_seconds(self) -> float:
+        """Return about how long `final` takes."""
+        ...
+
+    def final(self, model: Handle) -> Iterator[Findings]:
+        """Give the tables, at most so many rows of one at once."""
+        ...
+
+
+@method(
+    "ablation-study",
+    Params,
+    verb=STUDY,
+    family="ablation",
+    source="Meyes, Lu, de Puiseau and Meisen, 2019, https://arxiv.org/abs/1901.08644",
+    cost=lambda params, question: Cost(forward=question.count or 0),
+    needs=(Need.FORWARD,),
+    baselines=Background.NONE,
+    rows_parameter="rows",
+    answers_early=True,
+)
+def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> Iterator[Findings]:
+    """Measure accuracy on a labelled data set, by class and by group, with parts of the model changed.
+
+    The rows are read once, batch by batch; each is predicted without changes and with each of them. A deadline ends the
+    reading, and what was read until then is the answer.
+    """
+    changes = study_changes(question, joint=params.joint)
+    tables = _tables(question, params, changes)
+    runs = LabelledRuns(model, question)
+    size = runs.rows_per_batch(changes)
+    total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
+    step = _PART_ROWS if total is None else max(math.ceil(total / _PARTS), 1)
+    done, shown, longest, partial = 0, 0, 0.0, False
+    try:
+        for batch in question.batches(size):
+            kept = _first(batch, params.rows - done if params.rows else batch.count)
+            if kept.count == 0:
+                break
+            started = time.monotonic()
+            before, after = _predictions(runs, kept, changes, _progress(done, kept.count, total))
+            tables.add(kept, before, after)
+            done += kept.count
+            longest = max(longest, time.monotonic() - started)
+            if done // step > shown and done != total:
+                shown = done // step
+                yield tables.running(done)
+            if done == params.rows:
+                break
+            if model.seconds_left() < _MARGIN * longest + tables.final_seconds() and done != total:
+                partial = True
+                break
+    except TimedOutError:
+        if not done:
+            raise
+        partial = True
+    runs.end()
+    if not done:
+        raise InvalidRequestError("The data set has no rows; a study needs at least one.", field="dataset")
+    yield from _marked(tables.final(model), done, partial=partial)
+
+
+def _tables(question: StudyQuestion, params: Params, changes: Sequence[StudyChange]) -> Tables:
+    subsets = Subsets(question.decision.classes)
+    made = ErrorTables if question.decision.kind == "number" else AccuracyTables
+    return made(
+        question.decision,
+        subsets,
+        changes,
+        seed=question.seed,
+        resamples=params.bootstrap,
+        level=params.level,
+        most_rows=_ROWS_OF_A_TABLE,
+    )
+
+
+def _predictions(
+    runs: LabelledRuns, batch: Batch, changes: Sequence[StudyChange], progress: tuple[float, float] | None
+) -> tuple[Predicted, list[list[Predicted]]]:
+    runs.begin(batch)
+    before = runs.predicted(progress=progress if not changes else None)
+    after = []
+    for number, change in enumerate(changes):
+        share = progress if number == len(changes) - 1 else None
+        after.append([runs.changed(change, draw, progress=share) for draw in range(change.draws)])
+    return before, after
+
+
+def _progress(done: int, count: int, total: int | None) -> tuple[float, float] | None:
+    return None if not total else (min(done / total, 1.0), min((done + count) / total, 1.0))
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    if count >= batch.count:
+        return batch
+    return Batch(
+        {name: array[:count] for name, array in batch.rows.items()},
+        batch.labels[:count],
+        {name: values[:count] for name, values in batch.groups.items()},
+        batch.numbers[:count],
+    )
+
+
+def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> Iterator[Findings]:
+    """Give the parts, the last of them with how good they are."""
+    found = list(parts)
+    yield from found[:-1]
+    warnings = (f"The deadline ended the study after {rows} rows; the tables are of those.",) if partial else ()
+    last = found[-1]
+    yield Findings(tables=last.tables, accuracy=Accuracy(partial=partial), warnings=warnings)

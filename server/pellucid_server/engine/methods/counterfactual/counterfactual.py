@@ -1,0 +1,257 @@
+"""Counterfactuals: the nearest input of which the model says something else.
+
+Sources: Wachter, Mittelstadt and Russell, "Counterfactual explanations without opening the black box", 2017; Mothilal,
+Sharma and Tan, FAccT 2020; Laugel et al., 2017; Schleich et al., VLDB 2021; Croce and Hein, ICML 2020.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
+from pellucid_server.engine.asking.handle import Handle
+from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
+from pellucid_server.engine.asking.verbs import COUNTERFACTUAL
+from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.methods.counterfactual import fields, report, tables
+from pellucid_server.engine.methods.counterfactual.background_rows import nearest_unlike, require_disclosable
+from pellucid_server.engine.methods.counterfactual.columns import space_of
+from pellucid_server.engine.methods.counterfactual.judge import Judge, satisfied
+from pellucid_server.engine.methods.counterfactual.projection import DISTANCES
+from pellucid_server.engine.methods.counterfactual.report import Line
+from pellucid_server.errors import UnsupportedError
+from pellucid_server.vocabulary.findings import Findings
+from pellucid_server.vocabulary.results import Accuracy
+
+Floats = npt.NDArray[np.float64]
+
+_SEARCHES = ("auto", "gradient", "spheres", "genetic")
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Parameters of counterfactuals."""
+
+    distance: str = parameter(
+        "l1",
+        "What is made small: l1, the sum of changes, which changes few columns; l2, the root of their squares' sum; "
+        "l0, how many there are. A table's numbers count in units of their spread, another category counts 1.",
+        choices=DISTANCES,
+    )
+    k: int = parameter(1, "Counterfactuals of a row of a table, near ones that differ.", minimum=1, maximum=32)
+    evaluations: int = parameter(
+        10_000,
+        "Most rows that the model is run on for each row of the request; what is not found by then is not found.",
+        minimum=16,
+        maximum=1_000_000,
+    )
+    search: str = parameter(
+        "auto",
+        "How tables are searched, after each column by itself: gradient; spheres, which grow around the row; genetic; "
+        "auto is gradient where the model has one, spheres where it has none or finds nothing, and genetic from there.",
+        choices=_SEARCHES,
+    )
+    digits: int = parameter(
+        3, "Significant digits of a changed number, counted from its column's spread.", minimum=1, maximum=9
+    )
+    nearest_row: bool = parameter(
+        False,
+        "Also give the nearest row of the background that has what is wanted, if model.toml says it is disclosable.",
+    )
+
+
+@method(
+    "counterfactual",
+    Params,
+    verb=COUNTERFACTUAL,
+    family="counterfactual",
+    source="Wachter, Mittelstadt and Russell, 2017, https://arxiv.org/abs/1711.00399",
+    cost=lambda params, question: Cost(forward=params.evaluations * len(question), least=Cost(forward=len(question))),
+    rows_parameter="evaluations",
+    answers_early=True,
+    needs=(Need.FORWARD,),
+    baselines=Background.NONE,
+    skips_parts=True,
+)
+def counterfactual(model: Handle, question: tuple[CounterfactualQuestion, ...], params: Params) -> Iterator[Findings]:
+    """Find the nearest row of which the model says what is wanted.
+
+    What is given as valid was evaluated in exactly the values that are given, beyond what is wanted by more than
+    rounding; a table's row obeys the rules of its columns. "Not found" within `evaluations` rows, or by the
+    deadline, is an answer: it has the candidate that came closest.
+
+    Raises
+    ------
+    UnsupportedError
+        The model has no gradients and no table, or rows of its background may not be shown.
+    """
+    partial = False
+    for each in question:
+        found = _of_row(model, each, params)
+        partial |= found.accuracy is not None and found.accuracy.partial
+        # The last part speaks for all.
+        yield replace(found, accuracy=Accuracy(partial=partial))
+
+
+def _of_row(model: Handle, question: CounterfactualQuestion, params: Params) -> Findings:
+    _require_supported(question, params)
+    judge = Judge(model, question, params.evaluations)
+    rows = Rows({name: array[None] for name, array in question.inputs.items()})
+    output = judge.outputs(rows)[0]
+    score = float(judge.scores(rows)[0])
+    # The row itself is given where it is what is wanted; also within a rounding of it.
+    if satisfied(question, output, score):
+        return _as_it_is(question, params, output, score)
+    if question.cells:
+        return _of_table(judge, question, params, output, score)
+    return _of_field(judge, question, params, output, score)
+
+
+def _require_supported(question: CounterfactualQuestion, params: Params) -> None:
+    texts = next((name for name, feature in question.features.items() if feature.modality == "text"), None)
+    if texts is not None:
+        raise UnsupportedError(
+            f"Input {texts!r} is text, of which there are no counterfactuals yet; they are of tables, pictures "
+            "and tensors.",
+            subject="counterfactual",
+        )
+    if params.nearest_row:
+        require_disclosable(question)
+        require(bool(question.cells), "nearest_row", True, "is for models of tables")
+    if params.search == "gradient" or not question.cells:
+        if question.gradients:
+            what = "The counterfactual is looked for by gradient"
+            raise UnsupportedError(f"{what}, and there is none: {question.gradients}.", subject="gradients")
+        require(params.k == 1 or bool(question.cells), "k", params.k, "must be 1 for pictures and tensors")
+
+
+def _as_it_is(question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
+    prediction = report.named(output, question.labels)
+    line = Line("row", True, 0.0, 0, score, prediction, True)
+    found = {"counterfactuals": report.summary(question.number, [line], (score, prediction), "The distance.")}
+    if question.cells:
+        space = space_of(question, params.digits)
+        found["changes"] = report.changes(question.number, space, [space.start])
+        found["rows"] = report.rows(question.number, space, [space.start])
+    said = f"Row {question.number} has what is wanted as it is: its counterfactual is the row itself, at distance 0."
+    return Findings(tables=found, accuracy=Accuracy(), warnings=(said,))
+
+
+def _of_table(judge: Judge, question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
+    space = space_of(question, params.digits)
+    found = tables.search(
+        judge,
+        space,
+        question,
+        by=_searches(question, params),
+        distance=params.distance,
+        count=params.k,
+        budget=params.evaluations,
+    )
+    candidates = [each.values for each in found.found]
+    minimal: list[bool | None] = [each.minimal or None for each in found.found]
+    sources = ["search"] * len(candidates)
+    if params.nearest_row:
+        unlike = nearest_unlike(judge, space, question, params.distance)
+        if unlike is not None:
+            candidates, minimal, sources = [*candidates, unlike], [*minimal, None], [*sources, "background"]
+    answered = bool(found.found)
+    if not answered and found.closest is not None:
+        candidates, minimal, sources = [found.closest, *candidates], [None, *minimal], ["search", *sources]
+    lines: list[Line] = []
+    if candidates:
+        shown = space.recipe(np.stack(candidates))
+        outputs, scores = judge.outputs(shown), judge.scores(shown)
+        sizes = space.distances(np.stack(candidates), params.distance)
+        for at, source in enumerate(sources):
+            lines.append(
+                Line(
+                    source,
+                    answered or source == "background",
+                    float(sizes[at]),
+                    int((candidates[at] != space.start).sum()),
+                    float(scores[at]),
+                    report.named(outputs[at], question.labels),
+                    minimal[at],
+                )
+            )
+    before = score, report.named(output, question.labels)
+    return Findings(
+        tables={
+            "counterfactuals": report.summary(
+                question.number, lines, before, report.measure_text(space, params.distance)
+            ),
+            "changes": report.changes(question.number, space, candidates),
+            "rows": report.rows(question.number, space, candidates),
+        },
+        accuracy=Accuracy(partial=judge.late),
+        warnings=_warnings(judge, question, params, len(found.found)),
+    )
+
+
+def _searches(question: CounterfactualQuestion, params: Params) -> frozenset[str]:
+    if params.search != "auto":
+        return frozenset({params.search})
+    return frozenset({"spheres", "genetic"} if question.gradients else {"gradient", "spheres", "genetic"})
+
+
+def _of_field(judge: Judge, question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
+    field = fields.field_of(question)
+    found = fields.search(judge, field, question, distance=params.distance)
+    values = found.closest if found.values is None else found.values
+    before = score, report.named(output, question.labels)
+    measure = f"The {params.distance.upper()} distance from the row: of pictures in levels of 0 to 255."
+    lines: list[Line] = []
+    if values is not None:
+        values = np.where(field.levels, np.rint(values), values)
+        row = Rows({name: array[None] for name, array in field.row(values).items()})
+        output = judge.outputs(row)[0]
+        lines = [
+            Line(
+                "search",
+                found.values is not None,
+                fields.field_distance(field, values, params.distance),
+                int((values != field.start).sum()),
+                float(judge.scores(row)[0]),
+                report.named(output, question.labels),
+                found.minimal,
+            )
+        ]
+    summary = report.summary(question.number, lines, before, measure)
+    warnings = _warnings(judge, question, params, int(found.values is not None))
+    accuracy = Accuracy(partial=judge.late)
+    if found.values is None or values is None:
+        return Findings(tables={"counterfactuals": summary}, accuracy=accuracy, warnings=warnings)
+    after = lines[0].prediction
+    said = f"The counterfactual of row {question.number}, in the model's resolution"
+    said += f": {after!r} in place of {before[1]!r}." if after != before[1] else "."
+    return Findings(
+        arrays=report.arrays(question, field, values),
+        tables={"counterfactuals": summary},
+        pictures=report.pictures(question, field, values, said),
+        accuracy=accuracy,
+        warnings=warnings,
+    )
+
+
+def _warnings(judge: Judge, question: CounterfactualQuestion, params: Params, count: int) -> tuple[str, ...]:
+    found: list[str] = []
+    number, wanted = question.number, params.k
+    why = "before the deadline" if judge.late else f"within {params.evaluations:,} evaluations"
+    if not count:
+        found.append(
+            f"No counterfactual of row {number} was found {why}, of which {judge.spent:,} were used; "
+            "there may be none within the rules."
+            if not judge.late
+            else f"No counterfactual of row {number} was found {why}; allow more time."
+        )
+    elif count < wanted:
+        found.append(f"Only {count} of {wanted} counterfactuals of row {number} were found {why}.")
+    elif judge.late:
+        found.append(f"The deadline ended the search for row {number}: there may be nearer counterfactuals.")
+    varied = set(question.cells) if question.cells else {n for n, f in question.features.items() if f.differentiable}
+    held = [name for name in question.inputs if name not in varied or question.features[name].mask]
+    found += [f"Input {name!r} was held at the row's own values." for name in held]
+    return tuple(found)

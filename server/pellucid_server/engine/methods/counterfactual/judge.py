@@ -1,0 +1,175 @@
+"""Says of rows how far they are from what is wanted, within a budget of rows and of time."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
+from pellucid_server.engine.asking.handle import Answer, Handle
+from pellucid_server.engine.asking.question import Arrays, Target
+from pellucid_server.engine.asking.recipe import Ask, Recipe
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.gradient import Gradient
+from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.evaluations.score import Score
+
+Floats = npt.NDArray[np.float64]
+
+SLACK = 1e-5
+"""By which share of the largest value a row must be beyond what is wanted: batches of other sizes round otherwise."""
+
+_UNKNOWN_PACE_ROWS = 64
+"""Rows that are asked for at first where there is a deadline and no pace is known."""
+_RESERVE_SECONDS = 0.05
+_CAUTION = 2.0
+
+
+class Judge:
+    """Evaluates candidates of one question, and counts.
+
+    Attributes
+    ----------
+    spent
+        Rows evaluated so far.
+    late
+        Whether time, and not the budget of rows, ended something.
+    """
+
+    def __init__(self, handle: Handle, question: CounterfactualQuestion, evaluations: int) -> None:
+        self._handle = handle
+        self._question = question
+        self._evaluations = evaluations
+        self._limit = evaluations
+        self._seconds = handle.seconds_left()
+        self._share = 1.0
+        self._pace = 0.0
+        self.spent = 0
+        self.late = False
+
+    def phase(self, share: float) -> None:
+        """Let what comes use the budget and the time up to a share in (0, 1] of each."""
+        self._limit = math.ceil(share * self._evaluations)
+        self._share = share
+
+    def affordable(self, count: int) -> int:
+        """Return how many of `count` rows may be evaluated now."""
+        rows = max(0, min(count, self._limit - self.spent))
+        if math.isinf(self._seconds) or not rows:
+            return rows
+        used = self._seconds - self._handle.seconds_left()
+        left = self._share * self._question.time_share * self._seconds - used - _RESERVE_SECONDS
+        pace = self._pace or self._likely_pace()
+        in_time = min(_UNKNOWN_PACE_ROWS, rows) if left > 0 and not pace else int(left / (_CAUTION * pace or 1.0))
+        if in_time < rows:
+            self.late = True
+        return max(0, min(rows, in_time))
+
+    def _likely_pace(self) -> float:
+        seconds = self._handle.likely_seconds({"forward": 1})
+        return 0.0 if math.isinf(seconds) else seconds
+
+    def margins(self, rows: Recipe) -> Floats:
+        """Return how far each row is beyond what is wanted, (rows,): at least 0 where it is valid, -inf for NaN."""
+        question, goal = self._question, self._question.goal
+        if goal.bounded:
+            scores = self._ask(Score(rows, question.target), rows.count).scores
+            return _within(scores, goal.minimum, goal.maximum)
+        outputs = self.outputs(rows)
+        return _ahead(outputs, goal.outcome, goal.other_than)
+
+    def outputs(self, rows: Recipe) -> Floats:
+        """Return the target's output, (rows, elements)."""
+        found: npt.NDArray[Any] = self._ask(Forward(rows), rows.count).arrays[self._question.target.output]
+        return found.reshape(len(found), -1).astype(np.float64)
+
+    def scores(self, rows: Recipe) -> Floats:
+        """Return the target's scores, (rows,)."""
+        return self._ask(Score(rows, self._question.target), rows.count).scores
+
+    def slopes(self, rows: Arrays, rival: int | None = None) -> tuple[float, Arrays]:
+        """Return how far one row, (1, *features) each, is from what is wanted, below 0, and the gradient of that.
+
+        `rival` is the element that the row is held against; None for the one that stands in the way most, or that is
+        nearest. It costs two rows at most.
+        """
+        question, goal = self._question, self._question.goal
+        recipe = Rows(rows)
+        if goal.bounded:
+            target, offset, sign = self._bound(recipe)
+        else:
+            target, offset, sign = self._duel(self.outputs(recipe)[0], rival, question.target.output), 0.0, 1.0
+        answer = self._ask(Gradient(recipe, target), 1)
+        gradients = {name: sign * np.asarray(each[0], np.float64) for name, each in answer.values.items()}
+        return sign * float(answer.scores[0]) + offset, gradients
+
+    def _bound(self, recipe: Recipe) -> tuple[Target, float, float]:
+        goal = self._question.goal
+        if goal.maximum is None:
+            return self._question.target, -float(goal.minimum or 0.0), 1.0
+        if goal.minimum is None:
+            return self._question.target, goal.maximum, -1.0
+        score = float(self.scores(recipe)[0])
+        below = score < (goal.minimum + goal.maximum) / 2
+        return (self._question.target, -goal.minimum, 1.0) if below else (self._question.target, goal.maximum, -1.0)
+
+    def _duel(self, output: Floats, rival: int | None, name: str) -> Target:
+        """Return the difference of the two elements that matter: the one that shall be higher, and the other."""
+        goal = self._question.goal
+        held = goal.outcome if goal.outcome is not None else goal.other_than
+        others = output.copy()
+        others[held] = -np.inf
+        against = int(np.nanargmax(others)) if rival is None else rival
+        pair = (held, against) if goal.outcome is not None else (against, held)
+        return Target(name, ((int(pair[0] or 0), 1.0), (int(pair[1] or 0), -1.0)), "")
+
+    def _ask(self, ask: Ask, rows: int) -> Answer:
+        before = self._handle.seconds_left()
+        self.spent += rows
+        answer = self._handle.ask(ask, progress=None)
+        if not math.isinf(before):
+            self._pace = max((before - self._handle.seconds_left()) / rows, 0.5 * self._pace)
+        return answer
+
+
+def _within(scores: Floats, minimum: float | None, maximum: float | None) -> Floats:
+    """Return how far scores are inside their bounds, less the slack."""
+    beyond = np.full(len(scores), np.inf)
+    size = np.abs(np.where(np.isfinite(scores), scores, 0.0))
+    for bound, sign in ((minimum, 1.0), (maximum, -1.0)):
+        if bound is not None:
+            slack = SLACK * np.maximum(size, abs(bound))
+            beyond = np.minimum(beyond, sign * (scores - bound) - slack)
+    if minimum is not None and maximum is not None:
+        # Bounds that are close to one another leave no room for a slack.
+        narrow = maximum - minimum <= 4 * SLACK * max(abs(minimum), abs(maximum))
+        if narrow:
+            beyond = np.minimum(scores - minimum, maximum - scores)
+    return np.where(np.isfinite(scores), beyond, -np.inf)
+
+
+def _ahead(outputs: Floats, outcome: int | None, other_than: int | None) -> Floats:
+    """Return by how much an element is ahead of all others, or behind the highest of them, less the slack."""
+    held = outcome if outcome is not None else other_than
+    if outputs.shape[1] < 2 or held is None:
+        return np.full(len(outputs), -np.inf)
+    finite = np.isfinite(outputs).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        mine = outputs[:, held]
+        others = np.delete(outputs, held, axis=1).max(axis=1)
+        ahead = mine - others if outcome is not None else others - mine
+        found = ahead - SLACK * np.maximum(np.abs(mine), np.abs(others))
+    return np.where(finite, found, -np.inf)
+
+
+def satisfied(question: CounterfactualQuestion, output: Floats, score: float) -> bool:
+    """Tell whether a row says what is wanted as it is; `output` is its prediction, (elements,)."""
+    goal = question.goal
+    if goal.bounded:
+        above = goal.minimum is None or score >= goal.minimum
+        return above and (goal.maximum is None or score <= goal.maximum)
+    if np.isnan(output).any():
+        return False
+    highest = int(output.argmax())
+    return highest == goal.outcome if goal.outcome is not None else highest != goal.other_than

@@ -1,0 +1,45 @@
+"""Rows of data sets as operations take them: read on a thread beside the hub."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext
+
+
+def dataset_sample(context: RequestContext, model: LoadedModel, name: str, seed: int) -> Arrays:
+    """Return some rows of a data set that means and draws can come from, (rows, *features) each.
+
+    Raises
+    ------
+    PellucidError
+        There is no such data set, or it cannot be read or does not fit the model.
+    """
+    return context.models.datasets.find(name).sample(model, seed=seed, run=offloaded(context))
+
+
+def dataset_digest(context: RequestContext, name: str) -> str:
+    """Return the digest of a data set's files as they are now; empty for no name.
+
+    Raises
+    ------
+    PellucidError
+        There is no such data set, or it cannot be read.
+    """
+    if not name:
+        return ""
+    datasets = context.models.datasets
+    found = datasets.find(name)
+    digest: str = offloaded(context)(lambda: datasets.digest(found))
+    return digest
+
+
+def offloaded(context: RequestContext) -> "Callable[[Callable[[], Any]], Any]":
+    """Return what runs steps that take long beside the hub, as long as the request has time."""
+
+    def run(step: Callable[[], Any]) -> Any:
+        context.request.check()
+        return context.services.hub.offload(step)
+
+    return run
