@@ -113,7 +113,8 @@ class EditedKernel:
         """Return every output by name, (rows, *shape), or the scores, (rows,), and captured values, (rows, *shape)."""
         with torch.no_grad():
             edits = {layer: (batch[_keep(layer)], batch[_add(layer)]) for layer in self._layers}
-            outputs, captured = self._run(batch, edits, {name: batch[_scale(name)] for name in self._norms})
+            scales = ({name: batch[_scale(name)] for name in self._norms},) if self._norms else ()
+            outputs, captured = self._run(batch, edits, *scales)
             if self._target is None:
                 return captured if self._capture else outputs
             found = scores(outputs[self._target.output].double(), self._target.space, parts)

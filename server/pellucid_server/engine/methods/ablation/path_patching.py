@@ -19,7 +19,7 @@ from pellucid_server.engine.methods.shared.effects import Effects, Named
 from pellucid_server.engine.methods.shared.path_runs import PathRuns, Paths
 from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
 from pellucid_server.engine.methods.shared.site_runs import ChangeSet, SiteRuns
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 
 Floats = npt.NDArray[np.float64]
@@ -101,7 +101,11 @@ def _plan(question: SiteQuestion, parts: Sequence[SitePart], params: Params) -> 
         There is no such receiver, no sender changes it, or something is to be changed and held at once.
     """
     network = question.network
-    assert network is not None  # noqa: S101 - a model with layers has one
+    if network is None:
+        raise UnsupportedError(
+            "The model has only an ONNX file; path-patching needs model.pt2 beside it (pellucid-export writes one), "
+            "which says which layers lead to which."
+        )
     receivers = network.find(params.receivers, _RECEIVERS) if params.receivers.strip() else ()
     wanted = params.frozen.strip()
     frozen = network.find(wanted, _FROZEN) if wanted not in ("", _NONE) else ()
