@@ -149,7 +149,7 @@ class DataSet:
             # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
             for record in taken if len(taken) > 1 else ():
                 self._prepared(inputs, [record])
-            raise self._error(f"{taken[0].where}: {error.message}") from error
+            raise self._error(f"{taken[0].where}: {error.message.removeprefix('row.table.rows[0].')}") from error
 
     def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
         name = preprocessor.info.name
@@ -163,17 +163,12 @@ class DataSet:
         beside = {self.description.label, *self.description.groups, *self.description.ignored}
         names = frozenset(preprocessor.columns)
         beside -= names - {self.description.label}
-        coded = {column.name for column in preprocessor.info.columns if column.categories}
+        coded = {column.name: column.categories for column in preprocessor.info.columns if column.categories}
         return {
-            name: self._coded(cell) if name in coded else self._number(cell, name, names, record)
+            name: _coded(cell, coded[name]) if name in coded else self._number(cell, name, names, record)
             for name, cell in record.cells.items()
             if name not in beside
         }
-
-    def _coded(self, cell: Any) -> float | str:
-        return (
-            as_text(cell) if cell is None or isinstance(cell, bool) else cell if isinstance(cell, str) else float(cell)
-        )
 
     def _number(self, cell: Any, name: str, known: frozenset[str], record: Record) -> float | str:
         if name not in known:
@@ -218,3 +213,16 @@ class DataSet:
     def _error(self, text: str) -> UnsupportedError:
         subject = f"datasets/{self.info.name}"
         return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)
+
+
+def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:
+    """Return a category as a caller would send it: a number in a text counts as one, as "2.0" for 2."""
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        return float(cell)
+    text = as_text(cell)
+    if text in categories:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -141,7 +141,8 @@ def test_whole_numbers_that_are_no_labels_are_indices(tmp_path, scores):
         ((3, "width", "wide"), ["rows.csv, line 5", "'width'", "'wide'"]),
         ((3, "width", "nan"), ["rows.csv, line 5", "nan", "finite"]),
         ((1, "width", ""), ["rows.csv, line 3", "'width'", "number"]),
-        ((4, "colour", "pink"), ["rows.csv, line 6", "pink", "red, green, blue"]),
+        ((4, "colour", "pink"), ["rows.csv, line 6: cells", "pink", "red, green, blue"]),
+        ((4, "colour", "2.0"), ["rows.csv, line 6", "2.0", "red, green, blue"]),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named_with_its_file_and_line(tmp_path, scores, change, words):
