@@ -330,6 +330,20 @@ def test_the_digest_is_what_sha256sum_prints_and_changes_with_any_byte_or_name(t
     assert found.digest(found.find("shapes")) != before
 
 
+def test_the_digests_of_large_sets_are_taken_later_and_are_the_same(tmp_path):
+    write(tmp_path, rows_csv=csv_text())
+    write(tmp_path, "kind = 1", name="broken", rows_csv=csv_text())
+
+    now, later = scan(tmp_path), scan(tmp_path, most_bytes=100)
+
+    assert (now.complete, later.complete) == (True, False)
+    assert [info.digest for info in later.infos] == ["", ""]
+    assert later.completed() == now.infos
+    (tmp_path / "shapes" / "rows.csv").unlink()
+    (tmp_path / "shapes" / "rows.csv").symlink_to("/dev/null")
+    assert [info.digest for info in scan(tmp_path, most_bytes=0).completed()] == ["", ""]
+
+
 def test_a_large_table_is_never_in_memory_as_a_whole(tmp_path, scores):
     count = 30_000
     lines = [",".join(map(str, ROWS[number % len(ROWS)])) for number in range(count)]
