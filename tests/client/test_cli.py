@@ -233,6 +233,7 @@ def test_models_are_listed_and_described(pellucid, server):
     assert "body.conv#2" not in one.stdout
     assert "body.conv#2" in layers.stdout
     assert "(8, any, any)" in layers.stdout
+    assert all(word in layers.stdout for word in ("heads", "branch"))
     assert json.loads(pellucid("models", "--json").stdout)[0]["key"]["digest"] == DIGEST
     assert json.loads(pellucid("models", "table", "--json").stdout)["outputs"][0]["labels"] == ["cat", "dog", "[owl]"]
 

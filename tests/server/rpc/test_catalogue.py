@@ -64,7 +64,9 @@ async def test_a_model_is_described_whole(models):
                 unit="nats",
             )
         ],
-        layers=[model_pb.Layer(name="hidden#2", type="Linear", shape=[8], units=8, cuttable=True)],
+        layers=[
+            model_pb.Layer(name="hidden#2", type="Linear", shape=[8], units=8, cuttable=True, heads=4, branch=True)
+        ],
         capabilities=[model_pb.Capability(method="saliency", allowed=False, reason="it has no graph")],
         runtime="onnxruntime",
         parity=model_pb.Parity(largest_difference=1e-6, tolerance=1e-4, holds=True),
