@@ -28,6 +28,11 @@ Run = Callable[[Callable[[], Any]], Any]
 SAMPLE_ROWS = 256
 """Rows that means and draws are taken from."""
 
+SAMPLE_BYTES = 64 << 20
+"""Bytes of them, of inputs so large that fewer rows have as many."""
+
+_LEAST_SAMPLE_ROWS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -65,14 +70,15 @@ class DataSet:
     ) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
 
-        There are at most `most`, in the order of the file; the labels are not read.
+        There are at most `most`, and fewer of large inputs, in the order of the file; the labels are not read.
 
         Raises
         ------
         UnsupportedError
             There are no rows, or one that is drawn cannot be read or does not fit the model.
         """
-        taken = run(partial(self._drawn, seed, most))
+        fitting = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS)
+        taken = run(partial(self._drawn, seed, min(most, fitting)))
         if not taken:
             raise self._error("it has no rows.")
         return self._rows(model, self._inputs(model), taken, run)

@@ -372,6 +372,14 @@ def test_a_sample_is_of_distinct_rows_seeded_and_of_all_parts_of_the_file(tmp_pa
     assert len(found.sample(scores, seed=0, most=5000)["features"]) == 1000
 
 
+def test_a_sample_of_large_rows_has_fewer(tmp_path, scores, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.datasets.dataset.SAMPLE_BYTES", 100 * scores.input_row_bytes)
+    rows = [(number, number, "red", "large", "f") for number in range(1000)]
+    found = scan(write(tmp_path, rows_csv=csv_text(rows))).find("shapes")
+
+    assert len(found.sample(scores, seed=0)["features"]) == 100
+
+
 def test_a_data_set_of_another_kind_than_the_models_input_is_refused(tmp_path, models):
     assert "it must be tabular" in refused(write(tmp_path, rows_csv=csv_text()), models[PICTURES])
     named = write(tmp_path / "named", TOML.replace("label =", 'input = "featurs"\nlabel ='), rows_csv=csv_text())
