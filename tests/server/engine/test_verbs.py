@@ -63,7 +63,7 @@ def test_a_method_is_found_by_its_verb(verb, name):
 
 def test_an_unknown_name_is_compared_with_the_verbs_own_methods():
     with pytest.raises(
-        NotFoundError, match=r"No method 'zero-unit'; installed: zero-units\. Did you mean 'zero-units'"
+        NotFoundError, match=r"No method 'zero-unit'; installed: ablation, .*, zero-units\. Did you mean 'zero-units'"
     ):
         registry.lookup("zero-unit", ABLATE)
     with pytest.raises(NotFoundError, match=r"installed: network-dissection\.$"):
@@ -71,7 +71,7 @@ def test_an_unknown_name_is_compared_with_the_verbs_own_methods():
 
 
 def test_an_empty_name_names_the_verbs_methods():
-    with pytest.raises(InvalidRequestError, match=r"method is empty; set it to one of: zero-units\."):
+    with pytest.raises(InvalidRequestError, match=r"method is empty; set it to one of: ablation, .*, zero-units\."):
         registry.lookup("", ABLATE, field="method")
 
 
@@ -79,7 +79,8 @@ def test_methods_are_listed_by_verb_then_name():
     listed = [(entry.verb.name, entry.name) for entry in registry.methods()]
 
     assert listed == sorted(listed)
-    assert [verb for verb, _ in listed] == ["ablate", *["attribute"] * 7, "dissect"]
+    assert list(dict.fromkeys(verb for verb, _ in listed)) == ["ablate", "attribute", "dissect"]
+    assert [name for verb, name in listed if verb == "dissect"] == ["network-dissection"]
 
 
 def test_a_method_of_a_stream_answers_its_verbs_question_in_findings():
