@@ -66,6 +66,22 @@ def nearest(weights: Floats, gain: float, low: Floats, high: Floats, kind: str) 
     return _filled(weights, gain, room, kind)
 
 
+def steps_beyond(slope: Floats, gain: float, low: Floats, high: Floats, kind: str, moved: Floats) -> list[Floats]:
+    """Return changes beyond the boundary of the linear function: the nearest, and others that are less sudden.
+
+    The nearest one by L1 or L0 moves one column as far as it goes, where the function may be another. L2 moves all a
+    little; weighted with how far each has moved already, by `moved`, it leaves out more and more of them.
+    """
+    found = [nearest(slope, gain, low, high, kind)]
+    if kind != "l2":
+        found.append(nearest(slope, gain, low, high, "l2"))
+        if moved.any():
+            size = np.abs(moved) + 1e-3 * np.abs(moved).max()
+            weight = np.sqrt(size) if kind == "l1" else size
+            found.append(weight * nearest(slope * weight, gain, low / weight, high / weight, "l2"))
+    return found
+
+
 def _orthogonal(weights: Floats, gain: float, room: Floats) -> Floats:
     """Find the multiplier by Newton's steps: the sum is concave in it, so that they come from one side and end."""
     size = np.abs(weights)

@@ -84,7 +84,8 @@ def test_a_curved_boundary_is_met_where_no_drawn_point_is_much_nearer(distance):
     drawn = source.normal(size=(200_000, 3)) * source.uniform(0, 2, (200_000, 1)) * (source.random((200_000, 3)) < 0.6)
     valid = drawn[function({"x": torch.from_numpy(x + drawn)})[:, 1].numpy() > 0]
     sizes = {"l1": np.abs(valid).sum(1), "l0": (valid != 0).sum(1), "l2": np.linalg.norm(valid, axis=1)}[distance]
-    assert size <= 1.1 * sizes.min()
+    # How many change is not continuous, and a gradient sees no lone element that has to go far.
+    assert size <= 1.1 * sizes.min() + (distance == "l0")
 
 
 def test_small_changes_of_a_picture_are_made_larger_until_whole_levels_suffice():
