@@ -29,6 +29,16 @@ def distances(changes: Floats, kind: str) -> Floats:
     return np.asarray(np.abs(changes).sum(axis=-1))
 
 
+def between(changes: Floats, one: Floats, kind: str) -> Floats:
+    """Return the distance of rows of changes, (rows, elements), from one, (elements,): (rows,).
+
+    Where it is how many change, two that change the same elements in the same directions are the same.
+    """
+    if kind == "l0":
+        return distances(np.sign(changes) - np.sign(one), kind)
+    return distances(changes - one, kind)
+
+
 def ranks(changes: Floats, kind: str) -> Floats:
     """Return what puts rows of changes in order: the distance, and of nearly equal ones the fewest changes."""
     found = distances(changes, kind)

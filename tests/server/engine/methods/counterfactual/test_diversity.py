@@ -19,6 +19,12 @@ def test_what_is_very_far_counts_less_than_what_differs_a_little():
     assert diverse(changes, distances(changes, "l1"), 2, "l1") == [0, 1]
 
 
+def test_where_numbers_of_changes_count_the_same_columns_are_no_second_answer():
+    changes = np.array([[1.0, 2.0, 0.0], [1.1, 1.9, 0.0], [0.0, 1.0, 1.0]])
+
+    assert diverse(changes, distances(changes, "l0"), 3, "l0") == [0, 2]
+
+
 def test_no_more_are_chosen_than_there_are():
     changes = np.array([[1.0, 0.0], [0.0, 2.0]])
 
