@@ -1,7 +1,8 @@
 """What methods of `Ablate` are asked: rows, places in the network, and what becomes of the values there."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,43 @@ class Intervention:
     per_position: bool = False
 
 
+class Network(Protocol):
+    """How the sites of a network lie to one another."""
+
+    def find(self, text: str, field: str) -> tuple[str, ...]:
+        """Return the layers and parts of layers that a text names: names or patterns, separated by commas.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such layer; `field` is what has the text.
+        InvalidRequestError
+            A layer's value has no rows.
+        """
+        ...
+
+    def value_of(self, name: str) -> Hashable:
+        """Return what is equal for sites that have one value."""
+        ...
+
+    def reaches(self, senders: Sequence[str], receivers: Sequence[str]) -> bool:
+        """Whether a change of the senders can change every receiver."""
+        ...
+
+    def beside(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
+        """Return what to hold so that a change of the senders reaches the receivers by the direct path alone.
+
+        These are the innermost layers and the residual branches strictly between them, but for those that every path
+        from the senders to a receiver leads through, and for those that nothing can change once the others are held,
+        or from which nothing comes then. Without receivers, paths end at the output.
+        """
+        ...
+
+    def norms(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
+        """Return the normalisations strictly between whose scale can be held, by names that evaluations take."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SiteQuestion:
     """Asks what would change if parts of the model were different.
@@ -133,6 +171,8 @@ class SiteQuestion:
         Parts that the caller has from a worker that was lost: a method that resumes leaves out as many.
     gradients
         Why there are no gradients; empty if there are.
+    network
+        How the network's sites lie to one another; None if no method asked needs it.
     """
 
     rows: Arrays
@@ -147,6 +187,7 @@ class SiteQuestion:
     seed: int = 0
     parts_done: int = 0
     gradients: str = ""
+    network: Network | None = None
 
     @property
     def count(self) -> int:

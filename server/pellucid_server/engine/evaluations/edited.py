@@ -43,12 +43,14 @@ class Edited:
     All edits of a row hold at once: a layer behind another sees what that one's edit brought about. Captured values
     are those after the edits. So what a layer would be if only one before it changed, and others stayed as they are, is
     its captured value with an edit at the one and the others set to what they were.
+    `norms` has what some norms multiply by in each row, (rows, ..., 1), as `NormScales` answers.
     """
 
     rows: Recipe
     edits: Mapping[str, Edit]
     target: Target | None = None
     capture: tuple[str, ...] = ()
+    norms: Mapping[str, Array] = field(default_factory=dict)
     fold: Fold = field(default_factory=Keep)
     exact: bool = False
 
@@ -62,12 +64,14 @@ class Edited:
                     f"the edit of {layer} has {len(edit.keep)} and {len(edit.add)} rows; it must have {self.rows.count}"
                 )
             beside[_keep(layer)], beside[_add(layer)] = edit.keep, edit.add
+        beside.update({_scale(name): scales for name, scales in self.norms.items()})
         return With(self.rows, beside)
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk: any edits of the same layers, by arrays of the same shapes."""
-        return ("edited", *self.edits, None if self.target is None else layout(self.target), *self.capture)
+        read = None if self.target is None else layout(self.target)
+        return ("edited", *self.edits, read, *self.capture, "", *self.norms)
 
     @property
     def derived(self) -> bool:
@@ -76,7 +80,7 @@ class Edited:
 
     def kernel(self, model: LoadedModel, device: str) -> "EditedKernel":
         """Return what evaluates it."""
-        return EditedKernel(model, device, tuple(self.edits), self.target, self.capture)
+        return EditedKernel(model, device, tuple(self.edits), self.target, self.capture, tuple(self.norms))
 
 
 class EditedKernel:
@@ -86,10 +90,18 @@ class EditedKernel:
     backward = False
 
     def __init__(
-        self, model: LoadedModel, device: str, layers: tuple[str, ...], target: Target | None, capture: tuple[str, ...]
+        self,
+        model: LoadedModel,
+        device: str,
+        layers: tuple[str, ...],
+        target: Target | None,
+        capture: tuple[str, ...],
+        norms: tuple[str, ...] = (),
     ) -> None:
-        cuts = model.cuts_for(*layers, *capture)
-        self._run = cuts.editing(layers, capture)
+        # Norms have no names in a second graph.
+        cuts = model.graph if norms and model.graph is not None else model.cuts_for(*layers, *capture)
+        self._run = cuts.editing(layers, capture, norms)
+        self._norms = norms
         self._capture = capture
         self.runtime = cuts.runtime
         self._layers = layers
@@ -101,7 +113,8 @@ class EditedKernel:
         """Return every output by name, (rows, *shape), or the scores, (rows,), and captured values, (rows, *shape)."""
         with torch.no_grad():
             edits = {layer: (batch[_keep(layer)], batch[_add(layer)]) for layer in self._layers}
-            outputs, captured = self._run(batch, edits)
+            scales = ({name: batch[_scale(name)] for name in self._norms},) if self._norms else ()
+            outputs, captured = self._run(batch, edits, *scales)
             if self._target is None:
                 return captured if self._capture else outputs
             found = scores(outputs[self._target.output].double(), self._target.space, parts)
@@ -114,3 +127,7 @@ def _keep(layer: str) -> str:
 
 def _add(layer: str) -> str:
     return f"\0add@{layer}"
+
+
+def _scale(norm: str) -> str:
+    return f"\0scale/{norm}"

@@ -17,6 +17,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.dataset_rows import dataset_digest, dataset_sample
 from pellucid_server.engine.operations.explain import require_finite
+from pellucid_server.engine.operations.networks import GraphNetwork
 from pellucid_server.engine.operations.predict import outputs_of
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.sites import resolve_interventions
@@ -211,6 +212,7 @@ def read_sites(
         seed=request.seed,
         parts_done=resume.parts_done,
         gradients=model.obstacle(Need.GRADIENTS),
+        network=None if model.graph is None else GraphNetwork(model.graph),
     )
     named = {each.reference for each in found.interventions if each.reference}
     record = AblationRecord(

@@ -59,11 +59,20 @@ class Measured:
 
 
 class SiteRuns:
-    """Runs the network of a question with changes. What lies before a layer is run once for each row, and held."""
+    """Runs the network of a question with changes. What lies before a layer is run once for each row, and held.
 
-    def __init__(self, model: Handle, question: SiteQuestion) -> None:
+    Parameters
+    ----------
+    against
+        Where the metric is a divergence, what it is from, (rows, *shape); left out, the unchanged network's output.
+    """
+
+    def __init__(
+        self, model: Handle, question: SiteQuestion, *, against: npt.NDArray[np.generic] | None = None
+    ) -> None:
         self._model = model
         self._question = question
+        self._against = against
         self._held: dict[tuple[str, int], Held] = {}
         self._captured: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
         self._affine: dict[str, frozenset[str]] = {}
@@ -112,13 +121,21 @@ class SiteRuns:
             }
         for place, each in enumerate(sets):
             for number, site in each:
-                found[place] += changes[number][covered(layer.shape, layer.unit_axis, _piece(0, site))].sum()
+                found[place] += changes[number][covered(layer.shape, layer.unit_axis, piece(0, site))].sum()
         return np.concatenate([[before], before + found])
 
     def outputs(self, row: int, changes: ChangeSet, *, draw: int = 0) -> tuple[Arrays, Arrays]:
         """Return every output of a row, (*shape) each, without and with changes, in one of the draws."""
         found = self._run(row, (changes,), draw, None, None)
         return {name: rows[0] for name, rows in found.items()}, {name: rows[1] for name, rows in found.items()}
+
+    def draws(self, sets: Sequence[ChangeSet]) -> int:
+        """Return how often changes are drawn: once if none is random."""
+        return self._interventions.draws({number for each in sets for number, _ in each})
+
+    def edit(self, layer: str, sets: Sequence[ChangeSet], row: int, draw: int) -> Edit:
+        """Return what becomes of a layer in each of the sets, in one of the draws."""
+        return self._edit(self._question.layers[layer], sets, row, draw)
 
     def release(self) -> None:
         """Let go of all that is held: the next changes are at other layers."""
@@ -135,7 +152,8 @@ class SiteRuns:
         values = outputs[target.output].astype(np.float64)
         with np.errstate(all="ignore"):
             if self._question.divergence:
-                return _divergences(values, self._question.divergence)
+                first = values[:1] if self._against is None else self._against[row : row + 1].astype(np.float64)
+                return _divergences(np.concatenate([first, values]), self._question.divergence)[1:]
             read = probabilities(values, target.space).reshape(len(values), -1)
             return np.asarray(sum(weight * read[:, element] for element, weight in target.elements))
 
@@ -147,10 +165,11 @@ class SiteRuns:
         if scores is None:
             found = self._run(row, sets, draw, target, progress)
             scores = self.metric(row, found) if target is None else np.asarray(found[""], np.float64)
-        self._require_finite(scores, row, sets)
+        self.require_finite(scores, row, sets)
         return float(scores[0]), scores[1:]
 
-    def _require_finite(self, scores: Floats, row: int, sets: Sequence[ChangeSet]) -> None:
+    def require_finite(self, scores: Floats, row: int, sets: Sequence[ChangeSet]) -> None:
+        """Refuse scores that are no finite numbers: of the unchanged network, and with each set of changes."""
         bad = ~np.isfinite(scores)
         if not bad.any():
             return
@@ -197,7 +216,7 @@ class SiteRuns:
         own = held.values[0].astype(np.float64)
         with np.errstate(all="ignore"):
             others = [np.broadcast_to(_changed(own, each), own.shape) for each in changes]
-        pieces = ((), *(tuple(_piece(numbers.index(number), site) for number, site in each) for each in sets))
+        pieces = ((), *(tuple(piece(numbers.index(number), site) for number, site in each) for each in sets))
         stacked = np.stack(others) if others else np.empty((0, *own.shape))
         yield Suffix(held, Patchwork(held, 0, layer.unit_axis, stacked, pieces), target), len(pieces)
 
@@ -227,7 +246,7 @@ class SiteRuns:
                     continue
                 if number not in known:
                     known[number] = self._interventions.of(number, layer, row, draw)
-                mask = covered(shape, layer.unit_axis, _piece(0, site))
+                mask = covered(shape, layer.unit_axis, piece(0, site))
                 keep[place][mask] = known[number].keep
                 add[place][mask] = np.broadcast_to(known[number].add, shape)[mask]
         return Edit(keep, add)
@@ -253,7 +272,8 @@ def _changed(value: Floats, change: Affine) -> Floats:
     return change.add if change.keep == 0 else np.asarray(change.keep * value + change.add)
 
 
-def _piece(other: int, site: Site) -> Piece:
+def piece(other: int, site: Site) -> Piece:
+    """Return the piece of another value that a site is."""
     units = None if site.units is None else np.array(site.units, np.int64)
     positions = None if site.positions is None else np.array(site.positions, np.int64)
     return Piece(other, units, positions)

@@ -29,7 +29,9 @@ from pellucid_server.engine.models.graph.index_ranges import (
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
+from pellucid_server.engine.models.graph.norms import hold_scale, is_norm, scale_of
 from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, affine_outputs, cut, prefixes
+from pellucid_server.engine.models.graph.ways import Between, Ways
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
@@ -37,7 +39,7 @@ __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitMo
 Outputs = dict[str, torch.Tensor]
 Captures = dict[str, torch.Tensor]
 Derived = Callable[..., tuple[Outputs, Captures]]
-Editing = Callable[[Rows, Mapping[str, tuple[torch.Tensor, torch.Tensor]]], tuple[Outputs, Captures]]
+Editing = Callable[..., tuple[Outputs, Captures]]
 """Derived graphs: from input rows, and edits, to the outputs and to the values of layers, each by name."""
 
 _Made = TypeVar("_Made")
@@ -196,13 +198,11 @@ class Graph:
         """
         return self._cached(("with_leaf_at", layer), lambda: self._with_leaf_at(layer))
 
-    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
-        """Return a graph that is also given edits of `layers`, by name, and returns what they lead to.
+    def with_gradients_at(self, layers: tuple[str, ...]) -> Derived:
+        """Return a graph in which values of layers, which are returned too, keep what leads from them to the outputs.
 
-        An edit is a pair (keep, add) that broadcasts with the layer's value v, (batch, *shape): v becomes
-        keep * v + add, and add where keep is 0. An edit changes what leaves the layer. Of layers that have one
-        value, the inner is changed before the outer. The values of the layers in `capture`, which are returned
-        beside the outputs, are those after all edits up to the end of the layer, its own among them.
+        `torch.autograd.grad` of the outputs with respect to them is the gradient at each layer, all by one pass back.
+        To be called with gradients enabled, on rows that do not require gradients.
 
         Raises
         ------
@@ -211,7 +211,66 @@ class Graph:
         UnfitModelError
             If a layer's value has no rows on axis 0.
         """
-        return self._cached(("editing", *layers, "", *capture), lambda: self._editing(layers, capture))
+        return self._cached(("with_gradients_at", *layers), lambda: self._with_gradients_at(layers))
+
+    def between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> Between:
+        """Return the sites that lie on ways from some sites to others.
+
+        Parameters
+        ----------
+        first, last
+            Names of sites. Without any in `last`, the ways end at the output.
+        output
+            The name of the output.
+
+        Raises
+        ------
+        KeyError
+            If there is no such site or output.
+        """
+        ways = self._ways(first, last, output)
+        return Between(
+            names=tuple(name for name, node in self._values.items() if node in ways.between),
+            avoidable=frozenset(name for name, node in self._values.items() if node in ways.avoidable),
+            reached=ways.reached,
+        )
+
+    def screening(
+        self, held: Iterable[str], first: Iterable[str], last: Iterable[str], output: str = ""
+    ) -> tuple[str, ...]:
+        """Return those of the sites in `held` that must be held for none of them to change the ends; see `between`."""
+        names = tuple(held)
+        nodes = self._ways(first, last, output).screening({self._values[name] for name in names})
+        return tuple(name for name in names if self._values[name] in nodes)
+
+    def norms_between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> tuple[str, ...]:
+        """Return the norms whose scale can be held, by names of their own, that lie on ways; see `between`."""
+        ways = self._ways(first, last, output)
+        batch = self._program.batch
+        return tuple(node.name for node in self._program.graph.nodes if node in ways.between and is_norm(node, batch))
+
+    def norm_scales(self, norms: tuple[str, ...]) -> Derived:
+        """Return a graph that returns what norms multiply by too, (batch, ..., 1), by the names of `norms_between`."""
+        return self._cached(("norm_scales", *norms), lambda: self._norm_scales(norms))
+
+    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = (), norms: tuple[str, ...] = ()) -> Editing:
+        """Return a graph that is also given edits of `layers`, by name, and returns what they lead to.
+
+        An edit is a pair (keep, add) that broadcasts with the layer's value v, (batch, *shape): v becomes
+        keep * v + add, and add where keep is 0. An edit changes what leaves the layer. Of layers that have one
+        value, the inner is changed before the outer. The values of the layers in `capture`, which are returned
+        beside the outputs, are those after all edits up to the end of the layer, its own among them. Norms, by the
+        names of `norms_between`, multiply by scales that are given beside the edits.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If a layer's value has no rows on axis 0.
+        """
+        key = ("editing", *layers, "", *capture, "", *norms)
+        return self._cached(key, lambda: self._editing(layers, capture, norms))
 
     def suffix(self, layer: str) -> Suffix:
         """Return what the graph does behind `layer`.
@@ -296,7 +355,33 @@ class Graph:
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
 
-    def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...]) -> Editing:
+    def _ways(self, first: Iterable[str], last: Iterable[str], output: str) -> Ways:
+        results = dict(zip(self._output_names, _results(self._program.graph.output_node()), strict=True))
+        ends = {self._values[name] for name in last} or {results[output]}
+        return Ways(self._program.graph, {self._values[name] for name in first}, ends)
+
+    def _named(self, norms: tuple[str, ...]) -> dict[str, fx.Node]:
+        nodes = {node.name: node for node in self._program.graph.nodes}
+        return {name: nodes[name] for name in norms}
+
+    def _norm_scales(self, norms: tuple[str, ...]) -> Derived:
+        graph, copies = self._copy()
+        found = {name: scale_of(graph, copies[node]) for name, node in self._named(norms).items()}
+        return self._returning(graph, found)
+
+    def _with_gradients_at(self, layers: tuple[str, ...]) -> Derived:
+        graph, copies = self._copy()
+        found: dict[fx.Node, fx.Node] = {}
+        for layer in layers:
+            value = copies[self._node(layer)]
+            if value in found:
+                continue
+            with graph.inserting_after(value):
+                found[value] = graph.call_function(as_tracked, (value,))
+            _replace(value, found[value])
+        return self._returning(graph, {layer: found[copies[self._node(layer)]] for layer in layers})
+
+    def _editing(self, layers: tuple[str, ...], capture: tuple[str, ...], norms: tuple[str, ...]) -> Editing:
         graph, copies = self._copy()
         last = [node for node in graph.nodes if node.op == "placeholder"][-1]
         with graph.inserting_before(last.next):
@@ -305,6 +390,11 @@ class Graph:
                 layer: tuple(graph.placeholder(f"{what}_at_layer_{number}") for what in ("kept", "added"))
                 for number, layer in enumerate(layers)
             }
+            scales = {name: graph.placeholder(f"scale_of_norm_{number}") for number, name in enumerate(norms)}
+        for name, norm in self._named(norms).items():
+            place = copies[norm]
+            copies[norm] = hold_scale(graph, place, scales[name])
+            _replace(place, copies[norm])
         # Layers may have one value: that of a block is its last part's, which ends before it does.
         newest: dict[fx.Node, fx.Node] = {}
         captured: dict[str, fx.Node] = {}
@@ -316,8 +406,11 @@ class Graph:
             captured[layer] = value
         run = self._returning(graph, {layer: captured[layer] for layer in capture})
 
-        def derived(rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> tuple[Outputs, Captures]:
-            return run(rows, *[tensor for layer in layers for tensor in edits[layer]])
+        def derived(
+            rows: Rows, edits: Mapping[str, tuple[torch.Tensor, torch.Tensor]], held: Rows = MappingProxyType({})
+        ) -> tuple[Outputs, Captures]:
+            given_edits = [tensor for layer in layers for tensor in edits[layer]]
+            return run(rows, *given_edits, *[held[name] for name in norms])
 
         return derived
 
@@ -388,6 +481,16 @@ def edited(value: torch.Tensor, keep: torch.Tensor, add: torch.Tensor) -> torch.
     return torch.where(keep == 0, add, keep * value + add)
 
 
+def _replace(value: fx.Node, new: fx.Node) -> None:
+    """Give all other users of a value a new one that is made of it."""
+    value.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+
 def as_leaf(value: torch.Tensor) -> torch.Tensor:
     """Return the value cut off from what made it, as a leaf that requires gradients."""
     return value.detach().requires_grad_()
+
+
+def as_tracked(value: torch.Tensor) -> torch.Tensor:
+    """Return the value as a tensor that requires gradients: as it is if it does."""
+    return value if value.requires_grad else value.detach().requires_grad_()
