@@ -41,6 +41,8 @@ class Network(Formula):
             count = len(next(iter(rows.values())))
             self.sizes["scores"].append(count)
             self._seconds -= self._forward_seconds * count
+            if progress is not None:
+                self.progress(progress[1])
             tensors = {name: torch.from_numpy(np.array(array)).double() for name, array in rows.items()}
             return Answer({"y": self._outputs(tensors).detach().numpy()})
         self._target = ask.target

@@ -89,15 +89,16 @@ def counterfactual(model: Handle, question: tuple[CounterfactualQuestion, ...], 
     """
     partial = False
     for each in question:
-        found = _of_row(model, each, params)
+        shares = each.number / (question[-1].number + 1), (each.number + 1) / (question[-1].number + 1)
+        found = _of_row(model, each, params, shares)
         partial |= found.accuracy is not None and found.accuracy.partial
         # The last part speaks for all.
         yield replace(found, accuracy=Accuracy(partial=partial))
 
 
-def _of_row(model: Handle, question: CounterfactualQuestion, params: Params) -> Findings:
+def _of_row(model: Handle, question: CounterfactualQuestion, params: Params, shares: tuple[float, float]) -> Findings:
     _require_supported(question, params)
-    judge = Judge(model, question, params.evaluations)
+    judge = Judge(model, question, params.evaluations, shares=shares)
     rows = Rows({name: array[None] for name, array in question.inputs.items()})
     output = judge.outputs(rows)[0]
     score = float(judge.scores(rows)[0])
@@ -163,6 +164,7 @@ def _of_table(judge: Judge, question: CounterfactualQuestion, params: Params, ou
     lines: list[Line] = []
     if candidates:
         shown = space.recipe(np.stack(candidates))
+        judge.last()
         outputs, scores = judge.outputs(shown), judge.scores(shown)
         sizes = space.distances(np.stack(candidates), params.distance)
         for at, source in enumerate(sources):
@@ -207,6 +209,7 @@ def _of_field(judge: Judge, question: CounterfactualQuestion, params: Params, ou
     if values is not None:
         values = np.where(field.levels, np.rint(values), values)
         row = Rows({name: array[None] for name, array in field.row(values).items()})
+        judge.last()
         output = judge.outputs(row)[0]
         lines = [
             Line(

@@ -7,7 +7,7 @@ explanations", FAccT 2020: a determinant of 1 / (1 + distance); and greedy choic
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.methods.counterfactual.projection import distances
+from pellucid_server.engine.methods.counterfactual.projection import between
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,8 +26,8 @@ def diverse(changes: Floats, sizes: Floats, count: int, kind: str) -> list[int]:
         return []
     least = max(float(sizes.min()), 1e-12)
     quality = np.exp(-(sizes - least) / (2 * least))
-    between = np.stack([distances(changes - each, kind) for each in changes])
-    kernel = quality[:, None] * quality[None] / (1 + between / least)
+    apart = np.stack([between(changes, each, kind) for each in changes])
+    kernel = quality[:, None] * quality[None] / (1 + apart / least)
     # The greedy choice is a Cholesky factorization that takes the largest pivot left.
     left, rows, chosen = kernel.diagonal().copy(), np.zeros((0, len(changes))), [int(sizes.argmin())]
     while len(chosen) < min(count, len(changes)):
@@ -37,7 +37,7 @@ def diverse(changes: Floats, sizes: Floats, count: int, kind: str) -> list[int]:
         left = left - np.square(row)
         left[chosen] = -np.inf
         found = int(left.argmax())
-        if left[found] <= 0:
+        if left[found] <= _LEAST_VOLUME:
             break
         chosen.append(found)
     return chosen

@@ -14,7 +14,7 @@ from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.recipes import Masked, Path, Rows
 from pellucid_server.engine.methods.counterfactual.judge import Judge
-from pellucid_server.engine.methods.counterfactual.projection import distances, nearest, ranks
+from pellucid_server.engine.methods.counterfactual.projection import distances, ranks, steps_beyond
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -179,7 +179,7 @@ class _Walk:
     def __init__(self, judge: Judge, field: Field, distance: str) -> None:
         self._judge, self._field, self._distance = judge, field, distance
         self._best, self._closest = math.inf, -math.inf
-        many = len(field.start) > _MANY
+        self._many = many = len(field.start) > _MANY
         self._rounds, self._stale_rounds = (_FEW_ROUNDS, _FEW_STALE_ROUNDS) if many else (_ROUNDS, _STALE_ROUNDS)
         self._least_gain = _FEW_LEAST_GAIN if many else _LEAST_GAIN
         self._places, self._between = (_FEW_PLACES, _FEW_BETWEEN) if many else (_PLACES, _BETWEEN)
@@ -203,23 +203,41 @@ class _Walk:
             first = first or abs(margin)
             moved = at - field.start
             gain = float(slope @ moved) - margin + _AIM * first
-            change = nearest(slope, gain, low, high, self._distance) if gain > 0 else 0.5 * moved
-            aim = field.start + change
-            valid, beyond = self._line(field.start, aim)
-            if valid is None:
-                valid, other = self._line(at, aim)
-                beyond = max(beyond, other, key=lambda each: each[0])
+            steps = steps_beyond(slope, gain, low, high, self._distance, moved) if gain > 0 else [0.5 * moved]
+            valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here)
             if valid is None:
                 stale = 0 if beyond[0] > closest_here + 1e-6 * first and math.isinf(nearest_here) else stale + 1
                 closest_here, at = max(closest_here, beyond[0]), beyond[1]
                 self._close(beyond)
                 continue
-            size = float(ranks((valid - field.start)[None], self._distance)[0])
+            size = self._rank(valid)
             stale = 0 if size < nearest_here * (1 - self._least_gain) else stale + 1
             nearest_here = min(nearest_here, size)
             at = valid
             if size < self._best:
                 self._best, self.found, self.slope = size, valid, slope
+
+    def _towards(self, at: Floats, aims: list[Floats], enough: float) -> tuple[Floats | None, tuple[float, Floats]]:
+        """Return the nearest valid point on lines to some aims, and the point with the largest margin.
+
+        Where rows are dear, an aim is tried only if those before it brought nothing nearer than `enough`.
+        """
+        best, size, beyond = None, math.inf, (-math.inf, at)
+        for aim in aims:
+            for begin in (self._field.start, at):
+                valid, other = self._line(begin, aim)
+                beyond = max(beyond, other, key=lambda each: each[0])
+                if valid is not None:
+                    rank = self._rank(valid)
+                    best, size = (valid, rank) if rank < size else (best, size)
+                if valid is not None or begin is at:
+                    break
+            if self._many and size < enough:
+                break
+        return best, beyond
+
+    def _rank(self, values: Floats) -> float:
+        return float(ranks((values - self._field.start)[None], self._distance)[0])
 
     def _close(self, beyond: tuple[float, Floats]) -> None:
         if beyond[0] > self._closest:

@@ -29,6 +29,13 @@ _CAUTION = 2.0
 class Judge:
     """Evaluates candidates of one question, and counts.
 
+    Parameters
+    ----------
+    evaluations
+        The budget.
+    shares
+        The shares of the request that are done before this question and after it.
+
     Attributes
     ----------
     spent
@@ -37,7 +44,15 @@ class Judge:
         Whether time, and not the budget of rows, ended something.
     """
 
-    def __init__(self, handle: Handle, question: CounterfactualQuestion, evaluations: int) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        question: CounterfactualQuestion,
+        evaluations: int,
+        *,
+        shares: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self._shares, self._ending = shares, False
         self._handle = handle
         self._question = question
         self._evaluations = evaluations
@@ -124,10 +139,19 @@ class Judge:
         pair = (held, against) if goal.outcome is not None else (against, held)
         return Target(name, ((int(pair[0] or 0), 1.0), (int(pair[1] or 0), -1.0)), "")
 
+    def last(self) -> None:
+        """Say that the next evaluation is the last: with it, the question's whole share is done."""
+        self._ending = True
+
+    def _done(self) -> float:
+        begin, end = self._shares
+        return end if self._ending else begin + (end - begin) * min(1.0, self.spent / self._evaluations)
+
     def _ask(self, ask: Ask, rows: int) -> Answer:
         before = self._handle.seconds_left()
+        begin = self._done()
         self.spent += rows
-        answer = self._handle.ask(ask, progress=None)
+        answer = self._handle.ask(ask, progress=(begin, self._done()))
         if not math.isinf(before):
             self._pace = max((before - self._handle.seconds_left()) / rows, 0.5 * self._pace)
         return answer

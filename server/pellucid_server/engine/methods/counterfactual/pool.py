@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.methods.counterfactual.columns import Space
 from pellucid_server.engine.methods.counterfactual.judge import Judge
-from pellucid_server.engine.methods.counterfactual.projection import distances
+from pellucid_server.engine.methods.counterfactual.projection import between
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,8 +60,7 @@ class Pool:
         for number in range(len(self.valid)):
             if len(chosen) == count:
                 break
-            between = distances(changes[chosen] - changes[number], self.distance) if chosen else np.full(1, np.inf)
-            if between.min() >= least:
+            if not chosen or between(changes[chosen], changes[number], self.distance).min() >= least:
                 chosen.append(number)
         return np.asarray(self.valid[chosen])
 

@@ -29,6 +29,16 @@ def distances(changes: Floats, kind: str) -> Floats:
     return np.asarray(np.abs(changes).sum(axis=-1))
 
 
+def between(changes: Floats, one: Floats, kind: str) -> Floats:
+    """Return the distance of rows of changes, (rows, elements), from one, (elements,): (rows,).
+
+    Where it is how many change, two that change the same elements in the same directions are the same.
+    """
+    if kind == "l0":
+        return distances(np.sign(changes) - np.sign(one), kind)
+    return distances(changes - one, kind)
+
+
 def ranks(changes: Floats, kind: str) -> Floats:
     """Return what puts rows of changes in order: the distance, and of nearly equal ones the fewest changes."""
     found = distances(changes, kind)
@@ -64,6 +74,22 @@ def nearest(weights: Floats, gain: float, low: Floats, high: Floats, kind: str) 
     if kind == "l2":
         return _orthogonal(weights, gain, room)
     return _filled(weights, gain, room, kind)
+
+
+def steps_beyond(slope: Floats, gain: float, low: Floats, high: Floats, kind: str, moved: Floats) -> list[Floats]:
+    """Return changes beyond the boundary of the linear function: the nearest, and others that are less sudden.
+
+    The nearest one by L1 or L0 moves one column as far as it goes, where the function may be another. L2 moves all a
+    little; weighted with how far each has moved already, by `moved`, it leaves out more and more of them.
+    """
+    found = [nearest(slope, gain, low, high, kind)]
+    if kind != "l2":
+        found.append(nearest(slope, gain, low, high, "l2"))
+        if moved.any():
+            size = np.abs(moved) + 1e-3 * np.abs(moved).max()
+            weight = np.sqrt(size) if kind == "l1" else size
+            found.append(weight * nearest(slope * weight, gain, low / weight, high / weight, "l2"))
+    return found
 
 
 def _orthogonal(weights: Floats, gain: float, room: Floats) -> Floats:

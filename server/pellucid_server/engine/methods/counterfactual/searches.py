@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pellucid_server.engine.methods.counterfactual.columns import Space
 from pellucid_server.engine.methods.counterfactual.judge import Judge
 from pellucid_server.engine.methods.counterfactual.pool import Pool
-from pellucid_server.engine.methods.counterfactual.projection import nearest
+from pellucid_server.engine.methods.counterfactual.projection import steps_beyond
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -81,7 +81,7 @@ def descend(pool: Pool, judge: Judge, space: Space, base: Floats, kind: str, riv
         moved = np.where(space.coded, 0.0, (at - space.start) / space.scale)
         gain = float(slope @ moved) - margin + _AIM * first
         # Where the row itself looks valid from where it stands, it goes half the way back.
-        steps = _steps(slope, gain, low, high, kind, moved) if gain > 0 else [0.5 * moved]
+        steps = steps_beyond(slope, gain, low, high, kind, moved) if gain > 0 else [0.5 * moved]
         begin = np.where(space.coded, base, space.start)
         aims = [np.where(space.coded, base, space.start + step * space.scale) for step in steps]
         lines = np.concatenate([each + _PLACES[:, None] * (aim - each) for aim in aims for each in (begin, at)])
@@ -101,22 +101,6 @@ def descend(pool: Pool, judge: Judge, space: Space, base: Floats, kind: str, riv
             stale += 1
         if stale >= _STALE_ROUNDS:
             return
-
-
-def _steps(slope: Floats, gain: float, low: Floats, high: Floats, kind: str, moved: Floats) -> list[Floats]:
-    """Return changes beyond the boundary of the linear function: the nearest, and others that are less sudden.
-
-    The nearest one by L1 or L0 moves one column as far as it goes, where the function may be another. L2 moves all a
-    little; weighted with how far each has moved already, it leaves out more and more of them.
-    """
-    found = [nearest(slope, gain, low, high, kind)]
-    if kind != "l2":
-        found.append(nearest(slope, gain, low, high, "l2"))
-        if moved.any():
-            size = np.abs(moved) + 1e-3 * np.abs(moved).max()
-            weight = np.sqrt(size) if kind == "l1" else size
-            found.append(weight * nearest(slope * weight, gain, low / weight, high / weight, "l2"))
-    return found
 
 
 def _bounded(space: Space, candidates: Floats) -> Floats:

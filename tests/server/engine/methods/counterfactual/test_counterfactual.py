@@ -340,8 +340,13 @@ def test_candidates_are_asked_for_together():
 def test_several_rows_are_answered_by_a_part_each():
     method = registry.lookup("counterfactual", COUNTERFACTUAL)
     questions = tuple(table_row(COLUMNS, {**ROW, "age": 30.0 + number}, number=number) for number in range(3))
-    parts = list(method.function(Network(bent), questions, method.resolve({})))
+    handle, shares, parts = Network(bent), [], []
+    for part in method.function(handle, questions, method.resolve({})):
+        parts.append(part)
+        shares.append(handle.shares[-1])
 
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert handle.shares == sorted(handle.shares)
     assert [lines(part, "counterfactuals")[0]["row"] for part in parts] == [0, 1, 2]
 
 
