@@ -251,7 +251,7 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(
 
 @pytest.mark.parametrize("method", ["attribution-patching", "path-patching"])
 def test_what_an_onnx_file_cannot_do_is_refused_with_the_reason(small: Server, method: str) -> None:
-    layer = next(iter(small.models.GetModel(_model(ONNX)).model.layers)).name
+    layer = next(iter(small.models.GetModel(_model(ONNX)).layers)).name
     error = failure(lambda: asked(small, ONNX, "image", images(1), images(2), change(layer, kind=PATCH), method=method))
 
     assert "model.pt2" in error.details()
@@ -259,7 +259,7 @@ def test_what_an_onnx_file_cannot_do_is_refused_with_the_reason(small: Server, m
 
 
 def test_an_onnx_file_is_patched_as_it_is(small: Server) -> None:
-    layers = [layer.name for layer in small.models.GetModel(_model(ONNX)).model.layers if layer.cuttable]
+    layers = [layer.name for layer in small.models.GetModel(_model(ONNX)).layers if layer.cuttable]
     changes = [change(layer, kind=PATCH) for layer in layers]
     parts = asked(small, ONNX, "image", images(1), images(2), *changes, method="activation-patching")
 
