@@ -26,7 +26,18 @@ class Change:
     unit: str = ""
 
     def __str__(self) -> str:
-        return f"{self.column} were {_shown(self.after, self.unit)} instead of {_shown(self.before, self.unit)}"
+        before, after = self.shown
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.column} were {after}{unit} instead of {before}{unit}"
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Before and after for people: with four digits, or as many as it takes to tell them apart."""
+        for digits in range(4, 18):
+            before, after = _written(self.before, digits), _written(self.after, digits)
+            if before != after:
+                break
+        return before, after
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,24 +90,28 @@ class Counterfactual:
     pictures: Mapping[str, Picture] = field(default_factory=dict)
 
     @property
+    def answer(self) -> str:
+        """What the model says of it: the class, or the score of an output without classes."""
+        return self.prediction_after or ("another answer" if self.score_after is None else f"{self.score_after:.4g}")
+
+    @property
     def sentence(self) -> str:
         """The counterfactual in words: "benign if worst radius were 14.2 instead of 17.9"."""
         if not self.found:
             closest = "" if self.score_after is None else f"; the closest has the score {self.score_after:.4g}"
             return f"row {self.row}: not found within the budget{closest}"
-        said = self.prediction_after or ("another answer" if self.score_after is None else f"{self.score_after:.4g}")
         if self.changed == 0:
-            return f"{said} as it is"
+            return f"{self.answer} as it is"
         if self.changes:
             named = [str(each) for each in self.changes[:_MOST_NAMED]]
             rest = len(self.changes) - len(named)
-            parts = [*named, f"{rest} more columns changed"] if rest else named
+            parts = [*named, f"{rest} more column{'s' if rest > 1 else ''} changed"] if rest else named
             how = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
         else:
-            how = f"{'it' if self.changed is None else f'{self.changed:,} elements'} changed"
+            how = f"{_elements(self.changed)} changed"
         notes = " (a row of the background)" if self.source == "background" else ""
         notes += "" if self.valid else " (not valid on the served model)"
-        return f"{said} if {how}{notes}"
+        return f"{self.answer} if {how}{notes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; without arrays and pictures."""
@@ -282,11 +297,12 @@ def _text(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: float | str | None, unit: str) -> str:
-    text = _number(value) if isinstance(value, int | float) else str(value)
-    return f"{text} {unit}" if unit else text
+def _elements(count: int | None) -> str:
+    return "it" if count is None else f"{count:,} element{'s' if count != 1 else ''}"
 
 
-def _number(value: float) -> str:
-    """Write a number with four digits, or in full where that is a whole number."""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+def _written(value: float | str | None, digits: int) -> str:
+    """Write a number with so many digits, or in full where it is a whole one."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.{digits}g}"

@@ -29,7 +29,7 @@ _PLACES = ("site", "layer", "unit")
 
 
 def ablation_figure(ablation: Ablation) -> Figure:
-    """Draw what there is: curves, else maps of layers and positions, else bars of effects or of their means over rows.
+    """Draw what there is: a study, else curves, maps of layers and positions, or bars of effects or their means.
 
     Raises
     ------
@@ -38,7 +38,11 @@ def ablation_figure(ablation: Ablation) -> Figure:
     """
     curve, effects = ablation.tables.get("curve"), ablation.tables.get(EFFECTS)
     maps = [each for each in ablation.arrays.values() if is_map(each)]
-    if curve is not None and len(curve):
+    study = next((each for each in ablation.tables.values() if is_study(each) and len(each)), None)
+    if study is not None:
+        figure = Figure(figsize=(_WIDTH, 1.6 + 0.3 * min(len(study), _MOST_BARS)), layout="constrained")
+        draw_study(figure.subplots(), study)
+    elif curve is not None and len(curve):
         figure = Figure(figsize=(_WIDTH, 4.5), layout="constrained")
         draw_curves(figure.subplots(), curve)
     elif maps:
@@ -125,6 +129,35 @@ def draw_curves(axes: Axes, curve: Table) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def is_study(table: Table) -> bool:
+    """Tell whether a table has a measure of each change and group of rows."""
+    return [*table.columns][:4] == ["change", "by", "group", "rows"] and len(table.columns) > 4
+
+
+def draw_study(axes: Axes, study: Table) -> None:
+    """Draw the measure of each group, from top to bottom, a colour for each change, with its interval as a line."""
+    measure = [*study.columns][4]
+    prefix = "" if "low" in study.columns else f"{measure} "
+    rows = list(study)
+    groups = list(dict.fromkeys((each["by"], each["group"]) for each in rows))[:_MOST_BARS]
+    changes = list(dict.fromkeys(each["change"] for each in rows))
+    for number, change in enumerate(changes):
+        points = [each for each in rows if each["change"] == change and (each["by"], each["group"]) in groups]
+        places = np.array([groups.index((each["by"], each["group"])) for each in points])
+        places = places + 0.6 * ((number + 0.5) / len(changes) - 0.5)
+        values = _numbers(points, measure)
+        lines = axes.plot(values, places, linestyle="none", marker="o", markersize=4, label=literal(change))
+        axes.hlines(
+            places, _numbers(points, f"{prefix}low"), _numbers(points, f"{prefix}high"), colors=lines[0].get_color()
+        )
+    names = ["all rows" if by == "all" else f"{by}: {group}" for by, group in groups]
+    axes.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(literal(measure), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
 def counterfactual_figure(found: Counterfactuals) -> Figure:
     """Draw the changed columns of each counterfactual before and after, or its pictures side by side.
 
@@ -144,8 +177,7 @@ def counterfactual_figure(found: Counterfactuals) -> Figure:
             _draw_pictures(part, each.pictures)
         else:
             draw_changes(part.subplots(), each)
-        said = each.prediction_after or "another answer"
-        part.suptitle(literal(f"row {each.row}, number {each.number}: {said}"), fontsize=9)
+        part.suptitle(literal(f"row {each.row}, number {each.number}: {each.answer}"), fontsize=9)
     model = found.model
     figure.suptitle(literal(f"counterfactuals, {model.name} version {model.version}"), fontsize=11)
     return figure
@@ -162,9 +194,9 @@ def draw_changes(axes: Axes, each: Counterfactual) -> None:
         start, end = (1.0, 0.0) if down else (0.0, 1.0)
         colour = BLUE if down else RED if numbers else _GREY
         axes.annotate("", (end, place), (start, place), arrowprops={"arrowstyle": "->", "color": colour, "lw": 2})
-        for at, value, shade in ((start, change.before, _GREY), (end, change.after, "black")):
+        for at, text, shade in zip((start, end), change.shown, (_GREY, "black"), strict=True):
             side = "right" if at == 0 else "left"
-            axes.text(at + (0.03 if at else -0.03), place, literal(_value(value)), ha=side, va="center", color=shade)
+            axes.text(at + (0.03 if at else -0.03), place, literal(text), ha=side, va="center", color=shade)
     names = [f"{change.column}{f' ({change.unit})' if change.unit else ''}" for change in each.changes]
     axes.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=9)
     axes.set_xticks([])

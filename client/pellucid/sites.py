@@ -24,6 +24,8 @@ _MOST_INDICES = 1 << 16
 _SYNTAX = 'a site is LAYER, then :heads or :branch, [UNITS] and @POSITIONS where it has them, as in "layer4[3,5-9]@7"'
 _NUMBERS = r"\*?[0-9, -]*"
 _TEXT = re.compile(rf"(?P<name>[^\[\]@]+)(\[(?P<units>{_NUMBERS})\])?(@(?P<positions>{_NUMBERS}))?")
+_COLUMN = re.compile(r"input:.+\[.+\]", re.DOTALL)
+"""A column of a table, as studies of data sets change it; its name may have any characters."""
 _PART = re.compile(r"(?P<layer>.+):(?P<part>[a-z]+)")
 _RANGE = re.compile(r" *([0-9]{1,19})(?:-([0-9]{1,19}))? *")
 
@@ -77,7 +79,8 @@ class Site:
         ----------
         text
             For example "layer4", "layer4[3,5-9]", "layer4@7", "attn:heads[2]", "block.1:branch". A star among the
-            units or positions means each of them by itself: "layer4[*]", "layer4[*3,5]", "tokens@*".
+            units or positions means each of them by itself: "layer4[*]", "layer4[*3,5]", "tokens@*". A column of a
+            table is "input:features[age]"; methods that run on a data set change it.
         where
             What the site is called in messages.
 
@@ -86,7 +89,9 @@ class Site:
         InvalidRequestError
             It is no site.
         """
-        found = _TEXT.fullmatch(checked_text(text, where))
+        if _COLUMN.fullmatch(checked_text(text, where)):
+            return cls(text)
+        found = _TEXT.fullmatch(text)
         if found is None or found["name"] != found["name"].strip():
             raise invalid(where, f"is {shortened(text)}; {_SYNTAX}")
         layer, part = found["name"], None

@@ -71,6 +71,9 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
     def ListMethods(self, request, context):
         return self._answer("ListMethods", request, context)
 
+    def ListDatasets(self, request, context):
+        return self._answer("ListDatasets", request, context)
+
     def GetModel(self, request, context):
         self._answer("GetModel", request, context)
         return MODELS[request.model.name]
@@ -119,7 +122,11 @@ def _model(name, inputs):
         description=f"The {name} model.",
         inputs=inputs,
         outputs=[_CLASSES, _VALUE],
-        layers=[model_service_pb2.Layer(name="body.conv#2", type="Conv2d", shape=[8, -1, -1], units=8, cuttable=True)],
+        layers=[
+            model_service_pb2.Layer(
+                name="body.conv#2", type="Conv2d", shape=[8, -1, -1], units=8, cuttable=True, heads=3, branch=True
+            )
+        ],
         capabilities=[
             model_service_pb2.Capability(method="saliency", allowed=True, rows=4096),
             model_service_pb2.Capability(method="occlusion", reason="it is only an example"),

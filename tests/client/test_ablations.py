@@ -17,6 +17,7 @@ from client.fake_server import (
 )
 from pellucid import Fixed, Mean, Patch, Rule, Site, Steer, Zero, errors
 from pellucid.ablation_calls import ABLATE_SECONDS
+from pellucid.counterfactuals import Change
 from pellucid.tensors import from_tensor, to_tensor
 from pellucid.v1 import ablation_pb2, explanation_pb2, findings_pb2
 
@@ -340,7 +341,7 @@ def test_a_stream_that_makes_no_sense_is_unreadable(client, server, messages):
     assert len(server.requests["Ablate"]) == 1
 
 
-def test_a_server_without_the_call_is_told(client, server):
+def test_a_server_without_the_call_is_an_error_of_its_own(client, server):
     server.failures["Ablate"].append(Failure(grpc.StatusCode.UNIMPLEMENTED))
 
     with pytest.raises(errors.UnimplementedError):
@@ -439,8 +440,8 @@ def lines_message(**columns):
     """Write counterfactuals of row 0, a line for each value of the columns."""
     count = len(next(iter(columns.values())))
     places = [column_message("row", [0] * count), column_message("number", list(range(count)))]
-    told = [column_message(name, values) for name, values in columns.items()]
-    return [part_message(0, 1.0, last=True, tables={"counterfactuals": findings_pb2.NamedTable(columns=places + told)})]
+    rest = [column_message(name, values) for name, values in columns.items()]
+    return [part_message(0, 1.0, last=True, tables={"counterfactuals": findings_pb2.NamedTable(columns=places + rest)})]
 
 
 def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(client, server):
@@ -458,6 +459,21 @@ def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(
         "row 0: not found within the budget; the closest has the score 0.4",
         "benign if 3 elements changed (a row of the background)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (17.94, 14.2, "x were 14.2 instead of 17.94"),
+        (0.12345, 0.12347, "x were 0.12347 instead of 0.12345"),
+        (1.0, 1.0 + 2**-52, "x were 1.0000000000000002 instead of 1"),
+        (101.0, 0.0, "x were 0 instead of 101"),
+        (1e20, -1e-20, "x were -1e-20 instead of 1e+20"),
+        ("red", "green", "x were green instead of red"),
+    ],
+)
+def test_before_and_after_have_as_many_digits_as_tell_them_apart(before, after, words):
+    assert str(Change("x", before, after)) == words
 
 
 def test_a_model_without_classes_is_said_by_its_score(client, server):

@@ -233,8 +233,23 @@ def test_models_are_listed_and_described(pellucid, server):
     assert "body.conv#2" not in one.stdout
     assert "body.conv#2" in layers.stdout
     assert "(8, any, any)" in layers.stdout
+    assert all(word in layers.stdout for word in ("heads", "branch"))
     assert json.loads(pellucid("models", "--json").stdout)[0]["key"]["digest"] == DIGEST
     assert json.loads(pellucid("models", "table", "--json").stdout)["outputs"][0]["labels"] == ["cat", "dog", "[owl]"]
+
+
+def test_data_sets_are_listed_with_their_state(pellucid, server):
+    ready = model_service_pb2.Dataset(
+        name="adult", kind="DATASET_KIND_TABLE", groups=["sex", "race"], rows=16281, state="DATASET_STATE_READY"
+    )
+    broken = model_service_pb2.Dataset(name="bad", state="DATASET_STATE_BROKEN", reason="It has no rows.csv.")
+    server.replies["ListDatasets"] = model_service_pb2.ListDatasetsResponse(datasets=[ready, broken])
+
+    listed = pellucid("datasets").stdout
+
+    assert all(word in listed for word in ("adult", "table", "16281", "sex, race", "ready", "broken", "rows.csv."))
+    first, second = json.loads(pellucid("datasets", "--json").stdout)
+    assert (first["rows"], first["groups"], second["rows"]) == (16281, ["sex", "race"], None)
 
 
 def test_methods_are_listed_and_described(pellucid, server):

@@ -205,6 +205,7 @@ def test_models_methods_and_a_model_are_described(client, server):
     assert model.inputs[0].columns[1].maximum is None
     assert model.outputs[0].kind == "logits"
     assert model.layers[0].shape == (8, -1, -1)
+    assert (model.layers[0].heads, model.layers[0].branch) == (3, True)
     assert model.parity is not None
     assert model.parity.holds
     assert [(each.allowed, each.rows) for each in model.capabilities] == [(True, 4096), (False, None)]

@@ -159,6 +159,32 @@ def test_a_curve_without_intervals_has_no_band():
     assert not answer(tables=[curve]).plot().axes[0].collections
 
 
+def test_a_study_has_a_line_for_each_group_and_a_colour_for_each_change():
+    study = table(
+        "accuracy",
+        change=["none", "none", "zero sex", "zero sex"],
+        by=["all", "sex", "all", "sex"],
+        group=["", "Female", "", "Female"],
+        rows=[9, 5, 9, 5],
+        accuracy=[0.9, 0.8, 0.85, 0.6],
+        low=[0.8, 0.7, 0.8, 0.5],
+        high=[0.95, 0.9, 0.9, np.nan],
+    )
+
+    figure = answer("ablation-study", tables=[study]).plot()
+
+    (axes,) = figure.axes
+    unchanged, changed = axes.get_lines()
+    assert labels(axes.yaxis) == ["all rows", "sex: Female"]
+    assert (unchanged.get_label(), changed.get_label()) == ("none", "zero sex")
+    assert unchanged.get_xdata().tolist() == [0.9, 0.8]
+    assert (changed.get_ydata() > unchanged.get_ydata()).all()
+    assert axes.get_xlabel() == "accuracy"
+    ends = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]
+    assert ends == [[0.8, 0.95], [0.7, 0.9]]
+    rendered(figure)
+
+
 @pytest.mark.parametrize("tables", [(), [table("effects", site=["a"])], [table("rows", row=[0])]])
 def test_an_answer_with_nothing_to_draw_is_refused_and_shown_as_tables(tables):
     found = answer(tables=tables)

@@ -198,3 +198,10 @@ def test_vectors_are_sent_as_float64(vector):
 def test_an_intervention_of_wrong_values_is_refused(intervention, right):
     with pytest.raises(InvalidRequestError, match=right):
         intervention_message(intervention, "it")
+
+
+@pytest.mark.parametrize("text", ["input:features[sex]", "input:x[*]", "input:x[a [b], c@7]"])
+def test_a_column_of_a_table_is_a_site_whose_name_is_taken_as_it_is(text):
+    site = Site.parse(text)
+
+    assert (site.message.layer, site.message.units, str(site)) == (text, [], text)

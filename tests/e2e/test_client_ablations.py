@@ -14,7 +14,7 @@ from e2e.messages import PICTURE_MODEL, TABLE_MODEL
 from e2e.serving import Server
 from e2e.test_command import pellucid
 from matplotlib.figure import Figure
-from pellucid import Client, Mean, Patch, Resample, Scale, Site, Steer, Zero
+from pellucid import Client, Fixed, Mean, Patch, Resample, Rule, Scale, Site, Steer, Zero
 from pellucid.aio import AsyncClient
 from pellucid.errors import InvalidRequestError, NotFoundError
 
@@ -130,10 +130,59 @@ def test_the_command_ranks_draws_and_prints_json(server: Server, table: Floats, 
     words = ["ablate", TABLE_MODEL, str(tmp_path / "row.npy"), "--at", "hidden2[*]"]
 
     shown = pellucid(server, *words, "--top", "3", "--plot", str(tmp_path / "bars.png"))
-    told = pellucid(server, *words, "--json")
+    written = pellucid(server, *words, "--json")
 
-    assert (shown.returncode, told.returncode) == (0, 0), shown.stderr + told.stderr
+    assert (shown.returncode, written.returncode) == (0, 0), shown.stderr + written.stderr
     assert "the largest 3 of 64" in shown.stdout
     assert (tmp_path / "bars.png").stat().st_size > 1000
     assert shown.stderr == ""
-    assert len(json.loads(told.stdout)["tables"]["effects"]) == 64
+    assert len(json.loads(written.stdout)["tables"]["effects"]) == 64
+
+
+def test_a_counterfactual_is_a_row_that_the_model_answers_as_wanted(
+    client: Client, table: Floats, columns: tuple[str, ...]
+) -> None:
+    row = dict(zip(columns, table[0].tolist(), strict=True))
+    rules = {"worst radius": Fixed, "mean radius": (10, 20), "worst area": Rule(only_down=True)}
+
+    found = client.counterfactual(TABLE_MODEL, row, wanted="benign", k=2, columns=rules, seed=3)
+
+    assert [each.found for each in found] == [True, True]
+    assert found.model.name == TABLE_MODEL
+    for each in found:
+        assert client.predict(TABLE_MODEL, each.values).top[0][0].name == "benign" == each.answer
+        moved = {name for name in columns if each.values[name] != pytest.approx(row[name], rel=1e-6)}
+        assert moved <= {change.column for change in each.changes}
+        assert each.values["worst radius"] == pytest.approx(row["worst radius"], rel=1e-6)
+        assert float(each.values["worst area"]) <= row["worst area"]
+        assert 10 <= float(each.values["mean radius"]) <= 20
+        assert each.sentence.startswith("benign if ")
+    assert isinstance(found.plot(), Figure)
+
+
+def test_a_row_that_is_as_wanted_and_one_that_cannot_be_are_said_to_be(
+    client: Client, table: Floats, columns: tuple[str, ...]
+) -> None:
+    row = dict(zip(columns, table[0].tolist(), strict=True))
+
+    as_it_is = client.counterfactual(TABLE_MODEL, row, wanted="malignant")
+    never = client.counterfactual(TABLE_MODEL, row, wanted="benign", columns=dict.fromkeys(columns[1:], Fixed))
+
+    assert as_it_is.sentences() == ["malignant as it is"]
+    (sentence,) = never.sentences()
+    assert sentence.startswith("row 0: not found within the budget")
+    assert not never[0].found
+
+
+def test_the_command_says_a_counterfactual_in_words(
+    server: Server, table: Floats, columns: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "row.json").write_text(json.dumps(dict(zip(columns, table[0].tolist(), strict=True))))
+
+    done = pellucid(
+        server, "counterfactual", TABLE_MODEL, str(tmp_path / "row.json"), "--want", "benign", "--fix", "mean texture"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "benign if " in done.stdout
+    assert "\nmean texture " not in done.stdout

@@ -24,7 +24,7 @@ from e2e.messages import (
     violated_fields,
 )
 from e2e.serving import LONG_SECONDS, Server, serve
-from e2e.small_models import SCORES, write_repository
+from e2e.small_models import SCORES, write_scores
 from pellucid.findings import Findings
 from pellucid.findings_messages import read_findings
 from pellucid.tensors import from_tensor
@@ -239,7 +239,7 @@ def test_rows_of_the_background_are_shown_only_where_the_manifest_says_so(server
 def disclosing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of the small models, whose table may show its background."""
     folder: Path = tmp_path_factory.mktemp("small")
-    write_repository(folder)
+    write_scores(folder)
     manifest = folder / SCORES / "model.toml"
     text = manifest.read_text()
     assert 'background = "background.npz"\n' in text

@@ -33,15 +33,18 @@ def show_counterfactuals(console: Console, found: Counterfactuals) -> None:
     """Print each counterfactual in words, the changes as a table, how far they are, and the receipt."""
     say(console, f"{found.ablation.method} of {found.model.name} version {found.model.version}", style="bold")
     _show_partial(console, found.ablation)
-    for place, each in enumerate(found, 1):
-        many = "" if len(found) == 1 else f"{place}. "
+    several = len({each.row for each in found}) > 1
+    for each in found:
+        if several and each.number == 0:
+            say(console, f"Row {each.row}", style="bold")
+        many = f"{each.number + 1}. " if len(found.of_row(each.row)) > 1 else ""
         say(console, f"{many}{each.sentence}")
         if each.found:
             distance = "" if each.distance is None else f"distance {each.distance:.4g}, "
             minimal = {True: ", every change is needed", False: ", not every change is needed"}
             needed = "" if each.minimal is None else minimal[bool(each.minimal)]
             say(console, f"   {distance}{each.changed or len(each.changes)} changed{needed}", style="dim")
-        rows = [[change.column, _cell(change.before), _cell(change.after), change.unit] for change in each.changes]
+        rows = [[change.column, *change.shown, change.unit] for change in each.changes]
         if rows:
             show_table(console, ["column", "before", "after", "unit"], rows, right=(1, 2))
     _show_warnings(console, found.warnings)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.asking.recipe import SCORES
+from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.edited import Edit, Edited
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
@@ -128,7 +129,7 @@ def test_an_edit_that_keeps_nothing_wins_over_infinity():
     }
     zero = torch.zeros((2, *values[layer].shape[1:]))
 
-    outputs = graph.editing((layer,))(rows, {layer: (zero, zero)})
+    outputs, _ = graph.editing((layer,))(rows, {layer: (zero, zero)})
 
     assert all(torch.isfinite(each).all() for each in outputs.values())
 
@@ -139,3 +140,54 @@ def test_an_edit_of_another_number_of_rows_is_refused():
 
     with pytest.raises(ValueError, match="3 and 2 rows; it must have 2"):
         _ = Edited(Rows(row), {"layer": edit}).recipe
+
+
+def test_values_captured_under_edits_are_those_that_hooks_see(bench):
+    # Along one path: of the layers between, all but the sender stay as they were for other rows.
+    name, sender, receiver = "encoder", "layers.0.attention", "layers.1.mlp"
+    frozen = ("layers.0.mlp", "layers.1.attention")
+    handle, rows, others = bench.handle(name), arrays(zoo_rows(name, ROWS, 5)), arrays(zoo_rows(name, ROWS + 1, 5))
+    others = {key: value[:ROWS] for key, value in others.items()}
+    target = Target("output", ((0, 1.0),))
+    (kept,), (sent,) = (
+        bench.run(lambda given=given, names=names: handle.ask(Capture(Rows(given), names)).arrays)
+        for given, names in ((rows, frozen), (others, (sender,)))
+    )
+    zeros = np.zeros(ROWS, np.float32)
+    edits = {
+        layer: Edit(zeros.reshape(-1, *(1,) * (value.ndim - 1)), value) for layer, value in {**kept, **sent}.items()
+    }
+
+    found, scored = bench.run(
+        lambda: handle.ask(Edited(Rows(rows), edits, capture=(receiver, sender))).arrays,
+        lambda: handle.ask(Edited(Rows(rows), edits, target, capture=(receiver,))),
+    )
+
+    module, seen = zoo_module(name), []
+    hooks = [
+        module.get_submodule(layer).register_forward_hook(lambda _, __, value, edit=edit: torch.from_numpy(edit.add))
+        for layer, edit in edits.items()
+    ]
+    hooks.append(module.get_submodule(receiver).register_forward_hook(lambda _, __, value: seen.append(value)))
+    outputs = eager(module, {key: torch.from_numpy(value) for key, value in rows.items()})
+    for hook in hooks:
+        hook.remove()
+    assert found.keys() == {receiver, sender}
+    np.testing.assert_array_equal(found[sender], sent[sender])
+    np.testing.assert_allclose(found[receiver], seen[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scored.values[receiver], found[receiver], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scored.scores, outputs[0].detach().numpy()[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_edit_of_a_few_units_is_given_by_a_number_each_and_no_more(bench):
+    handle, rows = bench.handle("residual"), arrays(zoo_rows("residual", ROWS, 5))
+    keep = np.ones((ROWS, 3, 1, 1), np.float32)
+    keep[:, 1] = 0
+    edit = Edit(keep, np.zeros((ROWS, 1, 1, 1), np.float32))
+
+    found, plain = bench.run(
+        lambda: handle.ask(Edited(Rows(rows), {"blocks.0": edit}, capture=("blocks.0",))).arrays["blocks.0"],
+        lambda: handle.ask(Capture(Rows(rows), ("blocks.0",))).arrays["blocks.0"],
+    )
+
+    np.testing.assert_array_equal(found, keep * plain)

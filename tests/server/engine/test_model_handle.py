@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import threading
 import time
@@ -16,10 +17,12 @@ from pellucid_server.engine.evaluations.score import Score
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.methods.shared.coalitions import Sampled, design, drawn
 from pellucid_server.engine.methods.shared.groups import superpixels
+from pellucid_server.engine.models.graph.suffix import Suffix as SuffixGraph
 from pellucid_server.engine.tasks.helper import HelperError
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, OverloadedError, TimedOutError
 from pellucid_server.faults import Faults
+from pellucid_server.vocabulary.requests import ModelKey
 from server.engine.models.networks import ZOO, eager, zoo_graph, zoo_module, zoo_rows
 from standstill import stop
 
@@ -209,6 +212,96 @@ def test_a_request_holds_no_more_bytes_than_one_may_and_can_let_go(bench, monkey
 
     assert before == held.nbytes
     assert request.held_bytes <= 1 << 13
+
+
+@pytest.mark.parametrize("name", ["residual", "encoder", "several-inputs", "convolutional"])
+def test_cuts_held_together_are_those_held_one_by_one_and_take_one_pass(bench, name):
+    request = RequestState(1, None)
+    handle, rows = bench.handle(name, request=request), Rows(arrays(name, 3))
+    layers = [layer for layer in ZOO[name].cuts.split() if layer in zoo_graph(name).sites][:6]
+
+    def both():
+        together = handle.hold_each(rows, (*reversed(layers), layers[0]))
+        passes = handle.tally.work().batch_shapes
+        return together, passes, [handle.hold(rows, layer) for layer in layers]
+
+    together, passes, alone = bench.run(both)[0]
+
+    assert [each.layer for each in together] == [*reversed(layers), layers[0]]
+    assert together[-1] is together[-2]
+    assert [(shape.evaluation, shape.rows, shape.batches) for shape in passes] == [("prefix", 3, 1)]
+    for one, other in zip(reversed(together[:-1]), alone, strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+        assert one.nbytes == other.nbytes
+        outputs = bench.run(*(lambda held=held: suffixes(handle, held, 2 * held.values) for held in (one, other)))
+        for key in outputs[0]:
+            np.testing.assert_allclose(outputs[0][key], outputs[1][key], rtol=1e-5, atol=1e-6)
+    before = request.held_bytes
+    assert before == 2 * sum(each.nbytes for each in alone)
+    handle.release(together[0])
+    assert request.held_bytes == before - together[0].nbytes
+
+
+def test_cuts_held_together_are_refused_before_they_are_computed(bench, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.tasks.request_state.MOST_HELD_BYTES", 1 << 9)
+    request = RequestState(1, None)
+    handle = bench.handle("residual", request=request)
+
+    with pytest.raises(OverloadedError, match=r"would hold .* bytes of a layer's values"):
+        bench.run(lambda: handle.hold_each(Rows(arrays("residual", 2)), ("blocks.0", "blocks.1", "blocks.1#1")))
+
+    assert (handle.tally.work().batch_shapes, request.held_bytes) == ((), 0)
+
+
+def test_what_crosses_of_the_only_row_is_not_copied_for_each_value(bench, monkeypatch):
+    crossed = []
+    run = SuffixGraph.__call__
+    monkeypatch.setattr(
+        SuffixGraph,
+        "__call__",
+        lambda self, values, context, index=None: (crossed.append(index), run(self, values, context, index))[1],
+    )
+    handle, rows = bench.handle("residual"), arrays("residual", 2)
+
+    def both():
+        for count in (1, 2):
+            held = handle.hold(Rows({key: value[:count] for key, value in rows.items()}), "blocks.1.conv")
+            assert held.context.rows
+            suffixes(handle, held, held.values)
+
+    bench.run(both)
+
+    assert [index is None for index in crossed] == [True, False]
+
+
+def test_cuts_of_both_graphs_of_a_model_can_be_held_together(bench):
+    graph = zoo_graph("convolutional")
+    fast = graph.faster()
+    handle, rows = bench.handle("convolutional"), Rows(arrays("convolutional", 2))
+    handle._model = _Both(dataclasses.replace(handle._model, key=ModelKey("both", 1)), graph, fast)
+    layers = ("conv1", "norm1", "relu")
+
+    held = bench.run(lambda: handle.hold_each(rows, layers))[0]
+    found = bench.run(*(lambda each=each: suffixes(handle, each, each.values) for each in held))
+
+    assert "conv1" not in fast.sites
+    assert "norm1" in fast.sites
+    (expected,) = bench.run(lambda: forward(handle, rows.arrays))
+    for outputs in found:
+        np.testing.assert_allclose(outputs["output"], expected["output"], rtol=1e-4, atol=1e-5)
+
+
+class _Both:
+    """A model with two graphs."""
+
+    def __init__(self, model, graph, fast):
+        self._model, self._graph, self._fast = model, graph, fast
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def graph_for(self, *layers):
+        return self._fast if all(layer in self._fast.sites for layer in layers) else self._graph
 
 
 def test_rows_that_must_be_exact_run_by_themselves_in_chunks_of_a_fixed_size(bench):

@@ -29,7 +29,7 @@ MODEL = descriptions.ModelInfo(
     outputs=(
         descriptions.OutputInfo("kind", "logits", "float32", (3,), ("setosa", "versicolor", "virginica"), "nats"),
     ),
-    layers=(descriptions.LayerInfo("hidden#2", "Linear", (8,), 8, True),),
+    layers=(descriptions.LayerInfo("hidden#2", "Linear", (8,), 8, True, heads=4, branch=True),),
     capabilities=(descriptions.CapabilityInfo("saliency", False, "it has no graph"),),
     runtime="onnxruntime",
     parity=descriptions.ParityInfo(1e-6, 1e-4, True),

@@ -64,7 +64,9 @@ async def test_a_model_is_described_whole(models):
                 unit="nats",
             )
         ],
-        layers=[model_pb.Layer(name="hidden#2", type="Linear", shape=[8], units=8, cuttable=True)],
+        layers=[
+            model_pb.Layer(name="hidden#2", type="Linear", shape=[8], units=8, cuttable=True, heads=4, branch=True)
+        ],
         capabilities=[model_pb.Capability(method="saliency", allowed=False, reason="it has no graph")],
         runtime="onnxruntime",
         parity=model_pb.Parity(largest_difference=1e-6, tolerance=1e-4, holds=True),
@@ -203,3 +205,31 @@ async def test_before_the_workers_said_hello_everything_is_unavailable(models, p
         await getattr(models, rpc)(request_)
 
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_data_sets_are_described_by_name_with_what_is_wrong_with_those_that_are_broken(models, pool):
+    ready = descriptions.DatasetInfo(
+        "flowers", "Of a meadow.", "table", "row", "kind", ("site",), ("s", "v"), 150, "ef" * 32
+    )
+    large = descriptions.DatasetInfo("zoo", kind="pictures", label="label")
+    broken = descriptions.DatasetInfo("bad", reason="dataset.toml: kind is missing.")
+    pool.hello = replace(pool.hello, datasets=(ready, broken, large))
+
+    reply = await models.ListDatasets(model_pb.ListDatasetsRequest())
+
+    assert list(reply.datasets) == [
+        model_pb.Dataset(name="bad", state="DATASET_STATE_BROKEN", reason="dataset.toml: kind is missing."),
+        model_pb.Dataset(
+            name="flowers",
+            description="Of a meadow.",
+            kind="DATASET_KIND_TABLE",
+            input="row",
+            label="kind",
+            groups=["site"],
+            classes=["s", "v"],
+            rows=150,
+            digest="ef" * 32,
+            state="DATASET_STATE_READY",
+        ),
+        model_pb.Dataset(name="zoo", kind="DATASET_KIND_PICTURES", label="label", state="DATASET_STATE_READY"),
+    ]

@@ -57,12 +57,13 @@ ATTRIBUTE: Verb[Callable[[Handle, Question, Any], Attribution]] = Verb("attribut
 ABLATE: Verb[Callable[[Handle, SiteQuestion, Any], Iterator[Findings]]] = Verb("ablate")
 """What if a part of the model were different? Answered in parts."""
 
-STUDY: Verb[Callable[[Handle, StudyQuestion, Any], Iterator[Findings]]] = Verb("ablate", asked="study")
-"""How well does a model do on labelled data if a part of it were different? Answered in parts."""
 COUNTERFACTUAL: Verb[Callable[[Handle, tuple[CounterfactualQuestion, ...], Any], Iterator[Findings]]] = Verb(
     "ablate", asked="counterfactual"
 )
-"""What if the input were different? A question for each row; a part of the answer for each."""
+"""What if the input were different? Answered in a part for each row."""
+
+STUDY: Verb[Callable[[Handle, StudyQuestion, Any], Iterator[Findings]]] = Verb("ablate", asked="study")
+"""How well does a model do on labelled data if a part of it were different? Answered in parts."""
 
 DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
 """What is inside the model? Answered in parts."""

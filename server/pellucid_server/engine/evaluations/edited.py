@@ -98,10 +98,9 @@ class EditedKernel:
         capture: tuple[str, ...],
         norms: tuple[str, ...] = (),
     ) -> None:
-        # Norms have names in the model's own graph alone.
-        graph = model.graph if norms else None
-        cuts = graph or model.cuts_for(*layers, *capture)
-        self._run = cuts.editing(layers, capture) if graph is None else graph.editing(layers, capture, norms)
+        # Norms have no names in a second graph.
+        cuts = model.graph if norms and model.graph is not None else model.cuts_for(*layers, *capture)
+        self._run = cuts.editing(layers, capture, norms)
         self._norms = norms
         self._capture = capture
         self.runtime = cuts.runtime

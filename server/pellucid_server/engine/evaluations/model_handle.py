@@ -28,6 +28,9 @@ _ANY_BATCH = 1 << 30
 _GROWN_BYTES = 1 << 20
 _KEEP = Keep()
 
+_LEAST_BYTES = 2
+"""Bytes that an element of a layer's value takes at least: that of a half-precision model."""
+
 _CACHED_BYTES = 16 << 20
 """Rows of a chunk on a CPU: more would go to memory and come back from there, and are no faster."""
 _LEAST_CACHED_ROWS = 16
@@ -85,6 +88,11 @@ class ModelHandle:
         together: dict[int, list[str]] = {}
         for layer in dict.fromkeys(layers):
             together.setdefault(id(self._model.cuts_for(layer)), []).append(layer)
+        # Refused before anything is computed, where the layers' shapes alone say that it would be too much.
+        sites = self._model.sites
+        least = rows.count * sum(_LEAST_BYTES * math.prod(n or 1 for n in sites[name].shape) for name in set(layers))
+        self._request.hold(least)
+        self._request.hold(-least)
         found: dict[str, Held] = {}
         for names in together.values():
             evaluation = self._evaluate(Prefix(rows, tuple(names), OnDevice()), None)

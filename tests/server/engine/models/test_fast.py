@@ -52,6 +52,31 @@ class Shared(nn.Module):
         return self.second(self.conv(self.first(self.conv(x)).relu()))
 
 
+class PaddedTwice(nn.Module):
+    """Zeros beside a picture, that a convolution and a sum see."""
+
+    def __init__(self):
+        super().__init__()
+        self.pad, self.conv = nn.ZeroPad2d(1), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        value = self.pad(x)
+        return self.conv(value) + value
+
+
+def test_a_convolution_pads_with_zeros_itself_where_both_sides_are_alike():
+    pads = {aten.pad.default, aten.constant_pad_nd.default}
+    left = {}
+    for case in (name for name in CASES if "beside" in name or "zeros" in name):
+        module, shape, _ = CASES[case]
+        program = torch.export.export(module.eval(), (torch.randn(2, *shape),), dynamic_shapes=({0: DYNAMIC},))
+        fast = Graph.from_program(program).faster()
+        left[case] = any(node.target in pads for node in fast._program.graph.nodes)
+
+    kept = {"zeros on one side", "ones beside", "the edge beside", "zeros used twice"}
+    assert {case for case, found in left.items() if found} == kept
+
+
 CASES = {
     "with a bias": (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), (2, 6, 5), 0),
     "without a bias": (nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4)), (2, 6, 5), 0),
@@ -66,6 +91,17 @@ CASES = {
     "the norm first": (nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3)), (2, 6, 5), 1),
     "used beside its norm": (Twice(), (2, 4, 4), 1),
     "called twice": (Shared(), (2, 4, 4), 0),
+    "zeros beside": (nn.Sequential(nn.ZeroPad2d(2), nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)), (2, 6, 5), 0),
+    "zeros, more beside than above": (
+        nn.Sequential(nn.ZeroPad2d((2, 2, 1, 1)), nn.Conv2d(2, 4, 3, 2, 1)),
+        (2, 6, 5),
+        0,
+    ),
+    "zeros on one side": (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(2, 4, 3, stride=2)), (2, 6, 5), 0),
+    "ones beside": (nn.Sequential(nn.ConstantPad2d(1, 1.0), nn.Conv2d(2, 4, 3)), (2, 6, 5), 0),
+    "the edge beside": (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(2, 4, 3)), (2, 6, 5), 0),
+    "something cut off": (nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(2, 4, 3)), (2, 6, 5), 0),
+    "zeros used twice": (PaddedTwice(), (2, 6, 5), 0),
     "a dropout between": (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Dropout(), nn.BatchNorm2d(4)), (2, 6, 5), 1),
 }
 

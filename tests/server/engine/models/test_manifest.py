@@ -59,6 +59,36 @@ def test_every_key_of_the_model_is_read(read, tmp_path):
     assert manifest == Manifest("Counts.", "graph", "rows.npz", True, 7, (), (), ("rows.npz",))
 
 
+def test_a_background_is_disclosable_only_where_its_table_says_so(read, tmp_path):
+    (tmp_path / "rows.npz").touch()
+
+    plain = read("background = 'rows.npz'")
+    silent = read("[background]\nfile = 'rows.npz'")
+    open_to_all = read("[background]\nfile = 'rows.npz'\ndisclosable = true")
+
+    assert [each.disclosable for each in (plain, silent, open_to_all)] == [False, False, True]
+    assert {each.background for each in (plain, silent, open_to_all)} == {"rows.npz"}
+    assert open_to_all.files == ("rows.npz",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[background]\ndisclosable = true", ["background.file is missing"]),
+        ("[background]\nfile = 'gone.npz'", ["background.file is 'gone.npz'", "none of that name"]),
+        ("[background]\nfile = 'rows.npz'\ndisclosable = 1", ["background.disclosable is 1", "true or false"]),
+        ("[background]\nfile = 'rows.npz'\ndisclosed = true", ["background.disclosed", "disclosable was meant"]),
+    ],
+)
+def test_a_table_of_the_background_that_is_wrong_is_refused(read, tmp_path, text, words):
+    (tmp_path / "rows.npz").touch()
+
+    with pytest.raises(ManifestError) as refused:
+        read(text)
+
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
 def test_pictures_are_read(read):
     manifest = read(IMAGE + 'interpolation = "lanczos"')
 

@@ -106,6 +106,34 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 """What makes a network, and a layer of it at which derivatives are compared."""
 
 
+HEADS = {
+    "bert": ("model.bert.encoder.layer.0.attention.self", "model.bert.encoder.layer.0.attention.output.dense"),
+    "distilbert": ("model.distilbert.transformer.layer.0.attention", ".out_lin"),
+    "roberta": ("model.roberta.encoder.layer.0.attention.self", "model.roberta.encoder.layer.0.attention.output.dense"),
+    "electra": ("model.electra.encoder.layer.0.attention.self", "model.electra.encoder.layer.0.attention.output.dense"),
+    "deberta": ("model.deberta.encoder.layer.0.attention.self", "model.deberta.encoder.layer.0.attention.output.dense"),
+    "gpt2": ("model.transformer.h.0.attn", ".c_proj"),
+    "llama": ("model.model.layers.0.self_attn", ".o_proj"),
+    "t5": ("model.encoder.block.0.layer.0.SelfAttention", ".o"),
+}
+"""The module that has two heads of width 4, and their projection, with a dot in front if it is a part of the module."""
+
+
+def _without_second_head(network: nn.Module, family: str, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the logits if the projection takes nothing from the second head."""
+    attention, projection = HEADS[family]
+    weight = network.get_submodule(attention + projection if projection[0] == "." else projection).weight
+    assert isinstance(weight, Tensor)
+    # GPT-2's has what it takes on axis 0.
+    part = weight[4:] if family == "gpt2" else weight[:, 4:]
+    kept = part.detach().clone()
+    with torch.no_grad():
+        part.zero_()
+        logits: Tensor = network(**inputs)
+        part.copy_(kept)
+    return logits
+
+
 def rows(count: int, length: int = 6) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(count)
     mask = torch.ones(count, length, dtype=torch.int64)
@@ -145,6 +173,11 @@ def test_a_network_of_transformers_is_exported_and_agrees_with_itself(tmp_path: 
     torch.testing.assert_close(outputs["output"].detach(), logits, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5)
     assert float(gradient.abs().max()) > 0
+    suffix = graph.suffix(f"{HEADS[family][0]}:heads")
+    context = suffix.context(rows(3))
+    changed = suffix(context.value * torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1), context)["output"]
+    torch.testing.assert_close(changed, _without_second_head(network, family, rows(3)), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(changed, logits, atol=1e-6)
 
 
 def test_a_network_that_returns_an_object_is_refused_with_what_to_return(tmp_path: Path) -> None:

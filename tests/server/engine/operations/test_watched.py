@@ -363,8 +363,9 @@ AT_ZERO = Recipe({"x": np.array([[0.0, 0.0]], np.float32)})
         lambda handle: handle.ask(Forward(AT_ZERO)),
         lambda handle: handle.ask(Capture(AT_ZERO, ("l",))),
         lambda handle: handle.hold(AT_ZERO, "l"),
+        lambda handle: handle.hold_each(AT_ZERO, ("l", "m")),
     ],
-    ids=["forward", "activations", "hold"],
+    ids=["forward", "activations", "hold", "hold each"],
 )
 def test_every_evaluation_says_whose_the_rows_are(ask):
     class Refusing(Handle):
@@ -372,6 +373,9 @@ def test_every_evaluation_says_whose_the_rows_are(ask):
             raise values_error(["x"], "A matrix cannot be inverted or decomposed.")
 
         def hold(self, rows, layer):
+            return self.ask(rows)
+
+        def hold_each(self, rows, layers):
             return self.ask(rows)
 
     question = tensor_question([1.0, 2.0])

@@ -19,15 +19,23 @@ from pellucid_server.engine.methods.counterfactual.projection import distances, 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_ROUNDS, _STALE_ROUNDS = 40, 3
+_MANY = 4096
+"""Elements from which on each row is dear: lines have fewer points, and small gains end the search."""
+_ROUNDS, _STALE_ROUNDS, _LEAST_GAIN = 40, 3, 1e-3
+_FEW_ROUNDS, _FEW_STALE_ROUNDS, _FEW_LEAST_GAIN = 16, 2, 0.02
 _PLACES = np.concatenate([np.linspace(0.125, 1.0, 8), [1.0001, 1.002, 1.02, 1.1, 1.3, 1.7, 2.5, 4.0]])
 _BETWEEN = 12
+_FEW_PLACES = np.array([0.25, 0.5, 0.75, 1.0, 1.05, 1.3, 2.0, 4.0])
+_FEW_BETWEEN = 6
 _AIM = 3e-5
 _RIVALS = 3
 _ROUNDED = (1.0, 1.0002, 1.002, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)
+_HALF, _LARGER = 0.5001, np.geomspace(1.0, 12.0, 24)
+"""Half a level, and how many times as large the largest change becomes so that the smaller ones remain too."""
 _GROUPS = 16
 _SINGLES = 256
 """Most changed elements that are reverted one by one."""
+_FEW_SINGLES, _TOGETHER = 64, 8
 _LOOKING, _SPARSE = 0.7, 0.97
 
 
@@ -146,6 +154,9 @@ def search(judge: Judge, field: Field, question: CounterfactualQuestion, *, dist
     rounded = _rounded(judge, field, walk.found, distance)
     if rounded is None:
         return FieldFindings(None, None, walk.found)
+    if distance == "l2" and len(rounded) > _MANY:
+        # The projection moves all of many elements a little, and is what is asked for.
+        return FieldFindings(rounded, None)
     values, minimal = _sparse(judge, field, rounded, walk.slope)
     judge.phase(1.0)
     return FieldFindings(values, minimal)
@@ -168,6 +179,10 @@ class _Walk:
     def __init__(self, judge: Judge, field: Field, distance: str) -> None:
         self._judge, self._field, self._distance = judge, field, distance
         self._best, self._closest = math.inf, -math.inf
+        many = len(field.start) > _MANY
+        self._rounds, self._stale_rounds = (_FEW_ROUNDS, _FEW_STALE_ROUNDS) if many else (_ROUNDS, _STALE_ROUNDS)
+        self._least_gain = _FEW_LEAST_GAIN if many else _LEAST_GAIN
+        self._places, self._between = (_FEW_PLACES, _FEW_BETWEEN) if many else (_PLACES, _BETWEEN)
         self.found: Floats | None = None
         self.closest: Floats | None = None
         self.slope = np.zeros(0)
@@ -177,8 +192,8 @@ class _Walk:
         field, judge = self._field, self._judge
         low, high = field.low - field.start, field.high - field.start
         at, nearest_here, closest_here, stale, first = field.start, math.inf, -math.inf, 0, 0.0
-        for _ in range(_ROUNDS):
-            if judge.affordable(3) < 3 or stale >= _STALE_ROUNDS:
+        for _ in range(self._rounds):
+            if judge.affordable(3) < 3 or stale >= self._stale_rounds:
                 return
             row = {name: each[None] for name, each in field.row(at).items()}
             margin, gradients = judge.slopes(row, rival)
@@ -200,7 +215,7 @@ class _Walk:
                 self._close(beyond)
                 continue
             size = float(ranks((valid - field.start)[None], self._distance)[0])
-            stale = 0 if size < nearest_here * (1 - 1e-3) else stale + 1
+            stale = 0 if size < nearest_here * (1 - self._least_gain) else stale + 1
             nearest_here = min(nearest_here, size)
             at = valid
             if size < self._best:
@@ -212,7 +227,7 @@ class _Walk:
 
     def _line(self, begin: Floats, end: Floats) -> tuple[Floats | None, tuple[float, Floats]]:
         """Return the first valid point on the line from `begin` on, and the point with the largest margin."""
-        found = self._points(begin, end, _PLACES)
+        found = self._points(begin, end, self._places)
         if found is None:
             return None, (-math.inf, begin)
         points, margins = found
@@ -222,7 +237,7 @@ class _Walk:
             return None, beyond
         place = int((margins >= 0).argmax())
         valid, before = float(points[place]), float(points[place - 1]) if place else 0.0
-        between = self._points(begin, end, np.linspace(before, valid, _BETWEEN + 2)[1:-1])
+        between = self._points(begin, end, np.linspace(before, valid, self._between + 2)[1:-1])
         if between is not None and (between[1] >= 0).any():
             valid = float(between[0][int((between[1] >= 0).argmax())])
         return self._at(begin, end, valid), beyond
@@ -252,13 +267,25 @@ def _stacked(rows: list[Arrays]) -> Rows:
 
 
 def _rounded(judge: Judge, field: Field, values: Floats, distance: str) -> Floats | None:
-    """Return the nearest valid row in what the model's type and whole levels hold, at or a little beyond `values`."""
+    """Return the nearest valid row in what the model's type and whole levels hold, at or beyond `values`.
+
+    Changes of less than half a level vanish: they are made larger together, until enough of them remain.
+    """
     moved = values - field.start
-    candidates = []
-    for factor in _ROUNDED:
-        grown = np.clip(field.start + factor * moved, field.low, field.high)
-        ways = (np.rint(grown), field.start + np.trunc(grown - field.start + 0.999 * np.sign(moved)))
-        candidates += [np.where(field.levels, way, grown) for way in (ways if field.levels.any() else ways[:1])]
+    if not field.levels.any():
+        return _nearest_valid(judge, field, [field.start + factor * moved for factor in _ROUNDED], distance)
+    largest = float(np.abs(moved[field.levels]).max(initial=0.0))
+    factors = [1.0, 1.02, 1.2, *(_HALF / max(largest, 1e-9) * _LARGER).tolist()]
+    candidates = [_whole(field, field.start + factor * moved) for factor in sorted(set(factors)) if factor >= 1.0]
+    away = field.start + np.trunc(moved + 0.999 * np.sign(moved))
+    return _nearest_valid(judge, field, [*candidates, np.where(field.levels, away, values)], distance)
+
+
+def _whole(field: Field, values: Floats) -> Floats:
+    return np.where(field.levels, np.rint(values), values)
+
+
+def _nearest_valid(judge: Judge, field: Field, candidates: list[Floats], distance: str) -> Floats | None:
     candidates = [field.taken(np.clip(each, field.low, field.high)) for each in candidates]
     order = np.argsort([float(ranks((each - field.start)[None], distance)[0]) for each in candidates], kind="stable")
     candidates = [candidates[at] for at in order if (candidates[at] != field.start).any()]
@@ -272,9 +299,10 @@ def _rounded(judge: Judge, field: Field, values: Floats, distance: str) -> Float
 def _sparse(judge: Judge, field: Field, values: Floats, slope: Floats) -> tuple[Floats, bool | None]:
     """Take elements back: many that matter little at once, then single ones, until none can be; None if not known."""
     values = values.copy()
+    most = _FEW_SINGLES if len(values) > _MANY else _SINGLES
     for _ in range(4):
         changed = np.flatnonzero(values != field.start)
-        if len(changed) <= _SINGLES:
+        if len(changed) <= most:
             break
         effect = np.abs((values - field.start)[changed] * (slope[changed] if len(slope) else 1.0))
         order = changed[np.argsort(effect, kind="stable")]
@@ -289,16 +317,23 @@ def _sparse(judge: Judge, field: Field, values: Floats, slope: Floats) -> tuple[
             values[group] = field.start[group]
     while True:
         changed = np.flatnonzero(values != field.start)
-        if len(changed) > _SINGLES or judge.affordable(len(changed)) < len(changed):
+        if len(changed) > most or judge.affordable(len(changed)) < len(changed):
             return values, None
         if len(changed) == 1:
             return values, True
         margins = judge.margins(_masked(field, values, [changed[[at]] for at in range(len(changed))], None))
         if not (margins >= 0).any():
             return values, True
-        fits = np.flatnonzero(margins >= 0)
-        sizes = np.abs(values - field.start)[changed[fits]]
-        values[changed[fits[int(sizes.argmax())]]] = field.start[changed[fits[int(sizes.argmax())]]]
+        # Those that are missed least go back together, as many as can.
+        order = changed[np.argsort(-margins, kind="stable")][: int((margins >= 0).sum())]
+        sizes = np.unique(np.geomspace(1, len(order), _TOGETHER).astype(np.int64))[1:]
+        count = 1
+        if len(sizes) and judge.affordable(len(sizes)) == len(sizes):
+            groups = np.split(order, [1, *sizes.tolist()])[:-1]
+            present = np.triu(np.ones((len(groups), len(groups)), bool), 1)[1:]
+            fits = np.flatnonzero(judge.margins(_masked(field, values, groups, present)) >= 0)
+            count = int(sizes[fits[-1]]) if len(fits) else 1
+        values[order[:count]] = field.start[order[:count]]
 
 
 def _masked(field: Field, values: Floats, groups: list[npt.NDArray[np.int64]], present: Flags | None) -> Masked:

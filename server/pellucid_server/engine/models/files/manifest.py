@@ -121,12 +121,12 @@ class Manifest:
     description: str = ""
     runtime: str = "auto"
     background: str = ""
-    disclosable: bool = False
     solo: bool = False
     max_rows: int = 1024
     inputs: tuple[InputManifest, ...] = ()
     outputs: tuple[OutputManifest, ...] = ()
     files: tuple[str, ...] = ()
+    disclosable: bool = False
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -5,6 +5,7 @@ of which that is not known, and which counts as not affine.
 """
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ aten = torch.ops.aten
 
 _LINEAR_IN_FIRST = frozenset(
     {
-        aten._to_copy, aten._unsafe_view, aten._upsample_nearest_exact1d, aten._upsample_nearest_exact2d,
+        operator.getitem, aten._native_batch_norm_legit_no_training, aten._to_copy, aten._unsafe_view,
+        aten._upsample_nearest_exact1d, aten._upsample_nearest_exact2d,
         aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d, aten._adaptive_avg_pool2d,
         aten._adaptive_avg_pool3d, aten.alias, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.channel_shuffle,
         aten.chunk, aten.clone, aten.constant_pad_nd, aten.contiguous, aten.cumsum, aten.detach, aten.diagonal,
         aten.expand, aten.expand_as, aten.flatten, aten.flip, aten.gather, aten.im2col, aten.index, aten.index_select,
+        aten.masked_fill,
         aten.mean, aten.movedim, aten.narrow, aten.neg, aten.pad, aten.permute, aten.pixel_shuffle,
         aten.pixel_unshuffle, aten.reflection_pad1d, aten.reflection_pad2d, aten.repeat, aten.repeat_interleave,
         aten.replication_pad1d, aten.replication_pad2d, aten.reshape, aten.reshape_as, aten.roll, aten.rsub,
@@ -62,35 +65,43 @@ def _reads_size(node: fx.Node) -> bool:
 
 def _keeps(node: fx.Node, sources: set[fx.Node]) -> bool:
     """Whether the value of a node is affine in those of `sources` together, on which it depends."""
-    packet = getattr(node.target, "overloadpacket", node.target)
-    first = node.args[0] if node.args else None
-    alone = not sources & set(_inputs((node.args[1:], node.kwargs)))
-    if packet is operator.getitem:
-        return True
-    if packet in _LINEAR_IN_FIRST:
-        return alone
-    if packet in _SUMS:
-        return sources.isdisjoint(_inputs((node.args[2:], node.kwargs)))
-    if packet in _PRODUCTS:
-        # One factor depends on the value, and once: v * v is not affine.
-        return sum(each in sources for each in _inputs((node.args, node.kwargs))) == 1
-    if packet in _OF_WEIGHTS:
-        return not (first in sources and len(node.args) > 1 and node.args[1] in sources)
-    if packet in (aten.addmm, aten.baddbmm):
-        return not (node.args[1] in sources and node.args[2] in sources) and not node.kwargs
-    if packet is aten.div:
-        return alone and node.kwargs.get("rounding_mode") is None
-    if packet is aten.batch_norm:
-        return alone and node.args[5] is False
-    if packet is aten._native_batch_norm_legit_no_training:
-        return alone
-    if packet is aten.dropout:
-        return alone and node.args[2] is False
-    if packet is aten.where:
-        return len(node.args) == 3 and first not in sources
-    if packet is aten.masked_fill:
-        return alone
-    return False
+    rule = _RULES.get(getattr(node.target, "overloadpacket", node.target))
+    return rule is not None and rule(node, sources)
+
+
+def _in_first(node: fx.Node, sources: set[fx.Node]) -> bool:
+    return sources.isdisjoint(_inputs((node.args[1:], node.kwargs)))
+
+
+def _in_all(node: fx.Node, sources: set[fx.Node]) -> bool:
+    """Affine in the first two arguments together, but not in a factor behind them."""
+    return sources.isdisjoint(_inputs((node.args[2:], node.kwargs)))
+
+
+def _in_one(node: fx.Node, sources: set[fx.Node]) -> bool:
+    """Affine in one factor: v * v is not."""
+    return sum(each in sources for each in _inputs((node.args, node.kwargs))) == 1
+
+
+def _in_operand_or_weight(node: fx.Node, sources: set[fx.Node]) -> bool:
+    return not (node.args[0] in sources and node.args[1] in sources)
+
+
+def _in_sum_or_factor(node: fx.Node, sources: set[fx.Node]) -> bool:
+    """Affine in what is added, (first), and in one factor."""
+    return not (node.args[1] in sources and node.args[2] in sources) and not node.kwargs
+
+
+def _in_dividend(node: fx.Node, sources: set[fx.Node]) -> bool:
+    return _in_first(node, sources) and node.kwargs.get("rounding_mode") is None
+
+
+def _in_first_not_training(place: int) -> "_Rule":
+    return lambda node, sources: _in_first(node, sources) and node.args[place] is False
+
+
+def _in_choices(node: fx.Node, sources: set[fx.Node]) -> bool:
+    return len(node.args) == 3 and node.args[0] not in sources
 
 
 def _inputs(arguments: Any) -> list[fx.Node]:
@@ -104,3 +115,19 @@ def _whole(node: fx.Node) -> bool:
     """Whether a node's value is of whole numbers, to which others are cut."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and not value.is_floating_point()
+
+
+_Rule = Callable[[fx.Node, set[fx.Node]], bool]
+_RULES: dict[Any, _Rule] = {
+    **dict.fromkeys(_LINEAR_IN_FIRST, _in_first),
+    **dict.fromkeys(_SUMS, _in_all),
+    **dict.fromkeys(_PRODUCTS, _in_one),
+    **dict.fromkeys(_OF_WEIGHTS, _in_operand_or_weight),
+    aten.addmm: _in_sum_or_factor,
+    aten.baddbmm: _in_sum_or_factor,
+    aten.div: _in_dividend,
+    aten.batch_norm: _in_first_not_training(5),
+    aten.dropout: _in_first_not_training(2),
+    aten.where: _in_choices,
+}
+"""Whether an operator's value is affine in those of its arguments that depend on the value, by operator."""

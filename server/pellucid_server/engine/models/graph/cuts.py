@@ -51,9 +51,12 @@ class Cuts(Protocol):
         ...
 
     def editing(
-        self, layers: tuple[str, ...], capture: tuple[str, ...] = ()
-    ) -> Callable[[Rows, Edits], tuple[Values, Values]]:
-        """Return what gives the outputs with edits (keep, add) of layers, and the values of others then, by name."""
+        self, layers: tuple[str, ...], capture: tuple[str, ...] = (), norms: tuple[str, ...] = ()
+    ) -> Callable[[Rows, Edits, Values], tuple[Values, Values]]:
+        """Return what gives the outputs with edits (keep, add) of layers, and the values of others then, by name.
+
+        Norms, by the names of `Graph.norms_between`, multiply by the scales that are given last; only a graph has some.
+        """
         ...
 
     def prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:

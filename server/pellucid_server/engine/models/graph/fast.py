@@ -1,8 +1,8 @@
 """A second graph of a model, which computes the same in less time on a CPU, to rounding.
 
 Batch norms that follow a convolution or a linear operator are folded into its weights, operators that only hand their
-operand on are left out, and convolutions over pictures have their weights channels-last, in which layout their values
-then are, too: that of oneDNN's fastest kernels.
+operand on are left out, zeros beside a picture are left to the convolution behind them, and convolutions over pictures
+have their weights channels-last, in which layout their values then are, too: that of oneDNN's fastest kernels.
 """
 
 import operator
@@ -24,6 +24,7 @@ _CONVOLUTIONS = _PICTURE_CONVOLUTIONS | {
     aten.conv3d.default,
     aten.conv3d.padding,
 }
+_PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 _HANDING_ON = frozenset({aten.alias.default, aten.clone.default, aten.detach.default})
 """Operators whose result is their operand, but perhaps for its layout; nothing in a functional graph writes to it."""
 
@@ -51,15 +52,20 @@ class _Norm:
 
 def faster(program: FunctionalGraph) -> Faster | None:
     """Make the second graph; None if it would be none the faster."""
-    norms = _foldable(program.graph)
-    pictures = [node for node in program.graph.nodes if node.target in _PICTURE_CONVOLUTIONS]
+    whole, places = fx.Graph(), dict[fx.Node, fx.Node]()
+    whole.output(whole.graph_copy(program.graph, places))
+    for node in whole.nodes:
+        _take_padding(node)
+    whole.eliminate_dead_code()
+    norms = _foldable(whole)
+    pictures = [node for node in whole.nodes if node.target in _PICTURE_CONVOLUTIONS]
     if not norms and not pictures:
         return None
     graph, tensors = fx.Graph(), dict(program.tensors)
     folded = {norm.before for norm in norms.values()}
     copies: dict[fx.Node, fx.Node] = {}
     nodes: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
+    for node in whole.nodes:
         if node.op == "output" or node in folded:
             continue
         if node in norms:
@@ -74,7 +80,7 @@ def faster(program: FunctionalGraph) -> Faster | None:
             continue
         else:
             copies[node] = nodes[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(fx.node.map_arg(program.graph.output_node().args[0], copies.__getitem__))
+    graph.output(fx.node.map_arg(whole.output_node().args[0], copies.__getitem__))
     for node in graph.nodes:
         if node.target in _PICTURE_CONVOLUTIONS:
             _put_channels_last(node, tensors)
@@ -84,7 +90,7 @@ def faster(program: FunctionalGraph) -> Faster | None:
     live = set(graph.nodes)
     return Faster(
         replace(program, graph=graph, tensors={name: tensors[name] for name in used}),
-        {node: copy for node, copy in nodes.items() if copy in live},
+        {node: nodes[place] for node, place in places.items() if nodes.get(place) in live},
     )
 
 
@@ -102,6 +108,34 @@ def widened(program: FunctionalGraph) -> FunctionalGraph:
 
 def _wide_type(part: Any) -> Any:
     return torch.float64 if part is torch.float32 else part
+
+
+def _take_padding(node: Any) -> None:
+    """Let a convolution pad its pictures itself, where it is alone behind as many zeros on one side as on the other."""
+    if node.target is not aten.conv2d.default:
+        return
+    padded: Any = node.args[0]
+    sides = _zeros_beside(padded)
+    if sides is None or len(padded.users) != 1:
+        return
+    left, right, top, bottom = sides
+    if left != right or top != bottom or min(left, top) < 0:
+        return
+    given: list[Any] = [*node.args[3:], *([1, 1], [0, 0], [1, 1], 1)[len(node.args[3:]) :]]
+    stride, padding, *rest = given
+    own = list(padding) * (2 if len(padding) == 1 else 1)
+    bias = node.args[2] if len(node.args) > 2 else None
+    node.args = (padded.args[0], node.args[1], bias, stride, [own[0] + top, own[1] + left], *rest)
+
+
+def _zeros_beside(node: Any) -> tuple[int, int, int, int] | None:
+    """Return how many zeros a node puts left, right, above and below of pictures; None if it does something else."""
+    if node.target not in _PADS or node.kwargs or len(node.args[1]) != 4:
+        return None
+    sides, rest = node.args[1], list(node.args[2:])
+    mode = rest.pop(0) if rest and node.target is aten.pad.default else "constant"
+    whole = all(isinstance(side, int) for side in sides)
+    return tuple(sides) if mode == "constant" and not any(rest) and whole else None
 
 
 def _foldable(graph: fx.Graph) -> dict[fx.Node, _Norm]:

@@ -14,7 +14,6 @@ from pellucid_server.engine.models.graph.declarations import LARGEST_VALUE_BYTES
 from pellucid_server.engine.models.graph.functional import functional_program
 from pellucid_server.engine.models.graph.heads import mark_heads
 from pellucid_server.engine.models.graph.lengths import Lengths, read_lengths
-from pellucid_server.engine.models.graph.names import separate_uses
 from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout, expression, row_shape
 from pellucid_server.engine.models.operators.allowed import runnable
 from pellucid_server.engine.models.operators.contract_rules import TRAINING
@@ -134,7 +133,6 @@ def read_program(program: ExportedProgram, *, device: str = "cpu") -> Functional
     results = _outputs(functional, batch)
     graph, tensors = _plain_graph(functional, placeholders, list(results.values()), torch.device(device))
     mark_heads(graph, batch)
-    separate_uses(graph)
     inputs = tuple(_value(name, node) for name, node in placeholders.items())
     outputs = tuple(_value(name, node) for name, node in results.items())
     lengths = read_lengths(functional, {name: node.meta["val"] for name, node in placeholders.items()}, batch)

@@ -7,6 +7,7 @@ width), a view by rows, (batch, heads, length, width), and one back are put behi
 there.
 """
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,8 @@ def _is_attention(node: fx.Node) -> bool:
     if node.target in _ATTENTION:
         return True
     source = node.args[0] if node.args else None
-    item = getattr(node.target, "__name__", "") == "getitem" and node.args[1] == 0
-    return item and isinstance(source, fx.Node) and source.target in _ATTENTIONS_AND_MORE
+    item = node.target is operator.getitem and node.args[1] == 0
+    return bool(item) and isinstance(source, fx.Node) and source.target in _ATTENTIONS_AND_MORE
 
 
 def _of_softmax(node: fx.Node) -> bool:
@@ -182,20 +183,20 @@ def _by_rows(graph: fx.Graph, node: fx.Node, heads: _Heads, batch: Any) -> tuple
         last = _view(graph, last, aten.flatten.using_ints, axis, axis + heads.axes - 1)
         undo.append((aten.unflatten.int, (axis, sizes)))
     by_rows = last
-    for operator, arguments in reversed(undo):
-        last = _view(graph, last, operator, *arguments)
+    for view, arguments in reversed(undo):
+        last = _view(graph, last, view, *arguments)
     last.meta["val"] = node.meta["val"]
     for user in users:
         user.replace_input_with(node, last)
     return by_rows, axis
 
 
-def _view(graph: fx.Graph, node: fx.Node, operator: Any, *arguments: Any) -> fx.Node:
+def _view(graph: fx.Graph, node: fx.Node, view: Any, *arguments: Any) -> fx.Node:
     with graph.inserting_after(node):
-        view = graph.call_function(operator, (node, *arguments))
-    view.meta = {key: value for key, value in node.meta.items() if key != HEADS}
-    view.meta["val"] = operator(node.meta["val"], *arguments)
-    return view
+        seen = graph.call_function(view, (node, *arguments))
+    seen.meta = {key: value for key, value in node.meta.items() if key != HEADS}
+    seen.meta["val"] = view(node.meta["val"], *arguments)
+    return seen
 
 
 def _batch_size(graph: fx.Graph) -> Any:

@@ -107,7 +107,7 @@ def find_sites(graph: fx.Graph, batch: Any) -> Sites:
 
     The root module is no layer, nor is a module that makes no floating-point tensor.
     """
-    calls = [(call, value) for call in calls_of(graph) if (value := leaving(call.nodes)) is not None]
+    calls = [(call, value) for call in _calls(graph) if (value := _leaving(call.nodes)) is not None]
     heads, branches = _heads(calls), _branches(calls, batch)
     layers: dict[str, Layer] = {}
     sites: dict[str, Layer] = {}
@@ -156,7 +156,7 @@ def _branches(calls: Sequence[tuple[_Call, fx.Node]], batch: Any) -> dict[str, f
     return {call.name: branch for call, branch in found.values() if batch_layout(branch, batch) is BatchLayout.ROWS}
 
 
-def calls_of(graph: fx.Graph) -> list[_Call]:
+def _calls(graph: fx.Graph) -> list[_Call]:
     """Return the calls of modules, in the order in which the first pass enters them."""
     calls: dict[str, _Call] = {}
     for node in graph.nodes:
@@ -172,35 +172,7 @@ def calls_of(graph: fx.Graph) -> list[_Call]:
     return list(calls.values())
 
 
-def separate_uses(graph: fx.Graph) -> None:
-    """Give a value that a call uses and also returns a second node for the uses outside, by an alias.
-
-    A change of what leaves the call then leaves alone what the call itself makes of the value. Changes `graph`,
-    though nothing that it computes.
-    """
-    calls = calls_of(graph)
-    for call in reversed(calls):
-        value = leaving(call.nodes)
-        if value is None or not any(user in call.nodes and not _reads_size(user) for user in value.users):
-            continue
-        with graph.inserting_after(value):
-            outside = graph.call_function(aten.alias.default, (value,))
-        outside.meta = {key: part for key, part in value.meta.items() if key != HEADS}
-        # Calls around this one may have the new node as their value, too; those inside it have the first.
-        for around in calls:
-            if value in around.nodes and around.depth <= call.depth:
-                around.nodes[outside] = None
-        outside.meta["nn_module_stack"] = dict(list(value.meta["nn_module_stack"].items())[: call.depth + 1])
-        for user in list(value.users):
-            if user not in call.nodes:
-                user.replace_input_with(value, outside)
-
-
-def _reads_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), int | torch.SymInt)
-
-
-def leaving(nodes: Mapping[fx.Node, None]) -> fx.Node | None:
+def _leaving(nodes: Mapping[fx.Node, None]) -> fx.Node | None:
     """Return the value that leaves a call: its output, as far as the graph tells.
 
     Of the floating-point tensors that are used outside, the one with most of the call behind it, and the first

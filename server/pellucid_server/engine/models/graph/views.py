@@ -1,10 +1,10 @@
 """Where the axes of a value go when it is reordered and reshaped: told by their symbolic sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 
@@ -15,8 +15,9 @@ aten = torch.ops.aten
 SAME_FORM = frozenset({aten.alias, aten.clone, aten.contiguous, aten.detach, aten.dropout, aten.to, aten._to_copy})
 """Operators whose value has the axes of their operand."""
 
-_RESHAPES = frozenset({aten.reshape, aten.view, aten._unsafe_view, aten.flatten, aten.unflatten})
-_RESHAPES_BY_ONE = frozenset({aten.squeeze, aten.unsqueeze})
+_RESHAPES = frozenset(
+    {aten.reshape, aten.view, aten._unsafe_view, aten.flatten, aten.unflatten, aten.squeeze, aten.unsqueeze}
+)
 MADE_ANEW = -1
 """The axis that a linear operator makes."""
 
@@ -44,32 +45,36 @@ def axes_of(node: fx.Node) -> Axes:
 
 def axes_behind(axes: Axes, source: fx.Node, node: fx.Node) -> Axes | None:
     """Return the axes of `node`'s value, whose operand `source` has these; None where they cannot be followed."""
-    packet = getattr(node.target, "overloadpacket", None)
-    if not node.args or node.args[0] is not source:
-        return None
-    if packet in SAME_FORM:
-        return axes
-    if packet is aten.linear:
-        return (*axes[:-1], (Factor(MADE_ANEW, expression(node.meta["val"].shape[-1])),))
-    if packet is aten.permute:
-        return tuple(axes[axis] for axis in _listed(node.args[1]))
-    if packet is aten.transpose:
-        order = list(axes)
-        first, second = (int(str(axis)) for axis in node.args[1:3])
-        order[first], order[second] = order[second], order[first]
-        return tuple(order)
-    if packet in _RESHAPES or packet in _RESHAPES_BY_ONE:
-        return _reshaped(axes, [expression(size) for size in node.meta["val"].shape])
-    return None
+    follow = _FOLLOWED.get(getattr(node.target, "overloadpacket", None))
+    return follow(axes, node) if follow is not None and node.args and node.args[0] is source else None
 
 
-def _listed(axes: Any) -> Sequence[int]:
-    return [int(axis) for axis in axes]
+def _permuted(axes: Axes, node: fx.Node) -> Axes:
+    order: Any = node.args[1]
+    return tuple(axes[int(axis)] for axis in order)
+
+
+def _transposed(axes: Axes, node: fx.Node) -> Axes:
+    order = list(axes)
+    first, second = (int(str(axis)) for axis in node.args[1:3])
+    order[first], order[second] = order[second], order[first]
+    return tuple(order)
+
+
+def _projected(axes: Axes, node: fx.Node) -> Axes:
+    return (*axes[:-1], (Factor(MADE_ANEW, expression(node.meta["val"].shape[-1])),))
+
+
+def _in_another_shape(axes: Axes, node: fx.Node) -> Axes | None:
+    return _reshaped(axes, [expression(size) for size in node.meta["val"].shape])
 
 
 def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
-    """Share the factors of all axes out among axes of other sizes, innermost first."""
-    waiting = [factor for axis in axes for factor in axis if factor.size != 1]
+    """Share the factors of all axes out among axes of other sizes, innermost first.
+
+    Factors of size 1 go to the axis that the one outside them goes to.
+    """
+    waiting = [factor for axis in axes for factor in axis]
     found: list[tuple[Factor, ...]] = []
     for size in reversed(sizes):
         left, taken = size, list[Factor]()
@@ -78,7 +83,9 @@ def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
                 return None
             factor = waiting.pop()
             more, less = _quotient(left, factor.size), _quotient(factor.size, left)
-            if more is not None:
+            if factor.size == 1:
+                taken.insert(0, factor)
+            elif more is not None:
                 taken.insert(0, factor)
                 left = more
             elif less is not None:
@@ -88,10 +95,20 @@ def _reshaped(axes: Axes, sizes: Sequence[Any]) -> Axes | None:
             else:
                 return None
         found.insert(0, tuple(taken))
-    return None if waiting else tuple(found)
+    return tuple(found) if all(factor.size == 1 for factor in waiting) else None
 
 
 def _quotient(size: Any, by: Any) -> Any:
     """Return how many times `by` goes into `size`, None if that is no whole number for all sizes."""
     found = sympy.sympify(size) / sympy.sympify(by)
     return found if found.is_integer and found.is_positive else None
+
+
+_FOLLOWED: dict[Any, Callable[[Axes, fx.Node], Axes | None]] = {
+    **dict.fromkeys(SAME_FORM, lambda axes, node: axes),
+    **dict.fromkeys(_RESHAPES, _in_another_shape),
+    aten.linear: _projected,
+    aten.permute: _permuted,
+    aten.transpose: _transposed,
+}
+"""What becomes of the axes of an operator's first argument, by operator."""

@@ -29,7 +29,7 @@ _DERIVED = 256
 Outputs = dict[str, torch.Tensor]
 Edits = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 Capturing = Callable[[Rows], tuple[Outputs, Outputs]]
-Editing = Callable[[Rows, Edits], tuple[Outputs, Outputs]]
+Editing = Callable[..., tuple[Outputs, Outputs]]
 Prefixes = Callable[[Rows], dict[str, Context]]
 Run = Callable[[Arrays], list[Array]]
 
@@ -80,8 +80,10 @@ class OnnxCuts:
         """
         return self._captures.get(layers, lambda: self._capturing(layers))
 
-    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = ()) -> Editing:
+    def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = (), norms: tuple[str, ...] = ()) -> Editing:
         """Return what gives the outputs with edits of layers, and the values of others; see `Graph.editing`.
+
+        An ONNX file names no norms: there are none of them to hold.
 
         Raises
         ------
@@ -140,7 +142,7 @@ class OnnxCuts:
         run = self._runner(with_edits(self._skeleton, self._values, edits, read), layers)
         outputs = self._skeleton.wiring.outputs
 
-        def edited(rows: Rows, given: Edits) -> tuple[Outputs, Outputs]:
+        def edited(rows: Rows, given: Edits, scales: Outputs | None = None) -> tuple[Outputs, Outputs]:
             arrays = _arrays(rows)
             for layer, pair in names.items():
                 arrays |= {

@@ -160,7 +160,11 @@ def _shared(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.gene
         return None
     if tensor.ByteSize() <= _LEAST_SHARED_BYTES:
         return None
-    return np.ascontiguousarray(numpy_helper.to_array(tensor))
+    try:
+        return np.ascontiguousarray(numpy_helper.to_array(tensor))
+    except (TypeError, ValueError):
+        # ONNX Runtime says what it makes of such a one.
+        return None
 
 
 def _placeholder(tensor: TensorProto, nbytes: int) -> TensorProto:
