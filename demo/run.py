@@ -1,8 +1,10 @@
 """Runs the demo: `python -m demo.run --models DIR --out DIR`.
 
 Starts the server on the demo models, has three photographs and a row of a table predicted and explained through
-the Python client, prints what came back, writes pictures, and stops the server. Exit code 0 means that
-every photograph's own name was among the five highest, every tolerance was met and the server ended cleanly.
+the Python client, asks which channels of the network a photograph's class needs and what would change the row's class,
+prints what came back, writes pictures, and stops the server. Exit code 0 means that every photograph's own name was
+among the five highest, every tolerance was met, the channels were needed, the changed row had the other class, and the
+server ended cleanly.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import skimage.data
-from pellucid import Attribution, Client, Prediction, Receipt
+from pellucid import Attribution, Client, Prediction, Receipt, Site, Zero
 from pellucid.plots import attribution_figure
 from pellucid.results import Timing
 from PIL import Image
@@ -34,6 +36,9 @@ _START_SECONDS, _STOP_SECONDS = 180.0, 60.0
 _SMOOTH_PIXELS = 3.0
 _TABLE_ROW = 19
 """A row of the breast-cancer set that is not clear-cut."""
+
+_LAYER, _CHANNELS = "_blocks.15", 10
+"""The last block of the photographs' network, and how many of its channels are shown."""
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -77,9 +82,12 @@ def main() -> int:
     started = time.monotonic()
     try:
         with serving(arguments.models, arguments.out / "server.log") as address, Client(address) as client:
-            for photograph in (each for each in PHOTOGRAPHS if each.name in arguments.photographs):
+            chosen = [each for each in PHOTOGRAPHS if each.name in arguments.photographs]
+            for photograph in chosen:
                 show_photograph(client, photograph, arguments.out)
+            show_channels(client, chosen[0], arguments.out)
             show_table_row(client, arguments.out)
+            show_counterfactual(client, arguments.out)
     except DemoError as error:
         _console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         return 1
@@ -167,11 +175,91 @@ def show_photograph(client: Client, photograph: Photograph, out: Path) -> None:
         raise DemoError(f"the tolerance was not met for {photograph.name}")
 
 
-def show_table_row(client: Client, out: Path) -> None:
-    """Have a row of the breast-cancer set predicted and explained, and print and draw what comes back."""
+def show_channels(client: Client, photograph: Photograph, out: Path) -> None:
+    """Switch every channel of the last block off, one by one, and print the ten that the highest class needs most.
+
+    Raises
+    ------
+    DemoError
+        Without those ten channels the score is no lower than without ten others.
+    """
+    picture = Image.fromarray(photograph.load())
+    _console.rule(f"[bold]{photograph.name}[/]: which channels of {_LAYER} carry the highest class?")
+    began = time.monotonic()
+    found = client.ablate("efficientnet-lite0", picture, Zero(f"{_LAYER}[*]"), timeout=600)
+    elapsed = time.monotonic() - began
+    effects = list(found.effects)
+    # The largest losses first: a channel can also stand in the way of the class.
+    needed = sorted(effects, key=lambda each: -each["effect"])
+    table = Table("channel", "score without it", "lost", box=None)
+    for each in needed[:_CHANNELS]:
+        table.add_row(each["site"], f"{each['after']:.3f}", f"{each['effect']:+.3f}")
+    _console.print(table)
+    (explained,) = found.tables["rows"]
+    _console.print(
+        f"  score of {explained['label']!r}: {effects[0]['before']:.3f}; {len(effects)} channels in {_seconds(elapsed)}"
+    )
+    lost = {
+        name: _lost_jointly(client, picture, [each["unit"] for each in chosen])
+        for name, chosen in (("these ten", needed[:_CHANNELS]), ("the ten least needed", needed[-_CHANNELS:]))
+    }
+    _console.print("  lost at once: " + ", ".join(f"{value:+.3f} without {name}" for name, value in lost.items()))
+    path = out / "channels.png"
+    found.plot().savefig(path, dpi=120)
+    _console.print(f"  picture: {path}")
+    if lost["these ten"] <= lost["the ten least needed"]:
+        raise DemoError(f"the ten channels that carry {explained['label']!r} are not needed more than ten others")
+
+
+def _lost_jointly(client: Client, picture: Any, channels: list[int]) -> float:
+    """Return what the score loses without some channels at once."""
+    found = client.ablate("efficientnet-lite0", picture, Zero(Site(_LAYER, units=tuple(sorted(channels)))), joint=True)
+    (row,) = found.tables["joint"]
+    lost: float = row["effect"]
+    return lost
+
+
+def _table_row() -> tuple[dict[str, float], str]:
+    """Return a row of the breast-cancer set, by column, and what it truly is."""
     data = load_breast_cancer()
     row = {str(name): float(value) for name, value in zip(data.feature_names, data.data[_TABLE_ROW], strict=True)}
-    truth = data.target_names[data.target[_TABLE_ROW]]
+    return row, str(data.target_names[data.target[_TABLE_ROW]])
+
+
+def show_counterfactual(client: Client, out: Path) -> None:
+    """Ask what would have had to be different in the row for the other class, and print and draw it.
+
+    Raises
+    ------
+    DemoError
+        None was found, or the model does not give the other class to it.
+    """
+    row, _ = _table_row()
+    top = client.predict("breast-cancer", row).top[0]
+    wanted = top[1].name
+    _console.rule(f"[bold]breast-cancer[/]: what would make row {_TABLE_ROW} {wanted}?")
+    began = time.monotonic()
+    found = client.counterfactual("breast-cancer", row, wanted=wanted, seed=7, timeout=600)
+    for each in found:
+        _console.print(f"  {each.sentence}")
+        minimal = ", and each change is needed" if each.minimal else ""
+        _console.print(f"  distance {each.distance:.3g}, {each.changed} of {len(row)} columns changed{minimal}")
+    _console.print(f"  time: round trip {_seconds(time.monotonic() - began)}")
+    best = found[0]
+    if not best.found:
+        raise DemoError(f"no row was found that is {wanted}")
+    again = client.predict("breast-cancer", dict(best.values)).top[0][0].name
+    _console.print(f"  predicted again, that row is {again!r}")
+    path = out / "counterfactual.png"
+    found.plot().savefig(path, dpi=120)
+    _console.print(f"  picture: {path}")
+    if again != wanted:
+        raise DemoError(f"the row that was to be {wanted} is predicted {again}")
+
+
+def show_table_row(client: Client, out: Path) -> None:
+    """Have a row of the breast-cancer set predicted and explained, and print and draw what comes back."""
+    row, truth = _table_row()
     _console.rule(f"[bold]breast-cancer[/]: row {_TABLE_ROW} of the set, {len(row)} columns, truly {truth}")
     began = time.monotonic()
     prediction = client.predict("breast-cancer", row)

@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,6 +58,7 @@ from pellucid_server.vocabulary.messages import (
     Heartbeat,
     Hello,
     Loading,
+    ModelsChanged,
     Part,
     Progress,
     Refused,
@@ -345,19 +347,26 @@ def _ready_worker(
     datasets = scan(Path(settings.datasets)) if settings.datasets else DataSets()
     worker = Worker(connection, Models.of(loaded.models, loaded.broken, datasets), services, faults)
     ready.set_result(worker)
-    connection.send_now(
-        Hello(
-            models=tuple(model.info(methods) for model in loaded.models),
-            methods=tuple(method.info() for method in methods),
-            device=settings.device,
-            broken=loaded.broken,
-            verdicts=loaded.verdicts,
-            streams=stream_infos(),
-            datasets=datasets.infos,
-        )
+    hello = Hello(
+        models=tuple(model.info(methods) for model in loaded.models),
+        methods=tuple(method.info() for method in methods),
+        device=settings.device,
+        broken=loaded.broken,
+        verdicts=loaded.verdicts,
+        streams=stream_infos(),
+        datasets=datasets.infos,
     )
+    connection.send_now(hello)
     helpers.start()
+    if not datasets.complete:
+        # Of gigabytes, a digest takes seconds, which no model should wait for.
+        threading.Thread(target=_complete, args=(connection, hello, datasets), name="digests", daemon=True).start()
     return worker
+
+
+def _complete(connection: Connection, hello: Hello, datasets: DataSets) -> None:
+    """Send the digests of large data sets when they are there."""
+    connection.send_now(ModelsChanged(replace(hello, datasets=datasets.completed())))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from e2e.messages import TABLE_MODEL
+from e2e.messages import DIABETES_ROW, TABLE_MODEL, TREES_MODEL
 from e2e.serving import LONG_SECONDS, Server, serve
-from pellucid import Client, aio, tensors
+from pellucid import Client, Mean, Zero, aio, tensors
 from pellucid.findings import Findings
 from pellucid.findings_messages import read_findings
 from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2, input_pb2
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_diabetes
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,6 +36,13 @@ ignored = ["patient"]
 [classes]
 M = "malignant"
 B = "benign"
+"""
+
+_PROGRESSION = """
+kind = "table"
+data = "rows.csv"
+label = "progression"
+groups = ["sex"]
 """
 
 
@@ -66,14 +73,24 @@ def datasets(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactor
             writer.writerows(rows)
             if name == "wrong-row":
                 writer.writerow({**rows[0], "mean radius": "twelve"})
+    (folder / "progression").mkdir()
+    (folder / "progression" / "dataset.toml").write_text(_PROGRESSION)
+    with (folder / "progression" / "rows.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*DIABETES_ROW, "progression"])
+        data = load_diabetes(scaled=False)
+        table.writerows([*row, label] for row, label in zip(data.data.tolist(), data.target, strict=True))
     return folder
 
 
 @pytest.fixture(scope="module")
-def served(table_models: Path, datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the data sets."""
-    settings = {"PELLUCID_MODELS__DATASETS": str(datasets)}
-    with serve(table_models, tmp_path_factory.mktemp("datasets"), settings) as running:
+def served(models: Path, datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the two table models; the data sets lie beside them, where it looks for them by itself."""
+    repository = datasets.parent / "models"
+    repository.mkdir()
+    for name in (TABLE_MODEL, TREES_MODEL):
+        (repository / name).symlink_to(models / name, target_is_directory=True)
+    with serve(repository, tmp_path_factory.mktemp("datasets")) as running:
         yield running
 
 
@@ -120,7 +137,7 @@ def lines(parts: list[Findings], name: str = "accuracy") -> list[Mapping[str, An
 
 
 def test_the_data_sets_are_listed_with_what_is_wrong_with_the_broken_one(client: Client, served: Server) -> None:
-    broken, tumours, _ = client.datasets()
+    broken, _, tumours, _ = client.datasets()
 
     assert (broken.name, broken.state) == ("broken", "broken")
     assert "no column 'seize'; it has: size" in broken.reason
@@ -220,6 +237,51 @@ def test_a_study_that_is_cut_off_has_the_rows_so_far(served: Server) -> None:
     assert parts[-1].accuracy is not None
     assert parts[-1].accuracy.partial is True
     assert 0 < lines(parts)[0]["rows"] < 569
+
+
+def test_the_client_gives_the_same_and_says_what_it_rests_on(served: Server, client: Client) -> None:
+    found = client.ablate(TABLE_MODEL, None, Zero("hidden2[0-31]"), method="ablation-study", dataset="tumours")
+
+    expected = lines(
+        ablate(
+            served,
+            interventions=[
+                ablation_pb2.Intervention(
+                    sites=[ablation_pb2.Site(layer="hidden2", units=range(32))], kind="INTERVENTION_KIND_ZERO"
+                )
+            ],
+        )
+    )
+    assert list(found.tables["accuracy"]) == expected
+    assert found.receipt is not None
+    (tumours,) = (each for each in client.datasets() if each.name == "tumours")
+    assert found.receipt.input_digest == tumours.digest
+
+
+def test_numbers_that_are_predicted_have_errors_by_group_as_worked_out_by_hand(client: Client) -> None:
+    data = load_diabetes(scaled=False)
+    rows = [dict(zip(DIABETES_ROW, row, strict=True)) for row in data.data.tolist()]
+    mean = np.mean([row["body mass index"] for row in rows])
+
+    found = client.ablate(
+        TREES_MODEL, None, Mean("input:features[body mass index]"), method="ablation-study", dataset="progression"
+    )
+
+    # Of 442 rows the mean is taken over 256, which other rows in their place would change a little.
+    for change, given in (("none", rows), ("mean", [{**row, "body mass index": mean} for row in rows])):
+        predicted = np.asarray(client.predict(TREES_MODEL, given).outputs["progression"]).reshape(-1)
+        misses = predicted - data.target
+        for sex in (1.0, 2.0):
+            of = data.data[:, 1] == sex
+            (line,) = (
+                each
+                for each in found.tables["errors"]
+                if each["change"].endswith(change) and each["by"] == "sex" and float(each["group"]) == sex
+            )
+            exact = 1e-6 if change == "none" else 0.02
+            assert line["rows"] == of.sum()
+            assert line["mean absolute error"] == pytest.approx(np.abs(misses[of]).mean(), rel=exact)
+            assert line["mean squared error"] == pytest.approx(np.square(misses[of]).mean(), rel=2 * exact)
 
 
 @pytest.mark.parametrize(

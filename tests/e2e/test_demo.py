@@ -43,12 +43,23 @@ def test_the_demo_says_what_is_on_the_photograph_and_how_exact_its_explanation_i
     assert "kernel-shap: the score of" in done.stdout
 
 
+def test_the_demo_names_the_channels_that_the_class_needs_and_what_would_change_the_row(
+    shown: "tuple[subprocess.CompletedProcess[str], Path]",
+) -> None:
+    done, _ = shown
+
+    assert len(re.findall(r"^ *_blocks\.15\[\d+\] +-?\d+\.\d{3} +\+\d+\.\d{3} *$", done.stdout, re.MULTILINE)) == 10
+    assert re.search(r"lost at once: \+\d+\.\d{3} without these ten, [+-]\d+\.\d{3} without the ten least", done.stdout)
+    assert re.search(r"^ *(benign|malignant) if .* were \S+ instead of \S+", done.stdout, re.MULTILINE)
+
+
 def test_the_demo_draws_what_it_explains_and_no_more(
     shown: "tuple[subprocess.CompletedProcess[str], Path]",
 ) -> None:
     _, out = shown
 
-    assert {path.name for path in out.iterdir()} == {"breast-cancer.png", "coffee.png", "server.log"}
+    pictures = {"breast-cancer.png", "channels.png", "coffee.png", "counterfactual.png"}
+    assert {path.name for path in out.iterdir()} == {*pictures, "server.log"}
     with Image.open(out / "coffee.png") as picture:
         # Drawn on: a blank page has one colour.
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 1000

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from e2e.serving import wait_until
+from pellucid_server.engine.datasets.catalogue import MOST_BYTES_AT_ONCE, scan
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
 from pellucid_server.engine.tasks.helpers import Helpers
@@ -21,7 +22,7 @@ from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
 from pellucid_server.frames import HEAD
-from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, Refused, Start
+from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, ModelsChanged, Refused, Start
 from pellucid_server.vocabulary.requests import AttributeRequest, ExplanationSpec, ModelKey, PredictRequest, TensorInput
 from pellucid_server.worker import Worker
 from server.worker_process import BEAT_SECONDS, ROW, worker
@@ -76,6 +77,24 @@ def test_a_worker_names_the_model_that_it_loads_and_greets_with_its_models_and_m
     assert isinstance(shared.greeting, Hello)
     assert [model.key.name for model in shared.greeting.models] == ["linear"]
     assert "integrated-gradients" in [method.name for method in shared.greeting.methods]
+
+
+def test_a_worker_greets_with_its_data_sets_and_sends_the_digests_of_large_ones_later(repository, tmp_path):
+    for name in ("small", "large"):
+        (tmp_path / "sets" / name).mkdir(parents=True)
+        (tmp_path / "sets" / name / "dataset.toml").write_text('kind = "table"\ndata = "rows.csv"\n')
+        (tmp_path / "sets" / name / "rows.csv").write_text("a,label\n1,0\n")
+    with (tmp_path / "sets" / "large" / "beside").open("wb") as file:
+        file.truncate(MOST_BYTES_AT_ONCE)
+
+    with worker(repository, tmp_path, datasets=str(tmp_path / "sets")) as front:
+        large, small = front.next(Hello).datasets
+        later, same = front.next(ModelsChanged).hello.datasets
+
+    assert (large.name, large.digest, large.rows) == ("large", "", 1)
+    assert later.digest == scan(tmp_path / "sets", most_bytes=1 << 40).infos[0].digest
+    assert same == small
+    assert small.digest
 
 
 def test_an_idle_workers_heart_beats_and_says_that_it_is_idle(shared):

@@ -4,13 +4,13 @@ import difflib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pellucid_server.engine.datasets import records
 from pellucid_server.engine.datasets.dataset import DataSet
 from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
-from pellucid_server.engine.datasets.files import Digests
+from pellucid_server.engine.datasets.files import Digests, size_bytes
 from pellucid_server.engine.datasets.records import DataSetError
 from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
 from pellucid_server.engine.models.files.strict_toml import ManifestError
@@ -20,6 +20,9 @@ from pellucid_server.vocabulary.descriptions import DatasetInfo
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MOST_BYTES_AT_ONCE = 64 << 20
+"""Of the files of a data set whose digest is taken while the server starts."""
+
 _MOST_COUNTED_BYTES = 16 << 20
 """Of a file whose rows are counted when the server starts."""
 
@@ -77,11 +80,28 @@ class DataSets:
             reason = str(error) if isinstance(error, UnfitFileError) else f"it cannot be read: {error.strerror}."
             raise found.unfit(reason.replace(f"{shown(found.folder)}/", "")) from error
 
+    @property
+    def complete(self) -> bool:
+        """Whether every data set that can be read has its digest."""
+        return all(each.digest or each.reason for each in self.infos)
 
-def scan(folder: Path) -> DataSets:
+    def completed(self) -> tuple[DatasetInfo, ...]:
+        """Return the infos with the digests that were left out; a set whose files cannot be read stays without."""
+        return tuple(each if each.digest or each.reason else self._with_digest(each) for each in self.infos)
+
+    def _with_digest(self, info: DatasetInfo) -> DatasetInfo:
+        try:
+            return replace(info, digest=self.digest(self.by_name[info.name]))
+        except UnsupportedError as error:
+            _log.error("the data set %s has no digest: %s", info.name, error.message)
+            return info
+
+
+def scan(folder: Path, *, most_bytes: int = MOST_BYTES_AT_ONCE) -> DataSets:
     """Describe every data set in a folder; a folder that is not there has none.
 
     A data set is a folder with a `dataset.toml`. One that cannot be read is listed with the reason, and is in the log.
+    Those of files above `most_bytes` have no digest yet; see `DataSets.completed`.
     """
     try:
         paths = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -96,7 +116,7 @@ def scan(folder: Path) -> DataSets:
             _log.warning("passed over, as it is no data set: %s", shown(path))
             continue
         try:
-            each = _read(path, digests)
+            each = _read(path, digests, most_bytes)
         except (ManifestError, DataSetError, UnfitFileError, OSError) as error:
             reason = f"it cannot be read: {error.strerror}." if isinstance(error, OSError) else str(error)
             reason = reason.replace(f"{shown(folder)}/", "")
@@ -111,7 +131,7 @@ def scan(folder: Path) -> DataSets:
 _MOST_REASON = 1000
 
 
-def _read(path: Path, digests: Digests) -> DataSet:
+def _read(path: Path, digests: Digests, most_bytes: int) -> DataSet:
     if not _NAME.fullmatch(path.name):
         raise DataSetError("A data set's name must be letters, digits, '.', '_' and '-', a letter or digit first.")
     description = read_description(path / MANIFEST)
@@ -125,7 +145,7 @@ def _read(path: Path, digests: Digests) -> DataSet:
         groups=description.groups,
         classes=_classes(path, description),
         rows=records.count(path, description, most_bytes=_MOST_COUNTED_BYTES),
-        digest=digests.of_folder(path),
+        digest=digests.of_folder(path) if size_bytes(path) <= most_bytes else "",
     )
     return DataSet(info, path, description)
 

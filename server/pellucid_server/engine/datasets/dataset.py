@@ -28,6 +28,11 @@ Run = Callable[[Callable[[], Any]], Any]
 SAMPLE_ROWS = 256
 """Rows that means and draws are taken from."""
 
+SAMPLE_BYTES = 64 << 20
+"""Bytes of them, of inputs so large that fewer rows have as many."""
+
+_LEAST_SAMPLE_ROWS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -65,14 +70,15 @@ class DataSet:
     ) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
 
-        There are at most `most`, in the order of the file; the labels are not read.
+        There are at most `most`, and fewer of large inputs, in the order of the file; the labels are not read.
 
         Raises
         ------
         UnsupportedError
             There are no rows, or one that is drawn cannot be read or does not fit the model.
         """
-        taken = run(partial(self._drawn, seed, most))
+        fitting = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS)
+        taken = run(partial(self._drawn, seed, min(most, fitting)))
         if not taken:
             raise self._error("it has no rows.")
         return self._rows(model, self._inputs(model), taken, run)
@@ -149,7 +155,7 @@ class DataSet:
             # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
             for record in taken if len(taken) > 1 else ():
                 self._prepared(inputs, [record])
-            raise self._error(f"{taken[0].where}: {error.message}") from error
+            raise self._error(f"{taken[0].where}: {error.message.removeprefix('row.table.rows[0].')}") from error
 
     def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
         name = preprocessor.info.name
@@ -163,17 +169,12 @@ class DataSet:
         beside = {self.description.label, *self.description.groups, *self.description.ignored}
         names = frozenset(preprocessor.columns)
         beside -= names - {self.description.label}
-        coded = {column.name for column in preprocessor.info.columns if column.categories}
+        coded = {column.name: column.categories for column in preprocessor.info.columns if column.categories}
         return {
-            name: self._coded(cell) if name in coded else self._number(cell, name, names, record)
+            name: _coded(cell, coded[name]) if name in coded else self._number(cell, name, names, record)
             for name, cell in record.cells.items()
             if name not in beside
         }
-
-    def _coded(self, cell: Any) -> float | str:
-        return (
-            as_text(cell) if cell is None or isinstance(cell, bool) else cell if isinstance(cell, str) else float(cell)
-        )
 
     def _number(self, cell: Any, name: str, known: frozenset[str], record: Record) -> float | str:
         if name not in known:
@@ -218,3 +219,16 @@ class DataSet:
     def _error(self, text: str) -> UnsupportedError:
         subject = f"datasets/{self.info.name}"
         return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)
+
+
+def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:
+    """Return a category as a caller would send it: a number in a text counts as one, as "2.0" for 2."""
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        return float(cell)
+    text = as_text(cell)
+    if text in categories:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return text

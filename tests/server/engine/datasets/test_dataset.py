@@ -141,7 +141,8 @@ def test_whole_numbers_that_are_no_labels_are_indices(tmp_path, scores):
         ((3, "width", "wide"), ["rows.csv, line 5", "'width'", "'wide'"]),
         ((3, "width", "nan"), ["rows.csv, line 5", "nan", "finite"]),
         ((1, "width", ""), ["rows.csv, line 3", "'width'", "number"]),
-        ((4, "colour", "pink"), ["rows.csv, line 6", "pink", "red, green, blue"]),
+        ((4, "colour", "pink"), ["rows.csv, line 6: cells", "pink", "red, green, blue"]),
+        ((4, "colour", "2.0"), ["rows.csv, line 6", "2.0", "red, green, blue"]),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named_with_its_file_and_line(tmp_path, scores, change, words):
@@ -329,6 +330,20 @@ def test_the_digest_is_what_sha256sum_prints_and_changes_with_any_byte_or_name(t
     assert found.digest(found.find("shapes")) != before
 
 
+def test_the_digests_of_large_sets_are_taken_later_and_are_the_same(tmp_path):
+    write(tmp_path, rows_csv=csv_text())
+    write(tmp_path, "kind = 1", name="broken", rows_csv=csv_text())
+
+    now, later = scan(tmp_path), scan(tmp_path, most_bytes=100)
+
+    assert (now.complete, later.complete) == (True, False)
+    assert [info.digest for info in later.infos] == ["", ""]
+    assert later.completed() == now.infos
+    (tmp_path / "shapes" / "rows.csv").unlink()
+    (tmp_path / "shapes" / "rows.csv").symlink_to("/dev/null")
+    assert [info.digest for info in scan(tmp_path, most_bytes=0).completed()] == ["", ""]
+
+
 def test_a_large_table_is_never_in_memory_as_a_whole(tmp_path, scores):
     count = 30_000
     lines = [",".join(map(str, ROWS[number % len(ROWS)])) for number in range(count)]
@@ -355,6 +370,14 @@ def test_a_sample_is_of_distinct_rows_seeded_and_of_all_parts_of_the_file(tmp_pa
     assert len(set(first.tolist())) == 256
     assert abs(first.mean() - 499.5) < 5 * 288.7 / 16
     assert len(found.sample(scores, seed=0, most=5000)["features"]) == 1000
+
+
+def test_a_sample_of_large_rows_has_fewer(tmp_path, scores, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.datasets.dataset.SAMPLE_BYTES", 100 * scores.input_row_bytes)
+    rows = [(number, number, "red", "large", "f") for number in range(1000)]
+    found = scan(write(tmp_path, rows_csv=csv_text(rows))).find("shapes")
+
+    assert len(found.sample(scores, seed=0)["features"]) == 100
 
 
 def test_a_data_set_of_another_kind_than_the_models_input_is_refused(tmp_path, models):

@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 RANDOM = frozenset({"resample", "noise"})
 """The kinds that are drawn several times."""
 
+MOST_KEPT_BYTES = 256 << 20
+"""Bytes of other rows' values that are kept to be used again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Affine:
@@ -115,8 +118,10 @@ class Interventions:
         if key not in self._values:
             rows = self._question.source if reference == "source" else self._question.references[reference]
             one = Rows({name: array[number : number + 1] for name, array in rows.items()})
-            found = self._model.ask(Capture(one, (layer,))).arrays[layer][0]
-            self._values[key] = np.asarray(found, np.float64)
+            found = np.asarray(self._model.ask(Capture(one, (layer,))).arrays[layer][0], np.float64)
+            if (len(self._values) + 1) * found.nbytes > MOST_KEPT_BYTES:
+                self._values.clear()
+            self._values[key] = found
         return self._values[key]
 
 

@@ -223,6 +223,17 @@ def test_random_changes_are_averaged_over_draws_seeded_and_independent_of_batche
     assert (total["accuracy"] * 3 * ROWS) == pytest.approx(round(total["accuracy"] * 3 * ROWS), abs=1e-9)
 
 
+def test_values_of_other_rows_are_not_kept_without_bound_and_the_answer_is_the_same(bench, monkeypatch):
+    change = Intervention((Site("blocks.0", (0,)),), "resample", reference="dataset", draws=3)
+    asked = question("residual", [change], layers=["blocks.0"])
+    (expected,) = bench.run(lambda: lines(study(bench.handle("residual"), asked)))
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.interventions.MOST_KEPT_BYTES", 1500)
+
+    (found,) = bench.run(lambda: lines(study(bench.handle("residual"), asked)))
+
+    assert found == expected
+
+
 # A model of a table by a formula: class 1 where the first column plus twice the second is above 0.
 
 
