@@ -1,6 +1,8 @@
 """Patches between two runs through the real server, held to the eager networks with hooks."""
 
 import io
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -251,7 +253,7 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(
 
 @pytest.mark.parametrize("method", ["attribution-patching", "path-patching"])
 def test_what_an_onnx_file_cannot_do_is_refused_with_the_reason(small: Server, method: str) -> None:
-    layer = next(iter(small.models.GetModel(_model(ONNX)).model.layers)).name
+    layer = next(iter(small.models.GetModel(_model(ONNX)).layers)).name
     error = failure(lambda: asked(small, ONNX, "image", images(1), images(2), change(layer, kind=PATCH), method=method))
 
     assert "model.pt2" in error.details()
@@ -259,7 +261,7 @@ def test_what_an_onnx_file_cannot_do_is_refused_with_the_reason(small: Server, m
 
 
 def test_an_onnx_file_is_patched_as_it_is(small: Server) -> None:
-    layers = [layer.name for layer in small.models.GetModel(_model(ONNX)).model.layers if layer.cuttable]
+    layers = [layer.name for layer in small.models.GetModel(_model(ONNX)).layers if layer.cuttable]
     changes = [change(layer, kind=PATCH) for layer in layers]
     parts = asked(small, ONNX, "image", images(1), images(2), *changes, method="activation-patching")
 
@@ -291,3 +293,30 @@ def test_a_sweep_that_its_deadline_cuts_off_returns_what_it_has(server: Server, 
     assert last.accuracy.partial
     assert len(column(parts, "effects", "site")) == len(set(column(parts, "effects", "site"))) > 0
     assert last.receipt.method == method
+
+
+def test_a_map_whose_worker_is_killed_goes_on_and_has_all_layers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    repository = tmp_path_factory.mktemp("repository")
+    export.export(zoo_module(ENCODER), ZOO[ENCODER].rows(2, LENGTH), repository / ENCODER / "1", onnx=False)
+    settings = {"PELLUCID_POOL__RESTART_INITIAL_SECONDS": "0.01"}
+    request = ablate(
+        ENCODER,
+        {"tokens": rows(tokens(1, 64))},
+        *(change(layer, kind=PATCH, each=POSITION) for layer in LAYERS),
+        method="activation-patching",
+        source={"tokens": rows(tokens(2, 64))},
+    )
+    with serve(repository, tmp_path_factory.mktemp("server"), settings) as running:
+        expected = list(running.explanations.Ablate(request))
+        call = running.explanations.Ablate(request)
+        parts = [next(call)]
+        os.kill(running.worker_pid(), signal.SIGKILL)
+        parts += list(call)
+
+    assert [part.part for part in parts] == list(range(len(expected)))
+    assert column(parts, "effects", "site") == column(expected, "effects", "site")
+    first, again = (
+        from_tensor(next(each.findings.arrays["scores"] for each in some if each.findings.arrays).values)
+        for some in (expected, parts)
+    )
+    np.testing.assert_allclose(again, first, rtol=1e-3, atol=1e-4)

@@ -55,20 +55,20 @@ class GraphNetwork:
 
     def reaches(self, senders: Sequence[str], receivers: Sequence[str]) -> bool:
         """Whether a change of the senders can change every receiver."""
-        return self._graph.between(senders, receivers).reached
+        return self._graph.ways(senders, receivers).reached
 
     def beside(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
         """Return what to hold so that only the direct path is left; see `Network.beside`."""
-        between = self._graph.between(senders, receivers, output)
+        ways = self._graph.ways(senders, receivers, output)
         inner = self._innermost()
-        chosen = [name for name in between.names if name in between.avoidable and self._graph.sites[name].cuttable]
+        chosen = [name for name in ways.between if name in ways.avoidable and self._graph.sites[name].cuttable]
         branches = [name for name in chosen if name.endswith(":branch")]
         held = self._distinct([*branches, *(name for name in chosen if name in inner)])
-        return self._graph.ended(self._graph.screening(held, senders, receivers, output))
+        return self._graph.ended(ways.screening(held))
 
     def norms(self, senders: Sequence[str], receivers: Sequence[str], output: str) -> tuple[str, ...]:
         """Return the normalisations strictly between whose scale can be held, by names that evaluations take."""
-        return self._graph.norms_between(senders, receivers, output)
+        return self._graph.ways(senders, receivers, output).norms
 
     def _innermost(self) -> frozenset[str]:
         """Return the layers that have no others inside."""

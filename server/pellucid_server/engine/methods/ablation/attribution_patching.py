@@ -214,7 +214,7 @@ def _part(
     after = ends.start[:, None] - effects
     for row in range(question.count):
         listed.add(row, Measured(float(ends.start[row]), after[row], after[row][None]))
-    scores, defined = ends.scores(after), ends.defined
+    scores, defined = ends.scores(-effects), ends.defined
     tables = {"effects": with_scores(_estimated(listed.table()), scores, defined, _SCORE)}
     if question.count > 1:
         tables["summary"] = with_mean_scores(listed.summary(question.seed), scores, defined, question.seed)
@@ -244,20 +244,14 @@ def _last(
     """Check the largest estimates, and draw all where they make a map."""
     sites = [(part.intervention, site) for part in parts for site in part.sites]
     defined = ends.defined
-    scores = ends.scores(ends.start[:, None] - effects)
+    scores = ends.scores(-effects)
     means = scores[defined].mean(axis=0) if defined.any() else np.full(len(sites), np.nan)
     array = score_map([site for _, site in sites], changed.layers, means)
     arrays = {} if array is None else {"scores": array}
     if not check:
         return Findings(arrays=arrays)
     chosen = ranked(effects.mean(axis=0), check)
-    runs = SiteRuns(model, changed, against=question.prediction)
-    exact = np.empty((question.count, len(chosen)))
-    for row in range(question.count):
-        for place, index in enumerate(chosen):
-            measured = runs.measure(row, [(sites[index],)])
-            exact[row, place] = measured.before - measured.after[0]
-        runs.release()
+    exact = _exact(SiteRuns(model, changed, against=question.prediction), changed, [sites[index] for index in chosen])
     estimate = effects[:, chosen]
     columns = {
         "row": Column(np.repeat(np.arange(question.count), len(chosen))),
@@ -268,6 +262,20 @@ def _last(
     }
     table = Table(columns, "The sites of the largest mean estimates, patched.")
     return Findings(arrays=arrays, tables={"check": table}, warnings=_wrong_signs(estimate, exact))
+
+
+def _exact(runs: SiteRuns, question: SiteQuestion, sites: Sequence[tuple[int, Site]]) -> Floats:
+    """Return the effects of patches of some sites, (rows, sites)."""
+    found = np.empty((question.count, len(sites)))
+    by_layer: dict[str, list[int]] = {}
+    for place, (_, site) in enumerate(sites):
+        by_layer.setdefault(site.layer, []).append(place)
+    for places in by_layer.values():
+        for row in range(question.count):
+            measured = runs.measure(row, [(sites[place],) for place in places])
+            found[row, places] = measured.before - measured.after
+        runs.release()
+    return found
 
 
 def _wrong_signs(estimate: Floats, exact: Floats) -> tuple[str, ...]:

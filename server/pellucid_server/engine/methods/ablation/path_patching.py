@@ -104,7 +104,8 @@ def _plan(question: SiteQuestion, parts: Sequence[SitePart], params: Params) -> 
     if network is None:
         raise UnsupportedError(
             "The model has only an ONNX file; path-patching needs model.pt2 beside it (pellucid-export writes one), "
-            "which says which layers lead to which."
+            "which says which layers lead to which.",
+            subject="path-patching",
         )
     receivers = network.find(params.receivers, _RECEIVERS) if params.receivers.strip() else ()
     wanted = params.frozen.strip()

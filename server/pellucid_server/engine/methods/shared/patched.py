@@ -48,11 +48,11 @@ class Ends:
         """Of which rows the two runs differ, so that there is a score, (rows,)."""
         return np.asarray(np.abs(self.end - self.start) > self.tolerance)
 
-    def scores(self, after: Floats) -> Floats:
-        """Return how far changes lead, 0 at the start and 1 at the end: (rows, sites); 0 where it is not defined."""
+    def scores(self, change: Floats) -> Floats:
+        """Return how far changes of the metric, (rows, sites), lead: 0 at the start, 1 at the end, 0 if not defined."""
         defined = self.defined
         span = np.where(defined, self.end - self.start, 1.0)
-        return np.asarray(np.where(defined[:, None], (after - self.start[:, None]) / span[:, None], 0.0))
+        return np.asarray(np.where(defined[:, None], change / span[:, None], 0.0))
 
     def table(self, direction: str) -> Table:
         """Say what each run scores."""

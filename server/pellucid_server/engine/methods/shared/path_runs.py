@@ -99,6 +99,8 @@ class PathRuns:
         if not names:
             return {}
         if (row, paths) not in self._clean:
+            # The values of one row are kept: those of many could be large.
+            self._clean.clear()
             self._clean[row, paths] = self._model.ask(Capture(Rows(self._one(row)), names)).arrays
         return self._clean[row, paths]
 
@@ -107,6 +109,7 @@ class PathRuns:
         if not paths.norms:
             return {}
         if (row, paths) not in self._scales:
+            self._scales.clear()
             self._scales[row, paths] = self._model.ask(NormScales(Rows(self._one(row)), paths.norms)).arrays
         return self._scales[row, paths]
 

@@ -29,9 +29,9 @@ from pellucid_server.engine.models.graph.index_ranges import (
 )
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
-from pellucid_server.engine.models.graph.norms import hold_scale, is_norm, scale_of
+from pellucid_server.engine.models.graph.norms import hold_scale, scale_of
 from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, affine_outputs, cut, prefixes
-from pellucid_server.engine.models.graph.ways import Between, Ways
+from pellucid_server.engine.models.graph.ways import SiteWays, Ways
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
 __all__ = ["Context", "Graph", "GraphValue", "Layer", "Rows", "Suffix", "UnfitModelError"]
@@ -213,44 +213,21 @@ class Graph:
         """
         return self._cached(("with_gradients_at", *layers), lambda: self._with_gradients_at(layers))
 
-    def between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> Between:
-        """Return the sites that lie on ways from some sites to others.
-
-        Parameters
-        ----------
-        first, last
-            Names of sites. Without any in `last`, the ways end at the output.
-        output
-            The name of the output.
+    def ways(self, first: Iterable[str], last: Iterable[str], output: str = "") -> SiteWays:
+        """Return the ways from some sites to others, or to an output where there are none in `last`.
 
         Raises
         ------
         KeyError
             If there is no such site or output.
         """
-        ways = self._ways(first, last, output)
-        return Between(
-            names=tuple(name for name, node in self._values.items() if node in ways.between),
-            avoidable=frozenset(name for name, node in self._values.items() if node in ways.avoidable),
-            reached=ways.reached,
-        )
-
-    def screening(
-        self, held: Iterable[str], first: Iterable[str], last: Iterable[str], output: str = ""
-    ) -> tuple[str, ...]:
-        """Return those of the sites in `held` that must be held for none of them to change the ends; see `between`."""
-        names = tuple(held)
-        nodes = self._ways(first, last, output).screening({self._values[name] for name in names})
-        return tuple(name for name in names if self._values[name] in nodes)
-
-    def norms_between(self, first: Iterable[str], last: Iterable[str], output: str = "") -> tuple[str, ...]:
-        """Return the norms whose scale can be held, by names of their own, that lie on ways; see `between`."""
-        ways = self._ways(first, last, output)
-        batch = self._program.batch
-        return tuple(node.name for node in self._program.graph.nodes if node in ways.between and is_norm(node, batch))
+        results = dict(zip(self._output_names, _results(self._program.graph.output_node()), strict=True))
+        ends = {self._values[name] for name in last} or {results[output]}
+        ways = Ways(self._program.graph, {self._values[name] for name in first}, ends)
+        return SiteWays(ways, self._values, self._program.batch)
 
     def norm_scales(self, norms: tuple[str, ...]) -> Derived:
-        """Return a graph that returns what norms multiply by too, (batch, ..., 1), by the names of `norms_between`."""
+        """Return a graph that returns what norms multiply by too, (batch, ..., 1), by the names of `SiteWays.norms`."""
         return self._cached(("norm_scales", *norms), lambda: self._norm_scales(norms))
 
     def editing(self, layers: tuple[str, ...], capture: tuple[str, ...] = (), norms: tuple[str, ...] = ()) -> Editing:
@@ -260,7 +237,7 @@ class Graph:
         keep * v + add, and add where keep is 0. An edit changes what leaves the layer. Of layers that have one
         value, the inner is changed before the outer. The values of the layers in `capture`, which are returned
         beside the outputs, are those after all edits up to the end of the layer, its own among them. Norms, by the
-        names of `norms_between`, multiply by scales that are given beside the edits.
+        names of `SiteWays.norms`, multiply by scales that are given beside the edits.
 
         Raises
         ------
@@ -354,11 +331,6 @@ class Graph:
             leaf = graph.call_function(as_leaf, (value,))
         value.replace_all_uses_with(leaf, delete_user_cb=lambda user: user is not leaf)
         return self._returning(graph, {layer: leaf})
-
-    def _ways(self, first: Iterable[str], last: Iterable[str], output: str) -> Ways:
-        results = dict(zip(self._output_names, _results(self._program.graph.output_node()), strict=True))
-        ends = {self._values[name] for name in last} or {results[output]}
-        return Ways(self._program.graph, {self._values[name] for name in first}, ends)
 
     def _named(self, norms: tuple[str, ...]) -> dict[str, fx.Node]:
         nodes = {node.name: node for node in self._program.graph.nodes}

@@ -1,29 +1,12 @@
 """Which values of a graph lie on the ways from some values to others, and which of them every way leads through."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import fx
 
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """Sites on the ways from some sites to others.
-
-    Attributes
-    ----------
-    names
-        Those strictly between, in the order in which a forward pass ends them.
-    avoidable
-        Those of them that some way to each of the ends leads round.
-    reached
-        Whether every end is reached.
-    """
-
-    names: tuple[str, ...]
-    avoidable: frozenset[str]
-    reached: bool
+from pellucid_server.engine.models.graph.norms import is_norm
 
 
 class Ways:
@@ -37,11 +20,13 @@ class Ways:
         Those of them that, for every end, some way leads round.
     reached
         Whether a way leads to every end.
+    ordered
+        All values of the graph that can carry a change, in its order.
     """
 
     def __init__(self, graph: fx.Graph, starts: Iterable[fx.Node], ends: Iterable[fx.Node]) -> None:
         self._starts, self._ends = starts, ends = frozenset(starts), frozenset(ends)
-        nodes = [node for node in graph.nodes if carries(node)]
+        self.ordered = nodes = [node for node in graph.nodes if carries(node)]
         coming = _counts(nodes, starts, forward=True)
         self.between: set[fx.Node] = set()
         needed: set[fx.Node] = set()
@@ -66,6 +51,36 @@ class Ways:
         used = held & _spread(self._ends, held, forward=False)
         # In this order: what leads to a held value alone is out of use, and must not count as screening it.
         return used & _spread(self._starts, used, forward=True)
+
+
+class SiteWays:
+    """The ways from some sites of a graph to others, by the sites' names.
+
+    Attributes
+    ----------
+    between
+        The sites strictly between, in the order in which a forward pass ends them.
+    avoidable
+        Those of them that, for every end, some way leads round.
+    reached
+        Whether a way leads to every end.
+    norms
+        Names of the norms between whose scale can be held.
+    """
+
+    def __init__(self, ways: Ways, values: Mapping[str, fx.Node], batch: Any) -> None:
+        self._ways = ways
+        self._values = values
+        self.between = tuple(name for name, node in values.items() if node in ways.between)
+        self.avoidable = frozenset(name for name in self.between if values[name] in ways.avoidable)
+        self.reached = ways.reached
+        self.norms = tuple(node.name for node in ways.ordered if node in ways.between and is_norm(node, batch))
+
+    def screening(self, held: Iterable[str]) -> tuple[str, ...]:
+        """Return those of some sites between that must be held for none of them to change the ends."""
+        names = tuple(held)
+        nodes = self._ways.screening({self._values[name] for name in names})
+        return tuple(name for name in names if self._values[name] in nodes)
 
 
 def carries(node: fx.Node) -> bool:
