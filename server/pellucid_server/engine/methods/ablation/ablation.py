@@ -5,7 +5,7 @@ comprehensiveness after DeYoung et al., "ERASER: A Benchmark to Evaluate Rationa
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,11 @@ from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.patchwork import Piece, covered
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
 from pellucid_server.engine.methods.shared.effects import Effects, Named
+from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
 from pellucid_server.engine.methods.shared.site_runs import ChangeSet, Measured, SiteRuns
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
 
-_SITES_OF_A_PART = 128
 _MOST_PAIRED = 64
 """Sites of which all pairs are changed."""
 
@@ -73,38 +73,19 @@ def ablation(model: Handle, question: SiteQuestion, params: Params) -> Iterator[
 
 def _singly(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
     """Yield a part for the next sites of a layer: it depends on nothing that was yielded before."""
-    groups = [
-        (number, list(sites))
-        for number, intervention in enumerate(question.interventions)
-        for _, sites in itertools.groupby(intervention.sites, key=lambda site: site.layer)
-    ]
-    parts = [
-        (number, sites[start : start + _SITES_OF_A_PART])
-        for number, sites in groups
-        for start in range(0, len(sites), _SITES_OF_A_PART)
-    ]
-    total = sum(len(sites) for _, sites in parts)
-    done, layer = 0, ""
-    for position, (number, sites) in enumerate(parts):
-        if position >= question.parts_done:
-            if sites[0].layer != layer:
-                runs.release()
-            layer = sites[0].layer
-            yield _part(runs, question, number, sites, (done / total, (done + len(sites)) / total))
-        done += len(sites)
+    parts = site_parts(question)[question.parts_done :]
+    for place, part in enumerate(parts):
+        runs.hold_ahead([each.layer for each in parts[place:]])
+        yield _part(runs, question, part)
     runs.release()
 
 
-def _part(
-    runs: SiteRuns, question: SiteQuestion, number: int, sites: Sequence[Site], progress: tuple[float, float]
-) -> Findings:
-    named = [Named.of(question, number, site) for site in sites]
-    sets: list[ChangeSet] = [((number, site),) for site in sites]
+def _part(runs: SiteRuns, question: SiteQuestion, part: SitePart) -> Findings:
+    named = [Named.of(question, part.intervention, site) for site in part.sites]
+    sets: list[ChangeSet] = [((part.intervention, site),) for site in part.sites]
     effects = Effects(named)
-    begin, end = progress
     for row in range(question.count):
-        step = (end - begin) / question.count
-        effects.add(row, runs.measure(row, sets, progress=(begin + row * step, begin + (row + 1) * step)))
+        effects.add(row, runs.measure(row, sets, progress=part.of_row(row, question.count)))
     tables = {"effects": effects.table()}
     if question.count > 1:
         tables["summary"] = effects.summary(question.seed)

@@ -17,7 +17,7 @@ from pellucid_server.engine.evaluations.recipes import Picked, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.evaluations.targets import probabilities
 from pellucid_server.engine.methods.shared.interventions import Affine, Interventions
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, OverloadedError
 
 Floats = npt.NDArray[np.float64]
 Change = tuple[int, Site]
@@ -29,6 +29,8 @@ _MOST_OTHER_BYTES = 32 << 20
 """Bytes of other values that one evaluation sends to the device."""
 _LEAST_SETS = 4
 """Sets of changes from which on one gradient in place of them takes less time."""
+_MOST_AHEAD, _MOST_AHEAD_BYTES = 16, 64 << 20
+"""Layers, and bytes of values, that are held by one pass."""
 _LEAST_PROBABILITY = 1e-12
 """Probabilities below it count as it: a divergence would be infinite."""
 
@@ -137,11 +139,45 @@ class SiteRuns:
         """Return what becomes of a layer in each of the sets, in one of the draws."""
         return self._edit(self._question.layers[layer], sets, row, draw)
 
+    def hold_ahead(self, layers: Sequence[str]) -> None:
+        """Hold the cuts at the first of `layers`, and at as many behind it as there is room for, by one pass a row.
+
+        What is held for other layers, before those, is let go.
+        """
+        if any(layer == layers[0] for layer, _ in self._held):
+            for layer in {layer for layer, _ in self._held} - set(layers):
+                self._release(layer)
+            return
+        self.release()
+        chosen = self._together(list(dict.fromkeys(layers)))
+        try:
+            for row in range(self._question.count):
+                one = Rows({name: array[row : row + 1] for name, array in self._question.rows.items()})
+                for held in self._model.hold_each(one, chosen):
+                    self._held[held.layer, row] = held
+        except OverloadedError:
+            # More crosses than was expected: each is held when it is needed.
+            self.release()
+
+    def _together(self, layers: list[str]) -> list[str]:
+        """Return the first layers that may be held at once, by the bytes of their values."""
+        total = 0
+        for place, name in enumerate(layers[:_MOST_AHEAD]):
+            # What else crosses a cut is about as much again.
+            total += 2 * 4 * self._question.count * int(np.prod(self._question.layers[name].shape))
+            if place and total > _MOST_AHEAD_BYTES:
+                return layers[:place]
+        return layers[:_MOST_AHEAD]
+
+    def _release(self, layer: str) -> None:
+        for key in [key for key in self._held if key[0] == layer]:
+            self._model.release(self._held.pop(key))
+            self._gradients.pop(key, None)
+
     def release(self) -> None:
         """Let go of all that is held: the next changes are at other layers."""
-        for held in self._held.values():
-            self._model.release(held)
-        self._held.clear()
+        for layer in {layer for layer, _ in self._held}:
+            self._release(layer)
         self._captured.clear()
         self._gradients.clear()
         self._interventions.forget()

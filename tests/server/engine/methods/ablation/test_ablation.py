@@ -4,9 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.sites import Intervention, Site
 from pellucid_server.engine.asking.verbs import ABLATE
+from pellucid_server.engine.evaluations.forward import Forward
+from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.ablation.hooked import (
     LENGTH,
@@ -19,7 +23,7 @@ from server.engine.methods.ablation.hooked import (
     question,
     site_layers,
 )
-from server.engine.models.networks import zoo_rows
+from server.engine.models.networks import zoo_graph, zoo_rows
 
 
 def findings(bench, name, asked, **parameters):
@@ -297,6 +301,24 @@ def test_a_score_that_is_no_number_names_the_site(bench):
 
     with pytest.raises(InvalidRequestError, match=r"With conv1, conv2 changed, the score of row 0 is (nan|-?inf)"):
         findings(bench, "convolutional", asked, joint=True)
+
+
+def test_a_sweep_leaves_nothing_held_and_the_weights_as_they_were(bench):
+    name = "residual" if "residual" in NETWORKS else "convolutional"
+    graph, request = zoo_graph(name), RequestState(1, None)
+    handle = bench.handle(name, request=request)
+    weights = {key: tensor.detach().clone() for key, tensor in graph._program.tensors.items()}
+    (before,) = bench.run(lambda: handle.ask(Forward(Rows(arrays(zoo_rows(name, 3, LENGTH))))).arrays)
+    layers = [layer for layer, shape in NETWORKS[name].items() if shape]
+    asked = question(name, [Intervention(tuple(Site(layer, (0,)) for layer in layers), "scale", 2.0)])
+    method = registry.lookup("ablation", ABLATE)
+
+    bench.run(lambda: list(method.function(handle, asked, method.resolve({}))))
+
+    (after,) = bench.run(lambda: handle.ask(Forward(Rows(arrays(zoo_rows(name, 3, LENGTH))))).arrays)
+    assert request.held_bytes == 0
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in graph._program.tensors.items())
+    assert all(np.array_equal(after[key], before[key]) for key in before)
 
 
 def test_the_rows_themselves_are_not_changed(bench):
