@@ -2,16 +2,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.pool.queue.cost_estimator import CostEstimator, size_bytes
+from pellucid_server.pool.queue.cost_estimator import CostEstimator, kind, size_bytes
 from pellucid_server.vocabulary.descriptions import CapabilityInfo, MethodInfo, ModelInfo
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import (
+    AblateRequest,
     AttributeRequest,
     BaselineSpec,
     ExplanationSpec,
+    InterventionSpec,
     ModelKey,
     PicturesInput,
     PredictRequest,
+    SiteSpec,
     TableInput,
     TensorInput,
     TextsInput,
@@ -159,3 +162,16 @@ def test_a_coalition_weighs_the_same_with_every_baseline(version, name, kind, pa
     spec = ExplanationSpec(name, parameters, baseline=BaselineSpec(kind))
 
     assert AVERAGING.rows(AttributeRequest(ModelKey("m", version), THREE_ROWS, spec)) == 3 * rows
+
+
+def test_an_ablation_is_of_a_kind_of_its_own_and_answers_early_unless_it_is_exact():
+    sites = (SiteSpec("conv1", units=(1, 2, 3), positions=(4,)),)
+    source = {"x": TensorInput(np.zeros((1, 4), np.float32))}
+    changed = InterventionSpec(sites, "steer", vector=np.zeros(5))
+    request = AblateRequest(ModelKey("net", 2), THREE_ROWS, "ablation", interventions=(changed,), source=source)
+
+    assert kind(request) == "net/2/ablate/ablation" != kind(PredictRequest(ModelKey("net", 2), THREE_ROWS))
+    assert WEIGHTS.can_be_cut(request)
+    assert not WEIGHTS.can_be_cut(replace(request, exact=True))
+    alone = size_bytes(AblateRequest(ModelKey("net", 2), THREE_ROWS, "ablation"))
+    assert size_bytes(request) == alone + 16 + 5 * 8 + 4 * 8

@@ -1,9 +1,10 @@
 """What a request weighs before it is done: evaluation rows, by what a worker said of its methods, and bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import (
+    AblateRequest,
     AttributeRequest,
     ExplanationSpec,
     Input,
@@ -53,6 +54,8 @@ class CostEstimator:
 
     def can_be_cut(self, request: Request) -> bool:
         """Tell whether a request answers before its deadline with what it has, however much that is."""
+        if isinstance(request, AblateRequest):
+            return not request.exact
         explanations = _explanations(request)
         return bool(explanations) and all(
             each.method in self._early or (each.tolerance is not None and each.method in self._tolerant)
@@ -69,16 +72,25 @@ class CostEstimator:
 
 def kind(request: Request) -> str:
     """Name what a request has in common with requests whose rows take as long."""
-    explanations = _explanations(request)
-    return "/".join((request.model.name, str(request.model.version), *(each.method for each in explanations)))
+    model = (request.model.name, str(request.model.version))
+    if isinstance(request, AblateRequest):
+        return "/".join((*model, "ablate", request.method))
+    return "/".join((*model, *(each.method for each in _explanations(request))))
 
 
 def size_bytes(request: Request) -> int:
     """Return how many bytes of arrays, pictures, texts and cells a request holds."""
     explanations = _explanations(request)
-    groups: Iterable[Mapping[str, Input]] = (request.inputs, *(each.baseline.inputs for each in explanations))
+    groups: list[Mapping[str, Input]] = [request.inputs, *(each.baseline.inputs for each in explanations)]
+    values = [value for each in explanations for value in each.parameters.values()]
+    numbers = 0
+    if isinstance(request, AblateRequest):
+        groups.append(request.source)
+        values += [*request.parameters.values()]
+        values += [each.vector for each in request.interventions if each.vector is not None]
+        numbers = sum(len(site.units) + len(site.positions) for each in request.interventions for site in each.sites)
     inputs = sum(_input_bytes(each) for group in groups for each in group.values())
-    return inputs + sum(_value_bytes(value) for each in explanations for value in each.parameters.values())
+    return inputs + sum(map(_value_bytes, values)) + _CELL_BYTES * numbers
 
 
 def _explanations(request: Request) -> tuple[ExplanationSpec, ...]:
