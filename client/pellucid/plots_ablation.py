@@ -77,7 +77,8 @@ def draw_effects(axes: Axes, effects: Table) -> None:
     places = np.arange(len(rows))
     whiskers = _whiskers(rows, values)
     axes.barh(places, values, color=[RED if value > 0 else BLUE for value in values], xerr=whiskers, ecolor=_GREY)
-    axes.set_yticks(places, [literal(_site_name(each)) for each in rows], fontsize=8)
+    several = len({each.get("row") for each in effects}) > 1
+    axes.set_yticks(places, [literal(_site_name(each, with_row=several)) for each in rows], fontsize=8)
     axes.invert_yaxis()
     _bare(axes)
     axes.axvline(0, color="0.4", linewidth=0.8)
@@ -218,10 +219,10 @@ def _bare(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _site_name(row: Mapping[str, Any]) -> str:
-    """Return what was changed, and for which row where the table has several."""
+def _site_name(row: Mapping[str, Any], *, with_row: bool) -> str:
+    """Return what was changed, and for which row."""
     name = next((str(row[key]) for key in _PLACES if row.get(key) is not None), "")
-    return f"{name} (row {row['row']})" if row.get("row") is not None else name
+    return f"{name} (row {row['row']})" if with_row and row.get("row") is not None else name
 
 
 def _whiskers(rows: Sequence[Mapping[str, Any]], values: Any) -> Any:
