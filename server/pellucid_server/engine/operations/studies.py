@@ -26,7 +26,7 @@ from pellucid_server.engine.operations.sites import resolve_interventions
 from pellucid_server.engine.operations.streams import Resume
 from pellucid_server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from pellucid_server.vocabulary.descriptions import OutputInfo
-from pellucid_server.vocabulary.findings import AblationRecord
+from pellucid_server.vocabulary.findings import AblationRecord, Findings
 from pellucid_server.vocabulary.requests import AblateRequest, InterventionSpec, Outcome, SiteSpec, TargetSpec
 
 _COLUMN = re.compile(r"input:(?P<input>.*)\[(?P<column>.*)\]", re.DOTALL)
@@ -71,6 +71,8 @@ def read_study(
         row_bytes=model.input_row_bytes,
         seed=request.seed,
         parts_done=resume.parts_done,
+        last=resume.checkpoint if isinstance(resume.checkpoint, Findings) else None,
+        classes=min(len(found.info.classes), len(decided.classes)),
     )
     record = AblationRecord(
         metric=request.metric,

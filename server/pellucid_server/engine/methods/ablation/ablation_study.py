@@ -4,10 +4,11 @@ Source: Meyes, Lu, de Puiseau and Meisen, "Ablation Studies in Artificial Neural
 after Buolamwini and Gebru, "Gender Shades", FAT* 2018; intervals by Efron's bootstrap, 1979.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from pellucid_server.engine.methods.shared.labelled_runs import LabelledRuns, St
 from pellucid_server.engine.methods.shared.study_tables import AccuracyTables, ErrorTables
 from pellucid_server.engine.methods.shared.subsets import Subsets
 from pellucid_server.errors import InvalidRequestError, TimedOutError
-from pellucid_server.vocabulary.findings import Findings
+from pellucid_server.vocabulary.findings import Findings, Table
 from pellucid_server.vocabulary.results import Accuracy
 
 _PARTS = 20
@@ -31,6 +32,8 @@ _PART_ROWS = 2048
 _ROWS_OF_A_TABLE = 5000
 _MARGIN = 1.5
 """How much longer the next batch may take than the longest so far."""
+_CUT_OFF = "The deadline ended the study after"
+"""What the warning begins with that every table of an early end has."""
 
 Predicted = npt.NDArray[np.generic]
 
@@ -49,6 +52,13 @@ class Params:
 
 class Tables(Protocol):
     """What is kept of the rows, and what is told of it."""
+
+    name: str
+    """Of the table that `final` gives."""
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if more would be kept with it than may be."""
+        ...
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""
@@ -78,55 +88,93 @@ class Tables(Protocol):
     baselines=Background.NONE,
     rows_parameter="rows",
     answers_early=True,
+    skips_parts=True,
 )
 def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> Iterator[Findings]:
     """Measure accuracy on a labelled data set, by class and by group, with parts of the model changed.
 
     The rows are read once, batch by batch; each is predicted without changes and with each of them. A deadline ends the
     reading, and what was read until then is the answer.
+
+    After a lost worker the rows are read again. Running estimates that the caller has are left out, and the tables are
+    always given, of one reading: if the caller has a part of them, the rest is of all rows, as that part was.
     """
     changes = study_changes(question, joint=params.joint)
-    tables = _tables(question, params, changes)
+    total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
+    tables = _tables(question, params, changes, total)
+    given = None if question.last is None else question.last.tables.get(tables.name)
+    if (
+        question.last is not None
+        and given is not None
+        and (_cut_off(question.last) or _lines(given) < _ROWS_OF_A_TABLE)
+    ):
+        yield _ending(question.last, given)
+        return
     runs = LabelledRuns(model, question)
     size = runs.rows_per_batch(changes)
-    total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
     step = _PART_ROWS if total is None else max(math.ceil(total / _PARTS), 1)
-    done, shown, longest, partial = 0, 0, 0.0, False
+    done, shown, running, longest, partial = 0, 0, 0, 0.0, False
     try:
         for batch in question.batches(size):
             kept = _first(batch, params.rows - done if params.rows else batch.count)
             if kept.count == 0:
                 break
+            tables.expect(kept)
             started = time.monotonic()
             before, after = _predictions(runs, kept, changes, _progress(done, kept.count, total))
             tables.add(kept, before, after)
             done += kept.count
             longest = max(longest, time.monotonic() - started)
             if done // step > shown and done != total:
-                shown = done // step
-                yield tables.running(done)
+                shown, running = done // step, running + 1
+                if running > question.parts_done:
+                    yield tables.running(done)
             if done == params.rows:
                 break
-            if model.seconds_left() < _MARGIN * longest + tables.final_seconds() and done != total:
+            late = model.seconds_left() < _MARGIN * longest + tables.final_seconds()
+            if late and done != total and given is None:
                 partial = True
                 break
     except TimedOutError:
-        if not done:
+        if not done or given is not None:
             raise
         partial = True
     runs.end()
     if not done:
         raise InvalidRequestError("The data set has no rows; a study needs at least one.", field="dataset")
-    yield from _marked(tables.final(model), done, partial=partial)
+    skipped = 0 if given is None else max(question.parts_done - running, 0)
+    yield from itertools.islice(_marked(tables.final(model), done, partial=partial), skipped, None)
 
 
-def _tables(question: StudyQuestion, params: Params, changes: Sequence[StudyChange]) -> Tables:
+def _cut_off(part: Findings) -> bool:
+    return any(text.startswith(_CUT_OFF) for text in part.warnings)
+
+
+def _lines(table: Table) -> int:
+    return len(table.columns["rows"].values)
+
+
+def _ending(last: Findings, given: Table) -> Findings:
+    """Return what ends an answer whose last table the caller has, or cannot have: the rows of an early end are gone."""
+    partial = _cut_off(last)
+    warnings: tuple[str, ...] = ()
+    if partial and _lines(given) == _ROWS_OF_A_TABLE:
+        warnings = (
+            "A worker was lost while it sent the tables, with no time left to read the rows again: the last "
+            "changes may be missing.",
+        )
+    return Findings(accuracy=Accuracy(partial=partial), warnings=warnings)
+
+
+def _tables(question: StudyQuestion, params: Params, changes: Sequence[StudyChange], total: int | None) -> Tables:
     subsets = Subsets(question.decision.classes)
     made = ErrorTables if question.decision.kind == "number" else AccuracyTables
     return made(
         question.decision,
         subsets,
         changes,
+        total=total,
+        classes=question.classes,
         seed=question.seed,
         resamples=params.bootstrap,
         level=params.level,
@@ -162,9 +210,8 @@ def _first(batch: Batch, count: int) -> Batch:
 
 
 def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> Iterator[Findings]:
-    """Give the parts, the last of them with how good they are."""
-    found = list(parts)
+    """Give the parts: each says if it is of an early end, and the last how good they are."""
+    warnings = (f"{_CUT_OFF} {rows} rows; the tables are of those.",) if partial else ()
+    found = [replace(part, warnings=warnings + part.warnings) for part in parts]
     yield from found[:-1]
-    warnings = (f"The deadline ended the study after {rows} rows; the tables are of those.",) if partial else ()
-    last = found[-1]
-    yield Findings(tables=last.tables, accuracy=Accuracy(partial=partial), warnings=warnings)
+    yield replace(found[-1], accuracy=Accuracy(partial=partial))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.studies import Batch, Decision
-from pellucid_server.engine.methods.shared.hits import Hits, all_estimates
+from pellucid_server.engine.methods.shared.hits import Hits, all_estimates, count_bytes
 from pellucid_server.engine.methods.shared.labelled_runs import StudyChange
 from pellucid_server.engine.methods.shared.misses import Misses, error_estimates
 from pellucid_server.engine.methods.shared.subsets import Subsets
@@ -43,7 +43,17 @@ class _Line:
 
 
 class AccuracyTables:
-    """Counts right predictions."""
+    """Counts right predictions.
+
+    `total` is how many rows there will be, if that is known, and `classes` how many classes at least.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are more changes and draws than counts are kept of.
+    """
+
+    name = "accuracy"
 
     def __init__(
         self,
@@ -51,6 +61,8 @@ class AccuracyTables:
         subsets: Subsets,
         changes: Sequence[StudyChange],
         *,
+        total: int | None,
+        classes: int,
         seed: int,
         resamples: int,
         level: float,
@@ -59,7 +71,20 @@ class AccuracyTables:
         self._subsets = subsets
         self._changes = changes
         self._seed, self._resamples, self._level, self._most_rows = seed, resamples, level, most_rows
+        self._require_room(1 + classes)
         self._hits = [Hits(0), *(Hits(change.draws) for change in changes)]
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if its groups are more than counts are kept of.
+
+        Raises
+        ------
+        PellucidError
+            They are too many.
+        """
+        for _ in self._subsets.of(batch):
+            pass
+        self._require_room(len(self._subsets))
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""
@@ -68,10 +93,13 @@ class AccuracyTables:
         self._hits[0].add(subsets, right, np.zeros(batch.count, np.int64))
         for hits, draws in zip(self._hits[1:], after, strict=True):
             hits.add(subsets, right, sum((each == batch.labels).astype(np.int64) for each in draws))
-        if sum(hits.nbytes for hits in self._hits) > _MOST_COUNT_BYTES:
+
+    def _require_room(self, subsets: int) -> None:
+        draws = [0, *(change.draws for change in self._changes)]
+        if sum(count_bytes(each, subsets) for each in draws) > _MOST_COUNT_BYTES:
             text = (
-                f"{len(self._changes)} changes and {len(self._subsets)} classes and groups are more than a study keeps "
-                "count of; name fewer sites, or ask for fewer draws."
+                f"{len(self._changes)} changes of {sum(draws)} draws in all, with {subsets} classes and groups, are "
+                "more than a study keeps count of; name fewer sites, or ask for fewer draws."
             )
             raise InvalidRequestError(text, field="interventions")
 
@@ -122,7 +150,17 @@ class AccuracyTables:
 
 
 class ErrorTables:
-    """Keeps the errors of predicted numbers."""
+    """Keeps the errors of predicted numbers.
+
+    `total` is how many rows there will be, if that is known; `classes` says nothing here.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are more rows and changes than errors are kept of.
+    """
+
+    name = "errors"
 
     def __init__(
         self,
@@ -130,6 +168,8 @@ class ErrorTables:
         subsets: Subsets,
         changes: Sequence[StudyChange],
         *,
+        total: int | None,
+        classes: int,
         seed: int,
         resamples: int,
         level: float,
@@ -140,7 +180,20 @@ class ErrorTables:
         self._changes = changes
         self._seed, self._resamples, self._level, self._most_rows = seed, resamples, level, most_rows
         self._misses = Misses(len(changes))
+        self._misses.expect(total or 0)
         self._rows = 0
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if its rows are more than errors are kept of, or its groups too many.
+
+        Raises
+        ------
+        PellucidError
+            They are too many.
+        """
+        for _ in self._subsets.of(batch):
+            pass
+        self._misses.expect(batch.count)
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""

@@ -440,3 +440,99 @@ def test_one_number_per_row_is_read_as_two_classes(kind, limit):
     values = np.array([[limit], [limit + 1e-6], [limit - 1e-6]])
 
     assert Decision("y", kind, ("0", "1")).read(values).tolist() == [0, 1, 0]
+
+
+TWO = [("a", Intervention((), "zero")), ("c", Intervention((), "resample", reference="dataset", draws=4))]
+
+
+def resumed(first, done, handle=None, asked=None, **parameters):
+    """The parts that the caller has in the end: `done` of the first worker, and what a second one goes on with."""
+    asked = table_question(TWO) if asked is None else asked
+    asked = dataclasses.replace(asked, parts_done=done, last=first[done - 1])
+    return first[:done] + study(handle or Linear(WEIGHTS), asked, **parameters)
+
+
+def test_after_a_lost_worker_the_caller_has_each_part_once_wherever_it_was_lost(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", 4)
+    first = study(Linear(WEIGHTS), table_question(TWO))
+    wanted = [lines(first, name) for name in ("running", "accuracy")]
+    assert [len(each) for each in wanted] == [21, 15]
+
+    for done in range(1, len(first) + 1):
+        parts = resumed(first, done)
+
+        assert [lines(parts, name) for name in ("running", "accuracy")] == wanted, done
+        assert parts[-1].accuracy.partial is False
+    assert lookup("ablation-study", STUDY).skips_parts
+
+
+def test_a_second_worker_with_less_time_still_gives_the_table_and_says_that_it_is_partial():
+    first = study(Linear(WEIGHTS), table_question(TWO))
+
+    for late in ({"seconds": 1.0, "row_seconds": 0.001}, {"fails_after": 650}):
+        parts = resumed(first, 3, Linear(WEIGHTS, **late))
+
+        (rows,) = {line["rows"] for line in lines(parts) if line["by"] == "all"}
+        assert 0 < rows < 500
+        assert parts[-1].accuracy.partial is True
+        assert f"after {rows} rows" in parts[-1].warnings[0]
+
+
+def test_tables_of_one_reading_are_never_mixed_with_those_of_another(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", 4)
+    # The first worker read all rows and gave a part of the table; the second has no time for as many.
+    whole = study(Linear(WEIGHTS), table_question(TWO))
+    place = next(number for number, part in enumerate(whole, 1) if "accuracy" in part.tables)
+    with pytest.raises(TimedOutError):
+        resumed(whole, place, Linear(WEIGHTS, fails_after=650))
+
+    # The first worker was cut off, and lost in the middle of its tables.
+    short = study(Linear(WEIGHTS, fails_after=650), table_question(TWO))
+    place = next(number for number, part in enumerate(short, 1) if "accuracy" in part.tables)
+    parts = resumed(short, place)
+    assert lines(parts) == lines(short[:place])
+    assert parts[-1].accuracy.partial is True
+    assert "may be missing" in parts[-1].warnings[0]
+
+    # It was lost after all of them.
+    parts = resumed(short, len(short))
+    assert lines(parts) == lines(short)
+    assert (parts[-1].accuracy.partial, parts[-1].warnings) == (True, ())
+
+
+@pytest.mark.parametrize("number", [False, True], ids=["classes", "numbers"])
+def test_more_than_can_be_counted_is_refused_before_a_row_is_evaluated(number, monkeypatch):
+    handle, asked = Linear(WEIGHTS), table_question(TWO, number=number)
+    # Of 64 subsets, counts for no change and for two with 1 and 4 draws; of 500 rows, two errors for each of the three.
+    least = 500 * 2 * 3 if number else 64 * 2 * 8 * (1 + 2 + 5)
+    where = "misses.MOST_NUMBERS" if number else "study_tables._MOST_COUNT_BYTES"
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least - 1)
+    with pytest.raises(InvalidRequestError, match="fewer sites"):
+        study(handle, asked)
+    assert handle.rows == 0
+
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least)
+    assert lines(study(handle, asked, bootstrap=0), "errors" if number else "accuracy")
+
+
+def test_classes_and_groups_that_are_too_many_are_refused_before_their_rows_are_evaluated(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.study_tables._MOST_COUNT_BYTES", 64 * 2 * 8 * 8)
+    handle = Linear(WEIGHTS)
+    with pytest.raises(InvalidRequestError, match="with 65 classes"):
+        study(handle, dataclasses.replace(table_question(TWO), classes=64))
+    assert handle.rows == 0
+
+    asked = table_question(TWO)
+    named = joined(asked)
+    asked = dataclasses.replace(
+        asked, batches=batches_of(named.rows, named.labels, {"number": [str(row % 100) for row in range(500)]}, 50)
+    )
+    with pytest.raises(InvalidRequestError, match="with 103 classes and groups"):
+        study(handle, asked)
+    assert handle.rows == 50 * 6
+
+    asked = dataclasses.replace(asked, count=None, decision=Decision("y", "number"))
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.misses.MOST_NUMBERS", 50 * 2 * 3)
+    with pytest.raises(InvalidRequestError, match="so many rows"):
+        study(handle, asked)
+    assert handle.rows == 2 * 50 * 6
