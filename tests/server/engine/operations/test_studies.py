@@ -89,7 +89,7 @@ def test_without_a_data_set_the_method_says_which_there_are(context, model, inpu
 
 
 def test_an_unknown_data_set_is_refused_with_those_that_there_are(context, model):
-    with pytest.raises(NotFoundError, match="No data set 'shape'; there are: forms, shapes. Did you mean 'shapes'"):
+    with pytest.raises(NotFoundError, match=r"No data set 'shape'; there are: forms, shapes\. Did you mean 'shapes'"):
         asked(context, model, dataset="shape")
 
 
