@@ -9,7 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from e2e.small_models import BIAS, PICTURES, SCORES, WEIGHT, linear_scores, write_pictures, write_scores
+from e2e.small_models import (
+    BIAS,
+    PICTURES,
+    SCORES,
+    SERIES,
+    WEIGHT,
+    linear_scores,
+    write_pictures,
+    write_scores,
+    write_series,
+)
 from pellucid_server.engine.asking.studies import Decision
 from pellucid_server.engine.datasets.catalogue import scan
 from pellucid_server.engine.datasets.labels import Labels, decision
@@ -35,6 +45,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_scores(folder)
     write_pictures(folder)
+    write_series(folder)
     return {model.name: model for model in load_repository(folder, "cpu", 1)}
 
 
@@ -290,6 +301,21 @@ def test_arrays_that_are_not_rows_of_plain_values_break_the_data_set(tmp_path, a
     (info,) = scan(tmp_path).infos
 
     assert words in info.reason
+
+
+@pytest.mark.parametrize("value", [8.642e300, np.nan, np.inf])
+def test_an_element_that_the_model_does_not_take_is_named_by_its_row_alone(tmp_path, models, value):
+    write(tmp_path, 'kind = "tensor"\ndata = "a.npz"\n', name="arrays")
+    series = np.ones((3, 4))
+    series[1, 2] = value
+    np.savez(tmp_path / "arrays" / "a.npz", series=series, mask=np.ones((3, 4), bool), label=np.zeros(3))
+
+    message = refused(tmp_path, models[SERIES], "arrays")
+
+    assert (
+        "a.npz, row 1, array 'series': an element is not finite, or not one that the model takes as float32" in message
+    )
+    assert str(value) not in message
 
 
 def test_texts_are_described_and_refused_by_models_that_take_none(tmp_path, scores):
