@@ -246,7 +246,7 @@ def test_a_study_whose_worker_is_killed_goes_on_and_has_the_table_of_all_rows(se
         model=explanation_pb2.ModelSpec(name=TABLE_MODEL),
         method="ablation-study",
         dataset="tumours",
-        interventions=[intervention("hidden1", "NOISE", draws=64, value=1.0)],
+        interventions=[intervention("hidden1", "NOISE", draws=16, value=1.0)],
     )
     expected = [read_findings(each.findings) for each in served.explanations.Ablate(request, timeout=LONG_SECONDS)]
     pid = served.worker_pid()

@@ -131,7 +131,8 @@ class AccuracyTables:
                 for (_, by, group), each, count in zip(some, found, counts, strict=True):
                     numbers = np.stack([each[0], np.full(3, np.nan)]) if place == 0 else each[1:]
                     lines.append(_Line(name, by, group, int(count.sum()), numbers))
-        yield from _tables("accuracy", lines, self._most_rows, (("accuracy", "", "Share of right predictions."),))
+        measures = (("accuracy", "", "Share of right predictions."),)
+        yield from _tables("accuracy", lines, self._most_rows, measures, self._level)
 
     def _estimates(self, model: Handle, counts: npt.NDArray[np.int64], names: tuple[str, ...], total: int) -> Floats:
         arguments = (counts, names, self._seed)
@@ -243,7 +244,8 @@ class ErrorTables:
             ("mean squared error", squared, "Mean of the squared differences of prediction and label."),
             ("mean absolute error", self._unit, "Mean of the absolute differences of prediction and label."),
         )
-        yield from _tables("errors", [line for lines in found for line in lines], self._most_rows, measures)
+        lines = [line for some in found for line in some]
+        yield from _tables("errors", lines, self._most_rows, measures, self._level)
 
 
 def _computed(
@@ -269,9 +271,25 @@ def _running(
     return Findings(tables={"running": Table(columns, "Estimates from the rows that were read so far.")})
 
 
+def unseen_share(rows: npt.NDArray[np.int64], level: float) -> Floats:
+    """Return how large a share rows of another kind may have where `rows` rows are all of one kind, in (0, 1).
+
+    With a larger share, one of them would be among so many rows with a probability above `level`. At 95 % it is about
+    3 / rows.
+
+    Source: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983.
+    """
+    return np.asarray(-np.expm1(np.log1p(-level) / rows))
+
+
 def _tables(
-    name: str, lines: Sequence[_Line], most: int, measures: Sequence[tuple[str, str, str]]
+    name: str, lines: Sequence[_Line], most: int, measures: Sequence[tuple[str, str, str]], level: float
 ) -> Iterator[Findings]:
+    alike = sum(bool(_points(line.numbers)[::2].any()) for line in lines)
+    warnings = (
+        f"In {alike} of {len(lines)} lines all rows came out alike, and the interval is a point. That is no certainty: "
+        "the column unseen has the share that rows of another kind may have all the same, about 3 / rows.",
+    )
     for start in range(0, max(len(lines), 1), most):
         some = lines[start : start + most]
         columns = {
@@ -296,7 +314,22 @@ def _tables(
                 ),
                 f"{prefix}difference high": _maybe(difference[:, _HIGH], unit, "Upper end of it."),
             }
-        yield Findings(tables={name: Table(columns, "By change, then by what the rows are divided by.")})
+        points = np.array([_points(line.numbers).any() for line in some], bool)
+        shares = unseen_share(np.array([line.rows for line in some], np.int64), level)
+        columns["unseen"] = _maybe(
+            np.where(points, shares, np.nan),
+            "",
+            f"Where an interval is a point: the share that rows of another kind may have all the same, at {level:g}.",
+        )
+        last = start + most >= len(lines)
+        table = Table(columns, "By change, then by what the rows are divided by.")
+        yield Findings(tables={name: table}, warnings=warnings if last and alike else ())
+
+
+def _points(numbers: Floats) -> npt.NDArray[np.bool_]:
+    """Return which intervals have no width, (columns,): with every resample being the same, rounding aside."""
+    width = numbers[:, _HIGH] - numbers[:, _LOW]
+    return np.asarray(width <= 1e-12 * np.abs(numbers[:, _VALUE]))
 
 
 def _maybe(values: Floats, unit: str, text: str) -> Column:

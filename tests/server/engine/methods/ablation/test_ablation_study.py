@@ -15,6 +15,7 @@ from pellucid_server.engine.asking.verbs import STUDY
 from pellucid_server.engine.methods.shared import subsets
 from pellucid_server.engine.methods.shared.hits import estimates
 from pellucid_server.engine.methods.shared.misses import error_estimates
+from pellucid_server.engine.methods.shared.study_tables import unseen_share
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from scipy import stats
 from server.engine.methods.closed_forms import grown
@@ -536,3 +537,63 @@ def test_classes_and_groups_that_are_too_many_are_refused_before_their_rows_are_
     with pytest.raises(InvalidRequestError, match="so many rows"):
         study(handle, asked)
     assert handle.rows == 2 * 50 * 6
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("rows", [1, 2, 30, 1000, 10**9])
+def test_the_share_of_what_was_not_seen_is_clopper_and_pearsons_bound(rows, level):
+    (found,) = unseen_share(np.array([rows]), level)
+
+    # The largest share of which none in so many rows is not yet too rare.
+    assert found == pytest.approx(stats.beta.ppf(level, 1, rows), rel=1e-6)
+    if level == 0.95 and rows >= 30:
+        assert found == pytest.approx(3 / rows, rel=0.06)
+
+
+def test_a_group_that_is_all_right_or_all_wrong_has_a_bound_in_place_of_certainty():
+    asked = table_question([("a", Intervention((), "zero"))])
+    batch = joined(asked)
+    x = batch.rows["x"].astype(np.float64)
+    right = (x @ WEIGHTS > 0) == batch.labels
+    after = (x * [0, 1, 1, 1] @ WEIGHTS > 0) == batch.labels
+    kinds = {"right": right & after, "wrong": ~right & ~after, "lost": right & ~after}
+    groups = {
+        "kind": [
+            "right" if a else "wrong" if b else "lost" if c else "gained"
+            for a, b, c in zip(*kinds.values(), strict=True)
+        ]
+    }
+    asked = dataclasses.replace(asked, batches=batches_of(batch.rows, batch.labels, groups, 64))
+
+    parts = study(Linear(WEIGHTS), asked)
+
+    found = lines(parts)
+    for line in found:
+        if line["by"] == "kind":
+            assert line["low"] == line["high"]
+            assert line["unseen"] == pytest.approx(1 - 0.05 ** (1 / line["rows"]))
+        else:
+            assert line["low"] < line["high"]
+            assert line["unseen"] is None
+    assert len(found) == 14
+    (text,) = parts[-1].warnings
+    assert text.startswith("In 8 of 14 lines all rows came out alike")
+    assert all(part.warnings == () for part in parts[:-1])
+
+
+def test_a_change_that_changes_no_prediction_has_a_bound_too_and_no_intervals_have_none():
+    asked = table_question([("a", Intervention((), "zero"))])
+    batch = joined(asked)
+    rows = {"x": batch.rows["x"] * np.array([0, 1, 1, 1], np.float32)}
+    asked = dataclasses.replace(asked, batches=batches_of(rows, batch.labels, {}, 64))
+
+    parts = study(Linear(WEIGHTS), asked)
+
+    for line in lines(parts):
+        assert (line["unseen"] is None) == (line["change"] == "none")
+        if line["change"] != "none":
+            assert (line["difference low"], line["difference high"]) == (0.0, 0.0)
+    assert parts[-1].warnings == ()
+
+    without = study(Linear(WEIGHTS), asked, bootstrap=0)
+    assert {line["unseen"] for line in lines(without)} == {None}
