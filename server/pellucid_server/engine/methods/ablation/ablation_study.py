@@ -4,7 +4,6 @@ Source: Meyes, Lu, de Puiseau and Meisen, "Ablation Studies in Artificial Neural
 after Buolamwini and Gebru, "Gender Shades", FAT* 2018; intervals by Efron's bootstrap, 1979.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -102,13 +101,10 @@ def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> It
     changes = study_changes(question, joint=params.joint)
     total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
     tables = _tables(question, params, changes, total)
-    given = None if question.last is None else question.last.tables.get(tables.name)
-    if (
-        question.last is not None
-        and given is not None
-        and (_cut_off(question.last) or _lines(given) < _ROWS_OF_A_TABLE)
-    ):
-        yield _ending(question.last, given)
+    last = question.last or Findings()
+    given = last.tables.get(tables.name)
+    if given is not None and (_cut_off(last) or _lines(given) < _ROWS_OF_A_TABLE):
+        yield _ending(last, given)
         return
     runs = LabelledRuns(model, question)
     size = runs.rows_per_batch(changes)
@@ -143,7 +139,8 @@ def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> It
     if not done:
         raise InvalidRequestError("The data set has no rows; a study needs at least one.", field="dataset")
     skipped = 0 if given is None else max(question.parts_done - running, 0)
-    yield from itertools.islice(_marked(tables.final(model), done, partial=partial), skipped, None)
+    found = _marked(tables.final(model), done, partial=partial)
+    yield from found[skipped:] or [Findings(accuracy=found[-1].accuracy)]
 
 
 def _cut_off(part: Findings) -> bool:
@@ -155,7 +152,10 @@ def _lines(table: Table) -> int:
 
 
 def _ending(last: Findings, given: Table) -> Findings:
-    """Return what ends an answer whose last table the caller has, or cannot have: the rows of an early end are gone."""
+    """Return what ends an answer of which the caller has all tables, or all that there can be.
+
+    After an early end there is no time to read the same rows again.
+    """
     partial = _cut_off(last)
     warnings: tuple[str, ...] = ()
     if partial and _lines(given) == _ROWS_OF_A_TABLE:
@@ -209,9 +209,8 @@ def _first(batch: Batch, count: int) -> Batch:
     )
 
 
-def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> Iterator[Findings]:
-    """Give the parts: each says if it is of an early end, and the last how good they are."""
+def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> list[Findings]:
+    """Return the parts: each says if it is of an early end, and the last how good they are."""
     warnings = (f"{_CUT_OFF} {rows} rows; the tables are of those.",) if partial else ()
     found = [replace(part, warnings=warnings + part.warnings) for part in parts]
-    yield from found[:-1]
-    yield replace(found[-1], accuracy=Accuracy(partial=partial))
+    return [*found[:-1], replace(found[-1], accuracy=Accuracy(partial=partial))]

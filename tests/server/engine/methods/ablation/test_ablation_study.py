@@ -453,8 +453,10 @@ def resumed(first, done, handle=None, asked=None, **parameters):
     return first[:done] + study(handle or Linear(WEIGHTS), asked, **parameters)
 
 
-def test_after_a_lost_worker_the_caller_has_each_part_once_wherever_it_was_lost(monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", 4)
+@pytest.mark.parametrize("most", [4, 5, 1000])
+def test_after_a_lost_worker_the_caller_has_each_part_once_wherever_it_was_lost(monkeypatch, most):
+    # A table of 15 lines: in parts of which the last is short or full, or in one.
+    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", most)
     first = study(Linear(WEIGHTS), table_question(TWO))
     wanted = [lines(first, name) for name in ("running", "accuracy")]
     assert [len(each) for each in wanted] == [21, 15]
@@ -463,6 +465,7 @@ def test_after_a_lost_worker_the_caller_has_each_part_once_wherever_it_was_lost(
         parts = resumed(first, done)
 
         assert [lines(parts, name) for name in ("running", "accuracy")] == wanted, done
+        assert len(parts) == len(first) + (done == len(first))
         assert parts[-1].accuracy.partial is False
     assert lookup("ablation-study", STUDY).skips_parts
 
