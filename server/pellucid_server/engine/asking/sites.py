@@ -171,6 +171,8 @@ class SiteQuestion:
         Parts that the caller has from a worker that was lost: a method that resumes leaves out as many.
     gradients
         Why there are no gradients; empty if there are.
+    labels
+        Of the targets' output, a label for each class; empty if it has none.
     network
         How the network's sites lie to one another; None if no method asked needs it.
     """
@@ -187,6 +189,7 @@ class SiteQuestion:
     seed: int = 0
     parts_done: int = 0
     gradients: str = ""
+    labels: tuple[str, ...] = ()
     network: Network | None = None
 
     @property

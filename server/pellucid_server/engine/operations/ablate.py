@@ -212,6 +212,7 @@ def read_sites(
         seed=request.seed,
         parts_done=resume.parts_done,
         gradients=model.obstacle(Need.GRADIENTS),
+        labels=next(info.labels for info in model.outputs if info.name == output),
         network=None if model.graph is None else GraphNetwork(model.graph),
     )
     named = {each.reference for each in found.interventions if each.reference}

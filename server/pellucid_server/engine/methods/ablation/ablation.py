@@ -25,6 +25,7 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 
 _MOST_PAIRED = 64
 """Sites of which all pairs are changed."""
+_MOST_OUTCOMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def _singly(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
     """Yield a part for the next sites of a layer: it depends on nothing that was yielded before."""
     parts = site_parts(question)[question.parts_done :]
     for place, part in enumerate(parts):
-        runs.hold_ahead([each.layer for each in parts[place:]])
+        # The first part is soon there: others are held by one pass from the second on.
+        runs.hold_ahead([each.layer for each in (parts[place:] if place else parts[:1])])
         yield _part(runs, question, part)
     runs.release()
 
@@ -118,7 +120,8 @@ def _joint(runs: SiteRuns, question: SiteQuestion) -> Findings:
     tables = {"joint": Table(columns, "All changes at once, row by row.")}
     if question.count > 1:
         tables["joint summary"] = _joint_summary(question, before[:, None] - after, others is not None)
-    return Findings(tables=tables, arrays=_outputs(runs, question, changes))
+    arrays, outcomes = _outputs(runs, question, changes)
+    return Findings(tables=tables | outcomes, arrays=arrays)
 
 
 def _joint_summary(question: SiteQuestion, effects: npt.NDArray[np.float64], both: bool) -> Table:
@@ -135,19 +138,47 @@ def _joint_summary(question: SiteQuestion, effects: npt.NDArray[np.float64], bot
     )
 
 
-def _outputs(runs: SiteRuns, question: SiteQuestion, changes: ChangeSet) -> dict[str, NamedArray]:
-    """Return the target's output without and with the changes, of each row, in the first draw."""
+def _outputs(
+    runs: SiteRuns, question: SiteQuestion, changes: ChangeSet
+) -> tuple[dict[str, NamedArray], dict[str, Table]]:
+    """Return the target's output without and with the changes, of each row, in the first draw, and who is highest."""
     found = [runs.outputs(row, changes) for row in range(question.count)]
     runs.release()
     name = question.targets[0].output
+    before, after = (np.stack([pair[place][name] for pair in found]) for place in (0, 1))
     arrays = {}
-    for key, place, text in (("output before", 0, "unchanged"), ("output after", 1, "changed")):
-        values = np.stack([pair[place][name] for pair in found])
-        axes = (Axis("row"), *(Axis(f"axis {axis}") for axis in range(values.ndim - 1)))
-        finite = bool(np.isfinite(values).all())
-        if finite:
-            arrays[key] = NamedArray(values, axes, text=f"Output {name} of the {text} network.")
-    return arrays
+    for key, values, text in (("output before", before, "unchanged"), ("output after", after, "changed")):
+        labels = question.labels if values.ndim == 2 and len(question.labels) == values.shape[1] else ()
+        axes = [Axis("row"), *(Axis(f"axis {axis}") for axis in range(values.ndim - 1))]
+        if labels:
+            axes[1] = Axis("class", labels)
+        if np.isfinite(values).all():
+            arrays[key] = NamedArray(values, tuple(axes), text=f"Output {name} of the {text} network.")
+    classes = before.ndim == 2 and before.shape[1] > 1 and len(arrays) == 2
+    return arrays, {"outcomes": _outcomes(before, after, question.labels)} if classes else {}
+
+
+def _outcomes(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], labels: tuple[str, ...]) -> Table:
+    """Return the highest elements of each row's output, without and with the changes, in the order with them."""
+    rows, places = [], []
+    for row in range(len(before)):
+        highest = {
+            int(place) for each in (before, after) for place in np.argsort(-each[row], kind="stable")[:_MOST_OUTCOMES]
+        }
+        ordered = sorted(highest, key=lambda place: (-float(after[row, place]), place))
+        rows += [row] * len(ordered)
+        places += ordered
+    index = (np.array(rows), np.array(places))
+    return Table(
+        {
+            "row": Column(index[0]),
+            "index": Column(index[1]),
+            "label": Column(tuple(labels[place] if labels else "" for place in places)),
+            "before": Column(before[index].astype(np.float64), text="The output's value without the changes."),
+            "after": Column(after[index].astype(np.float64), text="Its value with all changes."),
+        },
+        f"The {_MOST_OUTCOMES} highest elements of the output, without and with the changes.",
+    )
 
 
 def _require_apart(layers: Mapping[str, SiteLayer], changes: ChangeSet) -> None:

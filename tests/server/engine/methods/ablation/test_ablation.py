@@ -159,6 +159,32 @@ def test_joint_changes_of_several_layers_hold_at_once(bench, name):
     np.testing.assert_allclose(outputs["output before"].values, first_output(name, rows), rtol=1e-4, atol=1e-5)
 
 
+def test_joint_changes_name_the_highest_classes_without_and_with_them(bench):
+    name = "convolutional"
+    rows = zoo_rows(name, 2, LENGTH)
+    asked = question(name, [Intervention((Site("conv2"),))], rows=rows, labels=("a", "b", "c"))
+
+    found = findings(bench, name, asked, joint=True)
+
+    outcomes = {key: np.asarray(each.values) for key, each in found[0].tables["outcomes"].columns.items()}
+    before, after = first_output(name, rows), first_output(name, rows, [("conv2", lambda value: 0 * value)])
+    places = outcomes["row"], outcomes["index"]
+    assert outcomes["row"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert outcomes["label"].tolist() == [("a", "b", "c")[place] for place in outcomes["index"]]
+    np.testing.assert_allclose(outcomes["before"], before[places], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(outcomes["after"], after[places], rtol=1e-4, atol=1e-5)
+    assert (np.diff(outcomes["after"].reshape(2, 3), axis=1) <= 0).all()
+
+
+def test_changes_of_one_site_are_told_apart_by_their_values(bench):
+    changes = [Intervention((Site("conv2"),), "scale", factor) for factor in (0.5, 2.0)]
+
+    found = findings(bench, "convolutional", question("convolutional", [*changes, Intervention((Site("conv2"),))]))
+
+    values = [part.tables["effects"].columns.get("value") for part in found]
+    assert [None if each is None else each.values[0] for each in values] == [0.5, 2.0, None]
+
+
 def test_a_joint_change_before_a_linear_suffix_is_the_sum_of_the_singles(bench):
     name, layer = "convolutional", "drop" if "drop" in NETWORKS["convolutional"] else "flatten"
     sites = [Site(layer, (unit,)) for unit in range(6)]
