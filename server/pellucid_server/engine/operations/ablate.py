@@ -238,7 +238,7 @@ def read_sites(
             for spec, each in zip(request.interventions, found.interventions, strict=True)
         ),
         source_digest=digest(source) if source else "",
-        reference_digest=",".join(digest(references[name]) for name in sorted(named)),
+        reference_digest=_reference_digest({name: references[name] for name in named}),
         dataset=request.dataset,
         dataset_digest=dataset_digest(context, request.dataset),
     )
@@ -246,6 +246,13 @@ def read_sites(
     target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())
     input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
     return Asked(question, input_digest, target, record, {"rows": _rows_table(targets)})
+
+
+def _reference_digest(used: Mapping[str, Arrays]) -> str:
+    """Return the digest of the rows that means and draws come from; of all of them, if there are several kinds."""
+    if len(used) < 2:
+        return next((digest(rows) for rows in used.values()), "")
+    return digest({f"{kind}/{name}": array for kind, rows in used.items() for name, array in rows.items()})
 
 
 def refuse_rules(request: AblateRequest, method: Method) -> None:
