@@ -14,6 +14,7 @@ from pellucid.errors import PellucidError
 from pellucid.findings import Findings
 from pellucid.interventions import Intervention
 from pellucid.progress import ProgressOption, read_progress
+from pellucid.replays import read_replay
 from pellucid.specs import Element, Space
 
 
@@ -161,6 +162,29 @@ class AsyncAblating:
             async for part in parts:
                 gathering.add(part)
         return gathering.ablation(spec.method, reader)
+
+    async def replay(
+        self,
+        answer: Ablation | Counterfactuals | Mapping[str, Any],
+        inputs: Any = None,
+        *,
+        source: Any = None,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Ablation | Counterfactuals:
+        """Ask again for an answer; see `Client.replay`."""
+        asked = read_replay(answer, source)
+        found = await self.ablate_spec(
+            asked.model,
+            inputs,
+            asked.spec,
+            version=asked.version,
+            priority=priority,
+            timeout=timeout,
+            progress=progress,
+        )
+        return asked.answer(found)
 
     async def _asked_parts(
         self,
