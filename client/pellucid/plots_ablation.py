@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pellucid.ablations import EFFECTS, SUMMARY, Ablation, ranked
+from pellucid.ablations import EFFECTS, SUMMARY, Ablation
 from pellucid.counterfactuals import Counterfactual, Counterfactuals
 from pellucid.findings import NamedArray, Picture, Table
 from pellucid.plots import BLUE, RED, literal
+from pellucid.ranking import ranked
 
 _MOST_BARS = 30
 _MOST_TICKS = 24

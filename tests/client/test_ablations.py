@@ -22,6 +22,18 @@ from pellucid.tensors import from_tensor, to_tensor
 from pellucid.v1 import ablation_pb2, explanation_pb2, findings_pb2
 
 ROW = {"age": 40, "colour": "red"}
+STUDY = findings_pb2.NamedTable(
+    columns=[
+        column_message("change", ["none", "none", "sex zero", "sex zero", "age zero", "age zero"]),
+        column_message("by", ["all", "clinic"] * 3),
+        column_message("group", ["", "north"] * 3),
+        column_message("rows", [90, 30] * 3),
+        column_message("accuracy", [0.9, 0.8, 0.85, 0.78, 0.91, 0.5]),
+        column_message("low", [0.8, 0.7, 0.8, 0.7, 0.8, 0.4]),
+        column_message("high", [0.95, 0.9, 0.9, 0.8, 0.93, 0.6]),
+        column_message("difference", [0.0, 0.0, -0.05, -0.02, 0.01, -0.3], [True, True, False, False, False, False]),
+    ]
+)
 SECONDS = 30
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -89,6 +101,45 @@ def test_an_answer_without_effects_says_which_tables_it_has(client, server):
     with pytest.raises(LookupError, match="ablation-curve has no table 'effects'; its tables are: 'curve'"):
         _ = found.effects
     assert list(found.to_pandas()["fraction"]) == [0, 1]
+
+
+def test_a_study_is_ranked_by_its_differences_and_says_who_loses_most(client, server):
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables={"accuracy": STUDY, "running": STUDY})]
+
+    found = client.ablate("table", None, Zero("conv"), dataset="adult", method="ablation-study")
+
+    changed = [-0.3, -0.05, -0.02, 0.01]
+    assert [each["difference"] for each in found.ranked(4)] == changed
+    assert [each["difference"] for each in found.effects] == [*changed, None, None]
+    assert found.to_pandas()["difference"].tolist()[:4] == changed
+    assert [(each["change"], each["group"]) for each in found.worst(by="clinic")] == [
+        ("age zero", "north"),
+        ("sex zero", "north"),
+    ]
+    assert [each["difference"] for each in found.worst(2)] == [-0.3, -0.05]
+    with pytest.raises(LookupError, match="no groups by 'ward'; it has: 'all', 'clinic'"):
+        found.worst(by="ward")
+
+
+def test_of_errors_the_worst_is_the_one_that_rises_most(client, server):
+    names = ["change", "by", "group"]
+    columns = [
+        column_message(name, values) for name, values in zip(names, [["a", "b"], ["all"] * 2, [""] * 2], strict=True)
+    ]
+    more = {"rows": [9, 9], "mean squared error": [4.0, 1.0], "mean squared error difference": [1.0, -2.0]}
+    columns += [column_message(name, values) for name, values in more.items()]
+    tables = {"errors": findings_pb2.NamedTable(columns=columns)}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    found = client.ablate("table", None, Zero("conv"), dataset="adult", method="ablation-study")
+
+    assert [each["change"] for each in found.worst()] == ["a", "b"]
+    assert [each["change"] for each in found.ranked(2)] == ["b", "a"]
+
+
+def test_only_a_study_has_groups_that_lose(client):
+    with pytest.raises(LookupError, match="ablation is no study of a data set; ask ablation-study"):
+        client.ablate("table", ROW, Zero("conv")).worst()
 
 
 def test_columns_that_lack_values_in_one_part_only_are_put_together(client, server):
