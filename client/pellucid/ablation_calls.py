@@ -35,7 +35,7 @@ def ablate(
     def written(described: Model) -> explanation_service_pb2.AblateRequest:
         return ablate_request(described, name, version, inputs, spec)
 
-    _, request = yield from calls.written_request(signatures, name, version, written)
+    reader.described, request = yield from calls.written_request(signatures, name, version, written)
     reader.rows = Sent(request.inputs).count
     return calls.Call(calls.EXPLANATIONS + "Ablate", request, explanation_service_pb2.AblateResponse.FromString)
 
@@ -51,6 +51,8 @@ class PartReader:
     """Parts read."""
     rows: int = 0
     """Rows of the request."""
+    described: Model | None = None
+    """The model that is asked."""
     finished: bool = False
     """Whether the last part, which has the receipt, is there."""
 
@@ -112,7 +114,7 @@ class Gathering:
         found = self.findings()
         if found.receipt is None:
             raise unreadable()
-        return Ablation(method, found, found.receipt, reader.share, reader.rows)
+        return Ablation(method, found, found.receipt, reader.share, reader.rows, reader.described)
 
     def findings(self) -> Findings:
         """Return all parts as one.

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pellucid.accuracy import Accuracy
+from pellucid.catalogue import Model
 from pellucid.findings import Findings, NamedArray, Picture, Table
 from pellucid.ranking import first_rows, is_study, ranked, worst_first
-from pellucid.receipts import ModelKey, ParameterValue, Receipt
+from pellucid.receipts import ModelKey, Outcome, ParameterValue, Receipt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,8 @@ class Ablation:
         Share of the work that was done, in [0, 1].
     rows
         How many rows were sent.
+    described
+        The model as the client knew it when it asked: plots name classes and scale columns by it.
     """
 
     method: str
@@ -60,6 +63,7 @@ class Ablation:
     receipt: Receipt
     progress: float = 1.0
     rows: int = 0
+    described: Model | None = None
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -209,6 +213,17 @@ class Ablation:
         tables = self.shown_tables
         head = f"<p>{html.escape(repr(self))}</p>"
         return head + drawn_html(self) + replace(self.findings, tables=tables)._repr_html_()
+
+
+def outcome_name(ablation: Ablation, outcome: Outcome, output: str) -> str:
+    """Return an element's label, by what the client knows of the model, or its index; empty for neither."""
+    if outcome.label:
+        return outcome.label
+    outputs = () if ablation.described is None else ablation.described.outputs
+    labels = next((each.labels for each in outputs if each.name == output), ())
+    if len(outcome.index) == 1 and outcome.index[0] < len(labels):
+        return labels[outcome.index[0]]
+    return ", ".join(map(str, outcome.index))
 
 
 def drawn_html(drawn: Any) -> str:
