@@ -301,10 +301,13 @@ class Ablating:
         flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version, reader)
         try:
             yield from self._parts(flow, reader, timeout, priority)
-        except PellucidError:
+        except PellucidError as error:
             # The model may have changed since it was described.
             self._signatures.forget(model, version)
-            raise
+            said = ablation_calls.in_callers_words(error, [*spec.columns])
+            if said is error:
+                raise
+            raise said from error
         finally:
             reader.progress.close()
 

@@ -201,10 +201,13 @@ class AsyncAblating:
             async with aclosing(self._parts(flow, reader, timeout, priority)) as parts:
                 async for part in parts:
                     yield part
-        except PellucidError:
+        except PellucidError as error:
             # The model may have changed since it was described.
             self._signatures.forget(model, version)
-            raise
+            said = ablation_calls.in_callers_words(error, [*spec.columns])
+            if said is error:
+                raise
+            raise said from error
         finally:
             reader.progress.close()
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,11 @@ def outcome_name(ablation: Ablation, outcome: Outcome, output: str) -> str:
     if outcome.label:
         return outcome.label
     outputs = () if ablation.described is None else ablation.described.outputs
-    labels = next((each.labels for each in outputs if each.name == output), ())
+    found = next((each for each in outputs if each.name == output), None)
+    labels = () if found is None else found.labels
+    if found is not None and not labels and math.prod(found.shape) == 1:
+        # An output of one number has no elements to tell apart.
+        return ""
     if len(outcome.index) == 1 and outcome.index[0] < len(labels):
         return labels[outcome.index[0]]
     return ", ".join(map(str, outcome.index))

@@ -37,7 +37,7 @@ def measured(ablation: Ablation) -> str:
     record, target = ablation.findings.record, ablation.receipt.target
     metric = "score" if record is None else record.metric
     if metric == "kl-divergence":
-        return "divergence of the changed prediction from the unchanged one"
+        return "KL divergence from the unchanged prediction"
     if target is None:
         return ""
     words = {"logits": "logit", "probabilities": "probability"}

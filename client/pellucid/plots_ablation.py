@@ -27,6 +27,7 @@ from pellucid.plots_studies import study_figure
 from pellucid.ranking import rows_of
 
 _ORDERS = {"most-first": (RED, "the most important first"), "least-first": (BLUE, "the least important first")}
+_GRID_WIDTH = 5.5
 _INTERACTIONS = "interactions"
 _NOTHING = "The answer has no effects, study, curve, joint change or map of layers and positions to draw."
 
@@ -82,13 +83,15 @@ def _effects_figure(ablation: Ablation, effects: Table) -> Figure:
 
 
 def _maps_figure(maps: list[NamedArray], model: Model | None) -> Figure:
+    """Draw maps of several layers; the positions of one layer where they are, or as bars in their order."""
+    grids = [_grid(each, model) for each in maps]
     heights = [
         3.4 if len(each.values) == 1 else max(2.6, 1.4 + 0.28 * min(len(each.values), MOST_TICKS)) for each in maps
     ]
-    figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
+    width = _GRID_WIDTH if all(grids) else WIDTH
+    figure = Figure(figsize=(width, 0.4 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(maps), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axes, each in zip(panels, maps, strict=True):
-        grid = _grid(each, model)
+    for axes, each, grid in zip(panels, maps, grids, strict=True):
         if len(each.values) > 1:
             draw_map(axes, each)
         elif grid is not None:
@@ -121,7 +124,7 @@ def draw_grid(axes: Axes, array: NamedArray, shape: tuple[int, int]) -> None:
     axes.set_aspect("equal")
     ticks(axes.yaxis, None, shape[0])
     ticks(axes.xaxis, None, shape[1])
-    axes.set_title(literal(f"{_layer(array)}: {array.text or array.name}"), fontsize=9, wrap=True)
+    axes.set_title(literal(_layer(array)), fontsize=9)
 
 
 def draw_positions(axes: Axes, array: NamedArray) -> None:
@@ -132,7 +135,7 @@ def draw_positions(axes: Axes, array: NamedArray) -> None:
     ticks(axes.xaxis, array.axes[1].places, len(values))
     axes.set_xlabel(literal(array.axes[1].name), fontsize=9)
     axes.set_ylabel(literal(array.unit or array.name), fontsize=9)
-    axes.set_title(literal(f"{_layer(array)}: {array.text or array.name}"), fontsize=9, wrap=True)
+    axes.set_title(literal(_layer(array)), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 

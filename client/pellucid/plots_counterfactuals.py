@@ -51,7 +51,8 @@ def counterfactual_figure(found: Counterfactuals) -> Figure:
         for axes, each in zip(panels, shown, strict=True):
             draw_changes(axes, each, ranges)
             axes.set_title(literal(heading(found, each)), fontsize=9)
-    figure.suptitle(title(found.ablation), fontsize=10)
+    wanted = next((f"; wanted: {each.wanted}" for each in found if each.wanted), "")
+    figure.suptitle(f"{title(found.ablation)}{literal(wanted)}", fontsize=10)
     return figure
 
 
@@ -119,10 +120,10 @@ def _ends(change: Change, known: Range | None) -> Range | None:
     if not isinstance(before, int | float) or not isinstance(after, int | float):
         return None
     low, high = known or (min(0.0, before, after), max(0.0, before, after))
-    if not (math.isfinite(before) and math.isfinite(after)) or not low < high:
-        return None
     # Halved first: the width of a range of huge values is beyond floats.
     width = high / 2 - low / 2
+    if not (math.isfinite(before) and math.isfinite(after)) or not width > 0:
+        return None
     return (before / 2 - low / 2) / width, (after / 2 - low / 2) / width
 
 

@@ -150,9 +150,7 @@ def _drawn(table: Table) -> str:
 
 def _label(effects: Table, name: str, what: str, rest: int) -> str:
     if name == "score":
-        said = "score: 0 is the run that is patched, 1 the run that the patch comes from"
-        texts = effects.columns["score"].text
-        said = texts.removesuffix(".") if texts else said
+        said = "score: 0 as the unpatched run, 1 as the run that the values are of"
     else:
         unit = effects.columns["effect"].unit
         said = f"effect{f' in {unit}' if unit else ''}{f': {what} without the change, less with it' if what else ''}"

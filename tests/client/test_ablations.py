@@ -15,6 +15,9 @@ from client.fake_server import (
     part_message,
     progress_message,
 )
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from pellucid import Fixed, Mean, Patch, Rule, Site, Steer, Zero, errors
 from pellucid.ablation_calls import ABLATE_SECONDS
 from pellucid.counterfactuals import Change
@@ -510,6 +513,72 @@ def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(
         "row 0: not found within the budget; the closest has the score 0.4",
         "benign if 3 elements changed (a row of the background)",
     ]
+
+
+RECORD = ablation_pb2.AblationRecord
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted", "margin", "words"),
+    [
+        ("impossible", {"outcome": {"label": "benign"}}, 0.25, "benign is impossible: the rules for columns leave"),
+        ("ended", {"outcome": {"index": [1]}}, 0.25, "dog was not found: the search ended without it"),
+        ("budget", {"minimum": 5, "maximum": 7}, 0.25, "a score of at least 5 and at most 7 was not found within the"),
+        ("deadline", {}, 0.25, "another answer was not found before the deadline; allow more time"),
+        ("budget", {}, None, "another answer was not found within the evaluations that were allowed; allow more"),
+        ("", {}, None, "not found within the budget; the closest has the score 5.86"),
+        ("of a newer server", {}, None, "not found within the budget"),
+    ],
+)
+def test_the_reason_why_nothing_was_found_is_said_with_what_was_wanted_and_how_far_it_is(
+    client, server, reason, wanted, margin, words
+):
+    columns = {"found": [False], "score_after": [5.86], "prediction_after": ["malignant"], "reason": [reason]}
+    (message,) = lines_message(**columns, **({} if margin is None else {"margin": [margin]}))
+    message.findings.receipt.target.output = "logits"
+    if wanted:
+        message.findings.ablation.CopyFrom(RECORD(wanted=wanted))
+    server.replies["Ablate"] = [message]
+
+    (found,) = client.counterfactual("table", ROW)
+
+    assert found.sentence.startswith(f"row 0: {words}")
+    assert found.sentence.endswith("; the closest falls short by 0.25") == (margin is not None)
+    assert (found.reason, found.margin, found.values) == (reason, margin, None)
+
+
+def refusing(message, field, code=grpc.StatusCode.INVALID_ARGUMENT):
+    """Answer with a status that names a field, as the server writes it."""
+
+    def answer(request, context):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        details = any_pb2.Any()
+        details.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        status = status_pb2.Status(code=code.value[0], message=message, details=[details])
+        context.abort_with_status(rpc_status.to_status(status))
+        yield
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "said", "named"),
+    [
+        ("columns[1].column is 'agee'.", "columns[1].column", "columns['agee'] is 'agee'.", "columns['agee']"),
+        ("columns[0].minimum is 5.", "columns[0].minimum", "columns['n'].minimum is 5.", "columns['n'].minimum"),
+        ("columns[7].minimum is 5.", "columns[7].minimum", "columns[7].minimum is 5.", "columns[7].minimum"),
+        ("wanted.outcome.label is 'x'.", "wanted.outcome.label", "wanted is 'x'.", "wanted"),
+        ("target.contrast.index is 9.", "target.contrast.index", "contrast is 9.", "contrast"),
+        ("parameters[k] is 0.", "parameters[k]", "parameters[k] is 0.", "parameters[k]"),
+    ],
+)
+def test_a_refusal_names_the_arguments_as_the_caller_wrote_them(client, server, message, field, said, named):
+    server.replies["Ablate"] = refusing(message, field)
+
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        client.counterfactual("table", ROW, columns={"n": (5, 1), "agee": Fixed})
+
+    assert (caught.value.message, caught.value.violations) == (said, {named: said})
 
 
 @pytest.mark.parametrize(
