@@ -291,3 +291,58 @@ def test_a_range_that_is_none_is_refused_with_the_syntax(pellucid, word):
 
     assert result.exit_code == 2
     assert "--range is" in result.stderr
+
+
+def test_joint_changes_are_shown_first_and_their_outcomes_in_full(pellucid, server):
+    joint = findings_pb2.NamedTable(columns=[column_message("row", [0, 1]), column_message("effect", [1.0, 2.0])])
+    count = 25
+    outcomes = findings_pb2.NamedTable(
+        columns=[
+            column_message("row", [number // 5 for number in range(count)]),
+            column_message("index", [f"[{number}]" for number in range(count)]),
+            column_message("label", [f"class {number}" for number in range(count)]),
+            column_message("before", [number / 8 for number in range(count)]),
+            column_message("after", [-number / 8 for number in range(count)]),
+        ]
+    )
+    tables = {"a": joint, "joint": joint, "outcomes": outcomes}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    result = pellucid("ablate", "table", *ROW, "--at", "conv", "-p", "joint=true", "--top", 3)
+
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line]
+    titles = [line[0] for line in lines if line in (["a"], ["joint"], ["outcomes"])]
+    assert titles == ["joint", "outcomes", "a"]
+    assert ["4", "[24]", "class", "24", "3", "-3"] in lines
+
+
+def test_the_closest_candidate_is_drawn_and_the_command_succeeds(pellucid, server, tmp_path):
+    counterfactuals = findings_pb2.NamedTable(
+        columns=[column_message("row", [0]), column_message("number", [0]), column_message("found", [False])]
+    )
+    changes = findings_pb2.NamedTable(
+        columns=[
+            column_message("row", [0]),
+            column_message("number", [0]),
+            column_message("column", ["age"]),
+            column_message("before_value", [40.0]),
+            column_message("after_value", [90.0]),
+        ]
+    )
+    tables = {"counterfactuals": counterfactuals, "changes": changes}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    result = pellucid("counterfactual", "table", *ROW, "--plot", tmp_path / "closest.png")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert Image.open(tmp_path / "closest.png").width > 500
+
+
+def test_where_there_is_no_candidate_a_note_says_that_there_is_no_plot(pellucid, server, tmp_path):
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True)]
+
+    result = pellucid("counterfactual", "table", *ROW, "--plot", tmp_path / "none.png")
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"Note: {tmp_path / 'none.png'} was not written: There is no counterfactual")
