@@ -26,7 +26,8 @@ def study_figure(study: Table) -> Figure:
     changes = _changes(study)
     if not changes:
         raise ValueError("The study has no change whose difference from the unchanged model is known.")
-    groups = [place for place in _groups(study) if place[0] != "all"][:_MOST_GROUPS]
+    known = [place for place in _groups(study) if place[0] != "all"]
+    groups = known[:_MOST_GROUPS]
     height = 1.6 + 0.3 * len(changes[:_MOST_CHANGES]) + (1.0 if groups else 0.0)
     figure = Figure(figsize=(WIDTH + 0.35 * len(groups), height), layout="constrained")
     shares = [3, 1 + 0.25 * len(groups)] if groups else [1]
@@ -34,6 +35,8 @@ def study_figure(study: Table) -> Figure:
     draw_differences(axes[0], study, changes[:_MOST_CHANGES], len(changes) - len(changes[:_MOST_CHANGES]))
     if groups:
         draw_groups(axes[1], study, changes[:_MOST_CHANGES], groups)
+        rest = len(known) - len(groups)
+        axes[1].set_title(f"groups{f'; {rest} more are not shown' if rest else ''}", fontsize=9)
     return figure
 
 
@@ -45,10 +48,10 @@ def draw_differences(axes: Axes, study: Table, changes: list[str], rest: int) ->
     found = rows_of(table, np.array([at[change] for change in changes]))
     values = numbers(found, name)
     ends = whiskers(values, numbers(found, f"{name} low"), numbers(found, f"{name} high"))
-    better = values > 0 if measure_of(study) == "accuracy" else values < 0
+    harm = -values if measure_of(study) == "accuracy" else values
     places = np.arange(len(changes))
     axes.errorbar(values, places, xerr=ends, fmt="none", ecolor=GREY)
-    axes.scatter(values, places, c=[BLUE if each else RED for each in better], s=24, zorder=3)
+    axes.scatter(values, places, c=[RED if each > 0 else BLUE if each < 0 else GREY for each in harm], s=24, zorder=3)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(places, [literal(change) for change in changes], fontsize=8)
     axes.set_ylim(len(changes) - 0.5, -0.5)
@@ -76,7 +79,6 @@ def draw_groups(axes: Axes, study: Table, changes: list[str], groups: list[tuple
     draw_heat(axes, sign * values, "loss of accuracy" if sign < 0 else f"rise of the {measure_of(study)}")
     ticks(axes.xaxis, [f"{by}: {group}" for by, group in groups], len(groups), rotation=90)
     axes.tick_params(axis="y", length=0, labelleft=False)
-    axes.set_title("groups", fontsize=9)
 
 
 def _changes(study: Table) -> list[str]:

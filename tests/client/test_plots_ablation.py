@@ -223,6 +223,16 @@ def test_groups_of_a_study_are_a_map_of_changes_and_groups_in_which_a_loss_is_ab
     rendered(figure)
 
 
+def test_groups_that_are_not_shown_are_counted_and_what_changes_nothing_is_grey():
+    groups = ["", *(f"clinic {number}" for number in range(30))]
+    figure = answer("ablation-study", tables=[study(["a", "b", "c"], [-0.1, 0.0, 0.1], groups)]).plot()
+
+    colours = figure.axes[0].collections[-1].get_facecolor()[:, :3]
+    assert [each.argmax() for each in colours] == [0, 0, 2]
+    assert colours[1].tolist() == [0.45] * 3
+    assert figure.axes[1].get_title() == "groups; 6 more are not shown"
+
+
 def test_of_errors_a_rise_is_the_worst():
     errors = table(
         "errors",
