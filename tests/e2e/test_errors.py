@@ -305,12 +305,11 @@ def test_a_request_beyond_the_size_limit_is_refused_before_it_is_read(server: Se
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-@pytest.mark.parametrize("rpc", ["Ablate", "Dissect"])
-def test_what_is_not_there_yet_is_unimplemented(server: Server, rpc: str) -> None:
+def test_what_is_not_there_yet_is_unimplemented(server: Server) -> None:
     stub = explanation_service_pb2_grpc.ExplanationServiceStub(server.channel)
-    request = getattr(explanation_service_pb2, f"{rpc}Request")(model=explanation_pb2.ModelSpec(name=TABLE_MODEL))
+    request = explanation_service_pb2.DissectRequest(model=explanation_pb2.ModelSpec(name=TABLE_MODEL))
 
-    error = failure(lambda: list(getattr(stub, rpc)(request)))
+    error = failure(lambda: list(stub.Dissect(request)))
 
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert details(error)["ErrorInfo"].reason == "UNIMPLEMENTED"

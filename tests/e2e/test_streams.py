@@ -110,10 +110,3 @@ def test_a_worker_that_is_killed_after_some_parts_makes_the_answer_unavailable_a
 
 def restarted(server):
     return len(server.lines("the worker for cpu is ready")) > 1
-
-
-def test_a_worker_without_the_verb_leaves_it_unimplemented(server):
-    with pytest.raises(grpc.RpcError) as caught:
-        next(ablate(server, 3))
-
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

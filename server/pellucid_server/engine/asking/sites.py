@@ -23,11 +23,15 @@ class SiteLayer:
         Shape of its value for one of the request's rows.
     unit_axis
         The axis of `shape` that counts units; 0 where a row's value is one number.
+    value
+        The name of the first layer of the request that has the same value, such as the block whose last part this is;
+        empty for its own.
     """
 
     name: str
     shape: tuple[int, ...]
     unit_axis: int = 0
+    value: str = ""
 
     @property
     def units(self) -> int:
@@ -171,6 +175,8 @@ class SiteQuestion:
         Parts that the caller has from a worker that was lost: a method that resumes leaves out as many.
     gradients
         Why there are no gradients; empty if there are.
+    labels
+        Of the targets' output, a label for each class; empty if it has none.
     network
         How the network's sites lie to one another; None if no method asked needs it.
     """
@@ -187,6 +193,7 @@ class SiteQuestion:
     seed: int = 0
     parts_done: int = 0
     gradients: str = ""
+    labels: tuple[str, ...] = ()
     network: Network | None = None
 
     @property

@@ -5,7 +5,7 @@ comprehensiveness after DeYoung et al., "ERASER: A Benchmark to Evaluate Rationa
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
-from pellucid_server.engine.asking.sites import Site, SiteLayer, SiteQuestion
+from pellucid_server.engine.asking.sites import Site, SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
-from pellucid_server.engine.evaluations.patchwork import Piece, covered
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
 from pellucid_server.engine.methods.shared.effects import Effects, Named
+from pellucid_server.engine.methods.shared.places import require_apart
 from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
 from pellucid_server.engine.methods.shared.site_runs import ChangeSet, Measured, SiteRuns
 from pellucid_server.errors import InvalidRequestError
@@ -25,6 +25,7 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 
 _MOST_PAIRED = 64
 """Sites of which all pairs are changed."""
+_MOST_OUTCOMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def _singly(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
     """Yield a part for the next sites of a layer: it depends on nothing that was yielded before."""
     parts = site_parts(question)[question.parts_done :]
     for place, part in enumerate(parts):
-        runs.hold_ahead([each.layer for each in parts[place:]])
+        # The first part is soon there: others are held by one pass from the second on.
+        runs.hold_ahead([each.layer for each in (parts[place:] if place else parts[:1])])
         yield _part(runs, question, part)
     runs.release()
 
@@ -96,7 +98,7 @@ def _joint(runs: SiteRuns, question: SiteQuestion) -> Findings:
     changes: ChangeSet = tuple(
         (number, site) for number, intervention in enumerate(question.interventions) for site in intervention.sites
     )
-    _require_apart(question.layers, changes)
+    require_apart(question.layers, [site for _, site in changes])
     others = _complement(question, changes)
     sets = [changes] if others is None else [changes, others]
     found: list[Measured] = []
@@ -118,7 +120,8 @@ def _joint(runs: SiteRuns, question: SiteQuestion) -> Findings:
     tables = {"joint": Table(columns, "All changes at once, row by row.")}
     if question.count > 1:
         tables["joint summary"] = _joint_summary(question, before[:, None] - after, others is not None)
-    return Findings(tables=tables, arrays=_outputs(runs, question, changes))
+    arrays, outcomes = _outputs(runs, question, changes)
+    return Findings(tables=tables | outcomes, arrays=arrays)
 
 
 def _joint_summary(question: SiteQuestion, effects: npt.NDArray[np.float64], both: bool) -> Table:
@@ -135,37 +138,47 @@ def _joint_summary(question: SiteQuestion, effects: npt.NDArray[np.float64], bot
     )
 
 
-def _outputs(runs: SiteRuns, question: SiteQuestion, changes: ChangeSet) -> dict[str, NamedArray]:
-    """Return the target's output without and with the changes, of each row, in the first draw."""
+def _outputs(
+    runs: SiteRuns, question: SiteQuestion, changes: ChangeSet
+) -> tuple[dict[str, NamedArray], dict[str, Table]]:
+    """Return the target's output without and with the changes, of each row, in the first draw, and who is highest."""
     found = [runs.outputs(row, changes) for row in range(question.count)]
     runs.release()
     name = question.targets[0].output
+    before, after = (np.stack([pair[place][name] for pair in found]) for place in (0, 1))
     arrays = {}
-    for key, place, text in (("output before", 0, "unchanged"), ("output after", 1, "changed")):
-        values = np.stack([pair[place][name] for pair in found])
-        axes = (Axis("row"), *(Axis(f"axis {axis}") for axis in range(values.ndim - 1)))
-        finite = bool(np.isfinite(values).all())
-        if finite:
-            arrays[key] = NamedArray(values, axes, text=f"Output {name} of the {text} network.")
-    return arrays
+    for key, values, text in (("output before", before, "unchanged"), ("output after", after, "changed")):
+        labels = question.labels if values.ndim == 2 and len(question.labels) == values.shape[1] else ()
+        axes = [Axis("row"), *(Axis(f"axis {axis}") for axis in range(values.ndim - 1))]
+        if labels:
+            axes[1] = Axis("class", labels)
+        if np.isfinite(values).all():
+            arrays[key] = NamedArray(values, tuple(axes), text=f"Output {name} of the {text} network.")
+    classes = before.ndim == 2 and before.shape[1] > 1 and len(arrays) == 2
+    return arrays, {"outcomes": _outcomes(before, after, question.labels)} if classes else {}
 
 
-def _require_apart(layers: Mapping[str, SiteLayer], changes: ChangeSet) -> None:
-    """Refuse sites that overlap, as it is not said which change comes first."""
-    seen: dict[str, npt.NDArray[np.bool_]] = {}
-    for _, site in changes:
-        layer = layers[site.layer]
-        mask = _mask(layer, site)
-        if (seen.setdefault(site.layer, np.zeros_like(mask)) & mask).any():
-            text = f"{site.name} is changed twice; with joint changes, name each place once."
-            raise InvalidRequestError(text, field="interventions")
-        seen[site.layer] |= mask
-
-
-def _mask(layer: SiteLayer, site: Site) -> npt.NDArray[np.bool_]:
-    units = None if site.units is None else np.array(site.units, np.int64)
-    positions = None if site.positions is None else np.array(site.positions, np.int64)
-    return covered(layer.shape, layer.unit_axis, Piece(0, units, positions))
+def _outcomes(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], labels: tuple[str, ...]) -> Table:
+    """Return the highest elements of each row's output, without and with the changes, in the order with them."""
+    rows, places = [], []
+    for row in range(len(before)):
+        highest = {
+            int(place) for each in (before, after) for place in np.argsort(-each[row], kind="stable")[:_MOST_OUTCOMES]
+        }
+        ordered = sorted(highest, key=lambda place: (-float(after[row, place]), place))
+        rows += [row] * len(ordered)
+        places += ordered
+    index = (np.array(rows), np.array(places))
+    return Table(
+        {
+            "row": Column(index[0]),
+            "index": Column(index[1]),
+            "label": Column(tuple(labels[place] if labels else "" for place in places)),
+            "before": Column(before[index].astype(np.float64), text="The output's value without the changes."),
+            "after": Column(after[index].astype(np.float64), text="Its value with all changes."),
+        },
+        f"The {_MOST_OUTCOMES} highest elements of the output, without and with the changes.",
+    )
 
 
 def _complement(question: SiteQuestion, changes: ChangeSet) -> ChangeSet | None:
@@ -196,6 +209,7 @@ def _interactions(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
     if len(changes) > _MOST_PAIRED:
         text = f"interventions have {len(changes)} sites; interactions are of at most {_MOST_PAIRED}."
         raise InvalidRequestError(text, field="interventions")
+    require_apart(question.layers, [site for _, site in changes])
     pairs = list(itertools.combinations(range(len(changes)), 2))
     named = [Named.of(question, number, site) for number, site in changes]
     effects = Effects(named)
@@ -217,6 +231,16 @@ def _interactions(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
         "other site": Column(tuple(named[b].site for _, b in pairs) * count),
         "interaction": Column(joint.reshape(-1), text="Effect of both changes less the effect of each."),
     }
-    yield Findings(
-        tables={"effects": effects.table(), "interactions": Table(columns, "Every two changes at once.")},
-    )
+    tables = {"effects": effects.table(), "interactions": Table(columns, "Every two changes at once.")}
+    if count > 1:
+        low, high = mean_intervals(joint, question.seed)
+        means = {
+            "site": Column(tuple(named[a].site for a, _ in pairs)),
+            "other site": Column(tuple(named[b].site for _, b in pairs)),
+            "interaction": Column(joint.mean(axis=0), text="Mean over the rows."),
+            "low": Column(low, text="Lower end of its 95 % bootstrap interval over rows."),
+            "high": Column(high, text="Upper end of its 95 % bootstrap interval over rows."),
+        }
+        tables["summary"] = effects.summary(question.seed)
+        tables["interaction summary"] = Table(means, "Means over the rows.")
+    yield Findings(tables=tables)

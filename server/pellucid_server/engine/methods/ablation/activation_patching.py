@@ -32,6 +32,7 @@ from pellucid_server.vocabulary.findings import Findings
 
 Floats = npt.NDArray[np.float64]
 
+_ONE = 1e-4
 _SCORE = "How far the patch leads: 0 as the unpatched run, 1 as the run that the values are of."
 
 
@@ -67,14 +68,11 @@ def activation_patching(model: Handle, question: SiteQuestion, params: Params) -
     sites = [site for part in parts for site in part.sites]
     drawn = score_map(sites, changed.layers, None) is not None
     found: list[Floats] = []
-    layer = ""
     for place, part in enumerate(parts):
         # What is drawn at the end needs all scores, those of parts that the caller has too.
         if place < question.parts_done and not (drawn and question.parts_done <= len(parts)):
             continue
-        if part.layer != layer:
-            runs.release()
-        layer = part.layer
+        runs.hold_ahead([each.layer for each in (parts[place:] if place else parts[:1])])
         effects, scores = patch(runs, changed, part, ends)
         found.append(scores)
         if place >= question.parts_done:
@@ -107,9 +105,23 @@ def _part(
     tables = {"effects": with_scores(effects.table(), scores, defined, _SCORE)}
     if question.count > 1:
         tables["summary"] = with_mean_scores(effects.summary(question.seed), scores, defined, question.seed)
+    warnings = _everything(question, effects, scores)
     if not first:
-        return Findings(tables=tables)
-    return Findings(tables={"runs": ends.table(direction), **tables}, warnings=ends.warnings())
+        return Findings(tables=tables, warnings=warnings)
+    return Findings(tables={"runs": ends.table(direction), **tables}, warnings=ends.warnings() + warnings)
+
+
+def _everything(question: SiteQuestion, effects: Effects, scores: Floats) -> tuple[str, ...]:
+    """Say of which layers a patch is the other run itself."""
+    whole = [
+        each.site
+        for each, score in zip(effects.named, scores.T, strict=True)
+        if each.site == each.layer and np.isfinite(score).all() and np.allclose(score, 1.0, atol=_ONE)
+    ]
+    if not whole:
+        return ()
+    named = ", ".join(whole)
+    return (f"Nothing passes by {named}: patching all of it is the other run. Patch its units, positions or branch.",)
 
 
 def _means(scores: Floats, ends: Ends) -> Floats:

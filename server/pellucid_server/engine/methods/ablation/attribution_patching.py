@@ -45,6 +45,8 @@ _MOST_POINTS = 256
 _MOST_CHECKED = 1000
 _MOST_BYTES = 64 << 20
 """Bytes of layers' values, of a row, that one evaluation answers with."""
+_MOST_GAP = 0.5
+"""Gap of the checked estimates, as a share of the effects, from which on there is a warning."""
 _SCORE = "Estimated share of the way from the unpatched run, 0, to the run that the values are of, 1."
 
 
@@ -261,7 +263,7 @@ def _last(
         "gap": Column((estimate - exact).reshape(-1), text="Estimate less exact."),
     }
     table = Table(columns, "The sites of the largest mean estimates, patched.")
-    return Findings(arrays=arrays, tables={"check": table}, warnings=_wrong_signs(estimate, exact))
+    return Findings(arrays=arrays, tables={"check": table}, warnings=_doubts(estimate, exact))
 
 
 def _exact(runs: SiteRuns, question: SiteQuestion, sites: Sequence[tuple[int, Site]]) -> Floats:
@@ -278,11 +280,16 @@ def _exact(runs: SiteRuns, question: SiteQuestion, sites: Sequence[tuple[int, Si
     return found
 
 
-def _wrong_signs(estimate: Floats, exact: Floats) -> tuple[str, ...]:
+def _doubts(estimate: Floats, exact: Floats) -> tuple[str, ...]:
+    """Say what the checked estimates show of the others."""
+    advice = "the metric is far from linear between the two runs. Take more points, or activation-patching."
+    found = []
     wrong = int((estimate * exact < 0).sum())
-    if not wrong:
-        return ()
-    return (
-        f"{wrong} of the {estimate.size} estimates that were checked have the wrong sign: the metric is far from "
-        "linear between the two runs. Take more points, or activation-patching.",
-    )
+    if wrong:
+        found.append(f"{wrong} of the {estimate.size} estimates that were checked have the wrong sign: {advice}")
+    size = float(np.median(np.abs(exact)))
+    off = float(np.median(np.abs(estimate - exact)))
+    if off > _MOST_GAP * size:
+        share = f"{off / size:.2g} times the effects themselves" if size else "not 0, where the effects are"
+        found.append(f"The estimates that were checked are off by {share}, by the medians: {advice}")
+    return tuple(found)

@@ -13,6 +13,8 @@ from pellucid_server.vocabulary.findings import Column, Table
 
 Floats = npt.NDArray[np.float64]
 
+_WITH_VALUE = frozenset({"constant", "scale", "noise", "steer"})
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -23,11 +25,22 @@ class Named:
     unit: int | None
     position: int | None
     intervention: str
+    value: float | None = None
+    """The constant, the factor, the deviation or the coefficient; None for others."""
 
     @classmethod
     def of(cls, question: SiteQuestion, number: int, site: Site) -> "Named":
         """Name what intervention `number` does at a site."""
-        return cls(site.name, site.layer, _only(site.units), _only(site.positions), question.interventions[number].kind)
+        change = question.interventions[number]
+        has_value = change.kind in _WITH_VALUE and (change.kind != "constant" or change.vector is None)
+        return cls(
+            site.name,
+            site.layer,
+            _only(site.units),
+            _only(site.positions),
+            change.kind,
+            change.value if has_value else None,
+        )
 
 
 def _only(numbers: tuple[int, ...] | None) -> int | None:
@@ -38,7 +51,7 @@ class Effects:
     """The effects of some changes, row by row."""
 
     def __init__(self, named: Sequence[Named]) -> None:
-        self._named = named
+        self.named = named
         self._rows: list[int] = []
         self._before: list[float] = []
         self._after: list[Floats] = []
@@ -61,7 +74,7 @@ class Effects:
 
     def table(self) -> Table:
         """Return a row for each row of the request and each change, in their order."""
-        count, sites = len(self._rows), len(self._named)
+        count, sites = len(self._rows), len(self.named)
         before = np.repeat(self._before, sites).astype(np.float64)
         after = np.concatenate(self._after)
         columns = {"row": Column(np.repeat(np.array(self._rows, np.int64), sites)), **self._sites(count)}
@@ -82,19 +95,28 @@ class Effects:
             "effect": Column(effects.mean(axis=0), text="Mean over the rows."),
             "low": Column(low, text="Lower end of its 95 % bootstrap interval over rows."),
             "high": Column(high, text="Upper end of its 95 % bootstrap interval over rows."),
-            "rows": Column(np.full(len(self._named), len(effects), np.int64)),
+            "rows": Column(np.full(len(self.named), len(effects), np.int64)),
         }
         return Table(columns, "Mean effects over the rows.")
 
     def _sites(self, times: int) -> dict[str, Column]:
-        named = self._named
+        named = self.named
         return {
             "site": Column(tuple(each.site for each in named) * times),
             "layer": Column(tuple(each.layer for each in named) * times),
             "unit": _whole([each.unit for each in named] * times, "Index of the unit; missing for several."),
             "position": _whole([each.position for each in named] * times, "Index of the position."),
             "intervention": Column(tuple(each.intervention for each in named) * times),
+            **self._values(times),
         }
+
+    def _values(self, times: int) -> dict[str, Column]:
+        values = [each.value for each in self.named] * times
+        missing = np.array([value is None for value in values], np.bool_)
+        if missing.all():
+            return {}
+        text = "The constant, factor, deviation or coefficient; missing for others."
+        return {"value": Column(np.array([value or 0.0 for value in values]), missing, text=text)}
 
 
 def _whole(numbers: list[int | None], text: str) -> Column:

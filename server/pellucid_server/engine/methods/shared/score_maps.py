@@ -35,6 +35,8 @@ def score_map(
     if len(set(places)) < len(places) or any(each != places for each in by_layer.values()):
         return None
     units, positions = (list(dict.fromkeys(axis)) for axis in zip(*places, strict=True))
+    if any(None in axis and axis != [None] for axis in (units, positions)):
+        return None
     if places != list(itertools.product(units, positions)) or (units, positions) == ([None], [None]):
         return None
     shape, axes = [len(by_layer)], [Axis("layer", tuple(by_layer))]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pellucid_server.engine.asking.sites import Site, SiteQuestion
 
-_SITES_OF_A_PART = 128
+_FIRST_SITES, _SITES_OF_A_PART = 8, 128
+"""Sites of the first part, so that there is soon something to answer with, and of later ones; sizes double between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,12 @@ def site_parts(question: SiteQuestion, *, most: int = _SITES_OF_A_PART) -> tuple
 
 
 def _parts(question: SiteQuestion, total: int, most: int) -> Iterator[SitePart]:
-    done = 0
+    done, size = 0, min(most, _FIRST_SITES)
     for number, intervention in enumerate(question.interventions):
         for _, group in itertools.groupby(intervention.sites, key=lambda site: site.layer):
             sites = tuple(group)
-            for start in range(0, len(sites), most):
-                chosen = sites[start : start + most]
+            start = 0
+            while start < len(sites):
+                chosen = sites[start : start + size]
                 yield SitePart(number, chosen, done / total, (done + len(chosen)) / total)
-                done += len(chosen)
+                start, done, size = start + size, done + len(chosen), min(most, 2 * size)
