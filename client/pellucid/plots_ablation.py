@@ -67,8 +67,8 @@ def _effects_figure(ablation: Ablation, effects: Table) -> Figure:
     """Draw lines over the strength of changes, bars of the rest or of the means, and interactions."""
     what = measured(ablation)
     strengths, interactions = has_strengths(effects), ablation.tables.get(_INTERACTIONS)
-    rest = rows_of(effects, np.array(without_strengths(effects), int)) if strengths else effects
-    bars = rest if strengths else ablation.tables.get(SUMMARY, effects)
+    means = ablation.tables.get(SUMMARY, effects)
+    bars = rows_of(means, np.array(without_strengths(means, effects), int)) if strengths else means
     pairs = interactions is not None and len(interactions)
     heights = [*([3.6] if strengths else []), *([bars_height(bars)] if len(bars) else []), *([5.5] if pairs else [])]
     figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")

@@ -100,10 +100,10 @@ def draw_strengths(axes: Axes, effects: Table, what: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def without_strengths(effects: Table) -> list[int]:
-    """Return the places of the lines that `draw_strengths` does not draw."""
+def without_strengths(table: Table, effects: Table) -> list[int]:
+    """Return the places of a table's lines, effects or their means, that `draw_strengths` of the effects leaves out."""
     drawn = _strengths(effects)
-    return [place for place, each in enumerate(effects) if (each.get("site"), each.get("intervention")) not in drawn]
+    return [place for place, each in enumerate(table) if (each.get("site"), each.get("intervention")) not in drawn]
 
 
 def draw_interactions(axes: Axes, interactions: Table) -> None:

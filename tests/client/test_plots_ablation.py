@@ -333,6 +333,15 @@ def test_several_strengths_of_a_change_are_a_line_and_other_changes_are_bars():
     assert labels(bars.yaxis) == ["b"]
 
 
+def test_beside_strengths_the_means_of_the_other_changes_are_bars():
+    found = steering(["a", "a", "b", "b"], ["steer", "steer", "zero", "zero"], [2.0, -1.0, np.nan, np.nan])
+    means = table("summary", site=["a", "a", "b"], intervention=["steer", "steer", "zero"], effect=[1.0, 2.0, 3.0])
+
+    _, bars = answer(tables=[found, means]).plot().axes
+
+    assert [bar.get_width() for bar in bars.patches] == [3]
+
+
 def test_strengths_alone_have_no_bars():
     assert len(answer(tables=[steering(["a"] * 2, ["scale"] * 2, [0.0, 2.0])]).plot().axes) == 1
 
