@@ -83,15 +83,17 @@ def _sum(sites: Sequence[Site]) -> _Sum:
     if first.units is None:
         positions = np.array([site.positions for site in sites], np.intp)
         return lambda sums: sums.by_position[positions].sum(axis=1)
-    if len(first.units) > 1:
-        rows = np.array(first.units, np.intp)
-        columns = np.array([site.positions for site in sites], np.intp)
-        if len(first.positions) > 1:
-            return lambda sums: sums.table[np.ix_(rows, columns[0])].sum()
-        return lambda sums: sums.table[np.ix_(rows, columns[:, 0])].sum(axis=0)
-    rows = np.array([site.units for site in sites], np.intp)[:, 0]
-    if len(first.positions) > 1:
-        columns = np.array(first.positions, np.intp)
+    return _sum_of_both(sites, first.units, first.positions)
+
+
+def _sum_of_both(sites: Sequence[Site], units: tuple[int, ...], positions: tuple[int, ...]) -> _Sum:
+    """Return what sums the elements of sites that name units and positions; `units` and `positions` are the first's."""
+    rows = np.array(units if len(units) > 1 else [site.units for site in sites], np.intp).reshape(-1)
+    columns = np.array(positions if len(positions) > 1 else [site.positions for site in sites], np.intp).reshape(-1)
+    if len(units) > 1 and len(positions) > 1:
+        return lambda sums: sums.table[np.ix_(rows, columns)].sum()
+    if len(units) > 1:
+        return lambda sums: sums.table[np.ix_(rows, columns)].sum(axis=0)
+    if len(positions) > 1:
         return lambda sums: sums.table[np.ix_(rows, columns)].sum(axis=1)
-    columns = np.array([site.positions for site in sites], np.intp)[:, 0]
     return lambda sums: sums.table[rows, columns]
