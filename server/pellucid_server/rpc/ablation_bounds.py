@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from pellucid.v1 import ablation_pb2, explanation_service_pb2
+from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2
 
 from pellucid_server.rpc.codec import refuse, shown
 from pellucid_server.vocabulary import requests
@@ -14,6 +14,8 @@ MOST_STARS = 16
 """Signs `*` of a pattern."""
 MOST_RULES, MOST_CATEGORIES = 4096, 1024
 """Rules for columns, and categories that one of them names."""
+MOST_AXES = 64
+"""Entries of an element's index."""
 LARGEST = float(np.finfo(np.float32).max)
 """Of a number that values of the network become, or that they are made with."""
 
@@ -28,7 +30,10 @@ def require_bounded(request: explanation_service_pb2.AblateRequest) -> None:
     """
     for field in ("method", "dataset"):
         require_short(getattr(request, field), field)
-    require_short(request.wanted.outcome.label, "wanted.outcome.label")
+    require_short(request.target.output, "target.output")
+    _require_small(request.target.outcome, "target.outcome")
+    _require_small(request.target.contrast, "target.contrast")
+    _require_small(request.wanted.outcome, "wanted.outcome")
     _require_few_sites(request.interventions)
     if len(request.columns) > MOST_RULES:
         refuse("columns", f"has {len(request.columns)} entries; at most {MOST_RULES} are taken")
@@ -37,6 +42,12 @@ def require_bounded(request: explanation_service_pb2.AblateRequest) -> None:
         require_short(rule.column, f"{field}.column")
         if len(rule.categories) > MOST_CATEGORIES:
             refuse(f"{field}.categories", f"has {len(rule.categories)} entries; at most {MOST_CATEGORIES} are taken")
+
+
+def _require_small(outcome: explanation_pb2.Outcome, field: str) -> None:
+    require_short(outcome.label, f"{field}.label")
+    if len(outcome.index) > MOST_AXES:
+        refuse(f"{field}.index", f"has {len(outcome.index)} entries; at most {MOST_AXES} are taken")
 
 
 def require_short(text: str, field: str) -> None:

@@ -12,6 +12,7 @@ from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc.ablation import ablate_request
 from pellucid_server.vocabulary.requests import MOST_SITES
 
+target, outcome, wanted = explanation_pb2.Target, explanation_pb2.Outcome, ablation_pb2.Wanted
 KIND = ablation_pb2.InterventionKind
 LIMITS = LimitsConfig()
 LARGEST = float(np.finfo(np.float32).max)
@@ -98,6 +99,10 @@ def test_a_request_of_far_too_many_indices_is_refused_before_they_are_copied():
         (asked(columns=[rule("a" * 513)]), "columns[0].column", "has 513 characters; at most 512"),
         (asked(columns=[rule(categories=["a" * 513])]), "columns[0].categories", "has 513 characters; at most 512"),
         (asked(dataset="a" * 513), "dataset", "has 513 characters; at most 512"),
+        (asked(target=target(output="a" * 513)), "target.output", "has 513 characters; at most 512"),
+        (asked(target=target(outcome=outcome(label="a" * 513))), "target.outcome.label", "has 513 characters; at most"),
+        (asked(target=target(contrast=outcome(index=[0] * 65))), "target.contrast.index", "has 65 entries; at most 64"),
+        (asked(wanted=wanted(outcome=outcome(index=[0] * 65))), "wanted.outcome.index", "has 65 entries; at most 64"),
         (asked(columns=[rule(categories=["b", "a", "b"])]), "columns[0].categories", "names 'b' twice"),
         (asked(columns=[rule(categories=map(str, range(1025)))]), "columns[0].categories", "has 1025 entries; at most"),
         (asked(columns=[rule(f"c{number}") for number in range(4097)]), "columns", "has 4097 entries; at most 4096"),
