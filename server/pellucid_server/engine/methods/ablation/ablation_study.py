@@ -21,7 +21,7 @@ from pellucid_server.engine.methods.shared.labelled_runs import LabelledRuns, St
 from pellucid_server.engine.methods.shared.study_tables import AccuracyTables, ErrorTables
 from pellucid_server.engine.methods.shared.subsets import Subsets
 from pellucid_server.errors import InvalidRequestError, TimedOutError
-from pellucid_server.vocabulary.findings import Findings, Table
+from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.results import Accuracy
 
 _PARTS = 20
@@ -102,9 +102,10 @@ def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> It
     total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
     tables = _tables(question, params, changes, total)
     last = question.last or Findings()
-    given = last.tables.get(tables.name)
-    if given is not None and (_cut_off(last) or _lines(given) < _ROWS_OF_A_TABLE):
-        yield _ending(last, given)
+    again = tables.name in last.tables
+    # The last part of the tables says how good they are.
+    if again and (last.accuracy is not None or _cut_off(last)):
+        yield _ending(last)
         return
     runs = LabelledRuns(model, question)
     size = runs.rows_per_batch(changes)
@@ -128,17 +129,17 @@ def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> It
             if done == params.rows:
                 break
             late = model.seconds_left() < _MARGIN * longest + tables.final_seconds()
-            if late and done != total and given is None:
+            if late and done != total and not again:
                 partial = True
                 break
     except TimedOutError:
-        if not done or given is not None:
+        if not done or again:
             raise
         partial = True
     runs.end()
     if not done:
         raise InvalidRequestError("The data set has no rows; a study needs at least one.", field="dataset")
-    skipped = 0 if given is None else max(question.parts_done - running, 0)
+    skipped = max(question.parts_done - running, 0) if again else 0
     found = _marked(tables.final(model), done, partial=partial)
     yield from found[skipped:] or [Findings(accuracy=found[-1].accuracy)]
 
@@ -147,18 +148,14 @@ def _cut_off(part: Findings) -> bool:
     return any(text.startswith(_CUT_OFF) for text in part.warnings)
 
 
-def _lines(table: Table) -> int:
-    return len(table.columns["rows"].values)
-
-
-def _ending(last: Findings, given: Table) -> Findings:
+def _ending(last: Findings) -> Findings:
     """Return what ends an answer of which the caller has all tables, or all that there can be.
 
     After an early end there is no time to read the same rows again.
     """
     partial = _cut_off(last)
     warnings: tuple[str, ...] = ()
-    if partial and _lines(given) == _ROWS_OF_A_TABLE:
+    if last.accuracy is None:
         warnings = (
             "A worker was lost while it sent the tables, with no time left to read the rows again: the last "
             "changes may be missing.",
