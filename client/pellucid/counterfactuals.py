@@ -18,8 +18,8 @@ _MOST_NAMED = 6
 _REASONS = {
     "impossible": "is impossible: the rules for columns leave nothing to change that would do",
     "ended": "was not found: the search ended without it, and there may be none",
-    "budget": "was not found within the evaluations that were allowed; allow more",
-    "deadline": "was not found before the deadline; allow more time",
+    "budget": "was not found within the evaluations that were allowed",
+    "deadline": "was not found before the deadline",
 }
 """Why there is no counterfactual, by the server's word for it."""
 
