@@ -18,8 +18,8 @@ _MOST_NAMED = 6
 _REASONS = {
     "impossible": "is impossible: the rules for columns leave nothing to change that would do",
     "ended": "was not found: the search ended without it, and there may be none",
-    "budget": "was not found within the evaluations that were allowed; allow more",
-    "deadline": "was not found before the deadline; allow more time",
+    "budget": "was not found within the evaluations that were allowed",
+    "deadline": "was not found before the deadline",
 }
 """Why there is no counterfactual, by the server's word for it."""
 
@@ -82,7 +82,8 @@ class Counterfactual:
         Why it was not found: "impossible" by the rules for columns, "ended" where the search tried all that it does,
         "budget" or "deadline"; empty where the server does not say, and for what was found.
     margin
-        How far the closest candidate is from what is wanted, in units of the score; None where that is not known.
+        By how much the model's answer to it is beyond what is wanted, below 0 where it falls short: in the target's
+        score for bounds, else the class's value less the highest other. None where that is not known.
     wanted
         What was wanted, in words, such as "benign" or "a score of at least 5"; empty where that is not known.
     """
@@ -138,8 +139,8 @@ class Counterfactual:
 
     @property
     def _closest(self) -> str:
-        if self.margin is not None:
-            return f"; the closest falls short by {self.margin:.4g}"
+        if self.margin is not None and self.margin <= 0:
+            return f"; the closest falls short by {-self.margin:.4g}" if self.margin else "; the closest is on its edge"
         # A score without a margin may be that of another class than the one that was wanted.
         return "" if self.score_after is None or self.reason else f"; the closest has the score {self.score_after:.4g}"
 

@@ -521,11 +521,11 @@ RECORD = ablation_pb2.AblationRecord
 @pytest.mark.parametrize(
     ("reason", "wanted", "margin", "words"),
     [
-        ("impossible", {"outcome": {"label": "benign"}}, 0.25, "benign is impossible: the rules for columns leave"),
-        ("ended", {"outcome": {"index": [1]}}, 0.25, "dog was not found: the search ended without it"),
-        ("budget", {"minimum": 5, "maximum": 7}, 0.25, "a score of at least 5 and at most 7 was not found within the"),
-        ("deadline", {}, 0.25, "another answer was not found before the deadline; allow more time"),
-        ("budget", {}, None, "another answer was not found within the evaluations that were allowed; allow more"),
+        ("impossible", {"outcome": {"label": "benign"}}, -0.25, "benign is impossible: the rules for columns leave"),
+        ("ended", {"outcome": {"index": [1]}}, -0.25, "dog was not found: the search ended without it"),
+        ("budget", {"minimum": 5, "maximum": 7}, -0.25, "a score of at least 5 and at most 7 was not found within the"),
+        ("deadline", {}, -0.25, "another answer was not found before the deadline"),
+        ("budget", {}, None, "another answer was not found within the evaluations that were allowed"),
         ("", {}, None, "not found within the budget; the closest has the score 5.86"),
         ("of a newer server", {}, None, "not found within the budget"),
     ],
@@ -545,6 +545,14 @@ def test_the_reason_why_nothing_was_found_is_said_with_what_was_wanted_and_how_f
     assert found.sentence.startswith(f"row 0: {words}")
     assert found.sentence.endswith("; the closest falls short by 0.25") == (margin is not None)
     assert (found.reason, found.margin, found.values) == (reason, margin, None)
+
+
+def test_a_closest_candidate_that_ties_falls_short_by_nothing(client, server):
+    server.replies["Ablate"] = lines_message(found=[False], reason=["ended"], margin=[0.0])
+
+    (found,) = client.counterfactual("table", ROW)
+
+    assert found.sentence.endswith("; the closest is on its edge")
 
 
 def refusing(message, field, code=grpc.StatusCode.INVALID_ARGUMENT):
