@@ -121,7 +121,7 @@ def _walk(root: Path, inner: str, depth: int) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_symlink():
-            if entry.is_dir():
+            if (root / name).is_dir():
                 raise UnfitFileError(f"{shown(Path(name))} is a link to a folder; put the folder itself there.")
             _check_link(root, name)
             yield name
