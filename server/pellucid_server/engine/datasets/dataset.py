@@ -3,9 +3,10 @@
 import difflib
 import itertools
 import os
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ SAMPLE_BYTES = 64 << 20
 
 _LEAST_SAMPLE_ROWS = 16
 
+FRESH_SECONDS = 1.0
+"""A file that was changed since it was described, and within this time, may still be being written."""
+
 _CHANGED = "The files of the data set changed while they were read; ask again when they are as they shall be."
 
 
@@ -46,6 +50,8 @@ class DataSet:
     info: DatasetInfo
     folder: Path
     description: Description
+    described_ns: int = field(default_factory=time.time_ns)
+    """When it was described, in nanoseconds of the system's clock."""
 
     def batches(
         self,
@@ -113,7 +119,7 @@ class DataSet:
         try:
             yield
         except UnsupportedError as error:
-            if self._changed(before, run):
+            if self._changed(before, run) or self._is_fresh(before):
                 raise UnavailableError(_CHANGED) from error
             raise
         if self._changed(before, run):
@@ -136,6 +142,11 @@ class DataSet:
             return self._stamp(run) != before
         except UnsupportedError:
             return True
+
+    def _is_fresh(self, found: Stamp) -> bool:
+        """Say whether a file may still be being written: what is wrong with it may be right in a moment."""
+        last = max((facts[1] for _, facts in found), default=0)
+        return last > self.described_ns and abs(time.time_ns() - last) < FRESH_SECONDS * 1e9
 
     def _unread(self, inputs: "Sequence[Preprocessor]", needed: set[str]) -> frozenset[str]:
         """Return the columns that need not be read."""

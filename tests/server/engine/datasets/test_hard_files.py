@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -249,6 +250,28 @@ def test_a_data_set_of_a_header_alone_is_refused_alike(tmp_path, scores, reading
         reading(found, scores)
 
 
+def age(path):
+    """Let a file that is there have been changed an hour ago."""
+    if path.is_file():
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+
+
+@READINGS
+def test_a_file_that_is_wrong_just_after_it_changed_may_be_right_in_a_moment(tmp_path, scores, reading):
+    found = make(tmp_path).find("shapes")
+    rows = tmp_path / "shapes" / "rows.csv"
+    rows.write_text("")
+    os.utime(rows, ns=(found.described_ns + 1, found.described_ns + 1))
+
+    with pytest.raises(UnavailableError, match="changed while"):
+        reading(found, scores)
+    age(rows)
+    with pytest.raises(UnsupportedError, match=r"rows\.csv is empty"):
+        reading(found, scores)
+    rows.write_text(text(lines(3)))
+    assert reading(found, scores)
+
+
 VANISHED = {
     "gone": (lambda rows: rows.unlink(), "rows.csv cannot be read: No such file"),
     "latin-1": (lambda rows: rows.write_bytes(text(lines(3)).replace("n0", "é").encode("latin-1")), "must be UTF-8"),
@@ -264,6 +287,7 @@ def test_messages_name_files_from_the_data_sets_folder_on(tmp_path, scores, read
     found = make(tmp_path).find("shapes")
     act, words = VANISHED[case]
     act(tmp_path / "shapes" / "rows.csv")
+    age(tmp_path / "shapes" / "rows.csv")
 
     with pytest.raises(UnsupportedError) as caught:
         reading(found, scores)
@@ -277,6 +301,7 @@ def test_damaged_parquet_files_and_vanished_folders_are_named_from_the_folder_on
     found, path = sets.find("shapes"), tmp_path / "shapes" / "rows.parquet"
     content = bytearray(path.read_bytes())
     path.write_bytes(bytes(byte ^ (0xFF if place < 400 else 0) for place, byte in enumerate(content)))
+    age(path)
     with pytest.raises(UnsupportedError, match=r"rows\.parquet") as damaged:
         everything(found, scores)
     (tmp_path / "shapes").rename(tmp_path / "gone")
