@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -271,6 +272,40 @@ def test_a_study_that_is_cut_off_has_the_rows_so_far(served: Server) -> None:
     assert parts[-1].accuracy is not None
     assert parts[-1].accuracy.partial is True
     assert 0 < lines(parts)[0]["rows"] < 569
+
+
+def test_a_study_whose_worker_is_killed_goes_on_and_has_the_table_of_all_rows(served: Server) -> None:
+    request = explanation_service_pb2.AblateRequest(
+        model=explanation_pb2.ModelSpec(name=TABLE_MODEL),
+        method="ablation-study",
+        dataset="tumours",
+        interventions=[intervention("hidden1", "NOISE", draws=16, value=1.0)],
+    )
+    expected = [read_findings(each.findings) for each in served.explanations.Ablate(request, timeout=LONG_SECONDS)]
+    pid = served.worker_pid()
+
+    call = served.explanations.Ablate(request, timeout=LONG_SECONDS)
+    parts = [next(call)]
+    os.kill(pid, signal.SIGKILL)
+    parts += list(call)
+
+    found = [read_findings(each.findings) for each in parts if each.HasField("findings")]
+    assert served.worker_pid() != pid
+    for name, columns in {"running": ("change", "rows"), "accuracy": ("change", "by", "group", "rows")}.items():
+        first, second = ([[line[each] for each in columns] for line in lines(some, name)] for some in (expected, found))
+        assert first == second
+    assert lines(found)[0]["rows"] == 569
+    assert found[-1].accuracy is not None
+    assert found[-1].accuracy.partial is False
+
+
+def test_a_wrong_cell_is_neither_in_the_message_nor_in_the_log(served: Server) -> None:
+    code, text = refused(served, dataset="wrong-row")
+
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "rows.csv, line 571, column 'mean radius': it must be a number." in text
+    assert "twelve" not in text
+    assert not served.lines("twelve")
 
 
 def test_the_client_gives_the_same_and_says_what_it_rests_on(served: Server, client: Client) -> None:

@@ -1,11 +1,18 @@
 """Requests of `Ablate`, checked for form; what depends on a model or a method is the engine's to check."""
 
 import math
+from collections.abc import Iterable
 
 from pellucid import tensors
 from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2
 
 from pellucid_server.config import LimitsConfig
+from pellucid_server.rpc.ablation_bounds import (
+    require_bounded,
+    require_pattern,
+    require_representable,
+    require_short,
+)
 from pellucid_server.rpc.codec import (
     enum_word,
     model_key,
@@ -83,6 +90,7 @@ def ablate_request(
         refuse("inputs", "is empty; give the rows of each of the model's inputs by its name, or name a dataset")
     if len(request.interventions) > limits.interventions:
         refuse("interventions", f"has {len(request.interventions)} entries; at most {limits.interventions} are taken")
+    require_bounded(request)
     inputs = read_inputs(request.inputs, "inputs", limits.attribute_rows, large) if request.inputs else {}
     source = read_inputs(request.source, "source", limits.attribute_rows, large) if request.source else {}
     return requests.AblateRequest(
@@ -110,8 +118,6 @@ def _intervention(message: ablation_pb2.Intervention, field: str, large: LargeFi
     kind = enum_word(message.kind, _KINDS, ablation_pb2.InterventionKind, f"{field}.kind")
     if not message.sites:
         refuse(f"{field}.sites", "is empty; name a layer, as GetModel gives it")
-    if len(message.sites) > requests.MOST_SITES:
-        refuse(f"{field}.sites", f"has {len(message.sites)} entries; at most {requests.MOST_SITES} are taken")
     value = message.value if message.HasField("value") else None
     _refuse_unused(message, kind, field)
     if value is not None and not math.isfinite(value):
@@ -124,11 +130,13 @@ def _intervention(message: ablation_pb2.Intervention, field: str, large: LargeFi
         refuse(f"{field}.vector", "is not set; give a number for each unit of the layer")
     if not 0 <= message.draws <= requests.MOST_DRAWS:
         refuse(f"{field}.draws", f"is {message.draws}; it must be 1 to {requests.MOST_DRAWS}, or 0 for the default")
+    vector = read_tensor(message.vector, f"{field}.vector", large) if message.HasField("vector") else None
+    require_representable(value, vector, field)
     return requests.InterventionSpec(
         sites=tuple(_site(site, f"{field}.sites[{number}]") for number, site in enumerate(message.sites)),
         kind=kind,
         value=value,
-        vector=read_tensor(message.vector, f"{field}.vector", large) if message.HasField("vector") else None,
+        vector=vector,
         reference=enum_word(message.reference, _REFERENCES, ablation_pb2.Reference, f"{field}.reference"),
         draws=message.draws or requests.DEFAULT_DRAWS,
         per_position=message.per_position,
@@ -155,22 +163,26 @@ def _refuse_unused(message: ablation_pb2.Intervention, kind: str, field: str) ->
 def _site(message: ablation_pb2.Site, field: str) -> requests.SiteSpec:
     if not message.layer:
         refuse(f"{field}.layer", "is empty; GetModel names the model's layers")
-    for name in ("units", "positions"):
-        numbers = getattr(message, name)
-        if len(numbers) > requests.MOST_SITES:
-            refuse(f"{field}.{name}", f"has {len(numbers)} entries; at most {requests.MOST_SITES} are taken")
-        bad = next((number for number in numbers if number < 0), None)
-        if bad is not None:
-            refuse(f"{field}.{name}", f"has {bad}; no index may be negative")
-        if len(set(numbers)) != len(numbers):
-            refuse(f"{field}.{name}", "names an index twice; name each once")
+    require_pattern(message.layer, f"{field}.layer")
     return requests.SiteSpec(
         layer=message.layer,
         part=enum_word(message.part, _PARTS, ablation_pb2.SitePart, f"{field}.part"),
-        units=tuple(message.units),
-        positions=tuple(message.positions),
+        units=_indices(message.units, f"{field}.units"),
+        positions=_indices(message.positions, f"{field}.positions"),
         each=enum_word(message.each, _EACH, ablation_pb2.Each, f"{field}.each"),
     )
+
+
+def _indices(message: Iterable[int], field: str) -> tuple[int, ...]:
+    # Copied first: protobuf's containers are slow to look through, and there may be a hundred thousand.
+    numbers = tuple(message)
+    if not numbers:
+        return numbers
+    if min(numbers) < 0:
+        refuse(field, f"has {next(number for number in numbers if number < 0)}; no index may be negative")
+    if len(set(numbers)) != len(numbers):
+        refuse(field, "names an index twice; name each once")
+    return numbers
 
 
 def _wanted(message: ablation_pb2.Wanted) -> requests.Wanted:
@@ -199,6 +211,12 @@ def _column_rules(request: explanation_service_pb2.AblateRequest) -> tuple[reque
             refuse(f"{field}.minimum", f"is {least:g}, above the maximum, {most:g}")
         if message.only_up and message.only_down:
             refuse(f"{field}.only_up", "is set, and only_down too; set fixed for a column that stays as it is")
+        categories: dict[str, None] = {}
+        for each in message.categories:
+            require_short(each, f"{field}.categories")
+            if each in categories:
+                refuse(f"{field}.categories", f"names {shown(each)} twice; name each once")
+            categories[each] = None
         found[message.column] = requests.ColumnRule(
             message.column,
             message.fixed,
@@ -207,7 +225,7 @@ def _column_rules(request: explanation_service_pb2.AblateRequest) -> tuple[reque
             message.only_up,
             message.only_down,
             message.whole,
-            tuple(message.categories),
+            tuple(categories),
         )
     return tuple(found.values())
 

@@ -170,8 +170,12 @@ def _check_columns(path: Path, description: Description) -> None:
     content = (description.content,) if description.content else ()
     missing = next((name for name in (*content, *needed) if name not in names), None)
     if missing is not None:
-        near = ", ".join(difflib.get_close_matches(missing, names) or names[:20])
-        raise DataSetError(f"{description.data} has no column {missing!r}; it has: {near}.")
+        # Not all of the names: a file without a header line has a row of data there.
+        near = ", ".join(difflib.get_close_matches(missing, names))
+        hint = f"it has: {near}" if near else "its first line must name the columns"
+        if description.kind == "tensor":
+            hint = f"its arrays: {', '.join(names[:20])}"
+        raise DataSetError(f"{description.data} has no column {missing!r}; {hint}.")
 
 
 def _classes(path: Path, description: Description) -> tuple[str, ...]:

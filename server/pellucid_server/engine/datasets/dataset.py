@@ -1,4 +1,7 @@
-"""A labelled data set: its rows as a model takes them, batch by batch, with labels and groups."""
+"""A labelled data set: its rows as a model takes them, batch by batch, with labels and groups.
+
+Errors name the file, the line and the column, and never what is there: callers read them, and may read no rows.
+"""
 
 import difflib
 import itertools
@@ -20,7 +23,7 @@ from pellucid_server.engine.datasets.description import Description
 from pellucid_server.engine.datasets.files import Stamp, stamping
 from pellucid_server.engine.datasets.labels import Labels, as_text
 from pellucid_server.engine.datasets.opening import DataSetError
-from pellucid_server.engine.datasets.records import Record, picture_bytes, records
+from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
 from pellucid_server.engine.models.files.plain_files import UnfitFileError
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
@@ -221,13 +224,30 @@ class DataSet:
         return rows
 
     def _prepared(self, inputs: "Sequence[Preprocessor]", taken: list[Record]) -> Arrays:
-        try:
-            return {each.info.name: each.prepare(self._given(each, taken), "row").rows for each in inputs}
-        except InvalidRequestError as error:
-            # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
-            for record in taken if len(taken) > 1 else ():
-                self._prepared(inputs, [record])
-            raise self._error(f"{taken[0].where}: {error.message.removeprefix('row.table.rows[0].')}") from error
+        found = {}
+        for each in inputs:
+            try:
+                found[each.info.name] = each.prepare(self._given(each, taken), "row").rows
+            except InvalidRequestError as error:
+                # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
+                for record in taken if len(taken) > 1 else ():
+                    self._prepared([each], [record])
+                raise self._unfit_row(each, taken[0], error) from error
+        return found
+
+    def _unfit_row(self, preprocessor: Preprocessor, record: Record, error: InvalidRequestError) -> UnsupportedError:
+        """Make the error of a row that a model's input does not take, without the row's values."""
+        info, path = preprocessor.info, error.metadata["field"]
+        if path == "row.tensor.data":
+            text = f"an element is not finite, or not one that the model takes as {info.data_type}."
+            return self._error(f"{record.where}, array {info.name!r}: {text}")
+        for column in info.columns:
+            if path == f'row.table.rows[0].cells["{column.name}"]' and column.name in record.cells:
+                right = f"a finite number, within the range of {info.data_type} once standardized"
+                if column.categories:
+                    right = f"a category, one of: {', '.join(column.categories)}"
+                return self._error(f"{record.where}, column {column.name!r}: it must be {right}.")
+        return self._error(f"{record.where}: {error.message.removeprefix('row.table.rows[0] ')}")
 
     def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
         name = preprocessor.info.name
@@ -254,8 +274,7 @@ class DataSet:
         try:
             return as_number(cell)
         except ValueError as error:
-            shown = as_text(cell)[:80]
-            raise self._error(f"{record.where}: the column {name!r} is {shown!r}; it must be a number.") from error
+            raise self._error(f"{record.where}, column {name!r}: it must be a number.") from error
 
     def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> Arrays:
         rows: Any = None
@@ -270,14 +289,20 @@ class DataSet:
         name = as_text(self._cell(record, self.description.content))
         try:
             return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture").rows[0]
-        except (InvalidRequestError, DataSetError) as error:
-            raise self._error(f"{record.where}: {error.args[0]}") from error
+        except DataSetError as error:
+            text = f"a plain file in the data set's folder, of at most {MOST_FILE_BYTES} bytes, that can be read"
+            raise self._error(f"{record.where}: the picture must be {text}.") from error
+        except InvalidRequestError as error:
+            text = error.message.replace("picture.pictures.encoded[0]", "the picture")
+            raise self._error(f"{record.where}: {text}") from error
 
     def _label(self, labels: Labels, record: Record) -> int | float:
+        name = self.description.label
         try:
-            return labels.read(self._cell(record, self.description.label))
+            return labels.read(self._cell(record, name))
         except DataSetError as error:
-            raise self._error(f"{record.where}: {error}") from error
+            column = f", column {name!r}" if (self.folder / self.description.data).is_file() else ""
+            raise self._error(f"{record.where}{column}: {error}") from error
 
     def _group(self, record: Record, name: str) -> str:
         return as_text(self._cell(record, name))

@@ -183,9 +183,14 @@ def _header(reader: Any, source: DataFile) -> tuple[str, ...]:
 def _distinct(names: tuple[str, ...], source: DataFile) -> tuple[str, ...]:
     if not names:
         raise DataSetError(f"{source} is empty; its first line must name the columns.")
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise DataSetError(f"{source} has two columns called {twice!r}; give each a name of its own.")
+    second = next((place for place, name in enumerate(names) if name in names[:place]), None)
+    if second is not None:
+        # A file without a header line has a row of data there.
+        first = names.index(names[second])
+        raise DataSetError(
+            f"{source}: columns {first + 1} and {second + 1} have the same name in the first line, which must "
+            "name the columns; give each a name of its own."
+        )
     return names
 
 

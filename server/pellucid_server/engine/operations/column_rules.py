@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 _NUMERIC = ("minimum", "maximum", "only_up", "only_down", "whole")
 _MOST_LISTED = 40
+_ROUNDING = 1e-6
+"""Share of a bound that a value of a float32 tensor may be beyond it and be at it."""
 
 Numbered = tuple[int, ColumnRule]
 """A rule, and its place in the request."""
@@ -102,24 +104,43 @@ def cell_column(info: ColumnInfo, numbered: Numbered | None, value: float, row: 
     Raises
     ------
     InvalidRequestError
-        The bounds leave nothing that the row's own value could become.
+        The rule leaves nothing that the row's own value could become, or be if it is fixed.
     """
     if info.categories:
         rule = numbered[1] if numbered else None
         names = rule.categories if rule and rule.categories else info.categories
         allowed = tuple(sorted(info.categories.index(name) for name in names))
         fixed = bool(rule and rule.fixed)
+        if fixed and numbered and math.isfinite(value) and int(value) not in allowed:
+            text = (
+                f"columns[{numbered[0]}].categories leaves {info.categories[int(value)]!r} out, which {info.name!r} of "
+                f"row {row} is and stays; name it too, or leave fixed out."
+            )
+            raise InvalidRequestError(text, field=f"columns[{numbered[0]}].categories")
         return CellColumn(info.name, info.unit, categories=info.categories, allowed=allowed, fixed=fixed)
     low = -math.inf if info.minimum is None else info.minimum
     high = math.inf if info.maximum is None else info.maximum
     if numbered is None:
         return CellColumn(info.name, info.unit, low, high)
     number, rule = numbered
-    if not rule.fixed:
+    if rule.fixed:
+        _require_kept(rule, value, f"columns[{number}]", row)
+    else:
         _require_room(rule, value, f"columns[{number}]", row)
     low = max(low, -math.inf if rule.minimum is None else rule.minimum, value if rule.only_up else -math.inf)
     high = min(high, math.inf if rule.maximum is None else rule.maximum, value if rule.only_down else math.inf)
     return CellColumn(info.name, info.unit, low, high, fixed=rule.fixed, whole=rule.whole)
+
+
+def _require_kept(rule: ColumnRule, value: float, field: str, row: int) -> None:
+    """Refuse bounds that a value which stays as it is breaks."""
+    for name, bound, sign in (("minimum", rule.minimum, 1), ("maximum", rule.maximum, -1)):
+        if bound is not None and sign * (bound - value) > _ROUNDING * abs(bound):
+            text = (
+                f"{field}.{name} is {bound:g}, and {rule.column!r} of row {row} is {value:g} and stays as it is; leave "
+                f"the {name} out, or fixed."
+            )
+            raise InvalidRequestError(text, field=f"{field}.{name}")
 
 
 def _require_room(rule: ColumnRule, value: float, field: str, row: int) -> None:

@@ -9,6 +9,8 @@ from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.errors import InvalidRequestError, NotFoundError
 
 _NEAR = 3
+_MOST_CHARACTERS, _MOST_NAMES, _MOST_STARS = 8192, 1024, 16
+"""Of a text that names sites, and of a pattern in it: each is held to every site of the network."""
 _CALL = re.compile(r"#\d+$")
 
 
@@ -21,7 +23,7 @@ class GraphNetwork:
     def find(self, text: str, field: str) -> tuple[str, ...]:
         """Return the sites that a text names; see `Network.find`. Patterns do not match parts unless they name one."""
         found: dict[str, None] = {}
-        for entry in filter(None, (each.strip() for each in text.split(","))):
+        for entry in _entries(text, field):
             found.update(dict.fromkeys(self._named(entry, field)))
         if not found:
             raise InvalidRequestError(f"{field} is {text!r}, which names no layer; GetModel names all.", field=field)
@@ -82,3 +84,19 @@ class GraphNetwork:
         for name in names:
             found.setdefault(self._graph.value_of(name), name)
         return list(found.values())
+
+
+def _entries(text: str, field: str) -> tuple[str, ...]:
+    """Return the names and patterns of a text, each once."""
+    if len(text) > _MOST_CHARACTERS:
+        shown = f"{field} has {len(text)} characters; at most {_MOST_CHARACTERS} are taken, so use patterns."
+        raise InvalidRequestError(shown, field=field)
+    entries = tuple(dict.fromkeys(filter(None, (each.strip() for each in text.split(",")))))
+    if len(entries) > _MOST_NAMES:
+        shown = f"{field} has {len(entries)} names; at most {_MOST_NAMES} are taken, so use patterns."
+        raise InvalidRequestError(shown, field=field)
+    stars = max((entry.count("*") for entry in entries), default=0)
+    if stars > _MOST_STARS:
+        shown = f"{field} has a pattern with {stars} signs *; at most {_MOST_STARS} are taken."
+        raise InvalidRequestError(shown, field=field)
+    return entries

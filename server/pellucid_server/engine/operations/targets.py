@@ -39,7 +39,7 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
     InvalidRequestError
         There is no such output, element or label, or the output cannot be read in that space.
     """
-    info = _output(spec.output, infos, field)
+    info = output_of(spec.output, infos, field)
     values = outputs[info.name]
     space = _space(spec.space, info, field)
     index = _element(spec.outcome, info, values, f"{field}.outcome")
@@ -82,7 +82,14 @@ def _flat(index: tuple[int, ...], shape: tuple[int, ...]) -> int:
     return index[0] if len(index) == 1 else int(np.ravel_multi_index(index, shape)) if index else 0
 
 
-def _output(name: str, infos: tuple[OutputInfo, ...], field: str) -> OutputInfo:
+def output_of(name: str, infos: tuple[OutputInfo, ...], field: str) -> OutputInfo:
+    """Return the output that a target at `field` names; without a name, the first that can be explained.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is none.
+    """
     explainable = [info for info in infos if info.data_type.startswith(("float", "bfloat"))]
     chosen = next((info for info in explainable if name in ("", info.name)), None)
     if chosen is None:

@@ -17,7 +17,6 @@ from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.folds import WeightedSum
 from pellucid_server.engine.evaluations.layer_gradients import VALUE, LayerGradients
-from pellucid_server.engine.evaluations.patchwork import covered
 from pellucid_server.engine.evaluations.recipes import Path, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.methods.shared.effects import Effects, Named
@@ -35,8 +34,9 @@ from pellucid_server.engine.methods.shared.patched import (
 from pellucid_server.engine.methods.shared.paths import gauss_legendre, scaled
 from pellucid_server.engine.methods.shared.score_maps import score_map
 from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
-from pellucid_server.engine.methods.shared.site_runs import Measured, SiteRuns, piece
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.engine.methods.shared.site_runs import Measured, SiteRuns
+from pellucid_server.engine.methods.shared.site_sums import SiteSums
+from pellucid_server.errors import InvalidRequestError, TimedOutError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 
 Floats = npt.NDArray[np.float64]
@@ -107,10 +107,17 @@ def attribution_patching(model: Handle, question: SiteQuestion, params: Params) 
         for (place, part), each in zip(group, effects, strict=True):
             found.append(each)
             if place >= question.parts_done:
+                _require_time(model)
                 yield _part(changed, part, ends, params.direction, each, first=place == 0)
     if wanted and question.parts_done <= len(parts):
         everything = np.concatenate(found, axis=1)
         yield _last(model, question, changed, ends, parts, everything, params.check)
+
+
+def _require_time(model: Handle) -> None:
+    """End at the deadline between parts, too: once estimated, they evaluate nothing, which would find it passed."""
+    if model.seconds_left() <= 0:
+        raise TimedOutError("The deadline passed before all parts were made.", stage="running")
 
 
 def _groups(parts: Sequence[SitePart], layers: Mapping[str, SiteLayer]) -> list[list[tuple[int, SitePart]]]:
@@ -140,17 +147,25 @@ class _Estimates:
     def of(self, parts: Sequence[SitePart]) -> list[Floats]:
         """Return the effects of the sites of each part, (rows, sites)."""
         count = self._question.count
-        found = [np.empty((count, len(part.sites))) for part in parts]
-        layers = tuple(dict.fromkeys(part.layer for part in parts))
+        by_layer: dict[str, list[SitePart]] = {}
+        for part in parts:
+            by_layer.setdefault(part.layer, []).append(part)
+        sums = {
+            layer: SiteSums(self._question.layers[layer], [site for part in each for site in part.sites])
+            for layer, each in by_layer.items()
+        }
+        found = {id(part): np.empty((count, len(part.sites))) for part in parts}
         begin, end = parts[0].begin, parts[-1].end
         for row in range(count):
             step = (end - begin) / count
             progress = (begin + row * step, begin + (row + 1) * step)
-            terms = self._terms(row, layers, progress)
-            for part, effects in zip(parts, found, strict=True):
-                layer = self._question.layers[part.layer]
-                effects[row] = [-_total(terms[part.layer], layer, site) for site in part.sites]
-        return found
+            terms = self._terms(row, tuple(by_layer), progress)
+            for layer, each in by_layer.items():
+                effects = -sums[layer].of(terms[layer])
+                ends = np.cumsum([len(part.sites) for part in each])
+                for part, of_part in zip(each, np.split(effects, ends[:-1]), strict=True):
+                    found[id(part)][row] = of_part
+        return [found[id(part)] for part in parts]
 
     def _terms(self, row: int, layers: tuple[str, ...], progress: tuple[float, float]) -> dict[str, Floats]:
         """Return the change of every value between the runs times its gradient, (*shape) by layer."""
@@ -198,15 +213,6 @@ class _Estimates:
 
 def _change(start: npt.NDArray[np.generic], end: npt.NDArray[np.generic]) -> Floats:
     return np.asarray(end.astype(np.float64) - start.astype(np.float64))
-
-
-def _total(terms: Floats, layer: SiteLayer, site: Site) -> float:
-    """Return the sum of the terms that a site covers."""
-    if site.units is None and site.positions is None:
-        return float(terms.sum())
-    if site.positions is None and site.units is not None:
-        return float(np.take(terms, site.units, axis=layer.unit_axis).sum()) if terms.ndim else float(terms)
-    return float(terms[covered(layer.shape, layer.unit_axis, piece(0, site))].sum())
 
 
 def _part(

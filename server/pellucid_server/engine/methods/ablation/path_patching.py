@@ -37,7 +37,7 @@ class Params:
     receivers: str = parameter(
         "",
         "The layers that the path leads to: names as GetModel gives them, with :branch or :heads for parts, or "
-        "patterns, separated by commas; the output if empty.",
+        "patterns, separated by commas, at most 8192 characters; the output if empty.",
     )
     frozen: str = parameter(
         "",

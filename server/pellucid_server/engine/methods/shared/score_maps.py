@@ -26,15 +26,21 @@ def score_map(
     if len(sites) < _LEAST:
         return None
     by_layer: dict[str, list[tuple[int | None, int | None]]] = {}
-    for site in sites:
+    numbers_of: dict[str, list[int]] = {}
+    for number, site in enumerate(sites):
         place = _place(site)
         if place is None:
             return None
         by_layer.setdefault(site.layer, []).append(place)
+        numbers_of.setdefault(site.layer, []).append(number)
     places = next(iter(by_layer.values()))
     if len(set(places)) < len(places) or any(each != places for each in by_layer.values()):
         return None
     units, positions = (list(dict.fromkeys(axis)) for axis in zip(*places, strict=True))
+    if any(None in axis and axis != [None] for axis in (units, positions)):
+        return None
+    if len(places) != len(units) * len(positions):
+        return None
     if places != list(itertools.product(units, positions)) or (units, positions) == ([None], [None]):
         return None
     shape, axes = [len(by_layer)], [Axis("layer", tuple(by_layer))]
@@ -42,7 +48,7 @@ def score_map(
         if numbers != [None]:
             shape.append(len(numbers))
             axes.append(Axis(name, coordinates=np.array(numbers, np.float64)))
-    order = [number for layer in by_layer for number, site in enumerate(sites) if site.layer == layer]
+    order = list(itertools.chain.from_iterable(numbers_of.values()))
     values = np.zeros(shape) if scores is None else scores[order].reshape(shape)
     return NamedArray(
         values, tuple(axes), text="Score of each site, the mean over the rows that have one.", missing=True

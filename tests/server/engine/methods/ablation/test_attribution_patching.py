@@ -6,7 +6,7 @@ import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.sites import Site
 from pellucid_server.engine.asking.verbs import ABLATE
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, TimedOutError
 from server.engine.methods.ablation.patching import Network, column, sites_of
 from server.engine.methods.ablation.test_activation_patching import Kept, Words
 from server.engine.models.networks import Residual
@@ -174,6 +174,40 @@ def test_a_site_that_does_not_differ_is_estimated_at_0_though_the_slope_is_infin
     assert column(parts, "effects", "effect") == pytest.approx([0.0, -1.25])
     with pytest.raises(InvalidRequestError, match="gradient at a is not finite for row 0"):
         network.ask(bench, NAME, network.question([[1.0, 9.0]], [[0.0, 4.0]], sites))
+
+
+class Late:
+    """A handle whose deadline is past once it was asked so often for the time that is left."""
+
+    def __init__(self, handle, after):
+        self._handle, self._looks = handle, after
+
+    def __getattr__(self, name):
+        return getattr(self._handle, name)
+
+    def seconds_left(self):
+        self._looks -= 1
+        return 1.0 if self._looks >= 0 else 0.0
+
+
+def test_at_the_deadline_the_parts_end_though_nothing_is_left_to_evaluate(bench, words):
+    # All sites are estimated at once, so that no evaluation finds the deadline passed between the parts.
+    clean, corrupted = rows_of(2, 4, 3, seed=1), rows_of(2, 4, 3, seed=2)
+    sites = [site for name in ("widths.0", "widths.1") for site in sites_of(words, name, "position")]
+    question = words.question(clean, corrupted, sites)
+    found = registry.lookup(NAME, ABLATE)
+    handle, parts = Late(words.handle(bench), after=1), []
+
+    def ask():
+        for part in found.function(handle, question, found.resolve({"check": 0})):
+            parts.append(part)
+
+    with pytest.raises(TimedOutError):
+        bench.run(ask)
+
+    assert len(parts) == 1
+    whole = words.ask(bench, NAME, question, check=0)
+    np.testing.assert_array_equal(column(parts, "effects", "effect"), column(whole[:1], "effects", "effect"))
 
 
 def test_a_divergence_is_refused_with_the_reason(bench, words):

@@ -267,6 +267,35 @@ def test_what_cannot_be_asked_is_refused_with_what_would_be_right(bench, curved)
             curved.ask(bench, NAME, question, **parameters)
 
 
+@pytest.mark.parametrize("name", ["receivers", "frozen"])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("blocks.1?," * 260_000, "has 2600000 characters; at most 8192 are taken"),
+        (",".join(f"a{number}" for number in range(1025)), "has 1025 names; at most 1024 are taken"),
+        ("*a" * 17, "has a pattern with 17 signs \\*; at most 16 are taken"),
+    ],
+    ids=["characters", "names", "stars"],
+)
+def test_texts_that_name_layers_are_bounded(bench, curved, name, text, what):
+    rows = rows_of(1, 3, seed=1)
+    with pytest.raises(InvalidRequestError, match=what) as caught:
+        curved.ask(bench, NAME, curved.question(rows, rows, [Site("entry")]), **{name: text})
+
+    assert caught.value.metadata["field"] == f'parameters["{name}"]'
+    assert len(str(caught.value)) < 200
+
+
+def test_equal_patterns_are_looked_for_once(curved, monkeypatch):
+    network = curved.question(rows_of(1, 3, seed=1), None, [Site("entry")]).network
+    looked = []
+    monkeypatch.setattr(type(network), "_named", lambda _, entry, field: looked.append(entry) or ["entry"])
+
+    network.find("blocks.?," * 900, "frozen")
+
+    assert looked == ["blocks.?"]
+
+
 def test_several_senders_have_each_their_own_path(bench, curved):
     rows, source = rows_of(1, 3, seed=1), rows_of(1, 3, seed=2)
     names = ["entry", "blocks.0.second", "blocks.1.second"]
