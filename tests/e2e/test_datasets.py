@@ -64,14 +64,16 @@ def rows(table: Floats, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def datasets(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set for the table model, one with a wrong row, and a broken one."""
+    """A folder with a data set for the table model, one with a wrong row, one with none, and a broken one."""
     folder = tmp_path_factory.mktemp("sets") / "datasets"
-    for name in ("tumours", "wrong-row", "broken"):
+    for name in ("tumours", "wrong-row", "broken", "swapped"):
         (folder / name).mkdir(parents=True)
         (folder / name / "dataset.toml").write_text(_TOML.replace("size", "seize") if name == "broken" else _TOML)
         with (folder / name / "rows.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
+            if name == "swapped":
+                continue
             writer.writerows(rows)
             if name == "wrong-row":
                 writer.writerow({**rows[0], "mean radius": "twelve"})
@@ -139,7 +141,7 @@ def lines(parts: list[Findings], name: str = "accuracy") -> list[Mapping[str, An
 
 
 def test_the_data_sets_are_listed_with_what_is_wrong_with_the_broken_one(client: Client, served: Server) -> None:
-    broken, _, tumours, _ = client.datasets()
+    broken, _, _, tumours, _ = client.datasets()
 
     assert (broken.name, broken.state) == ("broken", "broken")
     assert "no column 'seize'; it has: size" in broken.reason
@@ -229,6 +231,37 @@ def test_the_dataset_is_a_reference_of_other_methods_too(served: Server, columns
     parts = ablate(served, method="ablation", inputs={"features": row}, interventions=[intervention("hidden1", "MEAN")])
 
     assert len(lines(parts, "effects")) == 1
+
+
+@pytest.mark.parametrize("method", ["ablation", "ablation-study"])
+def test_data_sets_that_are_empty_or_swapped_after_the_start_are_refused_alike_by_every_method(
+    served: Server, datasets: Path, method: str
+) -> None:
+    fields: dict[str, Any] = {
+        "method": method,
+        "dataset": "swapped",
+        "interventions": [intervention("hidden1", "MEAN")],
+    }
+    if method == "ablation":
+        fields["inputs"] = {"features": input_pb2.Input(tensor=tensors.to_tensor(load_breast_cancer().data[:1]))}
+    rows = datasets / "swapped" / "rows.csv"
+    header, outside = rows.read_bytes(), datasets.parent / "outside.csv"
+    outside.write_bytes((datasets / "tumours" / "rows.csv").read_bytes())
+    found = [refused(served, **fields)]
+
+    for act in (lambda: rows.symlink_to(outside), lambda: os.mkfifo(rows), lambda: None):
+        rows.unlink(missing_ok=True)
+        act()
+        found.append(refused(served, **fields, seconds=20.0))
+    rows.unlink(missing_ok=True)
+    rows.write_bytes(header)
+    os.utime(rows, (0, 0))  # As if it had not changed just now.
+
+    words = ("it has no rows", "leads out of the data set's folder", "is not a plain file", "cannot be read")
+    for (code, text), expected in zip(found, words, strict=True):
+        assert code is grpc.StatusCode.FAILED_PRECONDITION, text
+        assert expected in text
+        assert str(datasets) not in text
 
 
 def test_a_study_that_is_cut_off_has_the_rows_so_far(served: Server) -> None:

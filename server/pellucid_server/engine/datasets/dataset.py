@@ -5,28 +5,32 @@ Errors name the file, the line and the column, and never what is there: callers 
 
 import difflib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.studies import Batch, Decision
+from pellucid_server.engine.datasets.cells import as_number
 from pellucid_server.engine.datasets.description import Description
+from pellucid_server.engine.datasets.files import Stamp, stamping
 from pellucid_server.engine.datasets.labels import Labels, as_text
-from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, DataSetError, Record, picture_bytes, records
+from pellucid_server.engine.datasets.opening import DataSetError
+from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
+from pellucid_server.engine.datasets.steps import Run, here, in_steps
+from pellucid_server.engine.models.files.plain_files import UnfitFileError
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.errors import InvalidRequestError, UnavailableError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
-
-Made = TypeVar("Made")
-Run = Callable[[Callable[[], Any]], Any]
-"""Calls a function, perhaps on another thread, and returns what it returns."""
 
 SAMPLE_ROWS = 256
 """Rows that means and draws are taken from."""
@@ -36,6 +40,11 @@ SAMPLE_BYTES = 64 << 20
 
 _LEAST_SAMPLE_ROWS = 16
 
+FRESH_SECONDS = 1.0
+"""A file that was changed since it was described, and within this time, may still be being written."""
+
+_CHANGED = "The files of the data set changed while they were read; ask again when they are as they shall be."
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -44,6 +53,8 @@ class DataSet:
     info: DatasetInfo
     folder: Path
     description: Description
+    described_ns: int = field(default_factory=time.time_ns)
+    """When it was described, in nanoseconds of the system's clock."""
 
     def batches(
         self,
@@ -52,7 +63,7 @@ class DataSet:
         rows_per_batch: int,
         *,
         first: int = 0,
-        run: Run = lambda step: step(),
+        run: Run = here,
     ) -> Iterator[Batch]:
         """Give the rows from number `first` on, at most `rows_per_batch` at once, prepared as a caller's would be.
 
@@ -61,16 +72,22 @@ class DataSet:
         Raises
         ------
         UnsupportedError
-            A row cannot be read, or does not fit the model; the message names the file and the row.
+            A row cannot be read, or does not fit the model, or there are none; the message names the file and the row.
+        UnavailableError
+            The files changed meanwhile.
         """
         labels, inputs = Labels(decision, self.description.classes), self._inputs(model)
-        found = itertools.islice(records(self.folder, self.description), first, None)
-        while taken := run(partial(self._taken, found, rows_per_batch)):
-            yield self._batch(model, inputs, labels, taken, run)
+        needed = {self.description.label, *self.description.groups}
+        number = first
+        with self.unchanged(run):
+            found = itertools.islice(records(self.folder, self.description, self._unread(inputs, needed)), first, None)
+            while taken := run(partial(self._taken, found, rows_per_batch)):
+                number += len(taken)
+                yield self._batch(model, inputs, labels, taken, run)
+            if number == 0:
+                raise self._error("it has no rows.")
 
-    def sample(
-        self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = lambda step: step()
-    ) -> Arrays:
+    def sample(self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = here) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
 
         There are at most `most`, and fewer of large inputs, in the order of the file; the labels are not read.
@@ -79,25 +96,80 @@ class DataSet:
         ------
         UnsupportedError
             There are no rows, or one that is drawn cannot be read or does not fit the model.
+        UnavailableError
+            The files changed meanwhile.
         """
-        fitting = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS)
-        taken = run(partial(self._drawn, seed, min(most, fitting)))
-        if not taken:
-            raise self._error("it has no rows.")
-        return self._rows(model, self._inputs(model), taken, run)
+        fitting, inputs = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS), self._inputs(model)
+        with self.unchanged(run):
+            found = records(self.folder, self.description, self._unread(inputs, set()))
+            taken = in_steps(self._drawn(found, seed, min(most, fitting)), run)
+            if not taken:
+                raise self._error("it has no rows.")
+            return self._rows(model, inputs, taken, run)
+
+    @contextmanager
+    def unchanged(self, run: Run = here) -> Iterator[None]:
+        """Answer that the files changed, where they did meanwhile, in place of whatever came of that.
+
+        Raises
+        ------
+        UnavailableError
+            They changed.
+        UnsupportedError
+            They cannot be looked at.
+        """
+        before = self._stamp(run)
+        try:
+            yield
+        except UnsupportedError as error:
+            if self._changed(before, run) or self._is_fresh(before):
+                raise UnavailableError(_CHANGED) from error
+            raise
+        if self._changed(before, run):
+            raise UnavailableError(_CHANGED)
 
     def unfit(self, text: str) -> UnsupportedError:
         """Make the error that says why this data set does not fit what is asked."""
         return self._error(text)
 
-    def _drawn(self, seed: int, most: int) -> list[Record]:
+    def _stamp(self, run: Run) -> Stamp:
+        try:
+            return in_steps(stamping(self.folder), run)
+        except UnfitFileError as error:
+            raise self._error(str(error)) from error
+        except OSError as error:
+            raise self._error(f"its files cannot be listed: {os.strerror(error.errno or 0)}.") from error
+
+    def _changed(self, before: Stamp, run: Run) -> bool:
+        try:
+            return self._stamp(run) != before
+        except UnsupportedError:
+            return True
+
+    def _is_fresh(self, found: Stamp) -> bool:
+        """Say whether a file may still be being written: what is wrong with it may be right in a moment."""
+        last = max((facts[1] for _, facts in found), default=0)
+        return last > self.described_ns and abs(time.time_ns() - last) < FRESH_SECONDS * 1e9
+
+    def _unread(self, inputs: "Sequence[Preprocessor]", needed: set[str]) -> frozenset[str]:
+        """Return the columns that need not be read."""
+        description = self.description
+        beside = {description.label, *description.groups, *description.ignored} - needed
+        return (
+            frozenset(beside.difference(*(each.columns for each in inputs)))
+            if description.kind == "table"
+            else frozenset()
+        )
+
+    def _drawn(self, found: Iterator[Record], seed: int, most: int) -> Generator[None, None, list[Record]]:
         # Algorithm R: each row in turn takes the place of a random one, with the odds that keep all equally likely.
         source, kept = np.random.default_rng(seed), list[Record]()
-        for number, record in enumerate(self._guarded(records(self.folder, self.description))):
+        for number, record in enumerate(self._guarded(found)):
             if number < most:
                 kept.append(record)
             elif (place := int(source.integers(number + 1))) < most:
                 kept[place] = record
+            yield
         return sorted(kept, key=lambda record: record.number)
 
     def _guarded(self, found: Iterator[Record]) -> Iterator[Record]:
@@ -200,8 +272,8 @@ class DataSet:
         if name not in known:
             return 0.0
         try:
-            return float(cell)
-        except (TypeError, ValueError) as error:
+            return as_number(cell)
+        except ValueError as error:
             raise self._error(f"{record.where}, column {name!r}: it must be a number.") from error
 
     def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> Arrays:
@@ -214,9 +286,9 @@ class DataSet:
         return {preprocessor.info.name: rows}
 
     def _picture(self, preprocessor: Preprocessor, record: Record) -> Any:
-        path = self.folder / as_text(self._cell(record, self.description.content))
+        name = as_text(self._cell(record, self.description.content))
         try:
-            return preprocessor.prepare(PicturesInput((picture_bytes(path, self.folder),)), "picture").rows[0]
+            return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture").rows[0]
         except DataSetError as error:
             text = f"a plain file in the data set's folder, of at most {MOST_FILE_BYTES} bytes, that can be read"
             raise self._error(f"{record.where}: the picture must be {text}.") from error
@@ -254,6 +326,6 @@ def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:
     if text in categories:
         return text
     try:
-        return float(text)
+        return as_number(text)
     except ValueError:
         return text

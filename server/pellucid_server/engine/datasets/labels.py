@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pellucid_server.engine.asking.studies import Decision
-from pellucid_server.engine.datasets.records import DataSetError
+from pellucid_server.engine.datasets.cells import as_number
+from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.descriptions import OutputInfo
 
@@ -97,8 +98,8 @@ def as_text(value: Any) -> str:
 
 def _number(value: Any) -> float:
     try:
-        found = float(value)
-    except (TypeError, ValueError) as error:
+        found = as_number(value)
+    except ValueError as error:
         raise DataSetError("the label must be a number, as the model predicts one.") from error
     if not math.isfinite(found):
         raise DataSetError("the label must be finite.")
