@@ -22,8 +22,10 @@ Flags = npt.NDArray[np.bool_]
 _SCANNED = 0.2
 _LOOKING = 0.7
 """Share of a search's own budget after which it only takes back."""
-_SEARCHED, _FIRST = 0.7, 0.5
+_SEARCHED, _FIRST = 0.85, 0.5
 """Shares of the budget after which the searches have ended, where one is wanted and where several are."""
+_TOGETHER, _LOOKED, _REFINED_BY = 0.6, 0.6, 0.85
+"""Shares of what is left: of the searches together, and of that until they have looked, and refined."""
 _RESTARTED = 0.65
 """Share of what is left then that is searched with once more; with the rest the nearest candidates are polished."""
 _POLISHED = 3
@@ -129,18 +131,27 @@ def search(
 def _first(task: _Search, pool: Pool, until: float) -> tuple[Refined, ...]:
     """Search by each way by itself, refine and polish what each finds; return all, the nearest first."""
     found: tuple[Refined, ...] = ()
-    nothing, begun, step = task.nothing(), pool.copy(), (until - _SCANNED) / len(task.by)
-    for number, name in enumerate(task.by):
-        if name == "spheres" and number and found:
-            continue
-        own = begun.copy()
-        task.judge.phase(_SCANNED + step * (number + _LOOKING))
-        _look(task, own, (name,), task.source(name), nothing)
-        task.judge.phase(_SCANNED + step * (number + 1))
-        found = _refined(own, task.space, found, _REFINED if len(task.by) == 1 else _REFINED // 2)
+    nothing, begun, judge, groups = task.nothing(), pool.copy(), task.judge, _groups(task.by)
+    for number, group in enumerate(groups):
+        own, gone = begun.copy(), judge.gone()
+        share = (until - gone) if number == len(groups) - 1 else _TOGETHER * (until - gone)
+        judge.phase(gone + _LOOKED * share)
+        _look(task, own, group, task.source(group[-1]), nothing)
+        judge.phase(gone + _REFINED_BY * share)
+        new = _refined(own, task.space, (), _REFINED)
+        judge.phase(gone + share)
+        found = _merged(pool, (*_polished(task, own, new, nothing), *found))
         pool.take(own)
-    task.judge.phase(1.0 if until == _SEARCHED else until + 0.1)
-    return _polished(task, pool, found, nothing)
+    return found
+
+
+def _groups(by: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return which searches go together, each with what those before it found; then those that go alone.
+
+    Of those alone gradients are left out: they come first together, and find the same.
+    """
+    alone = [(name,) for name in by if name != "gradient" and not (name == "spheres" and "gradient" in by)]
+    return [by] if len(by) == 1 else [by, *alone]
 
 
 def _again(task: _Search, pool: Pool, found: tuple[Refined, ...], until: float) -> tuple[Refined, ...]:
