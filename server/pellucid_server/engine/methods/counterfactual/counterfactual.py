@@ -57,7 +57,7 @@ class Params:
         3, "Significant digits of a changed number, counted from its column's spread.", minimum=1, maximum=9
     )
     diversity: float = parameter(
-        0.5,
+        0.55,
         "Of the columns that two counterfactuals of a row change, the least share that only one of them changes; "
         "changes of less than a tenth of the largest do not count. Where too few are as different, others follow.",
         minimum=0.0,

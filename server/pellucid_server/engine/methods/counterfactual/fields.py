@@ -14,7 +14,7 @@ from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.recipes import Masked, Path, Rows
 from pellucid_server.engine.methods.counterfactual.judge import Judge
-from pellucid_server.engine.methods.counterfactual.projection import distances, ranks, steps_beyond
+from pellucid_server.engine.methods.counterfactual.projection import distances, nearest, ranks, steps_beyond
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -217,6 +217,9 @@ class _Walk:
             moved = at - field.start
             gain = float(slope @ moved) - margin + _AIM * first
             steps = steps_beyond(slope, gain, low, high, self._distance, moved) if gain > 0 else [0.5 * moved]
+            if stale and math.isinf(nearest_here):
+                # What is nearest to the row leads back and forth where the way bends: it goes on from where it is.
+                steps = [moved + nearest(slope, _AIM * first - margin, low - moved, high - moved, "l2")]
             valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here)
             if valid is None:
                 closer = beyond[0] > closest_here + _LEAST_STEP * first and math.isinf(nearest_here)

@@ -23,8 +23,8 @@ SLACK = 1e-5
 
 _UNKNOWN_PACE_ROWS = 64
 """Rows that are asked for at first where there is a deadline and no pace is known."""
-_RESERVE_SECONDS, _MOST_RESERVED = 0.1, 0.3
-"""Time that is kept for the answer itself, and the most of the time left, as a share, that is kept for it."""
+_RESERVE_SECONDS, _RESERVED, _MOST_RESERVED = 0.05, 0.1, 0.3
+"""Time that is kept for the answer itself: so much, and a share of the time left; and the largest share."""
 _CAUTION = 2.0
 _REMEMBERED = 4
 """How many of the latest evaluations say how long the next one takes."""
@@ -65,17 +65,18 @@ class Judge:
         self._limit = evaluations
         self._began = handle.seconds_left()
         self._ended = self._began
-        self._seconds = question.time_share * (self._began - min(_RESERVE_SECONDS, _MOST_RESERVED * self._began))
+        reserved = min(_RESERVE_SECONDS + _RESERVED * self._began, _MOST_RESERVED * self._began)
+        self._seconds = question.time_share * (self._began - reserved)
         self._until = self._seconds
         self._latest: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
         self._slope_seconds = 0.0
         self.spent = 0
         self.late = self.cut = False
 
-    def phase(self, share: float) -> None:
-        """Let what comes use the budget and the time up to a share in (0, 1] of each."""
+    def phase(self, share: float, slow: float = 0.0) -> None:
+        """Let what comes use the budget and the time up to a share in (0, 1] of each; of the time at least `slow`."""
         self._limit = math.ceil(share * self._evaluations)
-        self._until = share * self._seconds
+        self._until = max(share, slow) * self._seconds
         self.cut = False
 
     def section(self, share: float) -> None:

@@ -15,8 +15,8 @@ Flags = npt.NDArray[np.bool_]
 
 _KEPT = (0.0, 0.5, 0.8)
 """What is left of a change that is taken back."""
-_SIZES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.3])
-"""How far another column is moved, as shares of the largest change."""
+_FARTHEST, _FEWEST_PLACES, _MOST_PLACES, _PLACES_IN_ALL = 1.3, 8, 24, 240
+"""How far another column is moved, as a share of the largest change, and to how many places on either side."""
 _TOGETHER, _CHUNKS, _THOROUGH_CHUNKS = 128, 3, 24
 """Exchanges that are looked at together, and how many times, those first that should be valid."""
 _LEAST_GAIN = 1e-4
@@ -75,13 +75,15 @@ def halves(space: Space, values: Floats, free: Flags) -> tuple[Floats, Floats]:
         kept = np.array(_KEPT[:1] if space.coded[at] else _KEPT)
         backs.append(_with(space, values, at, space.start[at] + kept * (values[at] - space.start[at])))
     moves: list[Floats] = []
-    steps = float(sizes.max()) * np.concatenate([-_SIZES, _SIZES])
+    places = int(np.clip(_PLACES_IN_ALL // max(1, free.sum()), _FEWEST_PLACES, _MOST_PLACES))
+    steps = float(sizes.max()) * np.linspace(0, _FARTHEST, places + 1)[1:]
+    steps = np.concatenate([-steps, steps])
     for at in np.flatnonzero(free).tolist():
         if space.coded[at]:
-            places = np.array(space.columns[at].allowed, np.float64)
+            targets = np.array(space.columns[at].allowed, np.float64)
         else:
-            places = values[at] + space.scale[at] * steps
-        moves.append(_with(space, values, at, places))
+            targets = values[at] + space.scale[at] * steps
+        moves.append(_with(space, values, at, targets))
     none = np.zeros((0, len(values)))
     found = [np.unique(np.concatenate([none, *each]), axis=0) for each in (backs, moves)]
     kept_rows = [rows[(rows != values).any(axis=1)] for rows in found]

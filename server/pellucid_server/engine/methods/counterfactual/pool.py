@@ -53,6 +53,10 @@ class Pool:
         """Return what puts candidates in order, (rows,)."""
         return self._space.ranks(candidates, self.distance)
 
+    def moves(self, values: Floats) -> Floats:
+        """Return by how much a candidate changes each column, (columns,)."""
+        return np.asarray(values - self._space.start)
+
     def best(self) -> float:
         """Return the rank of the nearest valid candidate; infinity if there is none."""
         return float(self.ranks(self.valid[:1])[0]) if len(self.valid) else float("inf")

@@ -28,7 +28,7 @@ _TOGETHER, _LOOKED, _REFINED_BY = 0.6, 0.6, 0.85
 """Shares of what is left: of the searches together, and of that until they have looked, and refined."""
 _RESTARTED = 0.65
 """Share of what is left then that is searched with once more; with the rest the nearest candidates are polished."""
-_POLISHED = 3
+_POLISHED = 4
 """Candidates that are polished at the end."""
 _STALE_RESTARTS, _MOST_RESTARTS = 3, 24
 _LEAST_ROWS = 600
@@ -96,7 +96,7 @@ def search(
     distance: str,
     count: int,
     budget: int,
-    diversity: float = 0.5,
+    diversity: float = 0.55,
 ) -> TableFindings:
     """Look for `count` counterfactuals by "gradient", "spheres" and "genetic", as named in `by`."""
     pool = Pool(judge, space, distance)
@@ -108,7 +108,7 @@ def search(
         looked, _ = pool.look(every)
         if len(looked) == len(every) and not len(pool.valid):
             return TableFindings((), pool.near[0] if len(pool.near) else None, impossible=True)
-    judge.phase(_SCANNED)
+    judge.phase(_SCANNED, 0.5)
     scan(pool, space, int(_SCANNED * budget))
     found = _first(task, pool, _SEARCHED if count == 1 else _FIRST)
     gone = judge.gone()
@@ -135,11 +135,13 @@ def _first(task: _Search, pool: Pool, until: float) -> tuple[Refined, ...]:
     for number, group in enumerate(groups):
         own, gone = begun.copy(), judge.gone()
         share = (until - gone) if number == len(groups) - 1 else _TOGETHER * (until - gone)
-        judge.phase(gone + _LOOKED * share)
+        # Where time is short the first search gets it: the others may be left out.
+        slow = (0.75, 0.9, 1.0) if not number else (0.0, 0.0, 0.0)
+        judge.phase(gone + _LOOKED * share, slow[0])
         _look(task, own, group, task.source(group[-1]), nothing)
-        judge.phase(gone + _REFINED_BY * share)
+        judge.phase(gone + _REFINED_BY * share, slow[1])
         new = _refined(own, task.space, (), _REFINED)
-        judge.phase(gone + share)
+        judge.phase(gone + share, slow[2])
         found = _merged(pool, (*_polished(task, own, new, nothing), *found))
         pool.take(own)
     return found
@@ -184,7 +186,9 @@ def _again(task: _Search, pool: Pool, found: tuple[Refined, ...], until: float) 
 def _polished(
     task: _Search, pool: Pool, found: tuple[Refined, ...], frozen: Flags, *, thorough: bool = False
 ) -> tuple[Refined, ...]:
-    some = found[: _POLISHED if thorough else 1]
+    # Those that change other columns end elsewhere.
+    columns = [(each.values != task.space.start).tobytes() for each in found]
+    some = [found[columns.index(own)] for own in dict.fromkeys(columns)][: _POLISHED if thorough else 1]
     better = [polish(pool, task.space, each, frozen, thorough=thorough) for each in some]
     return _merged(pool, (*better, *found))
 
@@ -214,10 +218,7 @@ def _filled(space: Space, pool: Pool, found: tuple[Refined, ...], count: int) ->
     if len(found) >= 2 * count:
         return found
     rows = pool.apart(4 * count)
-    # What changes more than is needed, in columns of an answer that is known, is no other answer.
-    known = np.stack([each.values != space.start for each in found])
-    other = ~(((rows != space.start)[:, None] | ~known).all(axis=2)).any(axis=1)
-    rounded = (space.snapped(rows) == rows).all(axis=1) & other
+    rounded = (space.snapped(rows) == rows).all(axis=1)
     return _merged(pool, (*found, *(Refined(row, minimal=False) for row in rows[rounded])))
 
 
@@ -277,7 +278,23 @@ def _merged(pool: Pool, found: tuple[Refined, ...]) -> tuple[Refined, ...]:
     if not kept:
         return ()
     order = np.argsort(pool.ranks(np.stack([each.values for each in kept])), kind="stable")
-    return tuple(kept[at] for at in order.tolist())
+    return _needed(pool, tuple(kept[at] for at in order.tolist()))
+
+
+def _needed(pool: Pool, found: tuple[Refined, ...]) -> tuple[Refined, ...]:
+    """Leave out what has all changes of a nearer one, or larger ones, and more: it is no other answer."""
+    if pool.distance == "l2":
+        # It changes all columns anyway.
+        return found
+    kept: list[Refined] = []
+    for each in found:
+        if each.minimal or not any(_beyond(pool.moves(each.values), pool.moves(other.values)) for other in kept):
+            kept.append(each)
+    return tuple(kept)
+
+
+def _beyond(moves: Floats, other: Floats) -> bool:
+    return bool((moves * np.sign(other) >= np.abs(other)).all())
 
 
 def _most_changed(space: Space, found: tuple[Refined, ...], number: int, diversity: float) -> Flags:
