@@ -217,10 +217,11 @@ class _Walk:
             moved = at - field.start
             gain = float(slope @ moved) - margin + _AIM * first
             steps = steps_beyond(slope, gain, low, high, self._distance, moved) if gain > 0 else [0.5 * moved]
-            if stale and math.isinf(nearest_here):
+            onward = stale > 0 and math.isinf(nearest_here)
+            if onward:
                 # What is nearest to the row leads back and forth where the way bends: it goes on from where it is.
                 steps = [moved + nearest(slope, _AIM * first - margin, low - moved, high - moved, "l2")]
-            valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here)
+            valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here, onward=onward)
             if valid is None:
                 closer = beyond[0] > closest_here + _LEAST_STEP * first and math.isinf(nearest_here)
                 stale = 0 if closer else stale + 1
@@ -239,14 +240,16 @@ class _Walk:
             if size < self._best:
                 self._best, self.found, self.slope = size, valid, slope
 
-    def _towards(self, at: Floats, aims: list[Floats], enough: float) -> tuple[Floats | None, tuple[float, Floats]]:
+    def _towards(
+        self, at: Floats, aims: list[Floats], enough: float, *, onward: bool = False
+    ) -> tuple[Floats | None, tuple[float, Floats]]:
         """Return the nearest valid point on lines to some aims, and the point with the largest margin.
 
         Where rows are dear, an aim is tried only if those before it brought nothing nearer than `enough`.
         """
         best, size, beyond = None, math.inf, (-math.inf, at)
         for aim in aims:
-            for begin in (self._field.start, at):
+            for begin in (at,) if onward else (self._field.start, at):
                 valid, other = self._line(begin, aim)
                 beyond = max(beyond, other, key=lambda each: each[0])
                 if valid is not None:
