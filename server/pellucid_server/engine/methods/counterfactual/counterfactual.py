@@ -235,6 +235,12 @@ def _searches(question: CounterfactualQuestion, params: Params) -> frozenset[str
 
 def _of_field(judge: Judge, question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
     field = fields.field_of(question)
+    if field.levels.any():
+        # A picture that was sent as numbers is compared with in whole levels: that alone may be what is wanted.
+        whole = Rows({name: array[None] for name, array in field.row(field.start).items()})
+        its_output, its_score = judge.outputs(whole)[0], float(judge.scores(whole)[0])
+        if satisfied(question, its_output, its_score):
+            return _as_it_is(question, params, its_output, its_score)
     found = fields.search(judge, field, question, distance=params.distance)
     values = found.closest if found.values is None else found.values
     before = score, report.named(output, question.labels)

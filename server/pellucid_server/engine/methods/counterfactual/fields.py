@@ -76,7 +76,8 @@ class Field:
         made = (values - self.offset) / self.scale
         for name in self.names:
             like = self.inputs[name]
-            found[name] = np.ascontiguousarray(made[at : at + like.size].reshape(like.shape), like.dtype)
+            # Of a row that is one number, `ascontiguousarray` would make an axis.
+            found[name] = np.asarray(made[at : at + like.size].reshape(like.shape), like.dtype)
             at += like.size
         return found
 
@@ -342,6 +343,8 @@ def _nearest_valid(judge: Judge, field: Field, candidates: list[Floats], distanc
 def _sparse(judge: Judge, field: Field, values: Floats, slope: Floats) -> tuple[Floats, bool | None]:
     """Take elements back: many that matter little at once, then single ones, until none can be; None if not known."""
     values = values.copy()
+    if not (values != field.start).any():
+        return values, True
     most = _FEW_SINGLES if len(values) > _MANY else _SINGLES
     for _ in range(4):
         changed = np.flatnonzero(values != field.start)
