@@ -53,7 +53,7 @@ def read_study(
     found = datasets.find(request.dataset)
     output = _output(model, request)
     decided = decision(output, model.name)
-    dataset_digest: str = run(lambda: datasets.digest(found))
+    dataset_digest = datasets.digest(found, run)
     references = _references(model, request, found, run)
     columns = [_split(spec, model, f"interventions[{number}]") for number, spec in enumerate(request.interventions)]
     specs = tuple(each.rest for each in columns)

@@ -68,7 +68,7 @@ def test_the_files_are_looked_at_beside_the_hub(context, model, monkeypatch):
     question = asked(context, model, dataset="shapes")
     assert sum(batch.count for batch in question.batches(2)) == 3
 
-    assert len(threads) == 3
+    assert len(threads) >= 3
     assert all(name.startswith("beside") for name in threads), threads
 
 
