@@ -195,6 +195,18 @@ def test_means_and_draws_come_from_the_models_background(server, table):
         ),
         ({"changes": [change("hidden1", kind=99)]}, "INVALID_ARGUMENT", "interventions[0].kind is 99"),
         ({"changes": [change("hidden1", reference=3, kind=2)]}, "INVALID_ARGUMENT", "is DATASET, and there is none"),
+        ({"changes": []}, "INVALID_ARGUMENT", "nothing would change"),
+        ({"changes": [change("hidden1")], "source": {"features": rows(np.ones((1, 30)))}}, "INVALID_ARGUMENT", "PATCH"),
+        (
+            {"changes": [change("hidden1")], "metric": 2, "target": explanation_pb2.Target(space=2)},
+            "INVALID_ARGUMENT",
+            "target.space is PROBABILITIES, and the metric LOGIT_DIFFERENCE",
+        ),
+        (
+            {"changes": [change("hidden1")], "metric": 3, "target": explanation_pb2.Target(output="nope")},
+            "INVALID_ARGUMENT",
+            "target.output is 'nope'; breast-cancer has: output",
+        ),
         ({"changes": [change("hidden1")], "parameters": {"joined": True}}, "INVALID_ARGUMENT", "has no parameter"),
         (
             {"changes": [ablation_pb2.Intervention(sites=[ablation_pb2.Site(layer="hidden1", part=1)])]},

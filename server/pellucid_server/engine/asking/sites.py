@@ -23,11 +23,15 @@ class SiteLayer:
         Shape of its value for one of the request's rows.
     unit_axis
         The axis of `shape` that counts units; 0 where a row's value is one number.
+    value
+        The name of the first layer of the request that has the same value, such as the block whose last part this is;
+        empty for its own.
     """
 
     name: str
     shape: tuple[int, ...]
     unit_axis: int = 0
+    value: str = ""
 
     @property
     def units(self) -> int:

@@ -24,11 +24,14 @@ class Piece:
         Which of `Patchwork.others` it becomes.
     units, positions
         Indices, increasing; None for all. A position is a place on the axes that do not count units, row-major.
+    elements
+        Elements beside those, as unit times the number of positions plus position; None for none.
     """
 
     other: int
     units: npt.NDArray[np.int64] | None = None
     positions: npt.NDArray[np.int64] | None = None
+    elements: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +124,8 @@ class _Pieced:
             (piece,) = pieces if len(pieces) == 1 else (None,)
             if piece is None or piece.units is None or len(piece.units) != 1 or piece.positions is not None:
                 return False
+            if piece.elements is not None and len(piece.elements):
+                return False
             numbers.append(number)
             units.append(int(piece.units[0]))
             of.append(piece.other)
@@ -138,6 +143,10 @@ def _put(row: torch.Tensor, other: torch.Tensor, piece: Piece) -> None:
         places = np.unravel_index(piece.positions, tuple(row.shape[1:]))
         index = [index[0][:, None], *(torch.from_numpy(np.array(axis)).to(row.device)[None] for axis in places)]
     row[tuple(index)] = other[tuple(index)]
+    if piece.elements is not None and len(piece.elements):
+        places = np.unravel_index(piece.elements, tuple(row.shape))
+        there = tuple(torch.from_numpy(np.array(axis)).to(row.device) for axis in places)
+        row[there] = other[there]
 
 
 def covered(shape: tuple[int, ...], unit_axis: int, piece: Piece) -> npt.NDArray[np.bool_]:

@@ -117,25 +117,37 @@ def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> G
     handle = context.handle(model, exact=request.exact)
     skipped = 0 if method.skips_parts else resume.parts_done
     number, partial = 0 if skipped else resume.parts_done, False
-    last = Findings()
+    last = _resumed(resume)
     try:
         with context.named(method.name):
             for found in method.function(handle, asked.question, params):
                 number += 1
                 if number <= skipped:
                     continue
-                last = found
-                yield Step(_shown(found), shares.last, checkpoint=True)
+                last = _with_earlier(found, last)
+                yield Step(last, shares.last, checkpoint=True)
     except TimedOutError:
-        if request.exact or number == 0:
+        if request.exact or not (number or resume.parts_done):
             raise
         partial = True
     yield Step(_last_part(context, model, request, method, params, asked, handle, last, partial=partial), 1.0)
 
 
-def _shown(found: Findings) -> Findings:
-    """Return a part without what belongs into the last one."""
-    return replace(found, accuracy=None, resolved={}) if found.accuracy is not None or found.resolved else found
+def _resumed(resume: Resume) -> Findings:
+    """Return what the last part that the caller has says of the whole answer; it is empty at the start."""
+    found = resume.checkpoint
+    return Findings() if found is None else Findings(accuracy=found.accuracy, resolved=found.resolved)
+
+
+def _with_earlier(found: Findings, before: Findings) -> Findings:
+    """Return a part with what the one before it said of the whole answer: an answer goes on from its last part."""
+    accuracy = found.accuracy or before.accuracy
+    if accuracy is not None and before.accuracy is not None and before.accuracy.partial:
+        accuracy = replace(accuracy, partial=True)
+    resolved = {**before.resolved, **found.resolved}
+    if accuracy is found.accuracy and resolved == found.resolved:
+        return found
+    return replace(found, accuracy=accuracy, resolved=resolved)
 
 
 def _last_part(
@@ -185,6 +197,9 @@ def read_sites(
     """Make the question of a method that changes sites of the network."""
     if not request.inputs:
         raise InvalidRequestError(f"inputs is empty; {method.name} needs rows to run the model on.", field="inputs")
+    if not request.interventions:
+        text = f"interventions is empty, so that nothing would change; say what {method.name} shall change, and where."
+        raise InvalidRequestError(text, field="interventions")
     refuse_rules(request, method)
     rows = prepare(context, model, request.inputs)
     if model.solo and rows.count > 1:
@@ -223,7 +238,7 @@ def read_sites(
             for spec, each in zip(request.interventions, found.interventions, strict=True)
         ),
         source_digest=digest(source) if source else "",
-        reference_digest=",".join(digest(references[name]) for name in sorted(named)),
+        reference_digest=_reference_digest({name: references[name] for name in named}),
         dataset=request.dataset,
         dataset_digest=dataset_digest(context, request.dataset),
     )
@@ -231,6 +246,13 @@ def read_sites(
     target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())
     input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
     return Asked(question, input_digest, target, record, {"rows": _rows_table(targets)})
+
+
+def _reference_digest(used: Mapping[str, Arrays]) -> str:
+    """Return the digest of the rows that means and draws come from; of all of them, if there are several kinds."""
+    if len(used) < 2:
+        return next((digest(rows) for rows in used.values()), "")
+    return digest({f"{kind}/{name}": array for kind, rows in used.items() for name, array in rows.items()})
 
 
 def refuse_rules(request: AblateRequest, method: Method) -> None:
@@ -244,6 +266,8 @@ def refuse_rules(request: AblateRequest, method: Method) -> None:
 
 def _check_source(source: Arrays, rows: Rows, request: AblateRequest) -> None:
     patches = [number for number, each in enumerate(request.interventions) if each.kind == "patch"]
+    if source and not patches:
+        raise InvalidRequestError("source is set, and no intervention is a PATCH; leave it out.", field="source")
     if patches and not source:
         text = f"interventions[{patches[0]}] is a PATCH, and source is empty; give the rows that values come from."
         raise InvalidRequestError(text, field="source")
@@ -279,6 +303,8 @@ def _references(
         if chosen not in found:
             text = f"{where} is {chosen.upper()}, and there is none; use one of: {', '.join(found).upper()}."
             raise InvalidRequestError(text, field=where)
+        if each.kind == "resample" or each.per_position:
+            _require_like(found[chosen], rows.arrays, where, chosen)
         if each.kind == "resample" and chosen == "batch" and rows.count == 1:
             text = (
                 f"{where} is BATCH, and inputs has one row: there is no other to draw from. Send more rows, or use a "
@@ -288,14 +314,30 @@ def _references(
     return found, default
 
 
+def _require_like(reference: Arrays, rows: Arrays, field: str, chosen: str) -> None:
+    """Refuse reference rows of other lengths than the request's: no value of theirs stands at the same position."""
+    for name, array in reference.items():
+        if array.shape[1:] != rows[name].shape[1:]:
+            text = (
+                f"{field} is {chosen.upper()}, whose rows of {name!r} have the shape {list(array.shape[1:])}; those of "
+                f"inputs have {list(rows[name].shape[1:])}. Send such rows, use BATCH, or a MEAN over positions."
+            )
+            raise InvalidRequestError(text, field=field)
+
+
 def _target(model: LoadedModel, request: AblateRequest, prediction: Arrays, row: int) -> Resolved:
     """Resolve a row's target as the metric reads it."""
     spec = request.target
+    names = [info.name for info in model.outputs]
+    if spec.output and spec.output not in names:
+        text = f"target.output is {spec.output!r}; {model.name} has: {', '.join(names)}."
+        raise InvalidRequestError(text, field="target.output")
+    unfit = {"probability": "logits", "logit-difference": "probabilities"}.get(request.metric)
+    if spec.space and (spec.space == unfit or request.metric == "kl-divergence"):
+        metric = request.metric.upper().replace("-", "_")
+        text = f"target.space is {spec.space.upper()}, and the metric {metric}; leave one out."
+        raise InvalidRequestError(text, field="target.space")
     if request.metric == "probability":
-        if spec.space == "logits":
-            raise InvalidRequestError(
-                "target.space is LOGITS, and the metric PROBABILITY; leave one out.", field="target.space"
-            )
         info = _info(model, spec)
         spec = replace(spec, space="probabilities" if info in _PROBABILITY_SPACES else spec.space)
         if info not in _PROBABILITY_SPACES:

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +119,7 @@ class _Finder:
         self._rows = rows
         self._known = model.sites
         self.layers: dict[str, SiteLayer] = {}
+        self._first: dict[Hashable, str] = {}
 
     def sites(self, spec: SiteSpec, field: str, *, room: int) -> list[Site]:
         """Return the sites that `spec` stands for, at most `room`."""
@@ -198,7 +199,8 @@ class _Finder:
         for name in new:
             layer: Layer = self._known[name]
             shape = shapes.get(name) or tuple(length or 0 for length in layer.shape)
-            self.layers[name] = SiteLayer(name, shape, layer.unit_axis)
+            first = self._first.setdefault(self._model.value_of(name), name)
+            self.layers[name] = SiteLayer(name, shape, layer.unit_axis, first)
 
     def _shapes(self, names: list[str]) -> list[tuple[int, ...]]:
         first = Rows({name: array[:1] for name, array in self._rows.items()})

@@ -5,7 +5,7 @@ comprehensiveness after DeYoung et al., "ERASER: A Benchmark to Evaluate Rationa
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
-from pellucid_server.engine.asking.sites import Site, SiteLayer, SiteQuestion
+from pellucid_server.engine.asking.sites import Site, SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
-from pellucid_server.engine.evaluations.patchwork import Piece, covered
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
 from pellucid_server.engine.methods.shared.effects import Effects, Named
+from pellucid_server.engine.methods.shared.places import require_apart
 from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
 from pellucid_server.engine.methods.shared.site_runs import ChangeSet, Measured, SiteRuns
 from pellucid_server.errors import InvalidRequestError
@@ -98,7 +98,7 @@ def _joint(runs: SiteRuns, question: SiteQuestion) -> Findings:
     changes: ChangeSet = tuple(
         (number, site) for number, intervention in enumerate(question.interventions) for site in intervention.sites
     )
-    _require_apart(question.layers, changes)
+    require_apart(question.layers, [site for _, site in changes])
     others = _complement(question, changes)
     sets = [changes] if others is None else [changes, others]
     found: list[Measured] = []
@@ -181,24 +181,6 @@ def _outcomes(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], l
     )
 
 
-def _require_apart(layers: Mapping[str, SiteLayer], changes: ChangeSet) -> None:
-    """Refuse sites that overlap, as it is not said which change comes first."""
-    seen: dict[str, npt.NDArray[np.bool_]] = {}
-    for _, site in changes:
-        layer = layers[site.layer]
-        mask = _mask(layer, site)
-        if (seen.setdefault(site.layer, np.zeros_like(mask)) & mask).any():
-            text = f"{site.name} is changed twice; with joint changes, name each place once."
-            raise InvalidRequestError(text, field="interventions")
-        seen[site.layer] |= mask
-
-
-def _mask(layer: SiteLayer, site: Site) -> npt.NDArray[np.bool_]:
-    units = None if site.units is None else np.array(site.units, np.int64)
-    positions = None if site.positions is None else np.array(site.positions, np.int64)
-    return covered(layer.shape, layer.unit_axis, Piece(0, units, positions))
-
-
 def _complement(question: SiteQuestion, changes: ChangeSet) -> ChangeSet | None:
     """Return the changes of all units that are in no site of the same layers; None where there is no such set.
 
@@ -227,6 +209,7 @@ def _interactions(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
     if len(changes) > _MOST_PAIRED:
         text = f"interventions have {len(changes)} sites; interactions are of at most {_MOST_PAIRED}."
         raise InvalidRequestError(text, field="interventions")
+    require_apart(question.layers, [site for _, site in changes])
     pairs = list(itertools.combinations(range(len(changes)), 2))
     named = [Named.of(question, number, site) for number, site in changes]
     effects = Effects(named)
@@ -248,6 +231,16 @@ def _interactions(runs: SiteRuns, question: SiteQuestion) -> Iterator[Findings]:
         "other site": Column(tuple(named[b].site for _, b in pairs) * count),
         "interaction": Column(joint.reshape(-1), text="Effect of both changes less the effect of each."),
     }
-    yield Findings(
-        tables={"effects": effects.table(), "interactions": Table(columns, "Every two changes at once.")},
-    )
+    tables = {"effects": effects.table(), "interactions": Table(columns, "Every two changes at once.")}
+    if count > 1:
+        low, high = mean_intervals(joint, question.seed)
+        means = {
+            "site": Column(tuple(named[a].site for a, _ in pairs)),
+            "other site": Column(tuple(named[b].site for _, b in pairs)),
+            "interaction": Column(joint.mean(axis=0), text="Mean over the rows."),
+            "low": Column(low, text="Lower end of its 95 % bootstrap interval over rows."),
+            "high": Column(high, text="Upper end of its 95 % bootstrap interval over rows."),
+        }
+        tables["summary"] = effects.summary(question.seed)
+        tables["interaction summary"] = Table(means, "Means over the rows.")
+    yield Findings(tables=tables)

@@ -16,12 +16,15 @@ from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
 from pellucid_server.engine.methods.shared.effects import Effects, Named
+from pellucid_server.engine.methods.shared.places import require_apart
 from pellucid_server.engine.methods.shared.site_runs import Change, ChangeSet, SiteRuns
-from pellucid_server.errors import InvalidRequestError
+from pellucid_server.errors import InvalidRequestError, TimedOutError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
+from pellucid_server.vocabulary.results import Accuracy
 
 Floats = npt.NDArray[np.float64]
 
+_MOST_SITES = 1 << 14
 _ORDERS = ("most-first", "least-first")
 
 
@@ -62,6 +65,10 @@ def ablation_curve(model: Handle, question: SiteQuestion, params: Params) -> Ite
     if len(changes) < 2:
         text = f"interventions have {len(changes)} sites; a curve needs two, as of a Site with each set to UNIT."
         raise InvalidRequestError(text, field="interventions")
+    if len(changes) > _MOST_SITES:
+        text = f"interventions have {len(changes)} sites; a curve takes at most {_MOST_SITES}."
+        raise InvalidRequestError(text, field="interventions")
+    require_apart(question.layers, [site for _, site in changes])
     runs = SiteRuns(model, question)
     order, ranking = list(range(len(changes))), None
     half = 0.5 if params.ranked else 0.0
@@ -70,19 +77,31 @@ def ablation_curve(model: Handle, question: SiteQuestion, params: Params) -> Ite
         yield Findings(tables={"effects": ranking})
     counts = _counts(len(changes), params.points)
     curves = {name: np.empty((question.count, len(counts))) for name in _ORDERS}
-    for row in range(question.count):
-        done = half + (1 - half) * row / question.count
-        progress = (done, done + (1 - half) / question.count)
-        for name, ordered in zip(_ORDERS, (order, order[::-1]), strict=True):
-            sets: list[ChangeSet] = [tuple(changes[place] for place in ordered[:count]) for count in counts[1:]]
-            found = runs.measure(row, sets, progress=progress)
-            curves[name][row] = [found.before, *found.after]
+    rows = 0
+    try:
+        for row in range(question.count):
+            done = half + (1 - half) * row / question.count
+            progress = (done, done + (1 - half) / question.count)
+            for name, ordered in zip(_ORDERS, (order, order[::-1]), strict=True):
+                sets: list[ChangeSet] = [tuple(changes[place] for place in ordered[:count]) for count in counts[1:]]
+                found = runs.measure(row, sets, progress=progress)
+                curves[name][row] = [found.before, *found.after]
+            rows += 1
+    except TimedOutError:
+        # Curves of fewer rows are curves too.
+        if not rows:
+            raise
+        curves = {name: each[:rows] for name, each in curves.items()}
     runs.release()
+    partial = rows < question.count
+    text = f"The deadline left time for the curves of {rows} of {question.count} rows; they are the means over those."
     yield Findings(
         tables={
             "curve": _curve(curves, counts, question.seed),
             "area": _areas(curves, counts, question.seed),
-        }
+        },
+        accuracy=Accuracy(partial=True) if partial else None,
+        warnings=(text,) if partial else (),
     )
 
 
@@ -97,7 +116,9 @@ def _rank(runs: SiteRuns, question: SiteQuestion, changes: Sequence[Change], end
     done = 0
     after = np.empty((question.count, len(changes)))
     before = np.empty(question.count)
-    for places in by_layer.values():
+    layers = list(by_layer)
+    for number, places in enumerate(by_layer.values()):
+        runs.hold_ahead(layers[number:])
         for row in range(question.count):
             share = end * (done + len(places) * row / question.count) / len(changes)
             progress = (share, share + end * len(places) / question.count / len(changes))
@@ -105,7 +126,7 @@ def _rank(runs: SiteRuns, question: SiteQuestion, changes: Sequence[Change], end
             after[row, places], before[row] = found.after, found.before
             effects[row, places] = found.before - found.after
         done += len(places)
-        runs.release()
+    runs.release()
     # A divergence grows with what is lost, where a score falls.
     mean = effects.mean(axis=0) * (-1 if question.divergence else 1)
     # A stable sort: of equal effects the first named comes first.

@@ -68,14 +68,11 @@ def activation_patching(model: Handle, question: SiteQuestion, params: Params) -
     sites = [site for part in parts for site in part.sites]
     drawn = score_map(sites, changed.layers, None) is not None
     found: list[Floats] = []
-    layer = ""
     for place, part in enumerate(parts):
         # What is drawn at the end needs all scores, those of parts that the caller has too.
         if place < question.parts_done and not (drawn and question.parts_done <= len(parts)):
             continue
-        if part.layer != layer:
-            runs.release()
-        layer = part.layer
+        runs.hold_ahead([each.layer for each in (parts[place:] if place else parts[:1])])
         effects, scores = patch(runs, changed, part, ends)
         found.append(scores)
         if place >= question.parts_done:

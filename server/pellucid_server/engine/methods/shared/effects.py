@@ -31,7 +31,16 @@ class Named:
     @classmethod
     def of(cls, question: SiteQuestion, number: int, site: Site) -> "Named":
         """Name what intervention `number` does at a site."""
-        return cls(site.name, site.layer, _only(site.units), _only(site.positions), question.interventions[number].kind)
+        change = question.interventions[number]
+        has_value = change.kind in _WITH_VALUE and (change.kind != "constant" or change.vector is None)
+        return cls(
+            site.name,
+            site.layer,
+            _only(site.units),
+            _only(site.positions),
+            change.kind,
+            change.value if has_value else None,
+        )
 
 
 def _only(numbers: tuple[int, ...] | None) -> int | None:

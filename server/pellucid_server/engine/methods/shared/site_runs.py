@@ -1,7 +1,8 @@
 """The metric with parts of a network changed: from a site on where all are in one layer, else from the start."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,12 @@ from pellucid_server.engine.asking.recipe import Ask
 from pellucid_server.engine.asking.sites import Site, SiteLayer, SiteQuestion
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.edited import Edit, Edited
-from pellucid_server.engine.evaluations.patchwork import Patchwork, Piece, covered
+from pellucid_server.engine.evaluations.patchwork import Patchwork, Piece
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.evaluations.targets import probabilities
 from pellucid_server.engine.methods.shared.interventions import Affine, Interventions
+from pellucid_server.engine.methods.shared.places import Places, by_units, from_units
 from pellucid_server.errors import InvalidRequestError, OverloadedError
 
 Floats = npt.NDArray[np.float64]
@@ -27,6 +29,10 @@ ChangeSet = tuple[Change, ...]
 
 _MOST_OTHER_BYTES = 32 << 20
 """Bytes of other values that one evaluation sends to the device."""
+_MOST_CHANGES = 1 << 15
+"""Changes, all sets together, that one evaluation is put together for: it is done in one turn of Python."""
+_MOST_NOISE = 1 << 26
+"""Numbers of noise that are drawn at once: it takes a second."""
 _LEAST_SETS = 4
 """Sets of changes from which on one gradient in place of them takes less time."""
 _MOST_AHEAD, _MOST_AHEAD_BYTES = 16, 64 << 20
@@ -90,6 +96,7 @@ class SiteRuns:
             With some of them it is no finite number.
         """
         numbers = {number for each in sets for number, _ in each}
+        self._require_little_noise(sets)
         draws = self._interventions.draws(numbers)
         found = [self._draw(row, sets, draw, _part(progress, draw, draws)) for draw in range(draws)]
         table = np.stack([after for _, after in found])
@@ -115,16 +122,18 @@ class SiteRuns:
             )
         before, gradient = self._gradients[layer.name, row]
         own = held.values[0].astype(np.float64)
-        found = np.zeros(len(sets))
-        with np.errstate(all="ignore"):
-            changes = {
-                number: gradient * (_changed(own, self._interventions.of(number, layer, row, draw)) - own)
-                for number in {number for each in sets for number, _ in each}
-            }
-        for place, each in enumerate(sets):
-            for number, site in each:
-                found[place] += changes[number][covered(layer.shape, layer.unit_axis, piece(0, site))].sum()
-        return np.concatenate([[before], before + found])
+        found = np.full(len(sets) + 1, before)
+        by_number: dict[int, list[tuple[int, Places]]] = {}
+        for place, merged in enumerate(self._merged(layer, sets), 1):
+            for number, places in merged.items():
+                by_number.setdefault(number, []).append((place, places))
+        for number, changed in by_number.items():
+            with np.errstate(all="ignore"):
+                terms = gradient * (_changed(own, self._interventions.of(number, layer, row, draw)) - own)
+            terms = np.ascontiguousarray(by_units(terms, layer))
+            for place, places in changed:
+                found[place] += places.total(terms)
+        return found
 
     def outputs(self, row: int, changes: ChangeSet, *, draw: int = 0) -> tuple[Arrays, Arrays]:
         """Return every output of a row, (*shape) each, without and with changes, in one of the draws."""
@@ -193,6 +202,19 @@ class SiteRuns:
             read = probabilities(values, target.space).reshape(len(values), -1)
             return np.asarray(sum(weight * read[:, element] for element, weight in target.elements))
 
+    def _require_little_noise(self, sets: Sequence[ChangeSet]) -> None:
+        """Refuse changes at once for which more numbers would be drawn than a turn of Python has time for."""
+        question = self._question
+        for each in sets:
+            noisy = {(number, site.layer) for number, site in each if question.interventions[number].kind == "noise"}
+            count = sum(int(np.prod(question.layers[layer].shape)) for _, layer in noisy)
+            if count > _MOST_NOISE:
+                text = (
+                    f"interventions draw {count} numbers of noise at once, as each draws them for all of its layer; at "
+                    f"most {_MOST_NOISE} are drawn. Put sites into one intervention, or choose smaller layers."
+                )
+                raise InvalidRequestError(text, field="interventions")
+
     def _draw(
         self, row: int, sets: Sequence[ChangeSet], draw: int, progress: tuple[float, float] | None
     ) -> tuple[float, Floats]:
@@ -243,48 +265,93 @@ class SiteRuns:
             done += count
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
+    def _merged(self, layer: SiteLayer, sets: Sequence[ChangeSet]) -> list[dict[int, Places]]:
+        """Return the places of a layer that each intervention changes in each set."""
+        found = []
+        for each in sets:
+            sites: dict[int, list[Site]] = {}
+            for number, site in each:
+                if site.layer == layer.name:
+                    sites.setdefault(number, []).append(site)
+            found.append({number: Places.of(named, layer) for number, named in sites.items()})
+        return found
+
     def _from_layer(
         self, row: int, layer: SiteLayer, sets: Sequence[ChangeSet], draw: int, target: Target | None
     ) -> Iterator[tuple[Ask, int]]:
         held = self._hold(layer.name, row)
-        numbers = sorted({number for each in sets for number, _ in each})
-        changes = [self._interventions.of(number, layer, row, draw) for number in numbers]
         own = held.values[0].astype(np.float64)
+        most = max(1, _MOST_OTHER_BYTES // max(1, held.values[0].nbytes))
+        for chosen in _together([(), *sets], most):
+            merged = self._merged(layer, chosen)
+            numbers = sorted({number for each in merged for number in each})
+            if len(numbers) > most:
+                others = [self._composed(layer, merged[0], own, row, draw)]
+                pieces: list[tuple[Piece, ...]] = [(Piece(0),)]
+            else:
+                others = [self._other(layer, number, own, row, draw) for number in numbers]
+                order = {number: place for place, number in enumerate(numbers)}
+                pieces = [tuple(places.piece(order[number]) for number, places in each.items()) for each in merged]
+            stacked = np.stack(others) if others else np.empty((0, *own.shape))
+            del others
+            yield Suffix(held, Patchwork(held, 0, layer.unit_axis, stacked, tuple(pieces)), target), len(pieces)
+
+    def _other(self, layer: SiteLayer, number: int, own: Floats, row: int, draw: int) -> Floats:
+        """Return what an intervention makes of a whole layer."""
         with np.errstate(all="ignore"):
-            others = [np.broadcast_to(_changed(own, each), own.shape) for each in changes]
-        pieces = ((), *(tuple(piece(numbers.index(number), site) for number, site in each) for each in sets))
-        stacked = np.stack(others) if others else np.empty((0, *own.shape))
-        yield Suffix(held, Patchwork(held, 0, layer.unit_axis, stacked, pieces), target), len(pieces)
+            change = _changed(own, self._interventions.of(number, layer, row, draw))
+        return np.asarray(np.broadcast_to(change, own.shape), self._kind())
+
+    def _composed(
+        self, layer: SiteLayer, merged: Mapping[int, Places], own: Floats, row: int, draw: int
+    ) -> npt.NDArray[np.generic]:
+        """Return what many interventions at once make of a layer."""
+        found = np.array(by_units(own, layer), self._kind(), order="C")
+        for number, places in merged.items():
+            places.write(found, by_units(self._other(layer, number, own, row, draw), layer))
+        return from_units(found, layer)
+
+    def _kind(self) -> type[np.floating[Any]]:
+        """Return the type of values that are sent: that of the rows, if they are wide."""
+        wide = any(array.dtype == np.float64 for array in self._question.rows.values())
+        return np.float64 if wide else np.float32
 
     def _from_start(
         self, row: int, layers: Sequence[SiteLayer], sets: Sequence[ChangeSet], draw: int, target: Target | None
     ) -> Iterator[tuple[Ask, int]]:
         one = {name: array[row : row + 1] for name, array in self._question.rows.items()}
-        everything: list[ChangeSet] = [(), *sets]
         row_bytes = sum(2 * 8 * int(np.prod(layer.shape)) for layer in layers) or 1
         size = max(1, _MOST_OTHER_BYTES // row_bytes)
-        for start in range(0, len(everything), size):
-            chosen = everything[start : start + size]
+        for chosen in _together([(), *sets], max(self._most_numbers(layers), 1), size):
             edits = {layer.name: self._edit(layer, chosen, row, draw) for layer in layers}
             rows = Picked(one, np.zeros(len(chosen), np.int64))
             yield Edited(rows, edits, target), len(chosen)
 
+    def _most_numbers(self, layers: Sequence[SiteLayer]) -> int:
+        largest = max((int(np.prod(layer.shape)) for layer in layers), default=1)
+        return _MOST_OTHER_BYTES // max(1, 8 * largest)
+
     def _edit(self, layer: SiteLayer, sets: Sequence[ChangeSet], row: int, draw: int) -> Edit:
-        """Return what becomes of a layer in each of the sets."""
-        shape = layer.shape
-        wide = any(array.dtype == np.float64 for array in self._question.rows.values())
-        kind = np.float64 if wide else np.float32
+        """Return what becomes of a layer in each of the sets; by unit alone where that says it."""
+        merged = self._merged(layer, sets)
+        known = {
+            number: self._interventions.of(number, layer, row, draw) for number in {n for each in merged for n in each}
+        }
+        narrow = tuple(layer.units if axis == layer.unit_axis else 1 for axis in range(len(layer.shape)))
+        by_unit = all(places.by_unit for each in merged for places in each.values()) and all(
+            np.broadcast_shapes(each.add.shape, narrow) == narrow for each in known.values()
+        )
+        shape = narrow if by_unit else layer.shape
+        small = SiteLayer(layer.name, shape, layer.unit_axis)
+        kind = self._kind()
         keep, add = np.ones((len(sets), *shape), kind), np.zeros((len(sets), *shape), kind)
-        known: dict[int, Affine] = {}
-        for place, changes in enumerate(sets):
-            for number, site in changes:
-                if site.layer != layer.name:
-                    continue
-                if number not in known:
-                    known[number] = self._interventions.of(number, layer, row, draw)
-                mask = covered(shape, layer.unit_axis, piece(0, site))
-                keep[place][mask] = known[number].keep
-                add[place][mask] = np.broadcast_to(known[number].add, shape)[mask]
+        for place, each in enumerate(merged):
+            for number, places in each.items():
+                change = known[number]
+                for out, value in ((keep, np.full(1, change.keep)), (add, change.add)):
+                    found = np.array(by_units(out[place], small), order="C")
+                    places.write(found, by_units(np.broadcast_to(value.astype(kind), shape), small))
+                    out[place] = from_units(found, small)
         return Edit(keep, add)
 
     def _hold(self, layer: str, row: int) -> Held:
@@ -306,6 +373,21 @@ class SiteRuns:
 def _changed(value: Floats, change: Affine) -> Floats:
     # What is kept by 0 leaves nothing, even of a value that is infinite.
     return change.add if change.keep == 0 else np.asarray(change.keep * value + change.add)
+
+
+def _together(sets: Sequence[ChangeSet], numbers: int, most: int = 1 << 30) -> Iterator[list[ChangeSet]]:
+    """Put sets together, in their order, that have few interventions and changes between them; a set is never split."""
+    chosen: list[ChangeSet] = []
+    known: set[int] = set()
+    count = 0
+    for each in sets:
+        more = known | {number for number, _ in each}
+        if chosen and (len(more) > numbers or count + len(each) > _MOST_CHANGES or len(chosen) >= most):
+            yield chosen
+            chosen, more, count = [], {number for number, _ in each}, 0
+        chosen.append(each)
+        known, count = more, count + len(each)
+    yield chosen
 
 
 def piece(other: int, site: Site) -> Piece:

@@ -10,6 +10,7 @@ from pellucid_server.engine.asking.sites import Intervention, Site
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.methods.shared import site_runs
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.ablation.hooked import (
@@ -320,6 +321,77 @@ def test_a_place_that_is_changed_twice_at_once_is_refused(bench):
 
     with pytest.raises(InvalidRequestError, match=r"conv1\[1\] is changed twice"):
         findings(bench, "convolutional", asked, joint=True)
+
+
+@pytest.mark.parametrize("way", [{"joint": True}, {"interactions": True}])
+def test_one_value_under_two_names_is_not_changed_twice_at_once(bench, way):
+    asked = question("convolutional", [Intervention((Site("conv1"),), "scale", 2.0), Intervention((Site("conv2"),))])
+    layers = {name: dataclasses.replace(layer, value="conv1") for name, layer in asked.layers.items()}
+
+    with pytest.raises(InvalidRequestError, match="conv2 is changed twice"):
+        findings(bench, "convolutional", dataclasses.replace(asked, layers=layers), **way)
+
+
+def test_interactions_of_overlapping_sites_are_refused(bench):
+    asked = question("convolutional", [Intervention((Site("head", (0, 1)), Site("head", (1, 2))))])
+
+    with pytest.raises(InvalidRequestError, match=r"head\[1-2\] is changed twice"):
+        findings(bench, "convolutional", asked, interactions=True)
+
+
+def test_a_curve_of_overlapping_sites_is_refused(bench):
+    asked = question("convolutional", [Intervention((Site("head", (0, 1)), Site("head", None, (0,))))])
+    method = registry.lookup("ablation-curve", ABLATE)
+
+    with pytest.raises(InvalidRequestError, match=r"head@0 is changed twice"):
+        bench.run(lambda: list(method.function(bench.handle("convolutional"), asked, method.resolve({}))))
+
+
+def test_many_interventions_at_once_take_the_memory_of_few_and_are_those_made_by_hand(bench, monkeypatch):
+    name, layer = "convolutional", "conv1"
+    at = site_layers(name, [layer])[layer]
+    rows = zoo_rows(name, 1, LENGTH)
+    sites = [Site(layer, (unit,), (position,)) for unit in range(4) for position in (0, 5, 11)] + [
+        Site(layer, None, (3,))
+    ]
+    asked = question(name, [Intervention((site,), "scale", 1.0 + place) for place, site in enumerate(sites)], rows=rows)
+    # Room for two values of the layer.
+    monkeypatch.setattr(site_runs, "_MOST_OTHER_BYTES", 2 * 4 * int(np.prod(at.shape)))
+
+    joint = findings(bench, name, asked, joint=True)
+    singly = findings(bench, name, asked)
+    pairs = findings(bench, name, asked, interactions=True)
+
+    def scaled(value):
+        for place, site in enumerate(sites):
+            value = np.where(masked(at, site), (1.0 + place) * value, value).astype(value.dtype)
+        return value
+
+    np.testing.assert_allclose(column(joint, "joint", "after"), scores(name, rows, [(layer, scaled)]), rtol=1e-4)
+    alone = [
+        scores(name, rows, [(layer, at_mask(masked(at, site), 1.0 + place))])[0] for place, site in enumerate(sites)
+    ]
+    np.testing.assert_allclose(column(singly, "effects", "after"), alone, rtol=1e-4, atol=1e-5)
+    assert len(column(pairs, "interactions", "interaction")) == len(sites) * (len(sites) - 1) // 2
+
+
+def test_interactions_of_several_rows_have_means_with_intervals(bench):
+    asked = question("convolutional", [Intervention((Site("conv2", (0,)), Site("conv2", (1,))))])
+
+    found = findings(bench, "convolutional", asked, interactions=True)
+
+    values = column(found, "interactions", "interaction")
+    mean, low, high = (float(column(found, "interaction summary", each)[0]) for each in ("interaction", "low", "high"))
+    assert mean == pytest.approx(values.mean())
+    assert values.min() <= low <= mean <= high <= values.max()
+
+
+def test_more_noise_than_there_is_time_for_is_refused(bench, monkeypatch):
+    monkeypatch.setattr(site_runs, "_MOST_NOISE", 10)
+    asked = question("convolutional", [Intervention((Site("conv1", (0,)),), "noise", 1.0)])
+
+    with pytest.raises(InvalidRequestError, match="numbers of noise at once"):
+        findings(bench, "convolutional", asked)
 
 
 def test_a_score_that_is_no_number_names_the_site(bench):
