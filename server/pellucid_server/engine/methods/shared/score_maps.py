@@ -37,10 +37,9 @@ def score_map(
     if len(set(places)) < len(places) or any(each != places for each in by_layer.values()):
         return None
     units, positions = (list(dict.fromkeys(axis)) for axis in zip(*places, strict=True))
-    if any(None in axis and axis != [None] for axis in (units, positions)):
-        return None
+    mixed = any(None in axis and axis != [None] for axis in (units, positions))
     # Places along a diagonal would be some of billions.
-    if len(places) != len(units) * len(positions):
+    if mixed or len(places) != len(units) * len(positions):
         return None
     if places != list(itertools.product(units, positions)) or (units, positions) == ([None], [None]):
         return None
