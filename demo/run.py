@@ -246,7 +246,7 @@ def show_counterfactual(client: Client, out: Path) -> None:
         _console.print(f"  distance {each.distance:.3g}, {each.changed} of {len(row)} columns changed{minimal}")
     _console.print(f"  time: round trip {_seconds(time.monotonic() - began)}")
     best = found[0]
-    if not best.found:
+    if not best.found or best.values is None:
         raise DemoError(f"no row was found that is {wanted}")
     again = client.predict("breast-cancer", dict(best.values)).top[0][0].name
     _console.print(f"  predicted again, that row is {again!r}")

@@ -14,6 +14,7 @@ from pellucid.errors import PellucidError
 from pellucid.findings import Findings
 from pellucid.interventions import Intervention
 from pellucid.progress import ProgressOption, read_progress
+from pellucid.replays import read_replay
 from pellucid.specs import Element, Space
 
 
@@ -240,6 +241,53 @@ class Ablating:
                 gathering.add(part)
         return gathering.ablation(spec.method, reader)
 
+    def replay(
+        self,
+        answer: Ablation | Counterfactuals | Mapping[str, Any],
+        inputs: Any = None,
+        *,
+        source: Any = None,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Ablation | Counterfactuals:
+        """Ask again for an answer: the same method, changes, parameters, metric, target, seed and model version.
+
+        Parameters
+        ----------
+        answer
+            What `ablate` or `counterfactual` returned, or its `to_dict`, read back from JSON for example.
+        inputs
+            The rows of that answer; None for one of a data set.
+        source
+            The rows that values were patched from, if they were; the record has only their digest.
+        priority, timeout, progress
+            As for `ablate`.
+
+        Returns
+        -------
+        Ablation or Counterfactuals
+            As for the answer. Its warnings say which of the inputs, source rows, reference rows and data set differ
+            from those of the answer.
+
+        Raises
+        ------
+        PellucidError
+            The call failed; see `pellucid.errors`. A model version of another digest is refused with
+            `UnsupportedError`.
+        """
+        asked = read_replay(answer, source)
+        found = self.ablate_spec(
+            asked.model,
+            inputs,
+            asked.spec,
+            version=asked.version,
+            priority=priority,
+            timeout=timeout,
+            progress=progress,
+        )
+        return asked.answer(found)
+
     def _asked_parts(
         self,
         model: str,
@@ -253,10 +301,13 @@ class Ablating:
         flow = ablation_calls.ablate(self._signatures, model, inputs, spec, version, reader)
         try:
             yield from self._parts(flow, reader, timeout, priority)
-        except PellucidError:
+        except PellucidError as error:
             # The model may have changed since it was described.
             self._signatures.forget(model, version)
-            raise
+            said = ablation_calls.in_callers_words(error, [*spec.columns])
+            if said is error:
+                raise
+            raise said from error
         finally:
             reader.progress.close()
 

@@ -14,6 +14,7 @@ from pellucid.errors import PellucidError
 from pellucid.findings import Findings
 from pellucid.interventions import Intervention
 from pellucid.progress import ProgressOption, read_progress
+from pellucid.replays import read_replay
 from pellucid.specs import Element, Space
 
 
@@ -162,6 +163,29 @@ class AsyncAblating:
                 gathering.add(part)
         return gathering.ablation(spec.method, reader)
 
+    async def replay(
+        self,
+        answer: Ablation | Counterfactuals | Mapping[str, Any],
+        inputs: Any = None,
+        *,
+        source: Any = None,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Ablation | Counterfactuals:
+        """Ask again for an answer; see `Client.replay`."""
+        asked = read_replay(answer, source)
+        found = await self.ablate_spec(
+            asked.model,
+            inputs,
+            asked.spec,
+            version=asked.version,
+            priority=priority,
+            timeout=timeout,
+            progress=progress,
+        )
+        return asked.answer(found)
+
     async def _asked_parts(
         self,
         model: str,
@@ -177,10 +201,13 @@ class AsyncAblating:
             async with aclosing(self._parts(flow, reader, timeout, priority)) as parts:
                 async for part in parts:
                     yield part
-        except PellucidError:
+        except PellucidError as error:
             # The model may have changed since it was described.
             self._signatures.forget(model, version)
-            raise
+            said = ablation_calls.in_callers_words(error, [*spec.columns])
+            if said is error:
+                raise
+            raise said from error
         finally:
             reader.progress.close()
 

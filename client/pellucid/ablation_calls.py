@@ -1,5 +1,6 @@
 """The calls that answer in a stream: the request, and the parts put together. No input or output."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from pellucid import calls
 from pellucid.ablation_specs import AblationSpec, ablate_request
 from pellucid.ablations import Ablation
 from pellucid.catalogue import Model
-from pellucid.errors import unreadable
+from pellucid.errors import PellucidError, unreadable
 from pellucid.findings import Column, Findings, Table
 from pellucid.findings_messages import read_findings
 from pellucid.inputs import Sent
@@ -26,6 +27,14 @@ Connections that have reached a server's age give running calls 150 s by default
 
 V = TypeVar("V")
 
+_FIELD = re.compile(
+    r"columns\[(?P<number>[0-9]{1,9})\](?:\.column)?"
+    r"|\b(?P<element>wanted\.outcome|target\.outcome|target\.contrast)(?:\.label|\.index)?\b"
+)
+"""Fields of a request, as the server names them, that arguments of the client have other names for."""
+
+_ARGUMENTS = {"wanted.outcome": "wanted", "target.outcome": "target", "target.contrast": "contrast"}
+
 
 def ablate(
     signatures: calls.Signatures, name: str, inputs: Any, spec: AblationSpec, version: int, reader: "PartReader"
@@ -35,9 +44,42 @@ def ablate(
     def written(described: Model) -> explanation_service_pb2.AblateRequest:
         return ablate_request(described, name, version, inputs, spec)
 
-    _, request = yield from calls.written_request(signatures, name, version, written)
+    reader.described, request = yield from calls.written_request(signatures, name, version, written)
     reader.rows = Sent(request.inputs).count
     return calls.Call(calls.EXPLANATIONS + "Ablate", request, explanation_service_pb2.AblateResponse.FromString)
+
+
+def in_callers_words(error: PellucidError, columns: Sequence[str]) -> PellucidError:
+    """Return a refusal with the arguments' names in place of the request's; the error itself where it has none.
+
+    Parameters
+    ----------
+    columns
+        The columns that there are rules for, in the request's order.
+    """
+
+    def named(text: str) -> str:
+        return _FIELD.sub(lambda found: _argument(found, columns), text)
+
+    texts = [error.message, *error.violations]
+    if texts == [named(text) for text in texts]:
+        return error
+    return type(error)(
+        named(error.message),
+        code=error.code,
+        metadata={key: named(text) for key, text in error.metadata.items()},
+        violations={named(field): named(text) for field, text in error.violations.items()},
+        retry_after_seconds=error.retry_after_seconds,
+        retriable=error.retriable,
+        request_id=error.request_id,
+    )
+
+
+def _argument(found: "re.Match[str]", columns: Sequence[str]) -> str:
+    if found["number"] is None:
+        return _ARGUMENTS[found["element"]]
+    number = int(found["number"])
+    return f"columns[{columns[number]!r}]" if number < len(columns) else found[0]
 
 
 @dataclass(slots=True)
@@ -51,6 +93,8 @@ class PartReader:
     """Parts read."""
     rows: int = 0
     """Rows of the request."""
+    described: Model | None = None
+    """The model that is asked."""
     finished: bool = False
     """Whether the last part, which has the receipt, is there."""
 
@@ -112,7 +156,7 @@ class Gathering:
         found = self.findings()
         if found.receipt is None:
             raise unreadable()
-        return Ablation(method, found, found.receipt, reader.share, reader.rows)
+        return Ablation(method, found, found.receipt, reader.share, reader.rows, reader.described)
 
     def findings(self) -> Findings:
         """Return all parts as one.

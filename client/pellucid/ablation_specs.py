@@ -61,6 +61,8 @@ class AblationSpec:
     minimum: float | None = None
     maximum: float | None = None
     columns: Mapping[str, ColumnRule] = field(default_factory=dict)
+    digest: str = ""
+    """SHA-256 over the files of the model version that must answer; empty for any."""
 
 
 def ablate_request(
@@ -78,7 +80,7 @@ def ablate_request(
     parameters = checked_mapping(spec.parameters, "parameters", "values by name")
     columns = checked_mapping(spec.columns, "columns", "rules")
     request = explanation_service_pb2.AblateRequest(
-        model=model_spec(name, version),
+        model=model_spec(name, version, spec.digest),
         inputs=read_inputs(model, inputs).messages if inputs is not None else None,
         method=checked_text(spec.method, "method"),
         parameters={key: parameter_message(value, key) for key, value in parameters.items()},

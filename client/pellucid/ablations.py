@@ -3,16 +3,16 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pellucid.accuracy import Accuracy
+from pellucid.catalogue import Model
 from pellucid.findings import Findings, NamedArray, Picture, Table
-from pellucid.receipts import ModelKey, ParameterValue, Receipt
-from pellucid.tensors import Array
+from pellucid.ranking import first_rows, is_study, ranked, worst_first
+from pellucid.receipts import ModelKey, Outcome, ParameterValue, Receipt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,8 +23,20 @@ EFFECTS = "effects"
 SUMMARY = "summary"
 """The table of mean effects over the rows, where there are several."""
 
-RANKED = (EFFECTS, SUMMARY)
+JOINT = "joint"
+"""The table of all changes at once, row by row."""
+
+OUTCOMES = "outcomes"
+"""The table of the highest outcomes of each row without and with all changes."""
+
+_RANKED = (EFFECTS, SUMMARY)
 """Tables that are shown with the largest |effect| first."""
+
+_MAIN = (EFFECTS, JOINT, "curve")
+"""The tables that answer the question, the first that there is."""
+
+_RUNNING = "running"
+"""The table of a study's estimates on the way, of which the last are in the study itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +55,8 @@ class Ablation:
         Share of the work that was done, in [0, 1].
     rows
         How many rows were sent.
+    described
+        The model as the client knew it when it asked: plots name classes and scale columns by it.
     """
 
     method: str
@@ -50,6 +64,7 @@ class Ablation:
     receipt: Receipt
     progress: float = 1.0
     rows: int = 0
+    described: Model | None = None
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -95,19 +110,26 @@ class Ablation:
     def effects(self) -> Table:
         """What each change does, the largest |effect| first; equal ones as the server ordered them.
 
+        Of a study of a data set: what each change does to each group, the largest |difference| first.
+
         Raises
         ------
         LookupError
             The method answers with other tables.
         """
-        table = self.tables.get(EFFECTS)
-        if table is None:
+        found = self.tables.get(EFFECTS, self.study)
+        if found is None:
             others = ", ".join(map(repr, self.tables)) or "none"
             raise LookupError(f"{self.method} has no table {EFFECTS!r}; its tables are: {others}.")
-        return ranked(table)
+        return ranked(found)
+
+    @property
+    def study(self) -> Table | None:
+        """The table of a study of a data set: a line for each change and group; None of other answers."""
+        return next((each for each in self.tables.values() if is_study(each)), None)
 
     def ranked(self, count: int) -> Table:
-        """Return the `count` changes with the largest |effect|.
+        """Return the first `count` lines of `effects`.
 
         Raises
         ------
@@ -116,19 +138,51 @@ class Ablation:
         """
         return first_rows(self.effects, count)
 
+    def worst(self, count: int = 10, *, by: str | None = None) -> Table:
+        """Return the groups of a data set that lose most by a change: accuracy that falls, or an error that rises.
+
+        Parameters
+        ----------
+        count
+            How many at most.
+        by
+            Only groups by this: "all" for all rows together, "class", or a column of groups, such as "clinic".
+
+        Raises
+        ------
+        LookupError
+            The answer is no study, or its data set has no such groups.
+        """
+        study = self.study
+        if study is None:
+            raise LookupError(f"{self.method} is no study of a data set; ask ablation-study.")
+        return first_rows(worst_first(study, by), count)
+
     def to_pandas(self) -> Any:
-        """Return the effects, ranked, as a DataFrame; for methods without effects their only table. Needs pandas.
+        """Return the table that answers the question as a DataFrame: ranked effects, else the curve or another.
+
+        Needs pandas.
 
         Raises
         ------
         ImportError
             pandas is not installed.
         LookupError
-            There are several tables, or none, and no effects.
+            There are several tables of which none is the answer, or none at all.
         """
-        if EFFECTS not in self.tables and len(self.tables) == 1:
-            return next(iter(self.tables.values())).to_pandas()
-        return self.effects.to_pandas()
+        name = next((name for name in _MAIN if name in self.tables), None)
+        if name == EFFECTS or self.study is not None:
+            return self.effects.to_pandas()
+        if name is None and len(self.tables) == 1:
+            (name,) = self.tables
+        return (self.effects if name is None else self.tables[name]).to_pandas()
+
+    @property
+    def shown_tables(self) -> dict[str, Table]:
+        """The tables as they are shown: ranked, the main one first, without estimates that the study replaces."""
+        left_out = {_RUNNING} if self.study is not None else set()
+        names = [*(name for name in (JOINT, OUTCOMES) if name in self.tables), *self.tables]
+        return {name: _in_order(name, self.tables[name]) for name in dict.fromkeys(names) if name not in left_out}
 
     def plot(self) -> "Figure":
         """Draw curves, a heat map of layers and positions, or the largest effects as bars. Needs `pellucid[plot]`.
@@ -146,7 +200,7 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes."""
-        tables = {name: [*(ranked(each) if name in RANKED else each)] for name, each in self.tables.items()}
+        tables = {name: [*(ranked(each) if name in _RANKED else each)] for name, each in self.tables.items()}
         found = self.findings.to_dict() | {"tables": tables, "receipt": self.receipt.to_dict()}
         return {"method": self.method, "progress": self.progress} | found
 
@@ -157,9 +211,24 @@ class Ablation:
 
     def _repr_html_(self) -> str:
         """Return the heading, the picture where it can be made, and the findings, effects ranked, for a notebook."""
-        tables = {name: ranked(each) if name in RANKED else each for name, each in self.tables.items()}
+        tables = self.shown_tables
         head = f"<p>{html.escape(repr(self))}</p>"
         return head + drawn_html(self) + replace(self.findings, tables=tables)._repr_html_()
+
+
+def outcome_name(ablation: Ablation, outcome: Outcome, output: str) -> str:
+    """Return an element's label, by what the client knows of the model, or its index; empty for neither."""
+    if outcome.label:
+        return outcome.label
+    outputs = () if ablation.described is None else ablation.described.outputs
+    found = next((each for each in outputs if each.name == output), None)
+    labels = () if found is None else found.labels
+    if found is not None and not labels and math.prod(found.shape) == 1:
+        # An output of one number has no elements to tell apart.
+        return ""
+    if len(outcome.index) == 1 and outcome.index[0] < len(labels):
+        return labels[outcome.index[0]]
+    return ", ".join(map(str, outcome.index))
 
 
 def drawn_html(drawn: Any) -> str:
@@ -173,28 +242,5 @@ def drawn_html(drawn: Any) -> str:
     return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="plot">'
 
 
-def ranked(table: Table) -> Table:
-    """Return a table by |effect|, the largest first and what has none last; as it is where it has no such column."""
-    column = table.columns.get("effect")
-    if column is None or column.values.dtype.kind not in "biuf":
-        return table
-    size = np.abs(np.ma.filled(np.ma.asarray(column.values).astype(np.float64), np.nan))
-    # A stable sort, in which NaN comes last.
-    return _taken(table, np.argsort(-size, kind="stable"))
-
-
-def first_rows(table: Table, count: int) -> Table:
-    """Return the first rows of a table."""
-    return _taken(table, np.arange(min(max(count, 0), len(table))))
-
-
-def _taken(table: Table, rows: Array) -> Table:
-    columns = {name: replace(each, values=_rows(each.values, rows)) for name, each in table.columns.items()}
-    return replace(table, columns=columns)
-
-
-def _rows(values: Array, rows: Array) -> Array:
-    taken: Array = values[rows]
-    if not isinstance(taken, np.ma.MaskedArray):
-        taken.flags.writeable = False
-    return taken
+def _in_order(name: str, table: Table) -> Table:
+    return ranked(table) if name in _RANKED or is_study(table) else table

@@ -307,16 +307,18 @@ def _asked(signatures: Signatures, name: str, version: int, call: Call) -> Flow[
         raise
 
 
-def model_spec(name: str, version: int) -> explanation_pb2.ModelSpec:
-    """Write which model is meant.
+def model_spec(name: str, version: int, digest: str = "") -> explanation_pb2.ModelSpec:
+    """Write which model is meant; with a digest, the server refuses to answer by files of another.
 
     Raises
     ------
     InvalidRequestError
-        The name is no text, or the version no whole number.
+        The name or the digest is no text, or the version no whole number.
     """
     return explanation_pb2.ModelSpec(
-        name=checked_text(name, "model"), version=checked_whole(version, "version", 0, _MOST_WHOLE)
+        name=checked_text(name, "model"),
+        version=checked_whole(version, "version", 0, _MOST_WHOLE),
+        digest=checked_text(digest, "digest"),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pellucid.ablations import Ablation, drawn_html
+from pellucid.ablations import Ablation, drawn_html, outcome_name
 from pellucid.findings import Findings, NamedArray, Picture, Table
 from pellucid.receipts import ModelKey, Receipt, plain
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 6
 """Changes that a sentence names."""
+
+_REASONS = {
+    "impossible": "is impossible: the rules for columns leave nothing to change that would do",
+    "ended": "was not found: the search ended without it, and there may be none",
+    "budget": "was not found within the evaluations that were allowed",
+    "deadline": "was not found before the deadline",
+}
+"""Why there is no counterfactual, by the server's word for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +75,17 @@ class Counterfactual:
     changes
         The changed columns of a table.
     values
-        A table's row in full, ready to be sent again; empty for other inputs.
+        A table's row in full, ready to be sent again; None where there is no candidate, and for other inputs.
     arrays, pictures
         What the findings have for it, by name.
+    reason
+        Why it was not found: "impossible" by the rules for columns, "ended" where the search tried all that it does,
+        "budget" or "deadline"; empty where the server does not say, and for what was found.
+    margin
+        By how much the model's answer to it is beyond what is wanted, below 0 where it falls short: in the target's
+        score for bounds, else the class's value less the highest other. None where that is not known.
+    wanted
+        What was wanted, in words, such as "benign" or "a score of at least 5"; empty where that is not known.
     """
 
     row: int
@@ -85,9 +101,12 @@ class Counterfactual:
     prediction_before: str = ""
     prediction_after: str = ""
     changes: tuple[Change, ...] = ()
-    values: Mapping[str, float | str] = field(default_factory=dict)
+    values: Mapping[str, float | str] | None = None
     arrays: Mapping[str, NamedArray] = field(default_factory=dict)
     pictures: Mapping[str, Picture] = field(default_factory=dict)
+    reason: str = ""
+    margin: float | None = None
+    wanted: str = ""
 
     @property
     def answer(self) -> str:
@@ -98,8 +117,7 @@ class Counterfactual:
     def sentence(self) -> str:
         """The counterfactual in words: "benign if worst radius were 14.2 instead of 17.9"."""
         if not self.found:
-            closest = "" if self.score_after is None else f"; the closest has the score {self.score_after:.4g}"
-            return f"row {self.row}: not found within the budget{closest}"
+            return f"row {self.row}: {self._not_found}{self._closest}"
         if self.changed == 0:
             return f"{self.answer} as it is"
         if self.changes:
@@ -112,6 +130,19 @@ class Counterfactual:
         notes = " (a row of the background)" if self.source == "background" else ""
         notes += "" if self.valid else " (not valid on the served model)"
         return f"{self.answer} if {how}{notes}"
+
+    @property
+    def _not_found(self) -> str:
+        if self.reason in _REASONS:
+            return f"{self.wanted or 'another answer'} {_REASONS[self.reason]}"
+        return "not found within the budget"
+
+    @property
+    def _closest(self) -> str:
+        if self.margin is not None and self.margin <= 0:
+            return f"; the closest falls short by {-self.margin:.4g}" if self.margin else "; the closest is on its edge"
+        # A score without a margin may be that of another class than the one that was wanted.
+        return "" if self.score_after is None or self.reason else f"; the closest has the score {self.score_after:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; without arrays and pictures."""
@@ -186,16 +217,18 @@ class Counterfactuals:
         return table.to_pandas()
 
     def plot(self) -> "Figure":
-        """Draw the changed columns before and after, or the pictures. Needs `pellucid[plot]`.
+        """Draw the changed columns on their ranges, or the pictures before and after. Needs `pellucid[plot]`.
+
+        Where nothing was found, the closest candidates are drawn.
 
         Raises
         ------
         ImportError
             matplotlib is not installed.
         ValueError
-            Nothing was found that can be drawn.
+            There are no changed columns or pictures.
         """
-        from pellucid.plots_ablation import counterfactual_figure  # noqa: PLC0415 - matplotlib is an extra
+        from pellucid.plots_counterfactuals import counterfactual_figure  # noqa: PLC0415 - matplotlib is an extra
 
         return counterfactual_figure(self)
 
@@ -228,7 +261,7 @@ class Counterfactuals:
 
 def read_counterfactuals(ablation: Ablation) -> Counterfactuals:
     """Read counterfactuals off an answer's tables; a row that has none there was not found."""
-    tables = ablation.tables
+    tables, wanted = ablation.tables, _wanted(ablation)
     changes = _by_place(tables.get("changes"))
     rows = _by_place(tables.get("rows"))
     places = _by_place(tables.get("counterfactuals"))
@@ -252,6 +285,9 @@ def read_counterfactuals(ablation: Ablation) -> Counterfactuals:
             values=_values(rows.get(place, ())),
             arrays=_of_place(ablation.arrays, place),
             pictures=_of_place(ablation.pictures, place),
+            reason=_text(each.get("reason")),
+            margin=each.get("margin"),
+            wanted=wanted,
         )
         for place, found in sorted(places.items())
         for each in found
@@ -283,8 +319,21 @@ def _change(each: Mapping[str, Any]) -> Change:
     return Change(str(each.get("column", "")), before, after, each.get("unit") or "")
 
 
-def _values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return dict(rows[0]) if rows else {}
+def _values(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    return dict(rows[0]) if rows else None
+
+
+def _wanted(ablation: Ablation) -> str:
+    """Say what was wanted; empty where the record does not say, or says any other class."""
+    record = ablation.findings.record
+    if record is None:
+        return ""
+    if record.wanted is not None:
+        target = ablation.receipt.target
+        return outcome_name(ablation, record.wanted, "" if target is None else target.output)
+    bounds = [("at least", record.minimum), ("at most", record.maximum)]
+    said = " and ".join(f"{word} {bound:.4g}" for word, bound in bounds if bound is not None)
+    return f"a score of {said}" if said else ""
 
 
 def _of_place(named: Mapping[str, Any], place: _Place) -> dict[str, Any]:

@@ -16,6 +16,9 @@ ProgressFunction = Callable[[float, float | None], object]
 ProgressOption = bool | ProgressFunction
 """True for a bar, False for nothing, or a function that is called with each report."""
 
+_STEPS = 20
+"""Lines that a log gets of one call at most, but for the first."""
+
 
 class Progress:
     """Passes on the share that is done, with an estimate of the time that is left.
@@ -38,13 +41,17 @@ class Progress:
     ) -> None:
         self._show, self._end, self._clock = show, end, clock
         self._first: tuple[float, float] | None = None
+        self._complete = False
 
     def restart(self) -> None:
         """Begin again, as the call is made again."""
-        self._first = None
+        self._first, self._complete = None, False
 
     def report(self, share: float) -> None:
-        """Show a share, and the seconds left by the pace since the first report."""
+        """Show a share, and the seconds left by the pace since the first report; the whole of it only once."""
+        if self._complete and share >= 1:
+            return
+        self._complete = share >= 1
         now = self._clock()
         if self._first is None:
             self._first = (share, now)
@@ -75,6 +82,22 @@ def read_progress(given: Any, what: str) -> Progress:
     if not given or sys.stderr is None or not sys.stderr.isatty():
         return Progress()
     return _bar(what) if find_spec("rich") is not None else _line(what)
+
+
+def line_by_line(what: str) -> ProgressFunction:
+    """Return a function that writes a line on standard error for each twentieth of the work, for logs."""
+    shown = -1
+
+    def show(share: float, left: float | None) -> None:
+        nonlocal shown
+        step = int(share * _STEPS)
+        if step == shown:
+            return
+        shown = step
+        sys.stderr.write(f"{what}: {share:.0%} done{f', {_left(left)}' if left else ''}\n")
+        sys.stderr.flush()
+
+    return show
 
 
 def _bar(what: str) -> Progress:

@@ -10,11 +10,12 @@ from pellucid.catalogue import Model
 from pellucid.checks import checked_flag, checked_mapping, checked_number, checked_text, checked_whole, shortened
 from pellucid.errors import invalid
 from pellucid.inputs import is_file, read_inputs
+from pellucid.receipts import Outcome
 from pellucid.tensors import TensorError, to_tensor
 from pellucid.v1 import explanation_pb2, tensor_pb2
 
-Element = int | str | tuple[int, ...]
-"""One element of an output: a class's index, its label, or an index on each axis of a row."""
+Element = int | str | tuple[int, ...] | Outcome
+"""One element of an output: a class's index, its label, an index on each axis of a row, or a receipt's `Outcome`."""
 
 Space = Literal["logits", "probabilities"]
 
@@ -184,6 +185,9 @@ def outcome_message(element: Any, where: str) -> explanation_pb2.Outcome:
     InvalidRequestError
         It is no index, label or tuple of indices.
     """
+    if isinstance(element, Outcome):
+        # The request takes one of the two; with neither it is the highest, as in the receipt.
+        element = element.index if element.index or not element.label else element.label
     if isinstance(element, str):
         if not element:
             raise invalid(where, "is empty; it must be a label or an index")

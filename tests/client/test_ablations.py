@@ -15,6 +15,9 @@ from client.fake_server import (
     part_message,
     progress_message,
 )
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from pellucid import Fixed, Mean, Patch, Rule, Site, Steer, Zero, errors
 from pellucid.ablation_calls import ABLATE_SECONDS
 from pellucid.counterfactuals import Change
@@ -22,6 +25,18 @@ from pellucid.tensors import from_tensor, to_tensor
 from pellucid.v1 import ablation_pb2, explanation_pb2, findings_pb2
 
 ROW = {"age": 40, "colour": "red"}
+STUDY = findings_pb2.NamedTable(
+    columns=[
+        column_message("change", ["none", "none", "sex zero", "sex zero", "age zero", "age zero"]),
+        column_message("by", ["all", "clinic"] * 3),
+        column_message("group", ["", "north"] * 3),
+        column_message("rows", [90, 30] * 3),
+        column_message("accuracy", [0.9, 0.8, 0.85, 0.78, 0.91, 0.5]),
+        column_message("low", [0.8, 0.7, 0.8, 0.7, 0.8, 0.4]),
+        column_message("high", [0.95, 0.9, 0.9, 0.8, 0.93, 0.6]),
+        column_message("difference", [0.0, 0.0, -0.05, -0.02, 0.01, -0.3], [True, True, False, False, False, False]),
+    ]
+)
 SECONDS = 30
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -89,6 +104,45 @@ def test_an_answer_without_effects_says_which_tables_it_has(client, server):
     with pytest.raises(LookupError, match="ablation-curve has no table 'effects'; its tables are: 'curve'"):
         _ = found.effects
     assert list(found.to_pandas()["fraction"]) == [0, 1]
+
+
+def test_a_study_is_ranked_by_its_differences_and_says_who_loses_most(client, server):
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables={"accuracy": STUDY, "running": STUDY})]
+
+    found = client.ablate("table", None, Zero("conv"), dataset="adult", method="ablation-study")
+
+    changed = [-0.3, -0.05, -0.02, 0.01]
+    assert [each["difference"] for each in found.ranked(4)] == changed
+    assert [each["difference"] for each in found.effects] == [*changed, None, None]
+    assert found.to_pandas()["difference"].tolist()[:4] == changed
+    assert [(each["change"], each["group"]) for each in found.worst(by="clinic")] == [
+        ("age zero", "north"),
+        ("sex zero", "north"),
+    ]
+    assert [each["difference"] for each in found.worst(2)] == [-0.3, -0.05]
+    with pytest.raises(LookupError, match="no groups by 'ward'; it has: 'all', 'clinic'"):
+        found.worst(by="ward")
+
+
+def test_of_errors_the_worst_is_the_one_that_rises_most(client, server):
+    names = ["change", "by", "group"]
+    columns = [
+        column_message(name, values) for name, values in zip(names, [["a", "b"], ["all"] * 2, [""] * 2], strict=True)
+    ]
+    more = {"rows": [9, 9], "mean squared error": [4.0, 1.0], "mean squared error difference": [1.0, -2.0]}
+    columns += [column_message(name, values) for name, values in more.items()]
+    tables = {"errors": findings_pb2.NamedTable(columns=columns)}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    found = client.ablate("table", None, Zero("conv"), dataset="adult", method="ablation-study")
+
+    assert [each["change"] for each in found.worst()] == ["a", "b"]
+    assert [each["change"] for each in found.ranked(2)] == ["b", "a"]
+
+
+def test_only_a_study_has_groups_that_lose(client):
+    with pytest.raises(LookupError, match="ablation is no study of a data set; ask ablation-study"):
+        client.ablate("table", ROW, Zero("conv")).worst()
 
 
 def test_columns_that_lack_values_in_one_part_only_are_put_together(client, server):
@@ -459,6 +513,80 @@ def test_the_row_itself_the_closest_and_rows_of_the_background_are_said_as_such(
         "row 0: not found within the budget; the closest has the score 0.4",
         "benign if 3 elements changed (a row of the background)",
     ]
+
+
+RECORD = ablation_pb2.AblationRecord
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted", "margin", "words"),
+    [
+        ("impossible", {"outcome": {"label": "benign"}}, -0.25, "benign is impossible: the rules for columns leave"),
+        ("ended", {"outcome": {"index": [1]}}, -0.25, "dog was not found: the search ended without it"),
+        ("budget", {"minimum": 5, "maximum": 7}, -0.25, "a score of at least 5 and at most 7 was not found within the"),
+        ("deadline", {}, -0.25, "another answer was not found before the deadline"),
+        ("budget", {}, None, "another answer was not found within the evaluations that were allowed"),
+        ("", {}, None, "not found within the budget; the closest has the score 5.86"),
+        ("of a newer server", {}, None, "not found within the budget"),
+    ],
+)
+def test_the_reason_why_nothing_was_found_is_said_with_what_was_wanted_and_how_far_it_is(
+    client, server, reason, wanted, margin, words
+):
+    columns = {"found": [False], "score_after": [5.86], "prediction_after": ["malignant"], "reason": [reason]}
+    (message,) = lines_message(**columns, **({} if margin is None else {"margin": [margin]}))
+    message.findings.receipt.target.output = "logits"
+    if wanted:
+        message.findings.ablation.CopyFrom(RECORD(wanted=wanted))
+    server.replies["Ablate"] = [message]
+
+    (found,) = client.counterfactual("table", ROW)
+
+    assert found.sentence.startswith(f"row 0: {words}")
+    assert found.sentence.endswith("; the closest falls short by 0.25") == (margin is not None)
+    assert (found.reason, found.margin, found.values) == (reason, margin, None)
+
+
+def test_a_closest_candidate_that_ties_falls_short_by_nothing(client, server):
+    server.replies["Ablate"] = lines_message(found=[False], reason=["ended"], margin=[0.0])
+
+    (found,) = client.counterfactual("table", ROW)
+
+    assert found.sentence.endswith("; the closest is on its edge")
+
+
+def refusing(message, field, code=grpc.StatusCode.INVALID_ARGUMENT):
+    """Answer with a status that names a field, as the server writes it."""
+
+    def answer(request, context):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        details = any_pb2.Any()
+        details.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        status = status_pb2.Status(code=code.value[0], message=message, details=[details])
+        context.abort_with_status(rpc_status.to_status(status))
+        yield
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "said", "named"),
+    [
+        ("columns[1].column is 'agee'.", "columns[1].column", "columns['agee'] is 'agee'.", "columns['agee']"),
+        ("columns[0].minimum is 5.", "columns[0].minimum", "columns['n'].minimum is 5.", "columns['n'].minimum"),
+        ("columns[7].minimum is 5.", "columns[7].minimum", "columns[7].minimum is 5.", "columns[7].minimum"),
+        ("wanted.outcome.label is 'x'.", "wanted.outcome.label", "wanted is 'x'.", "wanted"),
+        ("target.contrast.index is 9.", "target.contrast.index", "contrast is 9.", "contrast"),
+        ("parameters[k] is 0.", "parameters[k]", "parameters[k] is 0.", "parameters[k]"),
+    ],
+)
+def test_a_refusal_names_the_arguments_as_the_caller_wrote_them(client, server, message, field, said, named):
+    server.replies["Ablate"] = refusing(message, field)
+
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        client.counterfactual("table", ROW, columns={"n": (5, 1), "agee": Fixed})
+
+    assert (caught.value.message, caught.value.violations) == (said, {named: said})
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,15 @@ import json
 import grpc
 import numpy as np
 import pytest
-from client.fake_server import DIGEST, Failure, effects_message, part_message
-from client.test_ablations import counterfactual_messages
+from client.fake_server import DIGEST, Failure, column_message, effects_message, part_message
+from client.test_ablations import STUDY, counterfactual_messages
 from pellucid.cli.commands import app
 from pellucid.tensors import from_tensor
-from pellucid.v1 import ablation_pb2, explanation_pb2
+from pellucid.v1 import ablation_pb2, explanation_pb2, findings_pb2
 from PIL import Image
 from typer.testing import CliRunner
 
+NOTHING_TO_DRAW = "The answer has no effects, study, curve, joint change or map of layers and positions to draw."
 ROW = ("--row", "age=40", "--row", "colour=red")
 
 
@@ -129,8 +130,9 @@ def test_an_answer_that_cannot_be_drawn_is_shown_all_the_same(pellucid, server, 
 
     result = pellucid("ablate", "table", *ROW, "--at", "conv", "--plot", tmp_path / "bars.png")
 
-    assert result.exit_code == 2
-    assert "cannot be drawn. The answer has no effects" in result.stderr
+    assert result.exit_code == 0
+    assert result.stderr == f"Note: {tmp_path / 'bars.png'} was not written: {NOTHING_TO_DRAW}\n"
+    assert not (tmp_path / "bars.png").exists()
     assert "photos version 3" in result.stdout
 
 
@@ -157,6 +159,8 @@ def test_an_answer_that_was_cut_short_is_said_to_be(pellucid, server):
         (["--at", "conv", "--do", "scale"], "--value is not set, and --do is scale; give it"),
         (["--at", "conv", "--do", "steer"], "--vector is not set, and --do is steer; give it"),
         (["--do", "scale", "--value", "2"], "--value is set, and --at names no site; name one"),
+        ([], "--at names no site; name one of those that `pellucid model MODEL --layers` lists"),
+        (["--method", "ablation-curve"], "--at names no site"),
         (["--at", "conv", "--source", "gone.npy"], "--source is gone.npy, but there is no such file"),
         (["--at", "conv", "-p", "a=1", "-p", "a=2"], "--parameter names 'a' twice"),
         (["--at", "conv", "--plot", "bars.txt"], "--plot is 'bars.txt'; it must end in one of .png"),
@@ -230,9 +234,115 @@ def test_counterfactuals_as_json_have_sentences_and_whole_rows(pellucid, server)
     assert found["receipt"]["model"]["version"] == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        (["--fix", "age", "--range", "age=1:20"], "--fix names 'age', and so does --range; leave one of the two out"),
+        (["--fix", "age", "--up", "age"], "--fix names 'age', and so does --up"),
+        (["--fix", "n", "--fix", "age", "--down", "age"], "--fix names 'age', and so does --down"),
+        (["--up", "age", "--down", "age"], "--up names 'age', and so does --down"),
+    ],
+)
+def test_rules_for_a_column_that_contradict_each_other_are_refused(pellucid, server, words, right):
+    result = pellucid("counterfactual", "table", *ROW, *words)
+
+    assert result.exit_code == 2
+    assert right in result.stderr
+    assert not server.requests["Ablate"]
+
+
+def study_messages():
+    running = findings_pb2.NamedTable(columns=[column_message("rows", [90]), column_message("change", ["none"])])
+    return [
+        part_message(0, 0.5, tables={"running": running}),
+        part_message(1, 1, last=True, tables={"accuracy": STUDY}),
+    ]
+
+
+def test_a_study_is_shown_with_the_largest_differences_and_without_the_estimates_on_the_way(pellucid, server):
+    server.replies["Ablate"] = study_messages()
+
+    result = pellucid("ablate", "table", "--dataset", "adult", "--at", "conv", "--top", 3, "--method", "ablation-study")
+
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line]
+    start = lines.index(["accuracy:", "the", "largest", "3", "of", "4"])
+    assert [line[:3] for line in lines[start + 2 : start + 5]] == [
+        ["age", "zero", "clinic"],
+        ["sex", "zero", "all"],
+        ["sex", "zero", "clinic"],
+    ]
+    assert ["all", "90", "0.9", "0.8", "0.95"] in lines
+    assert "running" not in result.stdout
+
+
+def test_progress_is_lines_where_there_is_no_terminal_and_only_if_asked_for(pellucid):
+    asked = pellucid("ablate", "table", *ROW, "--at", "conv[*]", "--progress")
+    quiet = pellucid("ablate", "table", *ROW, "--at", "conv[*]")
+
+    lines = asked.stderr.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"ablation: {share}% done" for share in (0, 25, 50, 75, 100)]
+    assert quiet.stderr == ""
+
+
 @pytest.mark.parametrize("word", ["age", "age=10", "age=a:b", "=1:2", "age=1:2:3"])
 def test_a_range_that_is_none_is_refused_with_the_syntax(pellucid, word):
     result = pellucid("counterfactual", "table", *ROW, "--range", word)
 
     assert result.exit_code == 2
     assert "--range is" in result.stderr
+
+
+def test_joint_changes_are_shown_first_and_their_outcomes_in_full(pellucid, server):
+    joint = findings_pb2.NamedTable(columns=[column_message("row", [0, 1]), column_message("effect", [1.0, 2.0])])
+    count = 25
+    outcomes = findings_pb2.NamedTable(
+        columns=[
+            column_message("row", [number // 5 for number in range(count)]),
+            column_message("index", [f"[{number}]" for number in range(count)]),
+            column_message("label", [f"class {number}" for number in range(count)]),
+            column_message("before", [number / 8 for number in range(count)]),
+            column_message("after", [-number / 8 for number in range(count)]),
+        ]
+    )
+    tables = {"a": joint, "joint": joint, "outcomes": outcomes}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    result = pellucid("ablate", "table", *ROW, "--at", "conv", "-p", "joint=true", "--top", 3)
+
+    assert result.exit_code == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line]
+    titles = [line[0] for line in lines if line in (["a"], ["joint"], ["outcomes"])]
+    assert titles == ["joint", "outcomes", "a"]
+    assert ["4", "[24]", "class", "24", "3", "-3"] in lines
+
+
+def test_the_closest_candidate_is_drawn_and_the_command_succeeds(pellucid, server, tmp_path):
+    counterfactuals = findings_pb2.NamedTable(
+        columns=[column_message("row", [0]), column_message("number", [0]), column_message("found", [False])]
+    )
+    changes = findings_pb2.NamedTable(
+        columns=[
+            column_message("row", [0]),
+            column_message("number", [0]),
+            column_message("column", ["age"]),
+            column_message("before_value", [40.0]),
+            column_message("after_value", [90.0]),
+        ]
+    )
+    tables = {"counterfactuals": counterfactuals, "changes": changes}
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True, tables=tables)]
+
+    result = pellucid("counterfactual", "table", *ROW, "--plot", tmp_path / "closest.png")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert Image.open(tmp_path / "closest.png").width > 500
+
+
+def test_where_there_is_no_candidate_a_note_says_that_there_is_no_plot(pellucid, server, tmp_path):
+    server.replies["Ablate"] = [part_message(0, 1.0, last=True)]
+
+    result = pellucid("counterfactual", "table", *ROW, "--plot", tmp_path / "none.png")
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"Note: {tmp_path / 'none.png'} was not written: There is no counterfactual")

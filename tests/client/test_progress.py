@@ -88,3 +88,15 @@ def test_without_standard_error_nothing_fails(monkeypatch):
 def test_what_is_neither_a_flag_nor_a_function_is_refused(given):
     with pytest.raises(InvalidRequestError, match="progress is"):
         read_progress(given, "ablation")
+
+
+def test_the_whole_is_reported_once():
+    seen = []
+    progress = Progress(lambda share, left: seen.append(share))
+
+    for share in (0.5, 1.0, 1.0):
+        progress.report(share)
+    progress.restart()
+    progress.report(1.0)
+
+    assert seen == [0.5, 1.0, 1.0]

@@ -16,7 +16,8 @@ from e2e.test_command import pellucid
 from matplotlib.figure import Figure
 from pellucid import Client, Fixed, Mean, Patch, Resample, Rule, Scale, Site, Steer, Zero
 from pellucid.aio import AsyncClient
-from pellucid.errors import InvalidRequestError, NotFoundError
+from pellucid.counterfactuals import Counterfactuals
+from pellucid.errors import InvalidRequestError, NotFoundError, UnsupportedError
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,6 +76,53 @@ def test_a_record_of_an_answer_asks_for_the_same_again(client: Client, table: Fl
     assert first.findings.record.interventions[1].reference == "background"  # type: ignore[attr-defined]
     assert again.tables["effects"]["effect"].tobytes() == first.tables["effects"]["effect"].tobytes()
     assert list(first.tables["summary"]["rows"]) == [2, 2]
+
+
+def test_an_answer_is_replayed_from_itself_and_from_its_json(client: Client, table: Floats) -> None:
+    changes = [Mean("hidden1[0-3]", reference="background"), Resample("hidden2[*5,6]", draws=4), Patch("hidden1[7]")]
+    first = client.ablate(
+        TABLE_MODEL, table[:2], *changes, source=table[300], metric="probability", target="benign", seed=3, exact=True
+    )
+    kept = json.loads(json.dumps(first.to_dict()))
+
+    again = client.replay(first, table[:2], source=table[300])
+    read = client.replay(kept, table[:2], source=table[300])
+    others = client.replay(kept, table[1:3], source=table[301])
+
+    assert again.findings.tables["effects"]["effect"].tobytes() == first.tables["effects"]["effect"].tobytes()
+    assert read.findings.tables["effects"]["effect"].tobytes() == first.tables["effects"]["effect"].tobytes()
+    assert again.warnings == read.warnings == first.warnings
+    assert others.warnings[-1] == "The inputs and source rows are not what the replayed answer rests on."
+    kept["receipt"]["model"]["digest"] = "00" * 32
+    with pytest.raises(UnsupportedError, match="digest"):
+        client.replay(kept, table[:2], source=table[300])
+
+
+def test_a_counterfactual_is_replayed_with_its_wishes_and_rules(
+    client: Client, table: Floats, columns: tuple[str, ...]
+) -> None:
+    row = dict(zip(columns, table[0].tolist(), strict=True))
+    rules = {"worst radius": Fixed, "mean radius": (10, 20), "worst area": Rule(only_down=True)}
+    first = client.counterfactual(TABLE_MODEL, row, wanted="benign", columns=rules, seed=3, exact=True)
+
+    again = client.replay(json.loads(json.dumps(first.to_dict())), row)
+
+    assert isinstance(again, Counterfactuals)
+    assert again[0].values == first[0].values
+    assert again.warnings == first.warnings
+
+
+async def _replayed(address: str, answer: Any, rows: Floats) -> Any:
+    async with AsyncClient(address) as asked:
+        return await asked.replay(answer, rows)
+
+
+def test_the_asyncio_client_replays_too(server: Server, client: Client, table: Floats) -> None:
+    first = client.ablate(TABLE_MODEL, table[:1], Zero("hidden2[*]"), exact=True)
+
+    again = asyncio.run(_replayed(server.address, first, table[:1]))
+
+    assert again.tables["effects"]["effect"].tobytes() == first.tables["effects"]["effect"].tobytes()
 
 
 def test_parts_come_one_by_one_and_are_the_whole(client: Client, table: Floats) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -62,14 +64,16 @@ def rows(table: Floats, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def datasets(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a data set for the table model, one with a wrong row, and a broken one."""
+    """A folder with a data set for the table model, one with a wrong row, one with none, and a broken one."""
     folder = tmp_path_factory.mktemp("sets") / "datasets"
-    for name in ("tumours", "wrong-row", "broken"):
+    for name in ("tumours", "wrong-row", "broken", "swapped"):
         (folder / name).mkdir(parents=True)
         (folder / name / "dataset.toml").write_text(_TOML.replace("size", "seize") if name == "broken" else _TOML)
         with (folder / name / "rows.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
+            if name == "swapped":
+                continue
             writer.writerows(rows)
             if name == "wrong-row":
                 writer.writerow({**rows[0], "mean radius": "twelve"})
@@ -137,7 +141,7 @@ def lines(parts: list[Findings], name: str = "accuracy") -> list[Mapping[str, An
 
 
 def test_the_data_sets_are_listed_with_what_is_wrong_with_the_broken_one(client: Client, served: Server) -> None:
-    broken, _, tumours, _ = client.datasets()
+    broken, _, _, tumours, _ = client.datasets()
 
     assert (broken.name, broken.state) == ("broken", "broken")
     assert "no column 'seize'; it has: size" in broken.reason
@@ -229,6 +233,37 @@ def test_the_dataset_is_a_reference_of_other_methods_too(served: Server, columns
     assert len(lines(parts, "effects")) == 1
 
 
+@pytest.mark.parametrize("method", ["ablation", "ablation-study"])
+def test_data_sets_that_are_empty_or_swapped_after_the_start_are_refused_alike_by_every_method(
+    served: Server, datasets: Path, method: str
+) -> None:
+    fields: dict[str, Any] = {
+        "method": method,
+        "dataset": "swapped",
+        "interventions": [intervention("hidden1", "MEAN")],
+    }
+    if method == "ablation":
+        fields["inputs"] = {"features": input_pb2.Input(tensor=tensors.to_tensor(load_breast_cancer().data[:1]))}
+    rows = datasets / "swapped" / "rows.csv"
+    header, outside = rows.read_bytes(), datasets.parent / "outside.csv"
+    outside.write_bytes((datasets / "tumours" / "rows.csv").read_bytes())
+    found = [refused(served, **fields)]
+
+    for act in (lambda: rows.symlink_to(outside), lambda: os.mkfifo(rows), lambda: None):
+        rows.unlink(missing_ok=True)
+        act()
+        found.append(refused(served, **fields, seconds=20.0))
+    rows.unlink(missing_ok=True)
+    rows.write_bytes(header)
+    os.utime(rows, (0, 0))  # As if it had not changed just now.
+
+    words = ("it has no rows", "leads out of the data set's folder", "is not a plain file", "cannot be read")
+    for (code, text), expected in zip(found, words, strict=True):
+        assert code is grpc.StatusCode.FAILED_PRECONDITION, text
+        assert expected in text
+        assert str(datasets) not in text
+
+
 def test_a_study_that_is_cut_off_has_the_rows_so_far(served: Server) -> None:
     change = intervention("hidden1", "NOISE", draws=1024, value=1.0)
 
@@ -237,6 +272,40 @@ def test_a_study_that_is_cut_off_has_the_rows_so_far(served: Server) -> None:
     assert parts[-1].accuracy is not None
     assert parts[-1].accuracy.partial is True
     assert 0 < lines(parts)[0]["rows"] < 569
+
+
+def test_a_study_whose_worker_is_killed_goes_on_and_has_the_table_of_all_rows(served: Server) -> None:
+    request = explanation_service_pb2.AblateRequest(
+        model=explanation_pb2.ModelSpec(name=TABLE_MODEL),
+        method="ablation-study",
+        dataset="tumours",
+        interventions=[intervention("hidden1", "NOISE", draws=16, value=1.0)],
+    )
+    expected = [read_findings(each.findings) for each in served.explanations.Ablate(request, timeout=LONG_SECONDS)]
+    pid = served.worker_pid()
+
+    call = served.explanations.Ablate(request, timeout=LONG_SECONDS)
+    parts = [next(call)]
+    os.kill(pid, signal.SIGKILL)
+    parts += list(call)
+
+    found = [read_findings(each.findings) for each in parts if each.HasField("findings")]
+    assert served.worker_pid() != pid
+    for name, columns in {"running": ("change", "rows"), "accuracy": ("change", "by", "group", "rows")}.items():
+        first, second = ([[line[each] for each in columns] for line in lines(some, name)] for some in (expected, found))
+        assert first == second
+    assert lines(found)[0]["rows"] == 569
+    assert found[-1].accuracy is not None
+    assert found[-1].accuracy.partial is False
+
+
+def test_a_wrong_cell_is_neither_in_the_message_nor_in_the_log(served: Server) -> None:
+    code, text = refused(served, dataset="wrong-row")
+
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "rows.csv, line 571, column 'mean radius': it must be a number." in text
+    assert "twelve" not in text
+    assert not served.lines("twelve")
 
 
 def test_the_client_gives_the_same_and_says_what_it_rests_on(served: Server, client: Client) -> None:

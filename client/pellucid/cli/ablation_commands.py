@@ -1,5 +1,6 @@
 """The subcommands that ask what would be if a part of a model, or of a row, were different."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from pellucid.cli.asking import (
     TimeoutOption,
     VersionOption,
     asking,
-    fail,
+    note,
     print_json,
     read_array,
     read_inputs,
@@ -37,6 +38,7 @@ from pellucid.client import DEFAULT_ADDRESS
 from pellucid.counterfactuals import read_counterfactuals
 from pellucid.errors import invalid
 from pellucid.interventions import KINDS, Intervention
+from pellucid.progress import ProgressOption, line_by_line
 
 _FIELDS = {
     "value": {"constant": "value", "scale": "factor", "noise": "deviation", "steer": "coefficient"},
@@ -52,6 +54,14 @@ ParameterOption = Annotated[
     typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of the method.", show_default=False),
 ]
 PlotOption = Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the answer into it.", show_default=False)]
+ProgressFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress",
+        help="Show how far the work is; as lines where standard error is no terminal.",
+        show_default="at a terminal",
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 ExactOption = Annotated[
     bool, typer.Option("--exact", help="Have no bit of the answer depend on what else the server does; slower.")
@@ -111,6 +121,7 @@ def ablate(
     version: VersionOption = 0,
     top: Annotated[int, typer.Option(min=1, help="How many effects to print, the largest first.")] = 20,
     plot: PlotOption = None,
+    progress: ProgressFlag = None,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
     caller: CallerOption = None,
@@ -139,8 +150,10 @@ def ablate(
             seed=seed,
             exact=exact,
         )
+        if not at and dataset is None and method != "counterfactual":
+            raise invalid("--at", "names no site; name one of those that `pellucid model MODEL --layers` lists")
         inputs = _rows(described, files, row, json_row) if files or row or json_row or dataset is None else None
-        found = client.ablate_spec(model, inputs, spec, version=version, progress=True)
+        found = client.ablate_spec(model, inputs, spec, version=version, progress=_reported(progress, method))
         if as_json:
             print_json(found.to_dict())
         else:
@@ -186,6 +199,7 @@ def counterfactual(
     exact: ExactOption = False,
     version: VersionOption = 0,
     plot: PlotOption = None,
+    progress: ProgressFlag = None,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
     caller: CallerOption = None,
@@ -213,7 +227,9 @@ def counterfactual(
             columns=_rules(fix or [], ranges or [], up or [], down or []),
         )
         inputs = _rows(served(client, model, version), files, row, json_row)
-        found = read_counterfactuals(client.ablate_spec(model, inputs, spec, version=version, progress=True))
+        found = read_counterfactuals(
+            client.ablate_spec(model, inputs, spec, version=version, progress=_reported(progress, method))
+        )
         if as_json:
             print_json(found.to_dict())
         else:
@@ -221,6 +237,12 @@ def counterfactual(
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.findings.arrays.items()})
         _draw(found, plot)
+
+
+def _reported(wanted: bool | None, method: str) -> ProgressOption:
+    """Return how progress is shown: a bar at a terminal; lines elsewhere if they are asked for."""
+    at_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return line_by_line(method) if wanted and not at_terminal else wanted is not False
 
 
 def _rows(model: Model, files: list[Path] | None, row: list[str] | None, json_row: Path | None) -> Any:
@@ -265,6 +287,15 @@ def _rules(fixed: list[str], ranges: list[str], up: list[str], down: list[str]) 
     for option, names in (("--fix", fixed), ("--up", up), ("--down", down)):
         check_once(option, names)
     bounds = once("--range", [interval(each) for each in ranges])
+    for one, other, names, others in (
+        ("--fix", "--range", fixed, bounds),
+        ("--fix", "--up", fixed, up),
+        ("--fix", "--down", fixed, down),
+        ("--up", "--down", up, down),
+    ):
+        both = next((name for name in names if name in others), None)
+        if both is not None:
+            raise invalid(one, f"names {both!r}, and so does {other}; leave one of the two out")
     rules = {}
     for name in dict.fromkeys([*fixed, *bounds, *up, *down]):
         low, high = bounds.get(name, (None, None))
@@ -278,5 +309,7 @@ def _draw(found: Any, path: Path | None) -> None:
     try:
         figure = found.plot()
     except ValueError as error:
-        fail(f"{path} cannot be drawn. {error}", 2)
+        # The question was a right one, and its answer is shown.
+        note(f"{path} was not written: {error}")
+        return
     figure.savefig(path, dpi=120)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from pellucid.ablations import RANKED, Ablation, ranked
+from pellucid.ablations import EFFECTS, OUTCOMES, SUMMARY, Ablation
 from pellucid.cli.tables import say, show_receipt, show_table
 from pellucid.counterfactuals import Counterfactuals
 from pellucid.findings import Table
+from pellucid.ranking import UNCHANGED, is_study, rows_of
 
 _LEFT_OUT = ("layer", "unit", "position")
 """Columns of effects that the site's name says too."""
@@ -19,10 +21,8 @@ def show_ablation(console: Console, found: Ablation, top: int) -> None:
     model = found.model
     say(console, f"{found.method} of {model.name} version {model.version}", style="bold")
     _show_partial(console, found)
-    for name, table in found.tables.items():
-        shown = ranked(table) if name in RANKED else table
-        more = f": {'the largest' if name in RANKED else 'the first'} {top} of {len(table)}" if len(table) > top else ""
-        _show(console, shown, top, f"{name}{more}")
+    for name, table in found.shown_tables.items():
+        _show_named(console, name, table, top)
     for each in [*found.arrays.values(), *found.pictures.values()]:
         say(console, repr(each).strip("<>"))
     _show_warnings(console, found.warnings)
@@ -51,10 +51,25 @@ def show_counterfactuals(console: Console, found: Counterfactuals) -> None:
     show_receipt(console, found.receipt)
 
 
-def _show(console: Console, table: Table, count: int, title: str) -> None:
+def _show_named(console: Console, name: str, table: Table, top: int) -> None:
+    """Print a table's first rows; of a study the accuracy without changes, then the largest differences."""
+    largest, shown = name in (EFFECTS, SUMMARY), table
+    if is_study(table):
+        same = table["change"] == UNCHANGED
+        _show(console, rows_of(table, np.flatnonzero(same)), top, f"{name} without changes", ("change",))
+        largest, shown = True, rows_of(table, np.flatnonzero(~same))
+    count = len(shown) if name == OUTCOMES else top
+    more = f": {'the largest' if largest else 'the first'} {count} of {len(shown)}" if len(shown) > count else ""
+    _show(console, shown, count, f"{name}{more}")
+
+
+def _show(console: Console, table: Table, count: int, title: str, without: Sequence[str] = ()) -> None:
     names = [name for name in table.columns if not (name in _LEFT_OUT and "site" in table.columns)]
     if "row" in names and len({*table["row"].tolist()}) == 1:
         names.remove("row")
+    # A column in which nothing has a value says nothing.
+    empty = [name for name in names if len(table) and all(each[name] is None for each in table)]
+    names = [name for name in names if name not in without and name not in empty]
     rows = [[_cell(each[name]) for name in names] for _, each in zip(range(count), table, strict=False)]
     heads = [_head(table, name) for name in names]
     numeric = [place for place, name in enumerate(names) if table.columns[name].values.dtype.kind in "iuf"]

@@ -161,6 +161,11 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
         np.savez_compressed(file, **arrays)
 
 
+def note(message: str) -> None:
+    """Say something on standard error that is no failure."""
+    print(f"Note: {message}", file=sys.stderr)  # noqa: T201 - a command's own words
+
+
 def print_json(value: Any) -> None:
     """Print plain values as JSON."""
     print(json_text(value))  # noqa: T201 - a command's own words

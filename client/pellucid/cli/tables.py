@@ -96,8 +96,8 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
 
 def show_methods(console: Console, methods: Sequence[Method]) -> None:
     """Print the methods, a line each."""
-    rows = [[each.name, each.family, ", ".join(each.needs), each.summary] for each in methods]
-    show_table(console, ["method", "family", "needs", "summary"], rows)
+    rows = [[each.name, each.family, ", ".join(each.needs), _cost(each), each.summary] for each in methods]
+    show_table(console, ["method", "family", "needs", "cost", "summary"], rows)
 
 
 def show_method(console: Console, method: Method) -> None:
@@ -111,7 +111,7 @@ def show_method(console: Console, method: Method) -> None:
         "promises": ", ".join(method.axioms) or "nothing",
         "baselines": ", ".join(method.baselines) or "none",
         "tolerance": "taken" if method.takes_tolerance else "not taken",
-        "cost": f"in proportion to {method.rows_parameter}" if method.rows_parameter else "by the model and the input",
+        "cost": _cost(method),
     }
     for name, fact in facts.items():
         say(console, f"{name}: {fact}")
@@ -260,6 +260,13 @@ def _interval(minimum: float | None, maximum: float | None) -> str:
     least = "" if minimum is None else f"{minimum:g}"
     most = "" if maximum is None else f"{maximum:g}"
     return f"{least} to {most}".strip()
+
+
+def _cost(method: Method) -> str:
+    """Say what the number of evaluations goes by."""
+    if method.rows_parameter:
+        return f"in proportion to {method.rows_parameter}"
+    return "by the rows and the sites" if method.rpc == "ablate" else "by the model and the input"
 
 
 def _default(each: Parameter) -> str:

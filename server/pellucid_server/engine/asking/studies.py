@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.question import Arrays, Feature
 from pellucid_server.engine.asking.sites import Intervention, Site, SiteLayer
+from pellucid_server.vocabulary.findings import Findings
 
 INPUT_PREFIX = "input:"
 """What a site's layer begins with that is an input of the model: "input:features"."""
@@ -103,6 +104,10 @@ class StudyQuestion:
         Seed of everything random.
     parts_done
         Parts that the caller has from a worker that was lost.
+    last
+        The last of them; None if there is none.
+    classes
+        How many classes the data set is known to have; 0 if that is not known before the rows are read.
     """
 
     batches: Callable[[int], Iterator[Batch]]
@@ -116,3 +121,5 @@ class StudyQuestion:
     row_bytes: int = 1 << 12
     seed: int = 0
     parts_done: int = 0
+    last: Findings | None = None
+    classes: int = 0

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,11 @@ from pellucid_server.engine.datasets import records
 from pellucid_server.engine.datasets.dataset import DataSet
 from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
 from pellucid_server.engine.datasets.files import Digests, size_bytes
-from pellucid_server.engine.datasets.records import DataSetError
+from pellucid_server.engine.datasets.opening import DataSetError
+from pellucid_server.engine.datasets.steps import Run, here, in_steps
 from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
 from pellucid_server.engine.models.files.strict_toml import ManifestError
-from pellucid_server.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from pellucid_server.errors import InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 
 _log = logging.getLogger(__name__)
@@ -66,19 +68,25 @@ class DataSets:
             f"No data set {name!r}; there are: {listed}.{hint}", resource_type="dataset", resource_name=name
         )
 
-    def digest(self, found: DataSet) -> str:
+    def digest(self, found: DataSet, run: Run = here) -> str:
         """Return the digest of a data set as its files are now; files that did not change are not read again.
+
+        `run` is given the steps of it, each short.
 
         Raises
         ------
         UnsupportedError
             A file cannot be read.
+        UnavailableError
+            The files changed meanwhile.
         """
-        try:
-            return self.digests.of_folder(found.folder)
-        except (UnfitFileError, OSError) as error:
-            reason = str(error) if isinstance(error, UnfitFileError) else f"it cannot be read: {error.strerror}."
-            raise found.unfit(reason.replace(f"{shown(found.folder)}/", "")) from error
+        with found.unchanged(run):
+            try:
+                return in_steps(self.digests.reading(found.folder), run)
+            except (UnfitFileError, DataSetError) as error:
+                raise found.unfit(str(error)) from error
+            except OSError as error:
+                raise found.unfit(f"its files cannot be read: {os.strerror(error.errno or 0)}.") from error
 
     @property
     def complete(self) -> bool:
@@ -92,7 +100,7 @@ class DataSets:
     def _with_digest(self, info: DatasetInfo) -> DatasetInfo:
         try:
             return replace(info, digest=self.digest(self.by_name[info.name]))
-        except UnsupportedError as error:
+        except (UnavailableError, UnsupportedError) as error:
             _log.error("the data set %s has no digest: %s", info.name, error.message)
             return info
 
@@ -162,11 +170,15 @@ def _check_columns(path: Path, description: Description) -> None:
     content = (description.content,) if description.content else ()
     missing = next((name for name in (*content, *needed) if name not in names), None)
     if missing is not None:
-        near = ", ".join(difflib.get_close_matches(missing, names) or names[:20])
-        raise DataSetError(f"{description.data} has no column {missing!r}; it has: {near}.")
+        # Not all of the names: a file without a header line has a row of data there.
+        near = ", ".join(difflib.get_close_matches(missing, names))
+        hint = f"it has: {near}" if near else "its first line must name the columns"
+        if description.kind == "tensor":
+            hint = f"its arrays: {', '.join(names[:20])}"
+        raise DataSetError(f"{description.data} has no column {missing!r}; {hint}.")
 
 
 def _classes(path: Path, description: Description) -> tuple[str, ...]:
     if (path / description.data).is_dir():
-        return records.picture_classes(path / description.data)
+        return records.picture_classes(path, description)
     return () if description.classes is None else tuple(description.classes)

@@ -1,29 +1,36 @@
-"""A labelled data set: its rows as a model takes them, batch by batch, with labels and groups."""
+"""A labelled data set: its rows as a model takes them, batch by batch, with labels and groups.
+
+Errors name the file, the line and the column, and never what is there: callers read them, and may read no rows.
+"""
 
 import difflib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.studies import Batch, Decision
+from pellucid_server.engine.datasets.cells import as_number
 from pellucid_server.engine.datasets.description import Description
+from pellucid_server.engine.datasets.files import Stamp, stamping
 from pellucid_server.engine.datasets.labels import Labels, as_text
-from pellucid_server.engine.datasets.records import DataSetError, Record, picture_bytes, records
+from pellucid_server.engine.datasets.opening import DataSetError
+from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
+from pellucid_server.engine.datasets.steps import Run, here, in_steps
+from pellucid_server.engine.models.files.plain_files import UnfitFileError
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.errors import InvalidRequestError, UnavailableError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
-
-Made = TypeVar("Made")
-Run = Callable[[Callable[[], Any]], Any]
-"""Calls a function, perhaps on another thread, and returns what it returns."""
 
 SAMPLE_ROWS = 256
 """Rows that means and draws are taken from."""
@@ -33,6 +40,11 @@ SAMPLE_BYTES = 64 << 20
 
 _LEAST_SAMPLE_ROWS = 16
 
+FRESH_SECONDS = 1.0
+"""A file that was changed since it was described, and within this time, may still be being written."""
+
+_CHANGED = "The files of the data set changed while they were read; ask again when they are as they shall be."
+
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
@@ -41,6 +53,8 @@ class DataSet:
     info: DatasetInfo
     folder: Path
     description: Description
+    described_ns: int = field(default_factory=time.time_ns)
+    """When it was described, in nanoseconds of the system's clock."""
 
     def batches(
         self,
@@ -49,7 +63,7 @@ class DataSet:
         rows_per_batch: int,
         *,
         first: int = 0,
-        run: Run = lambda step: step(),
+        run: Run = here,
     ) -> Iterator[Batch]:
         """Give the rows from number `first` on, at most `rows_per_batch` at once, prepared as a caller's would be.
 
@@ -58,16 +72,22 @@ class DataSet:
         Raises
         ------
         UnsupportedError
-            A row cannot be read, or does not fit the model; the message names the file and the row.
+            A row cannot be read, or does not fit the model, or there are none; the message names the file and the row.
+        UnavailableError
+            The files changed meanwhile.
         """
         labels, inputs = Labels(decision, self.description.classes), self._inputs(model)
-        found = itertools.islice(records(self.folder, self.description), first, None)
-        while taken := run(partial(self._taken, found, rows_per_batch)):
-            yield self._batch(model, inputs, labels, taken, run)
+        needed = {self.description.label, *self.description.groups}
+        number = first
+        with self.unchanged(run):
+            found = itertools.islice(records(self.folder, self.description, self._unread(inputs, needed)), first, None)
+            while taken := run(partial(self._taken, found, rows_per_batch)):
+                number += len(taken)
+                yield self._batch(model, inputs, labels, taken, run)
+            if number == 0:
+                raise self._error("it has no rows.")
 
-    def sample(
-        self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = lambda step: step()
-    ) -> Arrays:
+    def sample(self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = here) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
 
         There are at most `most`, and fewer of large inputs, in the order of the file; the labels are not read.
@@ -76,25 +96,80 @@ class DataSet:
         ------
         UnsupportedError
             There are no rows, or one that is drawn cannot be read or does not fit the model.
+        UnavailableError
+            The files changed meanwhile.
         """
-        fitting = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS)
-        taken = run(partial(self._drawn, seed, min(most, fitting)))
-        if not taken:
-            raise self._error("it has no rows.")
-        return self._rows(model, self._inputs(model), taken, run)
+        fitting, inputs = max(SAMPLE_BYTES // max(model.input_row_bytes, 1), _LEAST_SAMPLE_ROWS), self._inputs(model)
+        with self.unchanged(run):
+            found = records(self.folder, self.description, self._unread(inputs, set()))
+            taken = in_steps(self._drawn(found, seed, min(most, fitting)), run)
+            if not taken:
+                raise self._error("it has no rows.")
+            return self._rows(model, inputs, taken, run)
+
+    @contextmanager
+    def unchanged(self, run: Run = here) -> Iterator[None]:
+        """Answer that the files changed, where they did meanwhile, in place of whatever came of that.
+
+        Raises
+        ------
+        UnavailableError
+            They changed.
+        UnsupportedError
+            They cannot be looked at.
+        """
+        before = self._stamp(run)
+        try:
+            yield
+        except UnsupportedError as error:
+            if self._changed(before, run) or self._is_fresh(before):
+                raise UnavailableError(_CHANGED) from error
+            raise
+        if self._changed(before, run):
+            raise UnavailableError(_CHANGED)
 
     def unfit(self, text: str) -> UnsupportedError:
         """Make the error that says why this data set does not fit what is asked."""
         return self._error(text)
 
-    def _drawn(self, seed: int, most: int) -> list[Record]:
+    def _stamp(self, run: Run) -> Stamp:
+        try:
+            return in_steps(stamping(self.folder), run)
+        except UnfitFileError as error:
+            raise self._error(str(error)) from error
+        except OSError as error:
+            raise self._error(f"its files cannot be listed: {os.strerror(error.errno or 0)}.") from error
+
+    def _changed(self, before: Stamp, run: Run) -> bool:
+        try:
+            return self._stamp(run) != before
+        except UnsupportedError:
+            return True
+
+    def _is_fresh(self, found: Stamp) -> bool:
+        """Say whether a file may still be being written: what is wrong with it may be right in a moment."""
+        last = max((facts[1] for _, facts in found), default=0)
+        return last > self.described_ns and abs(time.time_ns() - last) < FRESH_SECONDS * 1e9
+
+    def _unread(self, inputs: "Sequence[Preprocessor]", needed: set[str]) -> frozenset[str]:
+        """Return the columns that need not be read."""
+        description = self.description
+        beside = {description.label, *description.groups, *description.ignored} - needed
+        return (
+            frozenset(beside.difference(*(each.columns for each in inputs)))
+            if description.kind == "table"
+            else frozenset()
+        )
+
+    def _drawn(self, found: Iterator[Record], seed: int, most: int) -> Generator[None, None, list[Record]]:
         # Algorithm R: each row in turn takes the place of a random one, with the odds that keep all equally likely.
         source, kept = np.random.default_rng(seed), list[Record]()
-        for number, record in enumerate(self._guarded(records(self.folder, self.description))):
+        for number, record in enumerate(self._guarded(found)):
             if number < most:
                 kept.append(record)
             elif (place := int(source.integers(number + 1))) < most:
                 kept[place] = record
+            yield
         return sorted(kept, key=lambda record: record.number)
 
     def _guarded(self, found: Iterator[Record]) -> Iterator[Record]:
@@ -149,13 +224,30 @@ class DataSet:
         return rows
 
     def _prepared(self, inputs: "Sequence[Preprocessor]", taken: list[Record]) -> Arrays:
-        try:
-            return {each.info.name: each.prepare(self._given(each, taken), "row").rows for each in inputs}
-        except InvalidRequestError as error:
-            # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
-            for record in taken if len(taken) > 1 else ():
-                self._prepared(inputs, [record])
-            raise self._error(f"{taken[0].where}: {error.message.removeprefix('row.table.rows[0].')}") from error
+        found = {}
+        for each in inputs:
+            try:
+                found[each.info.name] = each.prepare(self._given(each, taken), "row").rows
+            except InvalidRequestError as error:
+                # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
+                for record in taken if len(taken) > 1 else ():
+                    self._prepared([each], [record])
+                raise self._unfit_row(each, taken[0], error) from error
+        return found
+
+    def _unfit_row(self, preprocessor: Preprocessor, record: Record, error: InvalidRequestError) -> UnsupportedError:
+        """Make the error of a row that a model's input does not take, without the row's values."""
+        info, path = preprocessor.info, error.metadata["field"]
+        if path == "row.tensor.data":
+            text = f"an element is not finite, or not one that the model takes as {info.data_type}."
+            return self._error(f"{record.where}, array {info.name!r}: {text}")
+        for column in info.columns:
+            if path == f'row.table.rows[0].cells["{column.name}"]' and column.name in record.cells:
+                right = f"a finite number, within the range of {info.data_type} once standardized"
+                if column.categories:
+                    right = f"a category, one of: {', '.join(column.categories)}"
+                return self._error(f"{record.where}, column {column.name!r}: it must be {right}.")
+        return self._error(f"{record.where}: {error.message.removeprefix('row.table.rows[0] ')}")
 
     def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
         name = preprocessor.info.name
@@ -180,10 +272,9 @@ class DataSet:
         if name not in known:
             return 0.0
         try:
-            return float(cell)
-        except (TypeError, ValueError) as error:
-            shown = as_text(cell)[:80]
-            raise self._error(f"{record.where}: the column {name!r} is {shown!r}; it must be a number.") from error
+            return as_number(cell)
+        except ValueError as error:
+            raise self._error(f"{record.where}, column {name!r}: it must be a number.") from error
 
     def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> Arrays:
         rows: Any = None
@@ -195,17 +286,23 @@ class DataSet:
         return {preprocessor.info.name: rows}
 
     def _picture(self, preprocessor: Preprocessor, record: Record) -> Any:
-        path = self.folder / as_text(self._cell(record, self.description.content))
+        name = as_text(self._cell(record, self.description.content))
         try:
-            return preprocessor.prepare(PicturesInput((picture_bytes(path, self.folder),)), "picture").rows[0]
-        except (InvalidRequestError, DataSetError) as error:
-            raise self._error(f"{record.where}: {error.args[0]}") from error
+            return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture").rows[0]
+        except DataSetError as error:
+            text = f"a plain file in the data set's folder, of at most {MOST_FILE_BYTES} bytes, that can be read"
+            raise self._error(f"{record.where}: the picture must be {text}.") from error
+        except InvalidRequestError as error:
+            text = error.message.replace("picture.pictures.encoded[0]", "the picture")
+            raise self._error(f"{record.where}: {text}") from error
 
     def _label(self, labels: Labels, record: Record) -> int | float:
+        name = self.description.label
         try:
-            return labels.read(self._cell(record, self.description.label))
+            return labels.read(self._cell(record, name))
         except DataSetError as error:
-            raise self._error(f"{record.where}: {error}") from error
+            column = f", column {name!r}" if (self.folder / self.description.data).is_file() else ""
+            raise self._error(f"{record.where}{column}: {error}") from error
 
     def _group(self, record: Record, name: str) -> str:
         return as_text(self._cell(record, name))
@@ -229,6 +326,6 @@ def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:
     if text in categories:
         return text
     try:
-        return float(text)
+        return as_number(text)
     except ValueError:
         return text

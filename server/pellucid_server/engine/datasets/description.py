@@ -98,7 +98,7 @@ def read_description(path: Path) -> Description:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        check_file(path, path.parent, most_bytes=_MOST_MANIFEST_BYTES)
+        check_file(path, path.parent, most_bytes=_MOST_MANIFEST_BYTES, owner="data set")
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnfitFileError as error:
         raise ManifestError(str(error)) from error
@@ -123,7 +123,7 @@ def _data(table: Table, kind: str) -> str:
     if not name.lower().endswith(endings):
         folder = "a folder with a subfolder for each class, or " if kind == "pictures" else ""
         raise table.wrong("data", f"must be {folder}a file that ends in {' or '.join(endings)}")
-    return table.file("data")
+    return table.file("data", owner="data set")
 
 
 def _named(table: Table, key: str, default: str) -> str:

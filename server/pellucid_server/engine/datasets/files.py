@@ -2,17 +2,21 @@
 
 import hashlib
 import os
-import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file, shown
+from pellucid_server.engine.datasets.opening import DataFile, DataSetError
+from pellucid_server.engine.datasets.steps import collected, drained
+from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
 
 _MOST_FILES = 10_000_000
 _MOST_DEPTH = 32
+_BLOCK_BYTES = 1 << 20
 
 _Facts = tuple[int, int, int, int]
+Stamp = tuple[tuple[str, _Facts], ...]
+"""What changes when a file of a data set does: names, sizes, times and places."""
 
 
 class Digests:
@@ -32,71 +36,106 @@ class Digests:
 
         Raises
         ------
-        UnfitFileError, OSError
+        UnfitFileError, DataSetError, OSError
             A file cannot be read, or is not what may be one of a data set.
         """
+        return drained(self.reading(folder))
+
+    def reading(self, folder: Path) -> Generator[None, None, str]:
+        """Do as `of_folder` does, with places where it may be interrupted."""
         found = hashlib.sha256()
-        for name, path in sorted(data_files(folder), key=lambda pair: os.fsencode(pair[0])):
-            found.update(f"{self._of_file(path)}  {name}\n".encode(errors="surrogateescape"))
+        files = yield from collected(data_files(folder))
+        for name, path in sorted(files, key=lambda pair: os.fsencode(pair[0])):
+            digest = yield from self._of_file(folder, name, path)
+            found.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
         return found.hexdigest()
 
-    def _of_file(self, path: Path) -> str:
-        facts = _facts(path)
+    def _of_file(self, folder: Path, name: str, path: str) -> Generator[None, None, str]:
+        yield
+        facts = _facts(os.stat(path))
         with self._lock:
-            known = self._known.get(str(path))
+            known = self._known.get(path)
         if known is not None and known[0] == facts:
             return known[1]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with self._lock:
-            self._known[str(path)] = (facts, digest)
-        return digest
+        with DataFile(folder, name).opened() as file:
+            found, before = hashlib.sha256(), _facts(os.fstat(file.fileno()))
+            while block := file.read(_BLOCK_BYTES):
+                found.update(block)
+                yield
+            after = _facts(os.fstat(file.fileno()))
+        if before == after:
+            with self._lock:
+                self._known[path] = (before, found.hexdigest())
+        return found.hexdigest()
 
 
-def data_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give every file in a folder and below, with its name from there; names that begin with a dot are left out.
+def data_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Give every file in a folder and below, its name from there and its path, but for names with a dot first.
 
     Raises
     ------
     UnfitFileError
         One leads out of the folder or is no plain file, or they are too many or too deep.
     """
-    for number, path in enumerate(_walk(folder, folder, 0)):
+    for number, name in enumerate(_walk(folder, "", 0)):
         if number >= _MOST_FILES:
-            raise UnfitFileError(f"{shown(folder)} has more than {_MOST_FILES} files.")
-        yield path.relative_to(folder).as_posix(), path
+            raise UnfitFileError(f"The folder has more than {_MOST_FILES} files.")
+        yield name, os.path.join(folder, name)
 
 
-def stamp(folder: Path) -> tuple[tuple[str, _Facts], ...]:
-    """Return what changes when a file of the folder does: names, sizes, times and places."""
-    return tuple(sorted((name, _facts(path)) for name, path in data_files(folder)))
+def stamp(folder: Path) -> Stamp:
+    """Return the stamp of a folder's files as they are now.
+
+    Raises
+    ------
+    UnfitFileError, OSError
+        A file cannot be looked at, or is not what may be one of a data set.
+    """
+    return drained(stamping(folder))
+
+
+def stamping(folder: Path) -> Generator[None, None, Stamp]:
+    """Do as `stamp` does, with places where it may be interrupted."""
+    found = []
+    for name, path in data_files(folder):
+        found.append((name, _facts(os.stat(path))))
+        yield
+    return tuple(sorted(found))
 
 
 def size_bytes(folder: Path) -> int:
     """Return the bytes of all files."""
-    return sum(path.stat().st_size for _, path in data_files(folder))
+    return sum(os.stat(path).st_size for _, path in data_files(folder))
 
 
-def _facts(path: Path) -> _Facts:
-    found = path.stat()
+def _facts(found: os.stat_result) -> _Facts:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
+def _walk(root: Path, inner: str, depth: int) -> Iterator[str]:
+    """Give the names, from the root, of the files in `inner`, which is empty or ends in "/"."""
     if depth > _MOST_DEPTH:
-        raise UnfitFileError(f"{shown(folder)} is {depth} folders deep; at most {_MOST_DEPTH} are read.")
-    for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-        path = Path(entry.path)
+        raise UnfitFileError(f"{shown(Path(inner))} is {depth} folders deep; at most {_MOST_DEPTH} are read.")
+    for entry in sorted(os.scandir(root / inner), key=lambda each: each.name):
+        name = inner + entry.name
         if entry.name.startswith("."):
             continue
         if entry.is_symlink():
-            if entry.is_dir():
-                raise UnfitFileError(f"{shown(path)} is a link to a folder; put the folder itself there.")
-            check_file(path, root)
-            yield path
-        elif entry.is_dir():
-            yield from _walk(path, root, depth + 1)
-        elif stat.S_ISREG(entry.stat().st_mode):
-            yield path
+            if (root / name).is_dir():
+                raise UnfitFileError(f"{shown(Path(name))} is a link to a folder; put the folder itself there.")
+            _check_link(root, name)
+            yield name
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(root, f"{name}/", depth + 1)
+        elif entry.is_file(follow_symlinks=False):
+            yield name
         else:
-            raise UnfitFileError(f"{shown(path)} is not a plain file; it must be one, or be taken away.")
+            raise UnfitFileError(f"{shown(Path(name))} is not a plain file; it must be one, or be taken away.")
+
+
+def _check_link(root: Path, name: str) -> None:
+    try:
+        with DataFile(root, name).opened():
+            return
+    except DataSetError as error:
+        raise UnfitFileError(str(error)) from error

@@ -1,13 +1,13 @@
 """Labels as a data set has them become classes of a model, or numbers."""
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from pellucid_server.engine.asking.studies import Decision
-from pellucid_server.engine.datasets.records import DataSetError
+from pellucid_server.engine.datasets.cells import as_number
+from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.descriptions import OutputInfo
 
@@ -61,29 +61,27 @@ class Labels:
         Raises
         ------
         DataSetError
-            It is none; the message goes on from the row's place.
+            It is none; the message goes on from the row's place, and does not say what the label is.
         """
         if self._number:
             return _number(value)
         text = as_text(value)
         mapped = self._named.get(text, text)
         if isinstance(mapped, int):
-            return self._within(mapped, text)
+            return self._within(mapped)
         if mapped in self._twice:
-            raise DataSetError(f"the label {mapped!r} is of two classes; give its index in [classes].")
+            raise DataSetError("the label is the name of two classes; give its index in [classes].")
         if mapped in self._index:
             return self._index[mapped]
         if mapped.isascii() and mapped.isdecimal() and len(mapped) < 10:
-            return self._within(int(mapped), text)
-        near = difflib.get_close_matches(mapped, self._index, n=3) or [*self._index][:_MOST_SHOWN]
-        hint = ", ".join(map(repr, near))
-        raise DataSetError(f"the label {mapped[:80]!r} is none of the model's ({hint}); name its class in [classes].")
+            return self._within(int(mapped))
+        names = ", ".join(map(repr, [*self._index][:_MOST_SHOWN]))
+        more = ", and more" if len(self._index) > _MOST_SHOWN else ""
+        raise DataSetError(f"the label is none of the model's ({names}{more}); name its class in [classes].")
 
-    def _within(self, index: int, text: str) -> int:
+    def _within(self, index: int) -> int:
         if index >= self._size:
-            raise DataSetError(
-                f"the label {text[:80]!r} stands for class {index}; the model has 0 to {self._size - 1}."
-            )
+            raise DataSetError(f"the label stands for no class; those of the model are 0 to {self._size - 1}.")
         return index
 
 
@@ -100,11 +98,9 @@ def as_text(value: Any) -> str:
 
 def _number(value: Any) -> float:
     try:
-        found = float(value)
-    except (TypeError, ValueError) as error:
-        raise DataSetError(
-            f"the label is {as_text(value)[:80]!r}; it must be a number, as the model predicts one."
-        ) from error
+        found = as_number(value)
+    except ValueError as error:
+        raise DataSetError("the label must be a number, as the model predicts one.") from error
     if not math.isfinite(found):
-        raise DataSetError(f"the label is {found}; it must be finite.")
+        raise DataSetError("the label must be finite.")
     return found

@@ -242,10 +242,19 @@ def read_sites(
         dataset=request.dataset,
         dataset_digest=dataset_digest(context, request.dataset),
     )
-    same = len({each.index for each in targets}) == 1
-    target = targets[0].spec if same else replace(targets[0].spec, outcome=Outcome())
+    target = _common([each.spec for each in targets], request.target)
     input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
     return Asked(question, input_digest, target, record, {"rows": _rows_table(targets)})
+
+
+def _common(found: list[TargetSpec], asked: TargetSpec) -> TargetSpec:
+    """Return what the targets of all rows have in common; where they differ, what was asked for."""
+    first = found[0]
+    return replace(
+        first,
+        outcome=first.outcome if all(each.outcome == first.outcome for each in found) else asked.outcome,
+        contrast=first.contrast if all(each.contrast == first.contrast for each in found) else asked.contrast,
+    )
 
 
 def _reference_digest(used: Mapping[str, Arrays]) -> str:

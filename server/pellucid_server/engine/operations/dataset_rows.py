@@ -14,9 +14,24 @@ def dataset_sample(context: RequestContext, model: LoadedModel, name: str, seed:
     Raises
     ------
     PellucidError
-        There is no such data set, or it cannot be read or does not fit the model.
+        There is no such data set, it cannot be read or does not fit the model, or its files changed meanwhile.
     """
-    return context.models.datasets.find(name).sample(model, seed=seed, run=offloaded(context))
+    return dataset_sample_and_digest(context, model, name, seed)[0]
+
+
+def dataset_sample_and_digest(context: RequestContext, model: LoadedModel, name: str, seed: int) -> tuple[Arrays, str]:
+    """Return rows as `dataset_sample` does, and the digest of the files that they were read from.
+
+    Raises
+    ------
+    PellucidError
+        There is no such data set, it cannot be read or does not fit the model, or its files changed meanwhile.
+    """
+    datasets, run = context.models.datasets, offloaded(context)
+    found = datasets.find(name)
+    with found.unchanged(run):
+        digest = datasets.digest(found, run)
+        return found.sample(model, seed=seed, run=run), digest
 
 
 def dataset_digest(context: RequestContext, name: str) -> str:
@@ -25,14 +40,12 @@ def dataset_digest(context: RequestContext, name: str) -> str:
     Raises
     ------
     PellucidError
-        There is no such data set, or it cannot be read.
+        There is no such data set, it cannot be read, or its files changed meanwhile.
     """
     if not name:
         return ""
     datasets = context.models.datasets
-    found = datasets.find(name)
-    digest: str = offloaded(context)(lambda: datasets.digest(found))
-    return digest
+    return datasets.digest(datasets.find(name), offloaded(context))
 
 
 def offloaded(context: RequestContext) -> "Callable[[Callable[[], Any]], Any]":

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -26,10 +27,12 @@ from pellucid_server.engine.operations.sites import resolve_interventions
 from pellucid_server.engine.operations.streams import Resume
 from pellucid_server.errors import InvalidRequestError, NotFoundError, UnavailableError
 from pellucid_server.vocabulary.descriptions import OutputInfo
-from pellucid_server.vocabulary.findings import AblationRecord
+from pellucid_server.vocabulary.findings import AblationRecord, Findings
 from pellucid_server.vocabulary.requests import AblateRequest, InterventionSpec, Outcome, SiteSpec, TargetSpec
 
 _COLUMN = re.compile(r"input:(?P<input>.*)\[(?P<column>.*)\]", re.DOTALL)
+_MOST_NAMES = 20
+"""Of data sets that an error lists."""
 _COLUMN_KINDS = ("zero", "mean", "resample")
 
 
@@ -44,6 +47,7 @@ def read_study(
     PellucidError
         There is no such data set, it cannot be read or does not fit the model, or an intervention is wrong.
     """
+    _require_dataset(context, request, method)
     _refuse_others(request, method)
     datasets, run = context.models.datasets, offloaded(context)
     found = datasets.find(request.dataset)
@@ -71,6 +75,8 @@ def read_study(
         row_bytes=model.input_row_bytes,
         seed=request.seed,
         parts_done=resume.parts_done,
+        last=resume.checkpoint if isinstance(resume.checkpoint, Findings) else None,
+        classes=min(len(found.info.classes), len(decided.classes)),
     )
     record = AblationRecord(
         metric=request.metric,
@@ -83,6 +89,15 @@ def read_study(
         dataset_digest=dataset_digest,
     )
     return Asked(question, dataset_digest, None, record, warnings=_warnings(model, interventions, question.names))
+
+
+def _require_dataset(context: RequestContext, request: AblateRequest, method: Method) -> None:
+    if not request.dataset:
+        names = [each.name for each in context.models.datasets.infos]
+        have = f"set it to one of: {', '.join(names[:_MOST_NAMES])}" if names else "there is none beside the models"
+        beside = ", and leave inputs out" if request.inputs else ""
+        text = f"dataset is empty; {method.name} reads the rows of a data set: {have}{beside}."
+        raise InvalidRequestError(text, field="dataset")
 
 
 def _refuse_others(request: AblateRequest, method: Method) -> None:
@@ -152,10 +167,11 @@ def _first_row(model: LoadedModel, found: DataSet, decided: Decision, run: Calla
 def _batches(
     model: LoadedModel, found: DataSet, decided: Decision, size: int, run: Callable[..., Arrays]
 ) -> Iterator[Batch]:
-    """Give the rows, unless the files change while they are read."""
-    before = _stamp(found)
+    """Give the rows, unless the files change while they are read; of many files, a look at all takes a second."""
+    look = partial(_stamp, found)
+    before = run(look)
     yield from found.batches(model, decided, size, run=run)
-    if _stamp(found) != before:
+    if run(look) != before:
         raise UnavailableError(
             "The files of the data set changed while they were read; ask again when they are as they shall be."
         )

@@ -9,10 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from e2e.small_models import BIAS, PICTURES, SCORES, WEIGHT, linear_scores, write_pictures, write_scores
+from e2e.small_models import (
+    BIAS,
+    PICTURES,
+    SCORES,
+    SERIES,
+    WEIGHT,
+    linear_scores,
+    write_pictures,
+    write_scores,
+    write_series,
+)
+from pellucid_server.engine.asking.studies import Decision
 from pellucid_server.engine.datasets.catalogue import scan
-from pellucid_server.engine.datasets.labels import decision
-from pellucid_server.engine.datasets.records import records
+from pellucid_server.engine.datasets.labels import Labels, decision
+from pellucid_server.engine.datasets.records import DataSetError, records
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.errors import NotFoundError, UnsupportedError
 from pellucid_server.vocabulary.requests import PicturesInput
@@ -34,6 +45,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     write_scores(folder)
     write_pictures(folder)
+    write_series(folder)
     return {model.name: model for model in load_repository(folder, "cpu", 1)}
 
 
@@ -133,19 +145,26 @@ def test_whole_numbers_that_are_no_labels_are_indices(tmp_path, scores):
     assert found.labels.tolist() == [1, 0, 0, 1, 0]
 
 
+SECRET = "Zebedee"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ((2, "size", "sma11"), ["rows.csv, line 4", "'sma11'", "'small'"]),
-        ((2, "size", "2"), ["rows.csv, line 4", "class 2", "0 to 1"]),
-        ((3, "width", "wide"), ["rows.csv, line 5", "'width'", "'wide'"]),
-        ((3, "width", "nan"), ["rows.csv, line 5", "nan", "finite"]),
-        ((1, "width", ""), ["rows.csv, line 3", "'width'", "number"]),
-        ((4, "colour", "pink"), ["rows.csv, line 6: cells", "pink", "red, green, blue"]),
-        ((4, "colour", "2.0"), ["rows.csv, line 6", "2.0", "red, green, blue"]),
+        ((2, "size", SECRET), ["rows.csv, line 4, column 'size'", "none of the model's ('small', 'large')"]),
+        ((2, "size", "smal"), ["rows.csv, line 4, column 'size'", "none of the model's ('small', 'large')"]),
+        ((2, "size", "86420"), ["rows.csv, line 4, column 'size'", "0 to 1"]),
+        ((3, "width", SECRET), ["rows.csv, line 5, column 'width'", "must be a number"]),
+        ((3, "width", "nan"), ["rows.csv, line 5, column 'width'", "finite"]),
+        ((3, "width", "8.642e300"), ["rows.csv, line 5, column 'width'", "float32 once standardized"]),
+        ((1, "width", ""), ["rows.csv, line 3, column 'width'", "number"]),
+        ((4, "colour", SECRET), ["rows.csv, line 6, column 'colour'", "red, green, blue"]),
+        ((4, "colour", "2.0"), ["rows.csv, line 6, column 'colour'", "red, green, blue"]),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named_with_its_file_and_line(tmp_path, scores, change, words):
+def test_a_row_that_cannot_be_read_is_named_by_its_place_and_its_values_are_not_shown(
+    tmp_path, scores, change, words, caplog
+):
     number, name, value = change
     rows = [list(row) for row in ROWS]
     rows[number][NAMES.index(name)] = value
@@ -154,6 +173,29 @@ def test_a_row_that_cannot_be_read_is_named_with_its_file_and_line(tmp_path, sco
     message = refused(write(tmp_path, toml, rows_csv=csv_text(rows)), scores)
 
     assert all(word in message for word in words), message
+    assert not value or repr(value) not in message
+    assert value in ("", "smal", "nan") or value not in message + caplog.text
+
+
+def test_labels_of_numbers_are_not_shown_either():
+    labels = Labels(Decision("y", "number"), None)
+    for value in (SECRET, "inf", None):
+        with pytest.raises(DataSetError, match=r"the label must be (a number|finite)") as caught:
+            labels.read(value)
+        assert value is None or value not in str(caught.value).split()
+
+    twice = Labels(Decision("y", "highest", (SECRET, SECRET, "x")), None)
+    with pytest.raises(DataSetError, match=r"two classes; give its index") as caught:
+        twice.read(SECRET)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("first", [f"{SECRET},1.5,red,large,f", f"{SECRET},1.5,{SECRET},large,f"], ids=["one", "twice"])
+def test_a_file_without_a_header_is_broken_and_its_first_row_is_not_listed(tmp_path, first, caplog):
+    (info,) = scan(write(tmp_path, rows_csv=f"{first}\n" + csv_text().partition("\n")[2])).infos
+
+    assert "first line" in info.reason
+    assert not any(cell in info.reason + caplog.text for cell in (SECRET, "1.5", "large"))
 
 
 def test_a_short_line_and_a_column_that_nobody_expects_are_refused(tmp_path, scores):
@@ -221,7 +263,10 @@ def test_pictures_listed_in_a_csv_file_have_groups_and_stay_within_the_folder(tm
 
     for name in ("../../outside.png", str(tmp_path / "outside.png"), "gone.png"):
         (tmp_path / "sets" / "listed" / "list.csv").write_text(f"file,label,place\n{name},dog,x\n")
-        assert "list.csv, line 2" in refused(tmp_path / "sets", models[PICTURES], "listed")
+        message = refused(tmp_path / "sets", models[PICTURES], "listed")
+        assert "list.csv, line 2: the picture must be a plain file in the data set's folder" in message
+        assert name not in message
+        assert str(tmp_path) not in message
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -256,6 +301,21 @@ def test_arrays_that_are_not_rows_of_plain_values_break_the_data_set(tmp_path, a
     (info,) = scan(tmp_path).infos
 
     assert words in info.reason
+
+
+@pytest.mark.parametrize("value", [8.642e300, np.nan, np.inf])
+def test_an_element_that_the_model_does_not_take_is_named_by_its_row_alone(tmp_path, models, value):
+    write(tmp_path, 'kind = "tensor"\ndata = "a.npz"\n', name="arrays")
+    series = np.ones((3, 4))
+    series[1, 2] = value
+    np.savez(tmp_path / "arrays" / "a.npz", series=series, mask=np.ones((3, 4), bool), label=np.zeros(3))
+
+    message = refused(tmp_path, models[SERIES], "arrays")
+
+    assert (
+        "a.npz, row 1, array 'series': an element is not finite, or not one that the model takes as float32" in message
+    )
+    assert str(value) not in message
 
 
 def test_texts_are_described_and_refused_by_models_that_take_none(tmp_path, scores):

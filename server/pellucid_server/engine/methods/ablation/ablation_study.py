@@ -7,7 +7,7 @@ after Buolamwini and Gebru, "Gender Shades", FAT* 2018; intervals by Efron's boo
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +31,8 @@ _PART_ROWS = 2048
 _ROWS_OF_A_TABLE = 5000
 _MARGIN = 1.5
 """How much longer the next batch may take than the longest so far."""
+_CUT_OFF = "The deadline ended the study after"
+"""What the warning begins with that every table of an early end has."""
 
 Predicted = npt.NDArray[np.generic]
 
@@ -49,6 +51,13 @@ class Params:
 
 class Tables(Protocol):
     """What is kept of the rows, and what is told of it."""
+
+    name: str
+    """Of the table that `final` gives."""
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if more would be kept with it than may be."""
+        ...
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""
@@ -78,55 +87,91 @@ class Tables(Protocol):
     baselines=Background.NONE,
     rows_parameter="rows",
     answers_early=True,
+    skips_parts=True,
 )
 def ablation_study(model: Handle, question: StudyQuestion, params: Params) -> Iterator[Findings]:
     """Measure accuracy on a labelled data set, by class and by group, with parts of the model changed.
 
     The rows are read once, batch by batch; each is predicted without changes and with each of them. A deadline ends the
     reading, and what was read until then is the answer.
+
+    After a lost worker the rows are read again. Running estimates that the caller has are left out, and the tables are
+    always given, of one reading: if the caller has a part of them, the rest is of all rows, as that part was.
     """
     changes = study_changes(question, joint=params.joint)
-    tables = _tables(question, params, changes)
+    total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
+    tables = _tables(question, params, changes, total)
+    last = question.last or Findings()
+    again = tables.name in last.tables
+    # The last part of the tables says how good they are.
+    if again and (last.accuracy is not None or _cut_off(last)):
+        yield _ending(last)
+        return
     runs = LabelledRuns(model, question)
     size = runs.rows_per_batch(changes)
-    total = min((each for each in (question.count, params.rows or None) if each is not None), default=None)
     step = _PART_ROWS if total is None else max(math.ceil(total / _PARTS), 1)
-    done, shown, longest, partial = 0, 0, 0.0, False
+    done, shown, running, longest, partial = 0, 0, 0, 0.0, False
     try:
         for batch in question.batches(size):
             kept = _first(batch, params.rows - done if params.rows else batch.count)
             if kept.count == 0:
                 break
+            tables.expect(kept)
             started = time.monotonic()
             before, after = _predictions(runs, kept, changes, _progress(done, kept.count, total))
             tables.add(kept, before, after)
             done += kept.count
             longest = max(longest, time.monotonic() - started)
             if done // step > shown and done != total:
-                shown = done // step
-                yield tables.running(done)
+                shown, running = done // step, running + 1
+                if running > question.parts_done:
+                    yield tables.running(done)
             if done == params.rows:
                 break
-            if model.seconds_left() < _MARGIN * longest + tables.final_seconds() and done != total:
+            late = model.seconds_left() < _MARGIN * longest + tables.final_seconds()
+            if late and done != total and not again:
                 partial = True
                 break
     except TimedOutError:
-        if not done:
+        if not done or again:
             raise
         partial = True
     runs.end()
     if not done:
         raise InvalidRequestError("The data set has no rows; a study needs at least one.", field="dataset")
-    yield from _marked(tables.final(model), done, partial=partial)
+    skipped = max(question.parts_done - running, 0) if again else 0
+    found = _marked(tables.final(model), done, partial=partial)
+    yield from found[skipped:] or [Findings(accuracy=found[-1].accuracy)]
 
 
-def _tables(question: StudyQuestion, params: Params, changes: Sequence[StudyChange]) -> Tables:
+def _cut_off(part: Findings) -> bool:
+    return any(text.startswith(_CUT_OFF) for text in part.warnings)
+
+
+def _ending(last: Findings) -> Findings:
+    """Return what ends an answer of which the caller has all tables, or all that there can be.
+
+    After an early end there is no time to read the same rows again.
+    """
+    partial = _cut_off(last)
+    warnings: tuple[str, ...] = ()
+    if last.accuracy is None:
+        warnings = (
+            "A worker was lost while it sent the tables, with no time left to read the rows again: the last "
+            "changes may be missing.",
+        )
+    return Findings(accuracy=Accuracy(partial=partial), warnings=warnings)
+
+
+def _tables(question: StudyQuestion, params: Params, changes: Sequence[StudyChange], total: int | None) -> Tables:
     subsets = Subsets(question.decision.classes)
     made = ErrorTables if question.decision.kind == "number" else AccuracyTables
     return made(
         question.decision,
         subsets,
         changes,
+        total=total,
+        classes=question.classes,
         seed=question.seed,
         resamples=params.bootstrap,
         level=params.level,
@@ -161,10 +206,8 @@ def _first(batch: Batch, count: int) -> Batch:
     )
 
 
-def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> Iterator[Findings]:
-    """Give the parts, the last of them with how good they are."""
-    found = list(parts)
-    yield from found[:-1]
-    warnings = (f"The deadline ended the study after {rows} rows; the tables are of those.",) if partial else ()
-    last = found[-1]
-    yield Findings(tables=last.tables, accuracy=Accuracy(partial=partial), warnings=warnings)
+def _marked(parts: Iterator[Findings], rows: int, *, partial: bool) -> list[Findings]:
+    """Return the parts: each says if it is of an early end, and the last how good they are."""
+    warnings = (f"{_CUT_OFF} {rows} rows; the tables are of those.",) if partial else ()
+    found = [replace(part, warnings=warnings + part.warnings) for part in parts]
+    return [*found[:-1], replace(found[-1], accuracy=Accuracy(partial=partial))]

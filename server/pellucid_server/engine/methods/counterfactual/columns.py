@@ -4,6 +4,7 @@ A candidate is an array of numbers, (columns,): values in the columns' units, an
 candidate is encoded by the model's own preprocessor, so that what is evaluated is what the caller would send.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -152,6 +153,29 @@ class Space:
 
     def _allowed(self, values: Floats, at: int) -> Flags:
         return np.isin(values, np.array(self.columns[at].allowed, np.float64))
+
+    def listed(self, most: int) -> Floats | None:
+        """Return every row that the rules allow, (rows, columns), but the row itself; None if there are more.
+
+        It is None, too, where a number may change that is not whole, or that is rounded to tens.
+        """
+        if (self.free & ~self.coded & ~(self.whole & (self.digits >= 0))).any():
+            return None
+        values, count = [], 1
+        for at, column in enumerate(self.columns):
+            own = {float(self.start[at])}
+            if self.free[at] and self.coded[at]:
+                own |= {float(each) for each in column.allowed}
+            elif self.free[at]:
+                if not self.high[at] - self.low[at] < most:
+                    return None
+                own |= set(np.arange(self.low[at], self.high[at] + 1).tolist())
+            values.append(sorted(own))
+            count *= len(own)
+            if count > most:
+                return None
+        rows = np.array(list(itertools.product(*values)), np.float64)
+        return np.asarray(rows[(rows != self.start).any(axis=1)])
 
     def text(self, value: float, at: int) -> str:
         """Write a column's value as callers do: a category's name, or a number."""

@@ -17,8 +17,8 @@ from pellucid_server.engine.asking.verbs import COUNTERFACTUAL
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.counterfactual import fields, report, tables
 from pellucid_server.engine.methods.counterfactual.background_rows import nearest_unlike, require_disclosable
-from pellucid_server.engine.methods.counterfactual.columns import space_of
-from pellucid_server.engine.methods.counterfactual.judge import Judge, satisfied
+from pellucid_server.engine.methods.counterfactual.columns import Space, space_of
+from pellucid_server.engine.methods.counterfactual.judge import Judge, lead, satisfied
 from pellucid_server.engine.methods.counterfactual.projection import DISTANCES
 from pellucid_server.engine.methods.counterfactual.report import Line
 from pellucid_server.errors import UnsupportedError
@@ -50,11 +50,18 @@ class Params:
     search: str = parameter(
         "auto",
         "How tables are searched, after each column by itself: gradient; spheres, which grow around the row; genetic; "
-        "auto is gradient where the model has one, spheres where it has none or finds nothing, and genetic from there.",
+        "auto is each of them that the model has, and the nearest of what they find.",
         choices=_SEARCHES,
     )
     digits: int = parameter(
         3, "Significant digits of a changed number, counted from its column's spread.", minimum=1, maximum=9
+    )
+    diversity: float = parameter(
+        0.55,
+        "Of the columns that two counterfactuals of a row change, the least share that only one of them changes; "
+        "changes of less than a tenth of the largest do not count. Where too few are as different, others follow.",
+        minimum=0.0,
+        maximum=1.0,
     )
     nearest_row: bool = parameter(
         False,
@@ -130,7 +137,8 @@ def _require_supported(question: CounterfactualQuestion, params: Params) -> None
 
 def _as_it_is(question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
     prediction = report.named(output, question.labels)
-    line = Line("row", True, 0.0, 0, score, prediction, True)
+    margin = float(lead(question.goal, output[None], np.array([score]))[0])
+    line = Line("row", True, 0.0, 0, score, prediction, True, margin)
     found = {"counterfactuals": report.summary(question.number, [line], (score, prediction), "The distance.")}
     if question.cells:
         space = space_of(question, params.digits)
@@ -150,7 +158,9 @@ def _of_table(judge: Judge, question: CounterfactualQuestion, params: Params, ou
         distance=params.distance,
         count=params.k,
         budget=params.evaluations,
+        diversity=params.diversity,
     )
+    reason = "" if found.found else _reason(judge, impossible=found.impossible)
     candidates = [each.values for each in found.found]
     minimal: list[bool | None] = [each.minimal or None for each in found.found]
     sources = ["search"] * len(candidates)
@@ -161,24 +171,9 @@ def _of_table(judge: Judge, question: CounterfactualQuestion, params: Params, ou
     answered = bool(found.found)
     if not answered and found.closest is not None:
         candidates, minimal, sources = [found.closest, *candidates], [None, *minimal], ["search", *sources]
-    lines: list[Line] = []
-    if candidates:
-        shown = space.recipe(np.stack(candidates))
-        judge.last()
-        outputs, scores = judge.outputs(shown), judge.scores(shown)
-        sizes = space.distances(np.stack(candidates), params.distance)
-        for at, source in enumerate(sources):
-            lines.append(
-                Line(
-                    source,
-                    answered or source == "background",
-                    float(sizes[at]),
-                    int((candidates[at] != space.start).sum()),
-                    float(scores[at]),
-                    report.named(outputs[at], question.labels),
-                    minimal[at],
-                )
-            )
+    lines = _lines(judge, space, question, params, (candidates, minimal, sources), reason)
+    if reason and found.closest is None:
+        lines.append(report.nothing(reason))
     before = score, report.named(output, question.labels)
     return Findings(
         tables={
@@ -189,8 +184,47 @@ def _of_table(judge: Judge, question: CounterfactualQuestion, params: Params, ou
             "rows": report.rows(question.number, space, candidates),
         },
         accuracy=Accuracy(partial=judge.late),
-        warnings=_warnings(judge, question, params, len(found.found)),
+        warnings=_warnings(judge, question, params, len(found.found), reason, lines, found.alike),
     )
+
+
+def _lines(
+    judge: Judge,
+    space: Space,
+    question: CounterfactualQuestion,
+    params: Params,
+    shown: tuple[list[Floats], list[bool | None], list[str]],
+    reason: str,
+) -> list[Line]:
+    """Ask the model of exactly what is shown: candidates, whether they are minimal, and where they are from."""
+    candidates, minimal, sources = shown
+    if not candidates:
+        return []
+    rows, sizes = space.recipe(np.stack(candidates)), space.distances(np.stack(candidates), params.distance)
+    judge.last()
+    outputs, scores = judge.outputs(rows), judge.scores(rows)
+    leads = lead(question.goal, outputs, scores)
+    return [
+        Line(
+            source,
+            not reason or source == "background",
+            float(sizes[at]),
+            int((candidates[at] != space.start).sum()),
+            float(scores[at]),
+            report.named(outputs[at], question.labels),
+            minimal[at],
+            float(leads[at]),
+            "" if source == "background" else reason,
+        )
+        for at, source in enumerate(sources)
+    ]
+
+
+def _reason(judge: Judge, *, impossible: bool) -> str:
+    """Say why nothing was found, in one of the words of `report.REASONS`."""
+    if impossible:
+        return "impossible"
+    return "deadline" if judge.late else "budget" if judge.cut else "ended"
 
 
 def _searches(question: CounterfactualQuestion, params: Params) -> frozenset[str]:
@@ -201,29 +235,40 @@ def _searches(question: CounterfactualQuestion, params: Params) -> frozenset[str
 
 def _of_field(judge: Judge, question: CounterfactualQuestion, params: Params, output: Floats, score: float) -> Findings:
     field = fields.field_of(question)
+    if field.levels.any():
+        # A picture that was sent as numbers is compared with in whole levels: that alone may be what is wanted.
+        whole = Rows({name: array[None] for name, array in field.row(field.start).items()})
+        its_output, its_score = judge.outputs(whole)[0], float(judge.scores(whole)[0])
+        if satisfied(question, its_output, its_score):
+            return _as_it_is(question, params, its_output, its_score)
     found = fields.search(judge, field, question, distance=params.distance)
     values = found.closest if found.values is None else found.values
     before = score, report.named(output, question.labels)
     measure = f"The {params.distance.upper()} distance from the row: of pictures in levels of 0 to 255."
+    reason = "" if found.values is not None else _reason(judge, impossible=found.impossible)
     lines: list[Line] = []
-    if values is not None:
+    if values is None:
+        lines = [report.nothing(reason)]
+    else:
         values = np.where(field.levels, np.rint(values), values)
         row = Rows({name: array[None] for name, array in field.row(values).items()})
         judge.last()
-        output = judge.outputs(row)[0]
+        output, after_score = judge.outputs(row)[0], judge.scores(row)
         lines = [
             Line(
                 "search",
                 found.values is not None,
                 fields.field_distance(field, values, params.distance),
                 int((values != field.start).sum()),
-                float(judge.scores(row)[0]),
+                float(after_score[0]),
                 report.named(output, question.labels),
                 found.minimal,
+                float(lead(question.goal, output[None], after_score)[0]),
+                reason,
             )
         ]
     summary = report.summary(question.number, lines, before, measure)
-    warnings = _warnings(judge, question, params, int(found.values is not None))
+    warnings = _warnings(judge, question, params, int(found.values is not None), reason, lines, 0)
     accuracy = Accuracy(partial=judge.late)
     if found.values is None or values is None:
         return Findings(tables={"counterfactuals": summary}, accuracy=accuracy, warnings=warnings)
@@ -239,22 +284,54 @@ def _of_field(judge: Judge, question: CounterfactualQuestion, params: Params, ou
     )
 
 
-def _warnings(judge: Judge, question: CounterfactualQuestion, params: Params, count: int) -> tuple[str, ...]:
+def _warnings(
+    judge: Judge,
+    question: CounterfactualQuestion,
+    params: Params,
+    count: int,
+    reason: str,
+    lines: list[Line],
+    alike: int,
+) -> tuple[str, ...]:
     found: list[str] = []
     number, wanted = question.number, params.k
-    why = "before the deadline" if judge.late else f"within {params.evaluations:,} evaluations"
     if not count:
         found.append(
-            f"No counterfactual of row {number} was found {why}, of which {judge.spent:,} were used; "
-            "there may be none within the rules."
-            if not judge.late
-            else f"No counterfactual of row {number} was found {why}; allow more time."
+            f"No counterfactual of row {number} was found: {_why(judge, params, reason)}{_missed(question, lines)}"
         )
     elif count < wanted:
+        why = "before the deadline" if judge.late else f"within {params.evaluations:,} evaluations"
         found.append(f"Only {count} of {wanted} counterfactuals of row {number} were found {why}.")
     elif judge.late:
         found.append(f"The deadline ended the search for row {number}: there may be nearer counterfactuals.")
+    if alike:
+        found.append(f"{alike} of the counterfactuals of row {number} share more columns with another than wanted.")
     varied = set(question.cells) if question.cells else {n for n, f in question.features.items() if f.differentiable}
     held = [name for name in question.inputs if name not in varied or question.features[name].mask]
     found += [f"Input {name!r} was held at the row's own values." for name in held]
     return tuple(found)
+
+
+def _why(judge: Judge, params: Params, reason: str) -> str:
+    return {
+        "impossible": "the rules allow no row of which the model says what is wanted.",
+        "ended": f"the search ended after {judge.spent:,} of {params.evaluations:,} evaluations; there may be none "
+        "within the rules.",
+        "budget": f"{params.evaluations:,} evaluations were not enough; allow more.",
+        "deadline": "the deadline came first; allow more time.",
+    }[reason]
+
+
+def _missed(question: CounterfactualQuestion, lines: list[Line]) -> str:
+    """Say what was wanted, and by how much the closest candidate misses it."""
+    closest = next((line for line in lines if not line.found and np.isfinite(line.margin)), None)
+    goal = question.goal
+    if goal.bounded:
+        bounds = ((goal.minimum, "at least"), (goal.maximum, "at most"))
+        wanted = "a score of " + " and ".join(f"{word} {bound:g}" for bound, word in bounds if bound is not None)
+    else:
+        element = goal.outcome if goal.outcome is not None else goal.other_than or 0
+        name = repr(question.labels[element]) if question.labels else f"element {element}"
+        wanted = f"{name} as the highest" if goal.outcome is not None else f"any other than {name} as the highest"
+    missed = "" if closest is None else f"; the closest candidate misses it by {abs(closest.margin):.4g}"
+    return f" Wanted is {wanted}{missed}."

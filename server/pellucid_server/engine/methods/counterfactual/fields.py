@@ -14,7 +14,7 @@ from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.recipes import Masked, Path, Rows
 from pellucid_server.engine.methods.counterfactual.judge import Judge
-from pellucid_server.engine.methods.counterfactual.projection import distances, ranks, steps_beyond
+from pellucid_server.engine.methods.counterfactual.projection import distances, nearest, ranks, steps_beyond
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -28,6 +28,8 @@ _BETWEEN = 12
 _FEW_PLACES = np.array([0.25, 0.5, 0.75, 1.0, 1.05, 1.3, 2.0, 4.0])
 _FEW_BETWEEN = 6
 _AIM = 3e-5
+_SHORTENED, _LEAST_STEP = 8, 1e-4
+"""How often steps may become shorter without coming closer, and which share of the way counts as closer."""
 _RIVALS = 3
 _ROUNDED = (1.0, 1.0002, 1.002, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)
 _HALF, _LARGER = 0.5001, np.geomspace(1.0, 12.0, 24)
@@ -74,7 +76,8 @@ class Field:
         made = (values - self.offset) / self.scale
         for name in self.names:
             like = self.inputs[name]
-            found[name] = np.ascontiguousarray(made[at : at + like.size].reshape(like.shape), like.dtype)
+            # Of a row that is one number, `ascontiguousarray` would make an axis.
+            found[name] = np.asarray(made[at : at + like.size].reshape(like.shape), like.dtype)
             at += like.size
         return found
 
@@ -107,6 +110,7 @@ class FieldFindings:
     values: Floats | None
     minimal: bool | None
     closest: Floats | None = None
+    impossible: bool = False
 
 
 def field_of(question: CounterfactualQuestion) -> Field:
@@ -144,13 +148,18 @@ def _channels(values: Floats, row: Floats) -> Floats:
 
 def search(judge: Judge, field: Field, question: CounterfactualQuestion, *, distance: str) -> FieldFindings:
     """Look for the nearest row that is valid: towards each of some elements where any other will do."""
+    if not (field.low < field.high).any():
+        return FieldFindings(None, None, impossible=True)
     judge.phase(_LOOKING)
     walk = _Walk(judge, field, distance)
     for rival in _rivals(judge, field, question):
         walk.run(rival)
-    judge.phase(_SPARSE)
+    if walk.found is None and (judge.cut or judge.late):
+        judge.phase(_SPARSE)
+        walk.run(None)
     if walk.found is None:
         return FieldFindings(None, None, walk.closest)
+    judge.phase(_SPARSE)
     rounded = _rounded(judge, field, walk.found, distance)
     if rounded is None:
         return FieldFindings(None, None, walk.found)
@@ -183,6 +192,7 @@ class _Walk:
         self._rounds, self._stale_rounds = (_FEW_ROUNDS, _FEW_STALE_ROUNDS) if many else (_ROUNDS, _STALE_ROUNDS)
         self._least_gain = _FEW_LEAST_GAIN if many else _LEAST_GAIN
         self._places, self._between = (_FEW_PLACES, _FEW_BETWEEN) if many else (_PLACES, _BETWEEN)
+        self._reach = 1.0
         self.found: Floats | None = None
         self.closest: Floats | None = None
         self.slope = np.zeros(0)
@@ -192,24 +202,38 @@ class _Walk:
         field, judge = self._field, self._judge
         low, high = field.low - field.start, field.high - field.start
         at, nearest_here, closest_here, stale, first = field.start, math.inf, -math.inf, 0, 0.0
-        for _ in range(self._rounds):
-            if judge.affordable(3) < 3 or stale >= self._stale_rounds:
+        rounds, self._reach = 0, 1.0
+        # Until something is valid there is no limit but the budget: each round that brings it closer is worth another.
+        while rounds < self._rounds and stale < (self._stale_rounds if self.found is not None else _SHORTENED):
+            if not judge.steep():
                 return
+            rounds += math.isfinite(nearest_here)
             row = {name: each[None] for name, each in field.row(at).items()}
             margin, gradients = judge.slopes(row, rival)
             slope = field.gradient(gradients)
             if not (math.isfinite(margin) and slope.any()):
                 return
-            first = first or abs(margin)
+            if not first:
+                first, closest_here = abs(margin), margin
             moved = at - field.start
             gain = float(slope @ moved) - margin + _AIM * first
             steps = steps_beyond(slope, gain, low, high, self._distance, moved) if gain > 0 else [0.5 * moved]
-            valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here)
+            onward = stale > 0 and math.isinf(nearest_here)
+            if onward:
+                # What is nearest to the row leads back and forth where the way bends: it goes on from where it is.
+                steps = [moved + nearest(slope, _AIM * first - margin, low - moved, high - moved, "l2")]
+            valid, beyond = self._towards(at, [field.start + step for step in steps], nearest_here, onward=onward)
             if valid is None:
-                stale = 0 if beyond[0] > closest_here + 1e-6 * first and math.isinf(nearest_here) else stale + 1
-                closest_here, at = max(closest_here, beyond[0]), beyond[1]
+                closer = beyond[0] > closest_here + _LEAST_STEP * first and math.isinf(nearest_here)
+                stale = 0 if closer else stale + 1
+                # Where the boundary is farther than the linear function holds, steps become shorter.
+                if math.isinf(nearest_here):
+                    self._reach = min(1.0, 2 * self._reach) if closer else self._reach / 4
+                if closer or math.isfinite(nearest_here):
+                    closest_here, at = max(closest_here, beyond[0]), beyond[1]
                 self._close(beyond)
                 continue
+            self._reach = 1.0
             size = self._rank(valid)
             stale = 0 if size < nearest_here * (1 - self._least_gain) else stale + 1
             nearest_here = min(nearest_here, size)
@@ -217,14 +241,16 @@ class _Walk:
             if size < self._best:
                 self._best, self.found, self.slope = size, valid, slope
 
-    def _towards(self, at: Floats, aims: list[Floats], enough: float) -> tuple[Floats | None, tuple[float, Floats]]:
+    def _towards(
+        self, at: Floats, aims: list[Floats], enough: float, *, onward: bool = False
+    ) -> tuple[Floats | None, tuple[float, Floats]]:
         """Return the nearest valid point on lines to some aims, and the point with the largest margin.
 
         Where rows are dear, an aim is tried only if those before it brought nothing nearer than `enough`.
         """
         best, size, beyond = None, math.inf, (-math.inf, at)
         for aim in aims:
-            for begin in (self._field.start, at):
+            for begin in (at,) if onward else (self._field.start, at):
                 valid, other = self._line(begin, aim)
                 beyond = max(beyond, other, key=lambda each: each[0])
                 if valid is not None:
@@ -245,7 +271,7 @@ class _Walk:
 
     def _line(self, begin: Floats, end: Floats) -> tuple[Floats | None, tuple[float, Floats]]:
         """Return the first valid point on the line from `begin` on, and the point with the largest margin."""
-        found = self._points(begin, end, self._places)
+        found = self._points(begin, end, self._places * self._reach)
         if found is None:
             return None, (-math.inf, begin)
         points, margins = found
@@ -317,6 +343,8 @@ def _nearest_valid(judge: Judge, field: Field, candidates: list[Floats], distanc
 def _sparse(judge: Judge, field: Field, values: Floats, slope: Floats) -> tuple[Floats, bool | None]:
     """Take elements back: many that matter little at once, then single ones, until none can be; None if not known."""
     values = values.copy()
+    if not (values != field.start).any():
+        return values, True
     most = _FEW_SINGLES if len(values) > _MANY else _SINGLES
     for _ in range(4):
         changed = np.flatnonzero(values != field.start)

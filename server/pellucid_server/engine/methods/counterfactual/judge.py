@@ -1,12 +1,13 @@
 """Says of rows how far they are from what is wanted, within a budget of rows and of time."""
 
 import math
+from collections import deque
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
+from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion, Goal
 from pellucid_server.engine.asking.handle import Answer, Handle
 from pellucid_server.engine.asking.question import Arrays, Target
 from pellucid_server.engine.asking.recipe import Ask, Recipe
@@ -22,8 +23,11 @@ SLACK = 1e-5
 
 _UNKNOWN_PACE_ROWS = 64
 """Rows that are asked for at first where there is a deadline and no pace is known."""
-_RESERVE_SECONDS = 0.05
+_RESERVE_SECONDS, _RESERVED, _MOST_RESERVED = 0.05, 0.1, 0.3
+"""Time that is kept for the answer itself: so much, and a share of the time left; and the largest share."""
 _CAUTION = 2.0
+_REMEMBERED = 4
+"""How many of the latest evaluations say how long the next one takes."""
 
 
 class Judge:
@@ -42,6 +46,8 @@ class Judge:
         Rows evaluated so far.
     late
         Whether time, and not the budget of rows, ended something.
+    cut
+        Whether the budget of rows ended something since the last limit was set.
     """
 
     def __init__(
@@ -57,33 +63,79 @@ class Judge:
         self._question = question
         self._evaluations = evaluations
         self._limit = evaluations
-        self._seconds = handle.seconds_left()
-        self._share = 1.0
-        self._pace = 0.0
+        self._began = handle.seconds_left()
+        self._ended = self._began
+        reserved = min(_RESERVE_SECONDS + _RESERVED * self._began, _MOST_RESERVED * self._began)
+        self._seconds = question.time_share * (self._began - reserved)
+        self._until = self._seconds
+        self._latest: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
+        self._slope_seconds = 0.0
         self.spent = 0
-        self.late = False
+        self.late = self.cut = False
 
-    def phase(self, share: float) -> None:
-        """Let what comes use the budget and the time up to a share in (0, 1] of each."""
+    def phase(self, share: float, slow: float = 0.0) -> None:
+        """Let what comes use the budget and the time up to a share in (0, 1] of each; of the time at least `slow`."""
         self._limit = math.ceil(share * self._evaluations)
-        self._share = share
+        self._until = max(share, slow) * self._seconds
+        self.cut = False
+
+    def section(self, share: float) -> None:
+        """Let what comes use a share in (0, 1] of the budget and the time that are left."""
+        self._limit = self.spent + math.ceil(share * (self._evaluations - self.spent))
+        used = self._used()
+        self._until = used + share * (self._seconds - used)
+        self.cut = False
+
+    def left(self) -> int:
+        """Return how many rows of the whole budget are left."""
+        return max(0, self._evaluations - self.spent)
+
+    def gone(self) -> float:
+        """Return the share of the budget or of the time, whichever is larger, that is used."""
+        rows = self.spent / self._evaluations
+        return rows if math.isinf(self._began) else max(rows, self._used() / max(self._seconds, 1e-9))
 
     def affordable(self, count: int) -> int:
         """Return how many of `count` rows may be evaluated now."""
-        rows = max(0, min(count, self._limit - self.spent))
-        if math.isinf(self._seconds) or not rows:
-            return rows
-        used = self._seconds - self._handle.seconds_left()
-        left = self._share * self._question.time_share * self._seconds - used - _RESERVE_SECONDS
-        pace = self._pace or self._likely_pace()
-        in_time = min(_UNKNOWN_PACE_ROWS, rows) if left > 0 and not pace else int(left / (_CAUTION * pace or 1.0))
-        if in_time < rows:
-            self.late = True
-        return max(0, min(rows, in_time))
+        rows, in_time = self._rows(count)
+        self.late |= in_time < rows
+        return min(rows, in_time)
 
-    def _likely_pace(self) -> float:
-        seconds = self._handle.likely_seconds({"forward": 1})
-        return 0.0 if math.isinf(seconds) else seconds
+    def piece(self, count: int) -> int:
+        """Return how many of `count` rows to evaluate now; the others may follow when those have shown the pace."""
+        rows, in_time = self._rows(count)
+        self.late |= rows > 0 and not in_time
+        return min(rows, in_time)
+
+    def steep(self) -> bool:
+        """Tell whether a gradient, and what is looked at along it, may be asked for now."""
+        if self.affordable(3) < 3:
+            return False
+        if math.isinf(self._began):
+            return True
+        fits = _CAUTION * self._slope_seconds <= self._until - self._used()
+        self.late |= not fits
+        return fits
+
+    def _rows(self, count: int) -> tuple[int, int]:
+        """Return how many of `count` rows the budget allows, and how many of those the time."""
+        rows = max(0, min(count, self._limit - self.spent))
+        self.cut |= rows < count
+        if math.isinf(self._began) or not rows:
+            return rows, rows
+        left = self._until - self._used()
+        if left <= 0:
+            return rows, 0
+        if not self._latest:
+            pace = self._handle.likely_seconds({"forward": 1})
+            known = 0 < pace < math.inf
+            return rows, min(rows, int(left / (_CAUTION * pace)) if known else _UNKNOWN_PACE_ROWS)
+        # Each evaluation costs something by itself: many rows never take longer for each than few.
+        pace = min(seconds / many for many, seconds in self._latest)
+        return rows, min(rows, int(left / (_CAUTION * pace))) if pace else rows
+
+    def _used(self) -> float:
+        return 0.0 if math.isinf(self._began) else self._began - self._handle.seconds_left()
 
     def margins(self, rows: Recipe) -> Floats:
         """Return how far each row is beyond what is wanted, (rows,): at least 0 where it is valid, -inf for NaN."""
@@ -115,7 +167,10 @@ class Judge:
             target, offset, sign = self._bound(recipe)
         else:
             target, offset, sign = self._duel(self.outputs(recipe)[0], rival, question.target.output), 0.0, 1.0
-        answer = self._ask(Gradient(recipe, target), 1)
+        before = self._handle.seconds_left()
+        answer = self._ask(Gradient(recipe, target), 1, remembered=False)
+        if not math.isinf(before):
+            self._slope_seconds = max(before - self._handle.seconds_left(), 0.5 * self._slope_seconds)
         gradients = {name: sign * np.asarray(each[0], np.float64) for name, each in answer.values.items()}
         return sign * float(answer.scores[0]) + offset, gradients
 
@@ -147,33 +202,46 @@ class Judge:
         begin, end = self._shares
         return end if self._ending else begin + (end - begin) * min(1.0, self.spent / self._evaluations)
 
-    def _ask(self, ask: Ask, rows: int) -> Answer:
-        before = self._handle.seconds_left()
+    def _ask(self, ask: Ask, rows: int, *, remembered: bool = True) -> Answer:
+        # What was thought about before it is part of an evaluation's time.
+        before = self._ended
         begin = self._done()
         self.spent += rows
         answer = self._handle.ask(ask, progress=(begin, self._done()))
         if not math.isinf(before):
-            self._pace = max((before - self._handle.seconds_left()) / rows, 0.5 * self._pace)
+            self._ended = self._handle.seconds_left()
+            if remembered:
+                self._latest.append((rows, before - self._ended))
         return answer
 
 
-def _within(scores: Floats, minimum: float | None, maximum: float | None) -> Floats:
+def lead(goal: Goal, outputs: Floats, scores: Floats) -> Floats:
+    """Return by how much rows are beyond what is wanted, (rows,), below 0 where they are not; -inf for NaN.
+
+    It is in units of the scores where bounds are wanted, else of the outputs, (rows, elements).
+    """
+    if goal.bounded:
+        return _within(scores, goal.minimum, goal.maximum, 0.0)
+    return _ahead(outputs, goal.outcome, goal.other_than, 0.0)
+
+
+def _within(scores: Floats, minimum: float | None, maximum: float | None, share: float = SLACK) -> Floats:
     """Return how far scores are inside their bounds, less the slack."""
     beyond = np.full(len(scores), np.inf)
     size = np.abs(np.where(np.isfinite(scores), scores, 0.0))
     for bound, sign in ((minimum, 1.0), (maximum, -1.0)):
         if bound is not None:
-            slack = SLACK * np.maximum(size, abs(bound))
+            slack = share * np.maximum(size, abs(bound))
             beyond = np.minimum(beyond, sign * (scores - bound) - slack)
     if minimum is not None and maximum is not None:
         # Bounds that are close to one another leave no room for a slack.
-        narrow = maximum - minimum <= 4 * SLACK * max(abs(minimum), abs(maximum))
+        narrow = maximum - minimum <= 4 * share * max(abs(minimum), abs(maximum))
         if narrow:
             beyond = np.minimum(scores - minimum, maximum - scores)
     return np.where(np.isfinite(scores), beyond, -np.inf)
 
 
-def _ahead(outputs: Floats, outcome: int | None, other_than: int | None) -> Floats:
+def _ahead(outputs: Floats, outcome: int | None, other_than: int | None, share: float = SLACK) -> Floats:
     """Return by how much an element is ahead of all others, or behind the highest of them, less the slack."""
     held = outcome if outcome is not None else other_than
     if outputs.shape[1] < 2 or held is None:
@@ -183,7 +251,7 @@ def _ahead(outputs: Floats, outcome: int | None, other_than: int | None) -> Floa
         mine = outputs[:, held]
         others = np.delete(outputs, held, axis=1).max(axis=1)
         ahead = mine - others if outcome is not None else others - mine
-        found = ahead - SLACK * np.maximum(np.abs(mine), np.abs(others))
+        found = ahead - share * np.maximum(np.abs(mine), np.abs(others))
     return np.where(finite, found, -np.inf)
 
 

@@ -37,17 +37,25 @@ class Pool:
 
     def look(self, candidates: Floats) -> tuple[Floats, Floats]:
         """Evaluate as many candidates, (rows, columns), as can be afforded; return those and their margins."""
-        count = self._judge.affordable(len(candidates))
-        looked = candidates[:count]
-        if not count:
-            return looked, np.zeros(0)
-        margins = self._judge.margins(self._space.recipe(looked))
-        self._keep(looked, margins)
+        pieces, done = [np.zeros(0)], 0
+        while done < len(candidates):
+            count = self._judge.piece(len(candidates) - done)
+            if not count:
+                break
+            pieces.append(self._judge.margins(self._space.recipe(candidates[done : done + count])))
+            done += count
+        looked, margins = candidates[:done], np.concatenate(pieces)
+        if done:
+            self._keep(looked, margins)
         return looked, margins
 
     def ranks(self, candidates: Floats) -> Floats:
         """Return what puts candidates in order, (rows,)."""
         return self._space.ranks(candidates, self.distance)
+
+    def moves(self, values: Floats) -> Floats:
+        """Return by how much a candidate changes each column, (columns,)."""
+        return np.asarray(values - self._space.start)
 
     def best(self) -> float:
         """Return the rank of the nearest valid candidate; infinity if there is none."""
@@ -69,6 +77,21 @@ class Pool:
         found = Pool(self._judge, self._space, self.distance)
         found.valid = self.valid[(self.valid[:, frozen] == self._space.start[frozen]).all(axis=1)]
         return found
+
+    def copy(self) -> "Pool":
+        """Return a pool of its own with what this one has."""
+        found = Pool(self._judge, self._space, self.distance)
+        found.valid, found.near, found._margins = self.valid, self.near, self._margins
+        return found
+
+    def take(self, other: "Pool") -> None:
+        """Add what another pool has."""
+        rows = np.unique(np.concatenate([self.valid, other.valid]), axis=0)
+        self.valid = rows[np.argsort(self.ranks(rows), kind="stable")[:_MOST]]
+        near, at = np.unique(np.concatenate([self.near, other.near]), axis=0, return_index=True)
+        margins = np.concatenate([self._margins, other._margins])[at]
+        order = np.argsort(-margins, kind="stable")[:_MOST]
+        self.near, self._margins = near[order], margins[order]
 
     def _keep(self, candidates: Floats, margins: Floats) -> None:
         fits = (margins >= 0) & (candidates != self._space.start).any(axis=1)

@@ -14,6 +14,9 @@ from pellucid_server.vocabulary.findings import Axis, Column, NamedArray, Pictur
 
 Floats = npt.NDArray[np.float64]
 
+REASONS = ("impossible", "ended", "budget", "deadline")
+"""Why nothing was found: the rules allow no answer; the search ended by itself; rows or time were used up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -26,24 +29,35 @@ class Line:
     found
         Whether it is an answer; else it is the candidate that came closest.
     distance
-        From the row, in the distance that was asked for.
+        From the row, in the distance that was asked for; None where there is no candidate.
     changed
-        How many columns or elements differ from the row's.
+        How many columns or elements differ from the row's; None where there is no candidate.
     score
-        The target's score.
+        The target's score; NaN where there is no candidate.
     prediction
         The element that is the highest, by label or index; empty for an output of one number.
     minimal
         Whether it is known that no single change can be taken back; None where that was not looked at.
+    margin
+        By how much it is beyond what is wanted, below 0 where it is not; -inf where that is unknown.
+    reason
+        Why nothing was found, one of `REASONS`; empty for an answer.
     """
 
     source: str
     found: bool
-    distance: float
-    changed: int
+    distance: float | None
+    changed: int | None
     score: float
     prediction: str
     minimal: bool | None
+    margin: float = float("-inf")
+    reason: str = ""
+
+
+def nothing(reason: str) -> Line:
+    """Return the line of a row that has not even a candidate."""
+    return Line("", False, None, None, float("nan"), "", None, reason=reason)
 
 
 def named(output: Floats, labels: tuple[str, ...]) -> str:
@@ -70,8 +84,12 @@ def summary(number: int, lines: list[Line], before: tuple[float, str], measure: 
                 np.array([line.found for line in lines], bool),
                 text="Whether the model says what was wanted of exactly these values.",
             ),
-            "distance": Column(np.array([line.distance for line in lines], np.float64), text=measure),
-            "changed": Column(np.array([line.changed for line in lines], np.int64), text="How many differ."),
+            "distance": _numbers([line.distance for line in lines], measure),
+            "changed": Column(
+                np.array([line.changed or 0 for line in lines], np.int64),
+                missing=np.array([line.changed is None for line in lines], bool),
+                text="How many differ.",
+            ),
             "score_before": _numbers([own] * count, "The target's score of the row."),
             "score_after": _numbers(scores, "The target's score of the counterfactual."),
             "prediction_before": Column((before[1],) * count, text="The row's highest element."),
@@ -80,6 +98,15 @@ def summary(number: int, lines: list[Line], before: tuple[float, str], measure: 
                 np.array([bool(line.minimal) for line in lines], bool),
                 missing=unknown,
                 text="Whether no single change can be taken back; missing where that was not looked at.",
+            ),
+            "margin": _numbers(
+                [_finite(line.margin) for line in lines],
+                "By how much the model's answer is beyond what was wanted, below 0 where it is not: in the target's "
+                "score for bounds, else the output's element against the highest other.",
+            ),
+            "reason": Column(
+                tuple(line.reason for line in lines),
+                text="Why nothing was found: impossible by the rules, the search ended, budget or deadline.",
             ),
         },
         text="Counterfactuals of each row, the nearest first.",

@@ -68,10 +68,10 @@ def descend(pool: Pool, judge: Judge, space: Space, base: Floats, kind: str, riv
     Each round linearises the margin where it stands, takes the nearest point at which the linear function is
     beyond the boundary, and evaluates points on the lines to it from the row and from where it stands.
     """
-    low, high = (each / space.scale * ~frozen for each in space.reachable())
+    low, high = (np.where(frozen, 0.0, each / space.scale) for each in space.reachable())
     at, best, closest, stale, first = base, np.inf, -np.inf, 0, 0.0
     for _ in range(_DESCENT_ROUNDS):
-        if judge.affordable(3) < 3:
+        if not judge.steep():
             return
         margin, gradients = judge.slopes(space.recipe(at[None]).arrays, rival)
         slope = np.where(frozen, 0.0, space.gradient(gradients))

@@ -36,17 +36,12 @@ class Hits:
         self.draws = draws
         self._counts = np.zeros((_LEAST_SUBSETS, 2, draws + 1), np.int64)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the counts."""
-        return self._counts.nbytes
-
     def add(self, subsets: Sequence[npt.NDArray[np.intp]], before: npt.NDArray[np.bool_], after: Counts) -> None:
         """Add rows: whether each was right before, and in how many draws it was after, (rows,) each."""
         for numbers in subsets:
             needed = int(numbers.max(initial=0)) + 1
             if needed > len(self._counts):
-                more = np.zeros((max(needed, 2 * len(self._counts)), *self._counts.shape[1:]), np.int64)
+                more = np.zeros((_room(needed), *self._counts.shape[1:]), np.int64)
                 more[: len(self._counts)] = self._counts
                 self._counts = more
             np.add.at(self._counts, (numbers, before.astype(np.intp), after), 1)
@@ -55,6 +50,16 @@ class Hits:
         """Return the counts of a subset, (2, draws + 1)."""
         found: Counts = self._counts[subset]
         return found
+
+
+def count_bytes(draws: int, subsets: int) -> int:
+    """Return how many bytes the counts of one change have."""
+    return _room(subsets) * 2 * (draws + 1) * np.dtype(np.int64).itemsize
+
+
+def _room(subsets: int) -> int:
+    """Return for how many subsets there is room where so many are needed: a power of two."""
+    return max(1 << (subsets - 1).bit_length(), _LEAST_SUBSETS)
 
 
 def estimates(

@@ -1,5 +1,6 @@
 """What a model predicts of rows of a data set, with parts of the network and columns of the input changed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,16 @@ from pellucid_server.engine.asking.studies import INPUT_PREFIX, Batch, StudyQues
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.edited import Edit, Edited
 from pellucid_server.engine.evaluations.forward import Forward
-from pellucid_server.engine.evaluations.patchwork import Piece, covered
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.methods.shared.arrays import generator
 from pellucid_server.engine.methods.shared.interventions import RANDOM, Interventions
+from pellucid_server.engine.methods.shared.places import Places, from_units, require_apart
+from pellucid_server.errors import InvalidRequestError
 
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 256
+_MOST_CHANGES = 4096
 _EVALUATED = 8192
 """Rows that are evaluated between two looks at the clock."""
 
@@ -40,16 +43,40 @@ class StudyChange:
 
 
 def study_changes(question: StudyQuestion, *, joint: bool) -> tuple[StudyChange, ...]:
-    """Return the changes of a study: each site by itself, or all of them at once."""
+    """Return the changes of a study: each site by itself, or all of them at once.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are too many, or those that are made at once overlap.
+    """
     pairs = [(number, site) for number, each in enumerate(question.interventions) for site in each.sites]
+    if not joint and len(pairs) > _MOST_CHANGES:
+        text = (
+            f"interventions have {len(pairs)} sites; a study makes at most {_MOST_CHANGES} changes, each on all rows."
+        )
+        raise InvalidRequestError(text, field="interventions")
     if joint and pairs:
+        _require_apart(question, [site for _, site in pairs])
         numbers = range(len(question.interventions))
         return (StudyChange("all", tuple(pairs), max(_draws(question, number) for number in numbers)),)
     names = [_name(question, number, site) for number, site in pairs]
+    times = Counter(names)
     return tuple(
-        StudyChange(name if names.count(name) == 1 else f"{name} ({pair[0]})", (pair,), _draws(question, pair[0]))
+        StudyChange(name if times[name] == 1 else f"{name} ({pair[0]})", (pair,), _draws(question, pair[0]))
         for name, pair in zip(names, pairs, strict=True)
     )
+
+
+def _require_apart(question: StudyQuestion, sites: Sequence[Site]) -> None:
+    """Refuse sites that overlap, and columns that are named twice."""
+    require_apart(question.layers, [site for site in sites if site.layer in question.layers])
+    columns = [site for site in sites if site.layer not in question.layers]
+    twice = next((site for site, count in Counter(columns).items() if count > 1), None)
+    if twice is not None:
+        name = question.names.get(twice, twice.name)
+        text = f"{name} is changed twice; where changes are made at once, name each place once."
+        raise InvalidRequestError(text, field="interventions")
 
 
 def _draws(question: StudyQuestion, number: int) -> int:
@@ -154,8 +181,11 @@ class LabelledRuns:
         """Return what becomes of a layer's values in each row of the batch; later changes come after earlier ones."""
         count = self._now.count
         keep, add = np.ones((count, *layer.shape)), np.zeros((count, *layer.shape))
+        by_number: dict[int, list[Site]] = {}
         for number, site in pairs:
-            mask = _mask(layer, site)
+            by_number.setdefault(number, []).append(site)
+        for number, sites in by_number.items():
+            mask = _mask(layer, sites)
             random = self._question.interventions[number].kind in RANDOM
             for place in range(count) if random else (slice(None),):
                 row = int(self._now.numbers[place]) if isinstance(place, int) else 0
@@ -221,7 +251,8 @@ class LabelledRuns:
         return np.asarray(table[places])
 
 
-def _mask(layer: SiteLayer, site: Site) -> npt.NDArray[np.bool_]:
-    units = None if site.units is None else np.array(site.units, np.int64)
-    positions = None if site.positions is None else np.array(site.positions, np.int64)
-    return covered(layer.shape, layer.unit_axis, Piece(0, units, positions))
+def _mask(layer: SiteLayer, sites: Sequence[Site]) -> npt.NDArray[np.bool_]:
+    """Return which elements of a layer some sites have, (*shape)."""
+    found = np.zeros((layer.units, layer.positions), np.bool_)
+    Places.of(sites, layer).write(found, np.ones_like(found))
+    return np.asarray(from_units(found, layer), np.bool_)

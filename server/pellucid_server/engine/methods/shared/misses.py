@@ -22,25 +22,27 @@ class Misses:
         self._changes = changes
         self._errors: list[Floats] = []
         self._subsets: list[npt.NDArray[np.int32]] = []
-        self._rows = 0
 
     def add(self, subsets: Sequence[npt.NDArray[np.intp]], errors: Floats) -> None:
-        """Add rows: the numbers of their subsets, and their errors, (rows, 1 + changes, 2).
+        """Add rows: the numbers of their subsets, and their errors, (rows, 1 + changes, 2)."""
+        self._errors.append(errors)
+        self._subsets.append(np.stack(subsets, axis=1).astype(np.int32))
+
+    def expect(self, rows: int) -> None:
+        """Refuse rows, before there are any errors of them, with which more numbers would be kept than may be.
 
         Raises
         ------
         InvalidRequestError
-            More numbers would be kept than may be.
+            They are too many.
         """
-        self._rows += len(errors)
-        if self._rows * errors[0].size > MOST_NUMBERS:
+        kept = sum(map(len, self._errors))
+        if (kept + rows) * 2 * (1 + self._changes) > MOST_NUMBERS:
             text = (
                 f"The data set has so many rows that the errors of {self._changes} changes are above {MOST_NUMBERS} "
                 'numbers; name fewer sites, or limit parameters["rows"].'
             )
             raise InvalidRequestError(text, field='parameters["rows"]')
-        self._errors.append(errors)
-        self._subsets.append(np.stack(subsets, axis=1).astype(np.int32))
 
     def of(self, subset: int) -> Floats:
         """Return the errors of a subset's rows, (rows, 1 + changes, 2)."""

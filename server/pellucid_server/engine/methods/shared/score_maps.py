@@ -38,7 +38,6 @@ def score_map(
         return None
     units, positions = (list(dict.fromkeys(axis)) for axis in zip(*places, strict=True))
     mixed = any(None in axis and axis != [None] for axis in (units, positions))
-    # Places along a diagonal would be some of billions.
     if mixed or len(places) != len(units) * len(positions):
         return None
     if places != list(itertools.product(units, positions)) or (units, positions) == ([None], [None]):

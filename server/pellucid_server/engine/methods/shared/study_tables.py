@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.studies import Batch, Decision
-from pellucid_server.engine.methods.shared.hits import Hits, all_estimates
+from pellucid_server.engine.methods.shared.hits import Hits, all_estimates, count_bytes
 from pellucid_server.engine.methods.shared.labelled_runs import StudyChange
 from pellucid_server.engine.methods.shared.misses import Misses, error_estimates
 from pellucid_server.engine.methods.shared.subsets import Subsets
@@ -43,7 +43,17 @@ class _Line:
 
 
 class AccuracyTables:
-    """Counts right predictions."""
+    """Counts right predictions.
+
+    `total` is how many rows there will be, if that is known, and `classes` how many classes at least.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are more changes and draws than counts are kept of.
+    """
+
+    name = "accuracy"
 
     def __init__(
         self,
@@ -51,6 +61,8 @@ class AccuracyTables:
         subsets: Subsets,
         changes: Sequence[StudyChange],
         *,
+        total: int | None,
+        classes: int,
         seed: int,
         resamples: int,
         level: float,
@@ -59,7 +71,20 @@ class AccuracyTables:
         self._subsets = subsets
         self._changes = changes
         self._seed, self._resamples, self._level, self._most_rows = seed, resamples, level, most_rows
+        self._require_room(1 + classes)
         self._hits = [Hits(0), *(Hits(change.draws) for change in changes)]
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if its groups are more than counts are kept of.
+
+        Raises
+        ------
+        PellucidError
+            They are too many.
+        """
+        for _ in self._subsets.of(batch):
+            pass
+        self._require_room(len(self._subsets))
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""
@@ -68,10 +93,13 @@ class AccuracyTables:
         self._hits[0].add(subsets, right, np.zeros(batch.count, np.int64))
         for hits, draws in zip(self._hits[1:], after, strict=True):
             hits.add(subsets, right, sum((each == batch.labels).astype(np.int64) for each in draws))
-        if sum(hits.nbytes for hits in self._hits) > _MOST_COUNT_BYTES:
+
+    def _require_room(self, subsets: int) -> None:
+        draws = [0, *(change.draws for change in self._changes)]
+        if sum(count_bytes(each, subsets) for each in draws) > _MOST_COUNT_BYTES:
             text = (
-                f"{len(self._changes)} changes and {len(self._subsets)} classes and groups are more than a study keeps "
-                "count of; name fewer sites, or ask for fewer draws."
+                f"{len(self._changes)} changes of {sum(draws)} draws in all, with {subsets} classes and groups, are "
+                "more than a study keeps count of; name fewer sites, or ask for fewer draws."
             )
             raise InvalidRequestError(text, field="interventions")
 
@@ -103,7 +131,8 @@ class AccuracyTables:
                 for (_, by, group), each, count in zip(some, found, counts, strict=True):
                     numbers = np.stack([each[0], np.full(3, np.nan)]) if place == 0 else each[1:]
                     lines.append(_Line(name, by, group, int(count.sum()), numbers))
-        yield from _tables("accuracy", lines, self._most_rows, (("accuracy", "", "Share of right predictions."),))
+        measures = (("accuracy", "", "Share of right predictions."),)
+        yield from _tables("accuracy", lines, self._most_rows, measures, self._level)
 
     def _estimates(self, model: Handle, counts: npt.NDArray[np.int64], names: tuple[str, ...], total: int) -> Floats:
         arguments = (counts, names, self._seed)
@@ -122,7 +151,17 @@ class AccuracyTables:
 
 
 class ErrorTables:
-    """Keeps the errors of predicted numbers."""
+    """Keeps the errors of predicted numbers.
+
+    `total` is how many rows there will be, if that is known; `classes` says nothing here.
+
+    Raises
+    ------
+    InvalidRequestError
+        There are more rows and changes than errors are kept of.
+    """
+
+    name = "errors"
 
     def __init__(
         self,
@@ -130,6 +169,8 @@ class ErrorTables:
         subsets: Subsets,
         changes: Sequence[StudyChange],
         *,
+        total: int | None,
+        classes: int,
         seed: int,
         resamples: int,
         level: float,
@@ -140,7 +181,20 @@ class ErrorTables:
         self._changes = changes
         self._seed, self._resamples, self._level, self._most_rows = seed, resamples, level, most_rows
         self._misses = Misses(len(changes))
+        self._misses.expect(total or 0)
         self._rows = 0
+
+    def expect(self, batch: Batch) -> None:
+        """Refuse a batch before it is evaluated, if its rows are more than errors are kept of, or its groups too many.
+
+        Raises
+        ------
+        PellucidError
+            They are too many.
+        """
+        for _ in self._subsets.of(batch):
+            pass
+        self._misses.expect(batch.count)
 
     def add(self, batch: Batch, before: Predicted, after: Sequence[Sequence[Predicted]]) -> None:
         """Add the predictions of a batch: without changes, and with each change in each of its draws."""
@@ -190,7 +244,8 @@ class ErrorTables:
             ("mean squared error", squared, "Mean of the squared differences of prediction and label."),
             ("mean absolute error", self._unit, "Mean of the absolute differences of prediction and label."),
         )
-        yield from _tables("errors", [line for lines in found for line in lines], self._most_rows, measures)
+        lines = [line for some in found for line in some]
+        yield from _tables("errors", lines, self._most_rows, measures, self._level)
 
 
 def _computed(
@@ -216,9 +271,25 @@ def _running(
     return Findings(tables={"running": Table(columns, "Estimates from the rows that were read so far.")})
 
 
+def unseen_share(rows: npt.NDArray[np.int64], level: float) -> Floats:
+    """Return how large a share rows of another kind may have where `rows` rows are all of one kind, in (0, 1).
+
+    With a larger share, one of them would be among so many rows with a probability above `level`. At 95 % it is about
+    3 / rows.
+
+    Source: Hanley and Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 249, 1983.
+    """
+    return np.asarray(-np.expm1(np.log1p(-level) / rows))
+
+
 def _tables(
-    name: str, lines: Sequence[_Line], most: int, measures: Sequence[tuple[str, str, str]]
+    name: str, lines: Sequence[_Line], most: int, measures: Sequence[tuple[str, str, str]], level: float
 ) -> Iterator[Findings]:
+    alike = sum(bool(_points(line.numbers)[::2].any()) for line in lines)
+    warnings = (
+        f"In {alike} of {len(lines)} lines all rows came out alike, and the interval is a point. That is no certainty: "
+        "the column unseen has the share that rows of another kind may have all the same, about 3 / rows.",
+    )
     for start in range(0, max(len(lines), 1), most):
         some = lines[start : start + most]
         columns = {
@@ -243,7 +314,22 @@ def _tables(
                 ),
                 f"{prefix}difference high": _maybe(difference[:, _HIGH], unit, "Upper end of it."),
             }
-        yield Findings(tables={name: Table(columns, "By change, then by what the rows are divided by.")})
+        points = np.array([_points(line.numbers).any() for line in some], bool)
+        shares = unseen_share(np.array([line.rows for line in some], np.int64), level)
+        columns["unseen"] = _maybe(
+            np.where(points, shares, np.nan),
+            "",
+            f"Where an interval is a point: the share that rows of another kind may have all the same, at {level:g}.",
+        )
+        last = start + most >= len(lines)
+        table = Table(columns, "By change, then by what the rows are divided by.")
+        yield Findings(tables={name: table}, warnings=warnings if last and alike else ())
+
+
+def _points(numbers: Floats) -> npt.NDArray[np.bool_]:
+    """Return which intervals have no width, (columns,): with every resample being the same, rounding aside."""
+    width = numbers[:, _HIGH] - numbers[:, _LOW]
+    return np.asarray(width <= 1e-12 * np.abs(numbers[:, _VALUE]))
 
 
 def _maybe(values: Floats, unit: str, text: str) -> Column:

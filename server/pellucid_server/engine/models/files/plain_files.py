@@ -19,8 +19,8 @@ class UnfitFileError(Exception):
     """A file that is not read; the message has its path, and what would be right."""
 
 
-def check_file(path: Path, folder: Path, *, most_bytes: int | None = None) -> int:
-    """Check that a path is of a plain file within a model's folder; return its bytes.
+def check_file(path: Path, folder: Path, *, most_bytes: int | None = None, owner: str = "model") -> int:
+    """Check that a path is of a plain file within the folder of its owner, such as a model; return its bytes.
 
     A link may stand in the path as long as it leads to a file inside; the folder itself may be a link.
 
@@ -35,7 +35,7 @@ def check_file(path: Path, folder: Path, *, most_bytes: int | None = None) -> in
     except (OSError, RuntimeError) as error:
         raise UnfitFileError(f"{shown(path)} cannot be read: {_cause(error)}.") from error
     if not real.is_relative_to(root):
-        raise UnfitFileError(f"{shown(path)} leads out of the model's folder; put the file itself there.")
+        raise UnfitFileError(f"{shown(path)} leads out of the {owner}'s folder; put the file itself there.")
     if not stat.S_ISREG(found.st_mode):
         raise UnfitFileError(f"{shown(path)} is not a plain file; it must be one, or be taken away.")
     if most_bytes is not None and found.st_size > most_bytes:

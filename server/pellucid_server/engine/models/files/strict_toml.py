@@ -109,8 +109,8 @@ class Table:
             raise self.error(f"{key}[{number}]", f"is {ascii(texts[number])[:80]}; it {SHOWABLE}")
         return texts
 
-    def file(self, key: str) -> str:
-        """Take the name of a file below this one's folder, "/" between its parts; absent it is empty."""
+    def file(self, key: str, *, owner: str = "model") -> str:
+        """Take the name of a file below this one's folder, `owner`'s, "/" between its parts; absent it is empty."""
         name = self.text(key)
         if not name:
             return ""
@@ -121,7 +121,7 @@ class Table:
         if not path.exists():
             raise self.wrong(key, f"must be the name of a file in {self.path.parent}, and there is none of that name")
         try:
-            check_file(path, self.path.parent)
+            check_file(path, self.path.parent, owner=owner)
         except UnfitFileError as error:
             raise ManifestError(f"{self.path}: {self._prefix}{key}: {error}") from error
         return str(relative)

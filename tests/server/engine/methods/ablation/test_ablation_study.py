@@ -15,6 +15,7 @@ from pellucid_server.engine.asking.verbs import STUDY
 from pellucid_server.engine.methods.shared import subsets
 from pellucid_server.engine.methods.shared.hits import estimates
 from pellucid_server.engine.methods.shared.misses import error_estimates
+from pellucid_server.engine.methods.shared.study_tables import unseen_share
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from scipy import stats
 from server.engine.methods.closed_forms import grown
@@ -440,3 +441,162 @@ def test_one_number_per_row_is_read_as_two_classes(kind, limit):
     values = np.array([[limit], [limit + 1e-6], [limit - 1e-6]])
 
     assert Decision("y", kind, ("0", "1")).read(values).tolist() == [0, 1, 0]
+
+
+TWO = [("a", Intervention((), "zero")), ("c", Intervention((), "resample", reference="dataset", draws=4))]
+
+
+def resumed(first, done, handle=None, asked=None, **parameters):
+    """The parts that the caller has in the end: `done` of the first worker, and what a second one goes on with."""
+    asked = table_question(TWO) if asked is None else asked
+    asked = dataclasses.replace(asked, parts_done=done, last=first[done - 1])
+    return first[:done] + study(handle or Linear(WEIGHTS), asked, **parameters)
+
+
+@pytest.mark.parametrize("most", [4, 5, 1000])
+def test_after_a_lost_worker_the_caller_has_each_part_once_wherever_it_was_lost(monkeypatch, most):
+    # A table of 15 lines: in parts of which the last is short or full, or in one.
+    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", most)
+    first = study(Linear(WEIGHTS), table_question(TWO))
+    wanted = [lines(first, name) for name in ("running", "accuracy")]
+    assert [len(each) for each in wanted] == [21, 15]
+
+    for done in range(1, len(first) + 1):
+        parts = resumed(first, done)
+
+        assert [lines(parts, name) for name in ("running", "accuracy")] == wanted, done
+        assert len(parts) == len(first) + (done == len(first))
+        assert parts[-1].accuracy.partial is False
+    assert lookup("ablation-study", STUDY).skips_parts
+
+
+def test_a_second_worker_with_less_time_still_gives_the_table_and_says_that_it_is_partial():
+    first = study(Linear(WEIGHTS), table_question(TWO))
+
+    for late in ({"seconds": 1.0, "row_seconds": 0.001}, {"fails_after": 650}):
+        parts = resumed(first, 3, Linear(WEIGHTS, **late))
+
+        (rows,) = {line["rows"] for line in lines(parts) if line["by"] == "all"}
+        assert 0 < rows < 500
+        assert parts[-1].accuracy.partial is True
+        assert f"after {rows} rows" in parts[-1].warnings[0]
+
+
+def test_tables_of_one_reading_are_never_mixed_with_those_of_another(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.ablation.ablation_study._ROWS_OF_A_TABLE", 4)
+    # The first worker read all rows and gave a part of the table; the second has no time for as many.
+    whole = study(Linear(WEIGHTS), table_question(TWO))
+    place = next(number for number, part in enumerate(whole, 1) if "accuracy" in part.tables)
+    with pytest.raises(TimedOutError):
+        resumed(whole, place, Linear(WEIGHTS, fails_after=650))
+
+    # The first worker was cut off, and lost in the middle of its tables.
+    short = study(Linear(WEIGHTS, fails_after=650), table_question(TWO))
+    place = next(number for number, part in enumerate(short, 1) if "accuracy" in part.tables)
+    parts = resumed(short, place)
+    assert lines(parts) == lines(short[:place])
+    assert parts[-1].accuracy.partial is True
+    assert "may be missing" in parts[-1].warnings[0]
+
+    # It was lost after all of them.
+    parts = resumed(short, len(short))
+    assert lines(parts) == lines(short)
+    assert (parts[-1].accuracy.partial, parts[-1].warnings) == (True, ())
+
+
+@pytest.mark.parametrize("number", [False, True], ids=["classes", "numbers"])
+def test_more_than_can_be_counted_is_refused_before_a_row_is_evaluated(number, monkeypatch):
+    handle, asked = Linear(WEIGHTS), table_question(TWO, number=number)
+    # Of 64 subsets, counts for no change and for two with 1 and 4 draws; of 500 rows, two errors for each of the three.
+    least = 500 * 2 * 3 if number else 64 * 2 * 8 * (1 + 2 + 5)
+    where = "misses.MOST_NUMBERS" if number else "study_tables._MOST_COUNT_BYTES"
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least - 1)
+    with pytest.raises(InvalidRequestError, match="fewer sites"):
+        study(handle, asked)
+    assert handle.rows == 0
+
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least)
+    assert lines(study(handle, asked, bootstrap=0), "errors" if number else "accuracy")
+
+
+def test_classes_and_groups_that_are_too_many_are_refused_before_their_rows_are_evaluated(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.study_tables._MOST_COUNT_BYTES", 64 * 2 * 8 * 8)
+    handle = Linear(WEIGHTS)
+    with pytest.raises(InvalidRequestError, match="with 65 classes"):
+        study(handle, dataclasses.replace(table_question(TWO), classes=64))
+    assert handle.rows == 0
+
+    asked = table_question(TWO)
+    named = joined(asked)
+    asked = dataclasses.replace(
+        asked, batches=batches_of(named.rows, named.labels, {"number": [str(row % 100) for row in range(500)]}, 50)
+    )
+    with pytest.raises(InvalidRequestError, match="with 103 classes and groups"):
+        study(handle, asked)
+    assert handle.rows == 50 * 6
+
+    asked = dataclasses.replace(asked, count=None, decision=Decision("y", "number"))
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.misses.MOST_NUMBERS", 50 * 2 * 3)
+    with pytest.raises(InvalidRequestError, match="so many rows"):
+        study(handle, asked)
+    assert handle.rows == 2 * 50 * 6
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("rows", [1, 2, 30, 1000, 10**9])
+def test_the_share_of_what_was_not_seen_is_clopper_and_pearsons_bound(rows, level):
+    (found,) = unseen_share(np.array([rows]), level)
+
+    # The largest share of which none in so many rows is not yet too rare.
+    assert found == pytest.approx(stats.beta.ppf(level, 1, rows), rel=1e-6)
+    if level == 0.95 and rows >= 30:
+        assert found == pytest.approx(3 / rows, rel=0.06)
+
+
+def test_a_group_that_is_all_right_or_all_wrong_has_a_bound_in_place_of_certainty():
+    asked = table_question([("a", Intervention((), "zero"))])
+    batch = joined(asked)
+    x = batch.rows["x"].astype(np.float64)
+    right = (x @ WEIGHTS > 0) == batch.labels
+    after = (x * [0, 1, 1, 1] @ WEIGHTS > 0) == batch.labels
+    kinds = {"right": right & after, "wrong": ~right & ~after, "lost": right & ~after}
+    groups = {
+        "kind": [
+            "right" if a else "wrong" if b else "lost" if c else "gained"
+            for a, b, c in zip(*kinds.values(), strict=True)
+        ]
+    }
+    asked = dataclasses.replace(asked, batches=batches_of(batch.rows, batch.labels, groups, 64))
+
+    parts = study(Linear(WEIGHTS), asked)
+
+    found = lines(parts)
+    for line in found:
+        if line["by"] == "kind":
+            assert line["low"] == line["high"]
+            assert line["unseen"] == pytest.approx(1 - 0.05 ** (1 / line["rows"]))
+        else:
+            assert line["low"] < line["high"]
+            assert line["unseen"] is None
+    assert len(found) == 14
+    (text,) = parts[-1].warnings
+    assert text.startswith("In 8 of 14 lines all rows came out alike")
+    assert all(part.warnings == () for part in parts[:-1])
+
+
+def test_a_change_that_changes_no_prediction_has_a_bound_too_and_no_intervals_have_none():
+    asked = table_question([("a", Intervention((), "zero"))])
+    batch = joined(asked)
+    rows = {"x": batch.rows["x"] * np.array([0, 1, 1, 1], np.float32)}
+    asked = dataclasses.replace(asked, batches=batches_of(rows, batch.labels, {}, 64))
+
+    parts = study(Linear(WEIGHTS), asked)
+
+    for line in lines(parts):
+        assert (line["unseen"] is None) == (line["change"] == "none")
+        if line["change"] != "none":
+            assert (line["difference low"], line["difference high"]) == (0.0, 0.0)
+    assert parts[-1].warnings == ()
+
+    without = study(Linear(WEIGHTS), asked, bootstrap=0)
+    assert {line["unseen"] for line in lines(without)} == {None}

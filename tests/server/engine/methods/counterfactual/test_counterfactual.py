@@ -150,7 +150,8 @@ def test_rules_are_kept_over_500_random_cases():
 
         found = answered(Network(function), question, search=search, evaluations=250)
 
-        for line, made in zip(lines(found, "counterfactuals"), lines(found, "rows"), strict=True):
+        candidates = [line for line in lines(found, "counterfactuals") if line["distance"] is not None]
+        for line, made in zip(candidates, lines(found, "rows"), strict=True):
             assert all(made[name] == row[name] for name in fixed), (case, made)
             assert made["age"] >= row["age"]
             assert made["income"] == row["income"] or made["income"] == round(made["income"]) <= 9000
@@ -316,8 +317,9 @@ def test_every_column_fixed_is_not_found_and_ends_at_once():
     handle = Network(bent)
     found = answered(handle, table_row(COLUMNS, ROW, rules={name: {"fixed": True} for name in ROW}))
 
-    assert lines(found, "counterfactuals") == []
-    assert "No counterfactual" in found.warnings[0]
+    (line,) = lines(found, "counterfactuals")
+    assert (line["found"], line["reason"], line["distance"], line["margin"]) == (False, "impossible", None, None)
+    assert "the rules allow no row" in found.warnings[0]
     assert sum(handle.rows) < 5
 
 
@@ -419,3 +421,42 @@ def test_a_picture_comes_back_in_whole_levels_and_is_valid_in_those(distance):
         assert first(found)["minimal"]
     if distance == "l2":
         assert first(found)["distance"] < 127.5 * 1.3 * 3.0 / np.linalg.norm(weights) + math.sqrt(levels.size) / 2
+
+
+def test_why_nothing_was_found_is_said_and_by_how_much_it_is_missed():
+    def never(inputs):
+        score = torch.tanh(inputs["x"].sum(dim=1)) - 2.0
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+    few = answered(Network(never), table_row(COLUMNS, ROW), evaluations=300)
+    late = answered(Network(never, seconds=1.0, forward_seconds=0.001, row_seconds=0.002), table_row(COLUMNS, ROW))
+    done = answered(Network(never), tensor_row([0.1, 0.2]))
+
+    assert [first(found)["reason"] for found in (few, late, done)] == ["budget", "deadline", "ended"]
+    assert first(few)["margin"] == pytest.approx(first(few)["score_after"], rel=1e-6)
+    assert -2 < first(few)["margin"] <= -1
+    assert "any other than element 0 as the highest" in few.warnings[0]
+    assert "misses it by" in few.warnings[0]
+    assert few.warnings[0] != late.warnings[0] != done.warnings[0]
+
+
+def test_an_answer_has_no_reason_and_a_margin_of_at_least_nothing():
+    line = first(answered(Network(linear(WEIGHTS, -2.0)), table_row(COLUMNS, ROW, Goal(minimum=1.0))))
+
+    assert line["reason"] == ""
+    assert line["margin"] == pytest.approx(line["score_after"] - 1.0, abs=1e-9)
+    assert line["margin"] >= 0
+
+
+@pytest.mark.parametrize("k", [1, 3, 12, 32])
+def test_short_time_is_used_for_one_search_whatever_is_asked_for(k):
+    class Slow(Network):
+        def ask(self, ask, **options):
+            self._seconds -= 0.002
+            return super().ask(ask, **options)
+
+    handle = Slow(bent, seconds=1.0)
+    found = answered(handle, table_row(COLUMNS, ROW), k=k)
+
+    assert first(found)["found"]
+    assert handle.seconds_left() > 0

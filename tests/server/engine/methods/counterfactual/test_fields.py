@@ -50,6 +50,26 @@ def test_masks_and_whole_numbers_are_held():
     np.testing.assert_allclose(answer.values, [0, 1], atol=1e-3)
 
 
+def test_an_input_that_is_one_number_stays_one():
+    def function(inputs):
+        score = inputs["x"].sum(1) + inputs["offset"]
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+    question = CounterfactualQuestion(
+        inputs={"x": np.array([-1.0, -2.0], np.float32), "offset": np.array(-3.0, np.float32)},
+        target=Target("y", ((1, 1.0),)),
+        goal=Goal(other_than=0),
+        features={"x": Feature("tensor", True), "offset": Feature("tensor", True)},
+    )
+
+    field, answer = found(function, question, "l2")
+
+    assert field.row(field.start)["offset"].shape == ()
+    assert answer.values is not None
+    # The orthogonal projection: all three move alike.
+    np.testing.assert_allclose(answer.values - field.start, [2, 2, 2], atol=1e-2)
+
+
 def test_several_inputs_change_together():
     def function(inputs):
         score = inputs["a"].sum(1) + 2 * inputs["b"].sum(1) - 5.0

@@ -129,3 +129,34 @@ def test_evaluations_are_counted():
     made.slopes({"x": np.zeros((1, 1))})
 
     assert made.spent == 4
+
+
+def test_what_is_left_is_divided_by_sections():
+    made = judge(Goal(outcome=1), budget=100)
+
+    made.margins(rows(*[[0, 1]] * 40))
+    made.section(0.5)
+    assert made.affordable(80) == 30
+    assert made.cut
+    assert made.gone() == 0.4
+
+
+def test_one_slow_row_does_not_end_a_search():
+    """The cost of an evaluation by itself is not that of each row of it."""
+
+    class Slow(Network):
+        def ask(self, ask, **options):
+            self._seconds -= 0.01
+            return super().ask(ask, **options)
+
+    handle = Slow(outputs, seconds=1.0)
+    made = Judge(handle, tensor_row([0.0], Goal(outcome=1)), 10_000)
+    made.margins(rows([0, 1]))
+    done = 1
+    while done < 2000 and (count := made.piece(2000 - done)):
+        made.margins(rows(*[[0, 1]] * count))
+        done += count
+
+    assert done == 2000
+    assert not made.late
+    assert handle.seconds_left() > 0.8
