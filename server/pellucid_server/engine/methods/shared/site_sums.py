@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.sites import Site, SiteLayer
+from pellucid_server.engine.methods.shared.places import by_units
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -43,9 +44,7 @@ class SiteSums:
 
     def of(self, elements: Floats) -> Floats:
         """Return the sum of the elements that each site covers, (sites,), of elements in the layer's shape."""
-        layer = self._layer
-        table = np.moveaxis(elements, layer.unit_axis, 0) if elements.ndim else elements
-        table = table.reshape(layer.units, layer.positions)
+        table = np.asarray(by_units(elements, self._layer), np.float64)
         sums = _Sums(table, table.sum(axis=1), table.sum(axis=0))
         found = np.empty(self._count)
         for places, total in self._groups:
