@@ -15,14 +15,14 @@ from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
-from pellucid_server.engine.operations.dataset_rows import dataset_digest, dataset_sample
+from pellucid_server.engine.operations.dataset_rows import dataset_digest, dataset_sample_and_digest
 from pellucid_server.engine.operations.explain import require_finite
 from pellucid_server.engine.operations.networks import GraphNetwork
 from pellucid_server.engine.operations.predict import outputs_of
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.sites import resolve_interventions
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
-from pellucid_server.engine.operations.targets import Resolved, resolve
+from pellucid_server.engine.operations.targets import Resolved, output_of, resolve
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from pellucid_server.vocabulary.findings import AblationRecord, Column, Findings, Table
 from pellucid_server.vocabulary.requests import AblateRequest, Outcome, TargetSpec
@@ -121,6 +121,8 @@ def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> G
     try:
         with context.named(method.name):
             for found in method.function(handle, asked.question, params):
+                # What is only put together evaluates nothing, and would not see the deadline.
+                context.request.check()
                 number += 1
                 if number <= skipped:
                     continue
@@ -206,8 +208,8 @@ def read_sites(
         text = f"inputs has {rows.count} rows, and those of {model.name} depend on one another; send one row at a time."
         raise InvalidRequestError(text, field="inputs")
     source = prepare(context, model, request.source, field="source").arrays if request.source else {}
-    _check_source(source, rows, request)
-    references, used = _references(context, model, request, rows)
+    _check_source(source, rows, request, method)
+    references, used, files_digest = _references(context, model, request, rows)
     found = resolve_interventions(context, model, request.interventions, rows.arrays, reference=used)
     outputs = outputs_of(context.handle(model, exact=request.exact), model, rows, exact=request.exact)
     targets = [
@@ -240,7 +242,7 @@ def read_sites(
         source_digest=digest(source) if source else "",
         reference_digest=_reference_digest({name: references[name] for name in named}),
         dataset=request.dataset,
-        dataset_digest=dataset_digest(context, request.dataset),
+        dataset_digest=files_digest or dataset_digest(context, request.dataset),
     )
     target = _common([each.spec for each in targets], request.target)
     input_digest = context.heavy(lambda: digest(rows.arrays), rows.arrays)
@@ -273,9 +275,9 @@ def refuse_rules(request: AblateRequest, method: Method) -> None:
         )
 
 
-def _check_source(source: Arrays, rows: Rows, request: AblateRequest) -> None:
+def _check_source(source: Arrays, rows: Rows, request: AblateRequest, method: Method) -> None:
     patches = [number for number, each in enumerate(request.interventions) if each.kind == "patch"]
-    if source and not patches:
+    if source and not patches and method.family != "patching":
         raise InvalidRequestError("source is set, and no intervention is a PATCH; leave it out.", field="source")
     if patches and not source:
         text = f"interventions[{patches[0]}] is a PATCH, and source is empty; give the rows that values come from."
@@ -295,8 +297,12 @@ def _check_source(source: Arrays, rows: Rows, request: AblateRequest) -> None:
 
 def _references(
     context: RequestContext, model: LoadedModel, request: AblateRequest, rows: Rows
-) -> tuple[dict[str, Arrays], str]:
-    """Return the rows that means and draws may come from, and which are used where an intervention does not say."""
+) -> tuple[dict[str, Arrays], str, str]:
+    """Return the rows that means and draws may come from, which are used where an intervention does not say.
+
+    And the digest of the data set's files, if rows were read from them.
+    """
+    files_digest = ""
     found: dict[str, Arrays] = {"batch": rows.arrays}
     if model.background:
         found["background"] = model.background
@@ -304,7 +310,7 @@ def _references(
     if request.dataset:
         default = "dataset"
         if any(each.kind in ("mean", "resample") and each.reference in ("", default) for each in request.interventions):
-            found[default] = dataset_sample(context, model, request.dataset, request.seed)
+            found[default], files_digest = dataset_sample_and_digest(context, model, request.dataset, request.seed)
     for number, each in enumerate(request.interventions):
         if each.kind not in ("mean", "resample"):
             continue
@@ -320,7 +326,7 @@ def _references(
                 "model with a background."
             )
             raise InvalidRequestError(text, field=where)
-    return found, default
+    return found, default, files_digest
 
 
 def _require_like(reference: Arrays, rows: Arrays, field: str, chosen: str) -> None:
@@ -337,10 +343,6 @@ def _require_like(reference: Arrays, rows: Arrays, field: str, chosen: str) -> N
 def _target(model: LoadedModel, request: AblateRequest, prediction: Arrays, row: int) -> Resolved:
     """Resolve a row's target as the metric reads it."""
     spec = request.target
-    names = [info.name for info in model.outputs]
-    if spec.output and spec.output not in names:
-        text = f"target.output is {spec.output!r}; {model.name} has: {', '.join(names)}."
-        raise InvalidRequestError(text, field="target.output")
     unfit = {"probability": "logits", "logit-difference": "probabilities"}.get(request.metric)
     if spec.space and (spec.space == unfit or request.metric == "kl-divergence"):
         metric = request.metric.upper().replace("-", "_")
@@ -365,8 +367,8 @@ def _target(model: LoadedModel, request: AblateRequest, prediction: Arrays, row:
 
 
 def _info(model: LoadedModel, spec: TargetSpec) -> str:
-    """Return the kind of the target's output; empty if there is no such output, which is refused elsewhere."""
-    return next((info.kind for info in model.outputs if spec.output in ("", info.name)), "")
+    """Return the kind of the target's output."""
+    return output_of(spec.output, model.outputs, "target").kind
 
 
 def _refuse_metric(request: AblateRequest, kind: str) -> None:

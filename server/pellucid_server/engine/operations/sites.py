@@ -20,6 +20,8 @@ from pellucid_server.errors import InvalidRequestError, NotFoundError
 from pellucid_server.vocabulary.requests import MOST_SITES, InterventionSpec, SiteSpec
 
 _NEAR = 3
+_SITES_OF_A_TURN = 4096
+"""Sites after which other requests have a turn."""
 _DEFAULT_VALUES = {"noise": 1.0, "steer": 1.0}
 
 
@@ -120,11 +122,16 @@ class _Finder:
         self._known = model.sites
         self.layers: dict[str, SiteLayer] = {}
         self._first: dict[Hashable, str] = {}
+        self._given = 0
+        self._found: dict[tuple[str, str], list[str]] = {}
 
     def sites(self, spec: SiteSpec, field: str, *, room: int) -> list[Site]:
         """Return the sites that `spec` stands for, at most `room`."""
-        names = self._names(spec, f"{field}.layer")
-        self._learn(names)
+        key = spec.layer, spec.part
+        if key not in self._found:
+            self._found[key] = self._names(spec, f"{field}.layer")
+            self._learn(self._found[key])
+        names = self._found[key]
         found: list[Site] = []
         for name in names:
             layer = self.layers[name]
@@ -140,8 +147,11 @@ class _Finder:
                 )
                 raise InvalidRequestError(text, field=field)
             found += _divided(spec, layer, units, positions)
-            # A pattern may stand for many thousands of sites: other requests go on between two layers.
-            self._context.services.hub.signal().wait(until=time.monotonic())
+            # A pattern may stand for many thousands of sites: other requests go on between.
+            self._given += len(found)
+            if self._given >= _SITES_OF_A_TURN:
+                self._given = 0
+                self._context.services.hub.signal().wait(until=time.monotonic())
         return found
 
     def _names(self, spec: SiteSpec, field: str) -> list[str]:
