@@ -224,7 +224,10 @@ def _reason(judge: Judge, *, impossible: bool) -> str:
     """Say why nothing was found, in one of the words of `report.REASONS`."""
     if impossible:
         return "impossible"
-    return "deadline" if judge.late else "budget" if judge.cut else "ended"
+    if judge.late:
+        return "deadline"
+    # The last few rows do not suffice for one more round.
+    return "budget" if judge.cut or judge.gone() > 0.95 else "ended"
 
 
 def _searches(question: CounterfactualQuestion, params: Params) -> frozenset[str]:

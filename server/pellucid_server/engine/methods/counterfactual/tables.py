@@ -179,7 +179,7 @@ def _again(task: _Search, pool: Pool, found: tuple[Refined, ...], until: float) 
         pool.take(other)
         found = _merged(pool, (*found, *new))
         size = pool.ranks(found[0].values[None])[0] if found else np.inf
-        stale, best = (0, size) if size < best * (1 - 1e-4) else (stale + 1, best)
+        stale, best = (0, size) if not found or size < best * (1 - 1e-4) else (stale + 1, best)
     return found
 
 
