@@ -81,7 +81,7 @@ def build(described: Mapping[str, Any], methods: Iterable[str], seed: int) -> li
     described
         GetModel's reply for each model that is served, by name; the demo's are asked, where they are there.
     methods
-        The names that ListMethods gives.
+        The names of the methods of Attribute that ListMethods gives.
     seed
         Of the rows that are asked about.
     """

@@ -30,7 +30,8 @@ async def prepare(address: str, folder: Path, seed: int) -> list[catalogue.Entry
             reply = await _ask(channel, catalogue.MODELS + "GetModel", request.SerializeToString())
             described[each.model.name] = model_service_pb2.GetModelResponse.FromString(reply)
         reply = await _ask(channel, catalogue.MODELS + "ListMethods")
-        methods = [each.name for each in model_service_pb2.ListMethodsResponse.FromString(reply).methods]
+        described_methods = model_service_pb2.ListMethodsResponse.FromString(reply).methods
+        methods = [each.name for each in described_methods if each.rpc == "attribute"]
         entries = catalogue.build(described, methods, seed)
         quiet = [await _answer(channel, entry, request) for entry, request in entries]
     catalogue.write(folder, entries, quiet)

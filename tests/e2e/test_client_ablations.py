@@ -218,7 +218,7 @@ def test_a_row_that_is_as_wanted_and_one_that_cannot_be_are_said_to_be(
 
     assert as_it_is.sentences() == ["malignant as it is"]
     (sentence,) = never.sentences()
-    assert sentence.startswith("row 0: not found within the budget")
+    assert sentence.startswith("row 0: benign was not found")
     assert not never[0].found
 
 

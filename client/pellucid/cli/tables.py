@@ -97,7 +97,7 @@ def show_model(console: Console, model: Model, *, layers: bool) -> None:
 def show_methods(console: Console, methods: Sequence[Method]) -> None:
     """Print the methods, a line each."""
     rows = [[each.name, each.family, ", ".join(each.needs), _cost(each), each.summary] for each in methods]
-    show_table(console, ["method", "family", "needs", "cost", "summary"], rows)
+    show_table(console, ["method", "family", "needs", "cost", "summary"], rows, whole=(0,))
 
 
 def show_method(console: Console, method: Method) -> None:
@@ -219,14 +219,18 @@ def show_table(
     *,
     title: str | None = None,
     right: tuple[int, ...] = (),
+    whole: tuple[int, ...] = (),
 ) -> None:
-    """Print rows under headers, below a title if there is one; columns of the places in `right` are set right."""
+    """Print rows under headers, below a title if there is one.
+
+    Columns of the places in `right` are set right; what is in those of `whole` is never broken.
+    """
     if title is not None:
         say(console, title)
     table = Table(box=None, pad_edge=False)
     for place, header in enumerate(headers):
         # Names are what the next command needs: they are never cut.
-        table.add_column(header, justify="right" if place in right else "left", overflow="fold")
+        table.add_column(header, justify="right" if place in right else "left", overflow="fold", no_wrap=place in whole)
     for row in rows:
         # As Text, so that brackets in a label are not taken for markup.
         table.add_row(*(Text(cell) for cell in row))
