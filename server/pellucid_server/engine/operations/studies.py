@@ -4,20 +4,17 @@ import difflib
 import fnmatch
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.asking.sites import Intervention, Site
-from pellucid_server.engine.asking.studies import INPUT_PREFIX, Batch, Decision, StudyQuestion
+from pellucid_server.engine.asking.studies import INPUT_PREFIX, Decision, StudyQuestion
 from pellucid_server.engine.datasets.dataset import DataSet
-from pellucid_server.engine.datasets.files import stamp
 from pellucid_server.engine.datasets.labels import decision
-from pellucid_server.engine.models.files.plain_files import UnfitFileError
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.ablate import Asked, reads, refuse_rules
 from pellucid_server.engine.operations.context import RequestContext
@@ -25,7 +22,7 @@ from pellucid_server.engine.operations.dataset_rows import offloaded
 from pellucid_server.engine.operations.rows import digest
 from pellucid_server.engine.operations.sites import resolve_interventions
 from pellucid_server.engine.operations.streams import Resume
-from pellucid_server.errors import InvalidRequestError, NotFoundError, UnavailableError
+from pellucid_server.errors import InvalidRequestError, NotFoundError
 from pellucid_server.vocabulary.descriptions import OutputInfo
 from pellucid_server.vocabulary.findings import AblationRecord, Findings
 from pellucid_server.vocabulary.requests import AblateRequest, InterventionSpec, Outcome, SiteSpec, TargetSpec
@@ -64,7 +61,7 @@ def read_study(
         for each, beside in zip(resolved.interventions, columns, strict=True)
     )
     question = StudyQuestion(
-        batches=lambda size: _batches(model, found, decided, size, run),
+        batches=lambda size: found.batches(model, decided, size, run=run),
         count=found.info.rows,
         decision=decided,
         layers=resolved.layers,
@@ -162,26 +159,6 @@ def _first_row(model: LoadedModel, found: DataSet, decided: Decision, run: Calla
     for batch in itertools.islice(found.batches(model, decided, 1, run=run), 1):
         return batch.rows
     raise found.unfit("it has no rows.")
-
-
-def _batches(
-    model: LoadedModel, found: DataSet, decided: Decision, size: int, run: Callable[..., Arrays]
-) -> Iterator[Batch]:
-    """Give the rows, unless the files change while they are read; of many files, a look at all takes a second."""
-    look = partial(_stamp, found)
-    before = run(look)
-    yield from found.batches(model, decided, size, run=run)
-    if run(look) != before:
-        raise UnavailableError(
-            "The files of the data set changed while they were read; ask again when they are as they shall be."
-        )
-
-
-def _stamp(found: DataSet) -> object:
-    try:
-        return stamp(found.folder)
-    except (OSError, UnfitFileError) as error:
-        raise found.unfit("its files cannot be listed.") from error
 
 
 @dataclass(frozen=True, slots=True)
