@@ -1,4 +1,4 @@
-"""What methods of sites are told of a network: which sites a text names, and which lie between others."""
+"""What methods of sites see of a network: which sites a text names, and which lie between others."""
 
 import difflib
 import fnmatch

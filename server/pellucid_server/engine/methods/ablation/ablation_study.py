@@ -50,7 +50,7 @@ class Params:
 
 
 class Tables(Protocol):
-    """What is kept of the rows, and what is told of it."""
+    """What is kept of the rows, and the tables that are made of it."""
 
     name: str
     """Of the table that `final` gives."""
