@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pellucid_server.engine.asking.sites import Site, SiteLayer
-from pellucid_server.engine.evaluations.patchwork import Piece, covered
 from pellucid_server.engine.methods.shared.places import Places, by_units, from_units, require_apart
 from pellucid_server.errors import InvalidRequestError
+from server.engine.methods.ablation.hooked import masked
 
 
 @st.composite
@@ -23,16 +23,10 @@ def layers_and_sites(draw):
     return layer, draw(st.lists(site, min_size=1, max_size=4))
 
 
-def mask(layer, site):
-    units = None if site.units is None else np.array(site.units)
-    positions = None if site.positions is None else np.array(site.positions)
-    return covered(layer.shape, layer.unit_axis, Piece(0, units, positions))
-
-
 @given(layers_and_sites())
 def test_places_are_the_union_of_the_sites_and_apart_if_no_element_is_in_two(given_):
     layer, sites = given_
-    masks = np.stack([mask(layer, site) for site in sites])
+    masks = np.stack([masked(layer, site) for site in sites])
 
     places = Places.of(sites, layer)
 
@@ -50,9 +44,9 @@ def test_the_first_site_that_overlaps_those_before_it_is_named(given_):
     seen = np.zeros(layer.shape or (), bool)
     expected = None
     for site in sites:
-        if expected is None and (seen & mask(layer, site)).any():
+        if expected is None and (seen & masked(layer, site)).any():
             expected = site.name
-        seen = seen | mask(layer, site)
+        seen = seen | masked(layer, site)
 
     if expected is None:
         require_apart({"layer": layer}, sites)

@@ -22,15 +22,15 @@ class Piece:
     ----------
     other
         Which of `Patchwork.others` it becomes.
-    units, positions
-        Indices, increasing; None for all. A position is a place on the axes that do not count units, row-major.
+    units
+        Indices of whole units, increasing; None for the whole value.
     elements
-        Elements beside those, as unit times the number of positions plus position; None for none.
+        Elements beside those, as unit times the number of positions plus position, where a position is a place on the
+        axes that do not count units, row-major; None for none.
     """
 
     other: int
     units: npt.NDArray[np.int64] | None = None
-    positions: npt.NDArray[np.int64] | None = None
     elements: npt.NDArray[np.int64] | None = None
 
 
@@ -122,7 +122,7 @@ class _Pieced:
             if not pieces:
                 continue
             (piece,) = pieces if len(pieces) == 1 else (None,)
-            if piece is None or piece.units is None or len(piece.units) != 1 or piece.positions is not None:
+            if piece is None or piece.units is None or len(piece.units) != 1:
                 return False
             if piece.elements is not None and len(piece.elements):
                 return False
@@ -137,30 +137,12 @@ class _Pieced:
 
 def _put(row: torch.Tensor, other: torch.Tensor, piece: Piece) -> None:
     """Write a piece into a row; both are (units, *positions)."""
-    units = torch.arange(len(row)) if piece.units is None else torch.from_numpy(piece.units)
-    index: list[torch.Tensor] = [units.to(row.device)]
-    if piece.positions is not None and row.ndim > 1:
-        places = np.unravel_index(piece.positions, tuple(row.shape[1:]))
-        index = [index[0][:, None], *(torch.from_numpy(np.array(axis)).to(row.device)[None] for axis in places)]
-    row[tuple(index)] = other[tuple(index)]
+    if piece.units is None:
+        row.copy_(other)
+        return
+    units = torch.from_numpy(piece.units).to(row.device)
+    row[units] = other[units]
     if piece.elements is not None and len(piece.elements):
         places = np.unravel_index(piece.elements, tuple(row.shape))
         there = tuple(torch.from_numpy(np.array(axis)).to(row.device) for axis in places)
         row[there] = other[there]
-
-
-def covered(shape: tuple[int, ...], unit_axis: int, piece: Piece) -> npt.NDArray[np.bool_]:
-    """Return which elements of a value of `shape` a piece covers."""
-    found = np.zeros(shape or (1,), np.bool_)
-    view = np.moveaxis(found, unit_axis, 0)
-    _put_flags(view, piece)
-    return found.reshape(shape)
-
-
-def _put_flags(view: npt.NDArray[np.bool_], piece: Piece) -> None:
-    units = np.arange(len(view)) if piece.units is None else piece.units
-    if piece.positions is None or view.ndim == 1:
-        view[units] = True
-        return
-    places = np.unravel_index(piece.positions, view.shape[1:])
-    view[(units[:, None], *(axis[None] for axis in places))] = True

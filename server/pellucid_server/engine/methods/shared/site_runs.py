@@ -390,13 +390,6 @@ def _together(sets: Sequence[ChangeSet], numbers: int, most: int = 1 << 30) -> I
     yield chosen
 
 
-def piece(other: int, site: Site) -> Piece:
-    """Return the piece of another value that a site is."""
-    units = None if site.units is None else np.array(site.units, np.int64)
-    positions = None if site.positions is None else np.array(site.positions, np.int64)
-    return Piece(other, units, positions)
-
-
 def _part(progress: tuple[float, float] | None, done: int, total: int, count: int = 1) -> tuple[float, float] | None:
     """Return the share of a stretch of progress that `count` of `total` steps take, after `done`."""
     if progress is None:

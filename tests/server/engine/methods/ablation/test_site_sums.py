@@ -6,10 +6,9 @@ import time
 import numpy as np
 import pytest
 from pellucid_server.engine.asking.sites import Site, SiteLayer
-from pellucid_server.engine.evaluations.patchwork import covered
 from pellucid_server.engine.methods.shared.score_maps import score_map
-from pellucid_server.engine.methods.shared.site_runs import piece
 from pellucid_server.engine.methods.shared.site_sums import SiteSums
+from server.engine.methods.ablation.hooked import masked
 
 LAYERS = [
     SiteLayer("number", ()),
@@ -43,7 +42,7 @@ def test_sums_are_those_over_each_sites_mask(layer):
 
     found = SiteSums(layer, sites).of(elements)
 
-    expected = [elements[covered(layer.shape, layer.unit_axis, piece(0, site))].sum() for site in sites]
+    expected = [elements[masked(layer, site)].sum() for site in sites]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
