@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from pellucid_server.config import Config, ServerConfig, worker_environment
+from pellucid_server.config import Config, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
@@ -28,6 +28,7 @@ from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.service import add_services
+from pellucid_server.settings.sections import ServerConfig
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import Any
 
-from pellucid_server.config import LoggingConfig
+from pellucid_server.settings.sections import LoggingConfig
 from pellucid_server.traces import DiscreetFormatter, trace
 
 _log = logging.getLogger(__name__)

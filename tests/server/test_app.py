@@ -19,8 +19,9 @@ from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
 from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
 from pellucid_server.app import App, StartError, channel_options
-from pellucid_server.config import ServerConfig, load
+from pellucid_server.config import load
 from pellucid_server.pool.workers.process import WorkerStartError
+from pellucid_server.settings.sections import ServerConfig
 
 FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
 SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]

@@ -2,15 +2,8 @@ from pathlib import Path
 
 import pytest
 from pellucid_server import config as settings_module
-from pellucid_server.config import (
-    DEFAULT_CLASSES,
-    ClassConfig,
-    Config,
-    ConfigError,
-    PoolConfig,
-    load,
-    worker_environment,
-)
+from pellucid_server.config import Config, ConfigError, load, worker_environment
+from pellucid_server.settings.sections import DEFAULT_CLASSES, ClassConfig, PoolConfig
 from pydantic import ValidationError
 
 SECTIONS = sorted(set(Config.model_fields) - {"classes"})

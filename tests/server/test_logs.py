@@ -9,8 +9,8 @@ import random
 import grpc
 import pytest
 from grpc._cython.cygrpc import ExecuteBatchError
-from pellucid_server.config import LoggingConfig
 from pellucid_server.logs import JsonFormatter, TextFormatter, noteworthy, set_up
+from pellucid_server.settings.sections import LoggingConfig
 
 GRPC = logging.getLogger("grpc._cython.cygrpc")
 SECONDS = 60.0

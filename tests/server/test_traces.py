@@ -6,9 +6,9 @@ import logging
 
 import pytest
 from pellucid_server import errors, wire
-from pellucid_server.config import LoggingConfig
 from pellucid_server.engine.tasks.helper import HelperError, _answered
 from pellucid_server.logs import JsonFormatter, TextFormatter, set_up
+from pellucid_server.settings.sections import LoggingConfig
 from pellucid_server.traces import DiscreetFormatter, trace
 
 SECRET = "Quarrington"

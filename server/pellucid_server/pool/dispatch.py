@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from pellucid_server.config import ClassConfig
 from pellucid_server.errors import UnavailableError
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.admission_queue import AdmissionQueue
@@ -12,6 +11,7 @@ from pellucid_server.pool.queue.quarantine import Quarantine, equal_requests, fa
 from pellucid_server.pool.queue.ticket import Ticket
 from pellucid_server.pool.routing import Routing
 from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
+from pellucid_server.settings.sections import ClassConfig
 from pellucid_server.vocabulary.messages import Done
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import RequestTiming

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
-from pellucid_server.config import DEFAULT_CLASSES, PREDICTIONS, ClassConfig, PoolConfig
 from pellucid_server.errors import (
     InvalidRequestError,
     PellucidError,
@@ -23,6 +22,7 @@ from pellucid_server.pool.queue.quarantine import fatal_error
 from pellucid_server.pool.queue.ticket import OnProgress, Ticket
 from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
+from pellucid_server.settings.sections import DEFAULT_CLASSES, PREDICTIONS, ClassConfig, PoolConfig
 from pellucid_server.vocabulary.messages import Done, Hello, Part, WorkerSettings
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pellucid import tensors
 from pellucid.v1 import ablation_pb2, explanation_pb2, explanation_service_pb2
 
-from pellucid_server.config import LimitsConfig
 from pellucid_server.rpc.ablation_bounds import (
     require_bounded,
     require_pattern,
@@ -25,6 +24,7 @@ from pellucid_server.rpc.codec import (
     shown,
 )
 from pellucid_server.rpc.large_fields import NONE, LargeFields
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import findings, requests
 
 _PARTS = {

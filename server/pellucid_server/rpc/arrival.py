@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 import grpc
 
-from pellucid_server.config import ServerConfig
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
+from pellucid_server.settings.sections import ServerConfig
 from pellucid_server.vocabulary.results import RequestTiming
 
 ID_KEY = "x-request-id"

@@ -17,7 +17,6 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
-from pellucid_server.config import DEFAULT_CLASSES, ServerConfig
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import drop_frames, trim
@@ -27,6 +26,7 @@ from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arriv
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
+from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.results import RequestTiming
 

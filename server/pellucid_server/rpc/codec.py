@@ -12,9 +12,9 @@ import numpy as np
 from pellucid import tensors
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2, tensor_pb2
 
-from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import requests
 
 BASELINES = {

@@ -9,7 +9,6 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
-from pellucid_server.config import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.errors import UnimplementedError
 from pellucid_server.rpc import ablation, catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
@@ -17,6 +16,7 @@ from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
+from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.vocabulary.messages import Hello, Part
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import nursery
 import pytest
-from pellucid_server.config import DEFAULT_CLASSES, PoolConfig
 from pellucid_server.faults import Faults
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import Launcher
+from pellucid_server.settings.sections import DEFAULT_CLASSES, PoolConfig
 from pellucid_server.vocabulary.messages import WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import booleans, data, integers, sampled_from
-from pellucid_server.config import ClassConfig
 from pellucid_server.errors import OverloadedError
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.admission_queue import AdmissionQueue
 from pellucid_server.pool.queue.ticket import Ticket
+from pellucid_server.settings.sections import ClassConfig
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 
 BYTES = 8

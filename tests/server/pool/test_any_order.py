@@ -9,13 +9,13 @@ import numpy as np
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.strategies import booleans, data, integers, sampled_from, sets
-from pellucid_server.config import ClassConfig, PoolConfig
 from pellucid_server.errors import FatalRequestError, OverloadedError, UnavailableError
 from pellucid_server.frames import Inbox, Outbox
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import Spawned
 from pellucid_server.recorder import Recorder, new_record
+from pellucid_server.settings.sections import ClassConfig, PoolConfig
 from pellucid_server.vocabulary.messages import Done, Hello, Start, WorkerSettings
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput
 from pellucid_server.vocabulary.results import Failure, RequestTiming

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.config import ClassConfig
 from pellucid_server.errors import (
     InvalidRequestError,
     OverloadedError,
@@ -16,6 +15,7 @@ from pellucid_server.errors import (
     error_classes,
 )
 from pellucid_server.pool.workers.process import WorkerStartError
+from pellucid_server.settings.sections import ClassConfig
 from pellucid_server.vocabulary.requests import AttributeRequest, ExplanationSpec
 from server.pool.conftest import answer, end, request, sent, until
 from standstill import stop

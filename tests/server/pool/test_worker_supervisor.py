@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from pellucid_server.config import PoolConfig
 from pellucid_server.errors import UnavailableError
 from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.process import WorkerProcess, WorkerStartError
+from pellucid_server.settings.sections import PoolConfig
 from pellucid_server.vocabulary.messages import WorkerSettings
 from server.pool.conftest import COMMAND, Health, answer, request, sent
 

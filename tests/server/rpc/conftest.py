@@ -8,12 +8,12 @@ import grpc
 import numpy as np
 import pytest
 from pellucid.v1 import explanation_service_pb2_grpc, model_service_pb2_grpc
-from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import TimedOutError
 from pellucid_server.faults import Faults
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.service import add_services
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import descriptions, messages, requests, results
 from prometheus_client import CollectorRegistry
 

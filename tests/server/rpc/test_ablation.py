@@ -7,9 +7,9 @@ import pytest
 from pellucid.tensors import to_tensor
 from pellucid.v1 import ablation_pb2, explanation_pb2, input_pb2
 from pellucid.v1.explanation_service_pb2 import AblateRequest
-from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc.ablation import ablate_request
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary.requests import MOST_SITES
 
 target, outcome, wanted = explanation_pb2.Target, explanation_pb2.Outcome, ablation_pb2.Wanted

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from pellucid.v1 import explanation_service_pb2 as service_pb
-from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc import codec
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import requests
 
 LIMITS = LimitsConfig(predict_rows=3, attribute_rows=2, explanations=2)

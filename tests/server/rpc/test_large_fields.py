@@ -8,10 +8,10 @@ import pytest
 from google.protobuf.message import DecodeError
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
-from pellucid_server.config import LimitsConfig
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc import codec, large_fields
 from pellucid_server.rpc.large_fields import LEAST_BYTES, take_out
+from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.wire import encode
 
 ROWS = np.random.default_rng(0).random((2, LEAST_BYTES // 4), np.float32)

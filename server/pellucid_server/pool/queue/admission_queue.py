@@ -8,13 +8,13 @@ alike, so that nobody saves up, and a stream of new callers does not keep those 
 from collections import OrderedDict
 from collections.abc import Callable
 
-from pellucid_server.config import ClassConfig
 from pellucid_server.errors import OverloadedError, TimedOutError
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.concurrency_limiter import ConcurrencyLimiter
 from pellucid_server.pool.queue.fair_queue import Caller, FairQueue
 from pellucid_server.pool.queue.queue_rate import QueueRate
 from pellucid_server.pool.queue.ticket import Ticket
+from pellucid_server.settings.sections import ClassConfig
 
 _SOONEST_SECONDS = 0.05
 _UNKNOWN_SECONDS = 1.0

@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import Protocol
 
-from pellucid_server.config import PoolConfig
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.ticket import Ticket
 from pellucid_server.pool.workers.backoff import Backoff
 from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.process import WorkerProcess, WorkerStartError
 from pellucid_server.pool.workers.watchdog import Watchdog
+from pellucid_server.settings.sections import PoolConfig
 from pellucid_server.vocabulary.descriptions import Verdict
 from pellucid_server.vocabulary.messages import (
     Cancel,
