@@ -8,6 +8,7 @@ behind the cut together with what makes it, until all that crosses is of the fir
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,18 +35,24 @@ class Context:
         Other values that cross, each (rows, ...): they belong to their row.
     shared
         Tensors and numbers that cross and are the same for any rows of these shapes.
+    tapped
+        What linear operators make of the value, each (rows, ...), where units of it are to be changed one by one.
     """
 
     value: torch.Tensor
     rows: tuple[torch.Tensor, ...]
     shared: tuple[Any, ...]
+    tapped: tuple[torch.Tensor, ...] = ()
 
     @staticmethod
     def join(contexts: Sequence["Context"]) -> "Context":
         """Put contexts of the same suffix, from rows of the same shape, one behind the other."""
         value = torch.cat([context.value for context in contexts])
-        columns = zip(*(context.rows for context in contexts), strict=True)
-        return Context(value, tuple(torch.cat(column) for column in columns), contexts[0].shared)
+        rows, tapped = (
+            tuple(torch.cat(column) for column in zip(*columns, strict=True))
+            for columns in ([context.rows for context in contexts], [context.tapped for context in contexts])
+        )
+        return Context(value, rows, contexts[0].shared, tapped)
 
 
 class Suffix:
@@ -114,18 +121,19 @@ class Suffix:
         ValueError
             If there is no `index` and the context has neither one row nor n.
         """
-        values = _laid_out_like(context.value, values)
-        crossings = [_spread(crossing, len(values), index) for crossing in context.rows]
+        values = laid_out_like(context.value, values)
+        crossings = [spread(crossing, len(values), index) for crossing in context.rows]
         return dict(zip(self._outputs, self._suffix(values, *crossings, *context.shared), strict=True))
 
 
-def _laid_out_like(value: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def laid_out_like(value: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return values in the layout that the graph makes them in: others take its convolutions twice the time."""
     last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
     return values.contiguous(memory_format=torch.channels_last) if last else values
 
 
-def _spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:
+def spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:
+    """Return what crosses by row for `count` values: that of the row with each, as `Suffix` is given it."""
     if index is not None:
         return crossing.index_select(0, index)
     if len(crossing) == count:
@@ -180,7 +188,7 @@ def cut(
     """Cut `graph` at the value of `node`, which holds the batch by rows."""
     found = Cut.at(graph, node, batch)
     prefix = _prefix_graph(graph, found.crossing)
-    suffix = _suffix_graph(graph, found, batch)
+    suffix = suffix_graph(graph, found, batch)
     return Suffix(
         assemble(prefix, tensors),
         assemble(suffix, tensors),
@@ -198,10 +206,15 @@ def prefixes(
     *,
     batch: Any,
     inputs: tuple[str, ...],
+    tapped: Mapping[str, Sequence[fx.Node]] = MappingProxyType({}),
 ) -> Callable[[Rows], dict[str, Context]]:
-    """Return what runs the part before all of several cuts once: from input rows to what crosses each, by its name."""
+    """Return what runs the part before all of several cuts once: from input rows to what crosses each, by its name.
+
+    `tapped` are operators behind a cut that are run, too, by its name.
+    """
     cuts = {name: Cut.at(graph, node, batch) for name, node in nodes.items()}
-    crossing = list(dict.fromkeys(node for each in cuts.values() for node in each.crossing))
+    more = [node for name in cuts for node in tapped.get(name, ())]
+    crossing = list(dict.fromkeys([*(node for each in cuts.values() for node in each.crossing), *more]))
     places = {node: place for place, node in enumerate(crossing)}
     run = assemble(_prefix_graph(graph, crossing), tensors)
 
@@ -213,6 +226,7 @@ def prefixes(
                 values[places[each.node]],
                 tuple(values[places[node]] for node in each.by_row),
                 tuple(values[places[node]] for node in each.shared),
+                tuple(values[places[node]] for node in tapped.get(name, ())),
             )
             for name, each in cuts.items()
         }
@@ -279,13 +293,14 @@ def _prefix_graph(graph: fx.Graph, results: Sequence[fx.Node]) -> fx.Graph:
     return prefix
 
 
-def _suffix_graph(graph: fx.Graph, where: Cut, batch: Any) -> fx.Graph:
-    """Build the graph from (value, *crossings) to the outputs."""
+def suffix_graph(graph: fx.Graph, where: Cut, batch: Any, given: Sequence[fx.Node] = ()) -> fx.Graph:
+    """Build the graph from (value, *crossings) to the outputs; `given` are values in place of that of the cut."""
     suffix = fx.Graph()
-    copies = {source: suffix.placeholder(source.name) for source in where.crossing}
-    count = suffix.call_function(aten.sym_size.int, (copies[where.node], 0))
+    entering = (*(given or (where.node,)), *where.by_row, *where.shared)
+    copies = {source: suffix.placeholder(source.name) for source in entering}
+    count = suffix.call_function(aten.sym_size.int, (copies[entering[0]], 0))
     for source in graph.nodes:
-        if source not in where.kept:
+        if source not in where.kept or source in copies:
             continue
         counted = source.op != "get_attr" and batch_layout(source, batch) is BatchLayout.COUNT
         copies[source] = count if counted else suffix.node_copy(source, copies.__getitem__)

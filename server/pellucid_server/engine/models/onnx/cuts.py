@@ -8,6 +8,7 @@ import torch
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.recipe import HostTensors
+from pellucid_server.engine.models.graph.cuts import BehindUnits
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.suffix import Context, Rows
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
@@ -94,7 +95,15 @@ class OnnxCuts:
         """
         return self._edits.get((layers, capture), lambda: self._editing(layers, capture))
 
-    def prefixes(self, layers: tuple[str, ...]) -> Prefixes:
+    def by_unit(self, layer: str) -> bool:
+        """Say that no layer has a `unit_suffix`."""
+        return False
+
+    def unit_suffix(self, layer: str) -> BehindUnits:
+        """Refuse: there is none."""
+        raise ValueError(f"there is no suffix by unit behind {layer}")
+
+    def prefixes(self, layers: tuple[str, ...], by_unit: frozenset[str] = frozenset()) -> Prefixes:
         """Return what gives the context of the suffix of each layer, by one pass through what lies before them.
 
         Raises
