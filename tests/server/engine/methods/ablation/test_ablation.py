@@ -153,19 +153,18 @@ def test_every_unit_by_itself_is_a_forward_pass_with_that_unit_changed(bench, na
 
     found = findings(bench, name, question(name, asked, rows=rows, source=source))
 
+    places = zip(*(column(found, "effects", each).tolist() for each in ("intervention", "row", "unit")), strict=True)
     expected = []
-    for kind in kinds:
-        for row in range(2):
-            change = changed(kind, name, layer, at, rows, row, source)
-            for site in sites:
-                mask = masked(at, site)
+    for kind, row, unit in places:
+        change, mask = changed(kind, name, layer, at, rows, row, source), masked(at, sites[unit])
 
-                def by_hand(value, mask=mask, change=change):
-                    return np.where(mask, change(value), value).astype(value.dtype)
+        def by_hand(value, mask=mask, change=change):
+            return np.where(mask, change(value), value).astype(value.dtype)
 
-                expected += scores(name, one(rows, row), [(layer, by_hand)]).tolist()
+        expected += scores(name, one(rows, row), [(layer, by_hand)]).tolist()
+    assert len(expected) == 2 * at.units * len(kinds)
     np.testing.assert_allclose(column(found, "effects", "after"), expected, rtol=1e-4, atol=1e-5)
-    before = np.tile(np.repeat(scores(name, rows), len(sites)), len(kinds))
+    before = scores(name, rows)[column(found, "effects", "row")]
     np.testing.assert_allclose(column(found, "effects", "before"), before, rtol=1e-4, atol=1e-5)
 
 
