@@ -90,8 +90,11 @@ class SuffixKernel:
 
     def __init__(self, model: LoadedModel, device: str, layer: str, target: Target | None, *, gradient: bool) -> None:
         cuts = model.graph_for(layer) if gradient else model.cuts_for(layer)
-        self._suffix: Behind = cuts.suffix(layer)
-        self.runtime = cuts.runtime
+        self._suffix: Behind
+        if gradient:
+            self._suffix, self.runtime = cuts.suffix(layer), cuts.runtime
+        else:
+            self._suffix, self.runtime = model.suffix(layer)
         self._layer = layer
         self._target = target
         self.backward = gradient

@@ -92,8 +92,7 @@ class UnitSuffixKernel:
 
     def __init__(self, model: LoadedModel, layer: str, target: Target | None) -> None:
         cuts = model.cuts_for(layer)
-        self._suffix = cuts.unit_suffix(layer)
-        self.runtime = cuts.runtime
+        self._suffix, self.runtime = model.unit_suffix(layer)
         self._layer = layer
         self._target = target
         self.kind = f"unit suffix@{layer}"

@@ -21,6 +21,8 @@ from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout
 aten = torch.ops.aten
 
 Rows = Mapping[str, torch.Tensor]
+Run = Callable[[Sequence[torch.Tensor]], Mapping[str, torch.Tensor]]
+"""What runs the part behind a cut: from what enters by row to the outputs by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,35 @@ class Suffix:
         outputs: tuple[str, ...],
         row_crossings: int,
         affine: frozenset[str] = frozenset(),
+        plain: bool = False,
     ) -> None:
+        self._plain = plain
         self._prefix = prefix
         self._suffix = suffix
         self._inputs = inputs
         self._outputs = outputs
         self._row_crossings = row_crossings
         self._affine = affine
+
+    def entering(self, context: Context) -> tuple[torch.Tensor, ...]:
+        """Return what `run_by` is given for the context's own rows: the layer's value, and what crosses by row."""
+        return (context.value, *context.rows)
+
+    def run(self, entering: Sequence[torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
+        """Return the outputs by name of what enters, (n, ...) each; of the context, only what rows share is used."""
+        return dict(zip(self._outputs, self._suffix(*entering, *context.shared), strict=True))
+
+    def run_by(self, run: "Run") -> "Suffix":
+        """Return the same, run by something else, without gradients: from what enters to the outputs by name."""
+        return Suffix(
+            self._prefix,
+            run_instead(run, 1 + self._row_crossings, self._outputs),
+            inputs=self._inputs,
+            outputs=self._outputs,
+            row_crossings=self._row_crossings,
+            affine=self._affine,
+            plain=True,
+        )
 
     def affine(self, output: str) -> bool:
         """Whether an output, by name, is surely an affine function of the layer's value, whatever crosses the cut.
@@ -121,9 +145,18 @@ class Suffix:
         ValueError
             If there is no `index` and the context has neither one row nor n.
         """
-        values = laid_out_like(context.value, values)
-        crossings = [spread(crossing, len(values), index) for crossing in context.rows]
-        return dict(zip(self._outputs, self._suffix(values, *crossings, *context.shared), strict=True))
+        values = values if self._plain else laid_out_like(context.value, values)
+        return self.run([values, *(spread(crossing, len(values), index) for crossing in context.rows)], context)
+
+
+def run_instead(run: Run, count: int, outputs: Sequence[str]) -> Callable[..., tuple[Any, ...]]:
+    """Return what stands in for a part behind a cut: it takes `count` values by row, and what rows share."""
+
+    def suffix(*entering: Any) -> tuple[Any, ...]:
+        found = run(entering[:count])
+        return tuple(found[name] for name in outputs)
+
+    return suffix
 
 
 def laid_out_like(value: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,15 @@ import torch
 from torch import fx
 
 from pellucid_server.engine.models.graph.functional_graph import assemble
-from pellucid_server.engine.models.graph.suffix import Context, Cut, laid_out_like, spread, suffix_graph
+from pellucid_server.engine.models.graph.suffix import (
+    Context,
+    Cut,
+    Run,
+    laid_out_like,
+    run_instead,
+    spread,
+    suffix_graph,
+)
 from pellucid_server.engine.models.graph.taps import Tap, cancelled
 
 
@@ -27,11 +35,24 @@ class UnitSuffix:
         The linear operators.
     read
         Whether anything else reads the value.
+    row_crossings
+        How many other values cross by row.
+    plain
+        Whether what runs takes values in the order of their axes.
     """
 
     def __init__(
-        self, run: Callable[..., tuple[Any, ...]], taps: Sequence[Tap], *, read: bool, outputs: tuple[str, ...]
+        self,
+        run: Callable[..., tuple[Any, ...]],
+        taps: Sequence[Tap],
+        *,
+        read: bool,
+        outputs: tuple[str, ...],
+        row_crossings: int,
+        plain: bool = False,
     ) -> None:
+        self._row_crossings = row_crossings
+        self._plain = plain
         self._run = run
         self._taps = tuple(taps)
         self._read = read
@@ -61,8 +82,26 @@ class UnitSuffix:
         with torch.no_grad():
             count = len(units)
             crossings = [spread(crossing, count, index) for crossing in context.rows]
-            entering = self._entering(units, values, context, index)
-            return dict(zip(self._outputs, self._run(*entering, *crossings, *context.shared), strict=True))
+            return self.run([*self._entering(units, values, context, index), *crossings], context)
+
+    def entering(self, context: Context) -> tuple[torch.Tensor, ...]:
+        """Return what `run_by` is given for the context's own rows."""
+        return (*context.tapped, *((context.value,) if self._read else ()), *context.rows)
+
+    def run(self, entering: Sequence[torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
+        """Return the outputs by name of what enters, (n, ...) each; of the context, only what rows share is used."""
+        return dict(zip(self._outputs, self._run(*entering, *context.shared), strict=True))
+
+    def run_by(self, run: Run) -> "UnitSuffix":
+        """Return the same, run by something else: from what enters to the outputs by name."""
+        return UnitSuffix(
+            run_instead(run, len(self._taps) + self._read + self._row_crossings, self._outputs),
+            self._taps,
+            read=self._read,
+            outputs=self._outputs,
+            row_crossings=self._row_crossings,
+            plain=True,
+        )
 
     def _entering(
         self, units: torch.Tensor, values: torch.Tensor, context: Context, index: torch.Tensor | None
@@ -73,7 +112,12 @@ class UnitSuffix:
         if of is None:
             of = places if len(context.value) == count else torch.zeros_like(places)
         changes = values - _by_unit(context.value, self._taps[0])[of, units]
-        before = context.tapped if index is None else [each.index_select(0, index) for each in context.tapped]
+        before = list(context.tapped)
+        if self._plain:
+            # Of an own layout, rows would be put in order one by one.
+            before = [each.contiguous() for each in before]
+        if index is not None:
+            before = [each.index_select(0, index) for each in before]
         found = [tap.changed(made, units, changes) for tap, made in zip(self._taps, before, strict=True)]
         anew = torch.stack([cancelled(made, each) for made, each in zip(before, found, strict=True)]).any(0)
         some = bool(anew.any())
@@ -114,5 +158,6 @@ def unit_suffix(
     nodes = [tap.node for tap in taps]
     read = any(user not in nodes for user in node.users)
     given = [*nodes, node] if read else nodes
-    suffix = suffix_graph(graph, Cut.at(graph, node, batch), batch, given)
-    return UnitSuffix(assemble(suffix, tensors), taps, read=read, outputs=outputs)
+    where = Cut.at(graph, node, batch)
+    suffix = suffix_graph(graph, where, batch, given)
+    return UnitSuffix(assemble(suffix, tensors), taps, read=read, outputs=outputs, row_crossings=len(where.by_row))
