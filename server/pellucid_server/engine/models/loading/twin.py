@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -124,10 +124,13 @@ class Twin:
         run = cuts.between(names)
         if run is None:
             return None
-        changed = _changed(entering)
-        with torch.no_grad():
-            expected = suffix.run(changed, context)
-        return run if _agree(run(changed), expected) else None
+        for scale in (None, 1.0):
+            changed = _changed(entering, scale)
+            with torch.no_grad():
+                expected = suffix.run(changed, context)
+            if not _agree(run(changed), expected):
+                return None
+        return run
 
     def _known(self) -> tuple[OnnxCuts, dict[str, _Print]]:
         """Return the file's cuts, and what its values are known by."""
@@ -177,18 +180,21 @@ def _only(prints: dict[str, _Print], value: torch.Tensor) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _changed(entering: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return values as edits might make them: each turned about, with noise of its own size, by a fixed seed."""
+def _changed(entering: Sequence[torch.Tensor], scale: float | None) -> list[torch.Tensor]:
+    """Return values as edits might make them: each turned about, with noise of its own size or of `scale`.
+
+    The seed is fixed.
+    """
     generator = torch.Generator().manual_seed(0)
     found = []
     for value in entering:
         plain = value.contiguous()
-        size = plain.square().mean().sqrt()
+        size = plain.square().mean().sqrt() if scale is None else scale
         found.append(size * torch.randn(plain.shape, generator=generator) - 0.5 * plain)
     return found
 
 
-def _agree(found: "dict[str, torch.Tensor]", expected: "dict[str, torch.Tensor]") -> bool:
+def _agree(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
     """Whether outputs agree: all of them, to a share of the largest."""
     for name, truth in expected.items():
         difference, largest = (found[name] - truth).abs().max(), truth.abs().max()
