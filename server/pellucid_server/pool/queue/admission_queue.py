@@ -5,7 +5,6 @@ next. Who comes back after a pause starts at the present virtual time, which goe
 alike, so that nobody saves up, and a stream of new callers does not keep those out who have waited.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -236,7 +235,7 @@ class AdmissionQueue:
         line[ticket] = None
         ticket.line = line
         if not self.requests:
-            self._waiting_since = time.monotonic()
+            self._waiting_since = ticket.arrived
         self.requests += 1
         self.rows += ticket.rows
         self.size_bytes += ticket.size_bytes
