@@ -92,6 +92,7 @@ class Boundary:
         self.last_entered = 0.0
         """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
+        recorder.follow(served)
         self._served = served
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
@@ -256,12 +257,13 @@ class Boundary:
 
     def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
-        timing, served = _timing(call, failure), self._labels()
+        timing = _timing(call, failure)
         self._recorder.record(
             call.rpc,
             code.name,
-            served,
-            (call.method, call.model, call.version),
+            call.method,
+            call.model,
+            call.version,
             seconds=seconds,
             answered_by=call.answered_by,
             timing=timing,
@@ -269,14 +271,14 @@ class Boundary:
             sent_bytes=call.sent_bytes,
         )
         if call.timing is not None and code is not grpc.StatusCode.OK:
-            self._recorder.wasted(served.model(call.model, call.version)[0], call.timing)
+            self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
             priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
-            fields = _fields(call, code, seconds, (priority, served.method(call.method)), timing) | self._failed(
-                failure
-            )
+            fields = _fields(
+                call, code, seconds, (priority, self._labels().method(call.method)), timing
+            ) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
     def _failed(self, failure: PellucidError | None) -> dict[str, object]:
