@@ -365,7 +365,9 @@ class Windows:
             rows[...] = row
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                rows[number - first][part] = baseline[part]
+                # In one step: a row without axes is a number, of which no part can be set.
+                at = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
+                rows[at] = baseline[part]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
@@ -399,7 +401,6 @@ class _Windowed:
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
                 if isinstance(part, tuple):
-                    # In one step: of a number, without axes, CUDA sets no part.
                     rows[(number - first, *part)] = baseline[part]
                 else:
                     where = torch.from_numpy(part).to(row.device)
