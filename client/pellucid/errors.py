@@ -326,10 +326,13 @@ def _untrusted(text: str, address: str) -> str:
         return f"The certificate of {address} has expired."
     if "Hostname Verification" in text:
         return f"The certificate of {address} is not for that name; is that the address that was meant?"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
+    # Another authority of the same name is noticed by its signature.
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate signature failure" in text:
         return f"The certificate of {address} comes from no authority that is trusted; root_certificates names others."
     if "WRONG_VERSION_NUMBER" in text:
         return f"{address} does not speak TLS."
+    if "ls handshake failed" in text:
+        return f"TLS made no connection to {address}; are the certificates of both sides in order?"
     return ""
 
 
