@@ -47,7 +47,7 @@ class Watched(Generic[Read]):
         """Whether the files are others than those that `value` was read from, and cannot be used."""
 
     def _first(self) -> Read:
-        contents = _contents(self._paths)
+        contents = contents_of(self._paths)
         value = self._read(contents)
         self._tried = self._in_force = contents
         return value
@@ -64,7 +64,7 @@ class Watched(Generic[Read]):
         Files that are found half written, or of which one is new and another not yet, are unusable until the next look.
         """
         try:
-            contents = await asyncio.get_running_loop().run_in_executor(None, _contents, self._paths)
+            contents = await asyncio.get_running_loop().run_in_executor(None, contents_of, self._paths)
         except UnusableFileError as error:
             self._refuse(str(error), str(error))
             return
@@ -92,7 +92,7 @@ class Watched(Generic[Read]):
         self._tried, self.stale = tried, True
 
 
-def _contents(paths: tuple[Path, ...]) -> Contents:
+def contents_of(paths: tuple[Path, ...]) -> Contents:
     """Read files whole.
 
     Raises
