@@ -25,7 +25,7 @@ _MOST_REQUESTS = 64
 _MEMORY_SECONDS = 600.0
 _GLANCE = 64
 _KEY = secrets.token_bytes(32)
-"""The digests are of this process alone: the log has one, which must not tell who guesses a request that he is right."""
+"""Of this process alone: one digest is in the log, by which a guess at the request must not be found to be right."""
 
 
 class Quarantine:
