@@ -365,7 +365,9 @@ class Windows:
             rows[...] = row
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                rows[number - first][part] = baseline[part]
+                # In one step: a row without axes is a number, of which no part can be set.
+                at = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
+                rows[at] = baseline[part]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
@@ -398,8 +400,11 @@ class _Windowed:
             rows.copy_(row.expand_as(rows))
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                where = part if isinstance(part, tuple) else torch.from_numpy(part).to(row.device)
-                rows[number - first][where] = baseline[where]
+                if isinstance(part, tuple):
+                    rows[(number - first, *part)] = baseline[part]
+                else:
+                    where = torch.from_numpy(part).to(row.device)
+                    rows[number - first][where] = baseline[where]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
