@@ -56,7 +56,10 @@ class Watched(Generic[Read]):
         """Look at the files every so many seconds, for ever."""
         while True:
             await asyncio.sleep(seconds)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - a bug in one look must not be the end of all
+                _log.exception("%s could not be looked at", self._what)
 
     async def look(self) -> None:
         """Read the files again if they have changed.
