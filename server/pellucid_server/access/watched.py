@@ -39,7 +39,10 @@ class Watched(Generic[Read]):
         self._what = what
         self._paths = paths
         self._read = read
-        self._tried: Contents | str = ""
+        self._seen: Contents | str = ""
+        """What the last look found: contents, or why there are none."""
+        self._problem = ""
+        """What is wrong with that and not reported yet."""
         self._in_force: Contents = {}
         self.value: Read = self._first()
         """What was read last without fault."""
@@ -49,7 +52,7 @@ class Watched(Generic[Read]):
     def _first(self) -> Read:
         contents = contents_of(self._paths)
         value = self._read(contents)
-        self._tried = self._in_force = contents
+        self._seen = self._in_force = contents
         return value
 
     async def watch(self, seconds: float) -> None:
@@ -64,35 +67,40 @@ class Watched(Generic[Read]):
     async def look(self) -> None:
         """Read the files again if they have changed.
 
-        Files that are found half written, or of which one is new and another not yet, are unusable until the next look.
+        What cannot be used is reported at the next look if it is still so: files are found half written, or one of a
+        pair new and the other not yet.
         """
         try:
-            contents = await asyncio.get_running_loop().run_in_executor(None, contents_of, self._paths)
+            found: Contents | str = await asyncio.get_running_loop().run_in_executor(None, contents_of, self._paths)
         except UnusableFileError as error:
-            self._refuse(str(error), str(error))
+            found = str(error)
+        if found == self._seen:
+            self._report()
             return
-        if contents == self._tried:
-            return
-        if contents == self._in_force:
-            self._tried, self.stale = contents, False
+        self._seen, self._problem = found, ""
+        if isinstance(found, str):
+            self._problem = found
+        elif found == self._in_force:
+            self.stale = False
             _log.info("%s is as before again", self._what)
-            return
+        else:
+            self._take(found)
+
+    def _take(self, contents: Contents) -> None:
         try:
-            value = self._read(contents)
+            self.value = self._read(contents)
         except UnusableFileError as error:
-            self._refuse(contents, str(error))
+            self._problem = str(error)
             return
-        self.value, self.stale = value, False
-        self._tried = self._in_force = contents
+        self._in_force, self.stale = contents, False
         _log.info("%s has changed and was read again", self._what)
 
-    def _refuse(self, tried: Contents | str, reason: str) -> None:
-        """Note what cannot be used, once for each state of the files."""
-        if tried != self._tried:
-            _log.error(
-                "%s has changed and cannot be used, so what was read before stays in force: %s", self._what, reason
-            )
-        self._tried, self.stale = tried, True
+    def _report(self) -> None:
+        """Report what cannot be used, once for each state of the files."""
+        if self._problem:
+            text = "%s has changed and cannot be used, so what was read before stays in force: %s"
+            _log.error(text, self._what, self._problem)
+            self._problem, self.stale = "", True
 
 
 def contents_of(paths: tuple[Path, ...]) -> Contents:

@@ -97,6 +97,25 @@ async def test_a_mismatched_renewal_leaves_the_old_one_until_both_files_are_ther
     assert watched.value.chain_expires > time.time() + 86400
 
 
+async def test_a_pair_that_is_found_half_renewed_once_is_no_error(authority, caplog):
+    pair = authority.sign("server", "server", LOCAL)
+    watched = Watched(
+        "the server's certificate", (pair.certificate, pair.key), certificates_reader(pair.certificate, pair.key, None)
+    )
+    old_key = pair.key.read_bytes()
+    authority.sign("server", "server", LOCAL, days=2)
+    new_key = pair.key.read_bytes()
+    pair.key.write_bytes(old_key)
+    await watched.look()
+    pair.key.write_bytes(new_key)
+
+    await watched.look()
+
+    assert watched.value.key == new_key
+    assert not watched.stale
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_files_that_are_gone_leave_what_was_read_in_force(authority, caplog):
     pair = authority.sign("server", "server", LOCAL)
     watched = Watched(
