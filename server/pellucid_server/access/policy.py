@@ -44,7 +44,7 @@ class Identity:
     datasets
         Patterns of the labelled data sets that it may use, if it has the role for that.
     names_callers
-        Whether it calls on behalf of others, whom it names in the metadata.
+        Whether it calls for other callers and names them in the metadata.
     """
 
     name: str

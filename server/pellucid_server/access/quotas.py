@@ -11,7 +11,7 @@ QUOTAS = ("requests_per_second", "rows_per_minute", "concurrent_requests")
 """What can run out."""
 
 _BUSY_SECONDS = 0.25
-"""When a caller with too many requests at once should try again: nobody knows when one of them ends."""
+"""When a caller with too many requests at once should try again; when one of them ends is not known."""
 
 
 @dataclass(slots=True)

@@ -115,9 +115,9 @@ class CallerKeys:
 
 
 def caller_of(identity: Identity, named: str, host: str) -> str:
-    """Return on whose behalf an identity calls, for fairness: itself, and whom it names if it may name others.
+    """Return the caller that a call counts for in fairness: its identity, and the name that it gives if it may.
 
-    Calls without proof share one identity and are told apart by where they come from.
+    Calls without proof share one identity; each address that they come from is a caller.
     """
     if identity.name == ANONYMOUS:
         return f"{ANONYMOUS}:{host}"

@@ -181,12 +181,12 @@ class Gate:
 
 
 def identify(policy: Policy, context: Context) -> Identity:
-    """Return who calls: whose token it is, else whose certificate, else no one in particular.
+    """Return who calls: the token's identity, else the certificate's, else the anonymous one.
 
     Raises
     ------
     UnauthenticatedError
-        There is a token and it is unknown, or nothing proves who calls and the policy has nobody for that.
+        There is a token and it is unknown, or nothing proves who calls and there is no anonymous identity.
     """
     values = [value for key, value in context.invocation_metadata() or () if key == TOKEN_KEY]
     if values:

@@ -2,7 +2,7 @@
 
 A model is SERVING if a version of it is served, NOT_SERVING if all that there are could not be loaded, and while
 no worker is ready. A name that is not in the repository is unknown: NOT_FOUND. So are models that a caller may not
-know of. The health service refuses no one: what is not of a model is everyone's to know.
+know of. The health service refuses no call: what does not concern a model is public.
 """
 
 from collections.abc import Callable

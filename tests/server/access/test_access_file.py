@@ -1,9 +1,14 @@
 import hashlib
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
+from pellucid_server.access import access_file
 from pellucid_server.access.access_file import read_policy
 from pellucid_server.access.tokens import bearer, digest, hash_line, new_token
 from pellucid_server.access.watched import UnusableFileError
+from pellucid_server.config import load
 
 TOKENS = {name: new_token() for name in ("web", "old", "reports")}
 FILE = f"""
@@ -119,6 +124,21 @@ def test_what_proves_an_identity_proves_no_other(what):
 def test_a_policys_description_has_no_hash():
     assert digest(TOKENS["web"]).hex() not in repr(policy())
     assert repr(digest(TOKENS["web"])) not in repr(policy())
+
+
+def test_the_examples_of_the_documentation_can_be_used(tmp_path):
+    page = (Path(__file__).parents[3] / "docs" / "security.md").read_text("utf-8")
+    settings, identities = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    hashes = iter(hash_line(new_token()) for _ in range(9))
+    (tmp_path / "pellucid.toml").write_text(settings)
+
+    found = policy(re.sub(r"sha256:\w+…", lambda _: next(hashes), identities))
+
+    assert load(tmp_path / "pellucid.toml").access.file == Path("/etc/pellucid/access/access.toml")
+    assert found.anonymous.roles_for("demo-1") == {"predict"}
+    assert set(found.identities) == {"web", "research"}
+    example = re.search(r"(?s)    (\[identities.web\].*?)\n\nWhat a message", access_file.__doc__)[1]
+    assert policy(re.sub(r"sha256:\w+…", lambda _: next(hashes), textwrap.dedent("    " + example))).anonymous
 
 
 @pytest.mark.parametrize("value", ["Bearer abc", "bearer  abc", " BEARER abc "])

@@ -316,6 +316,22 @@ async def test_requests_that_end_leave_room_for_others_however_they_end(pool, re
         await stub.Predict(request(), **as_("web"))
 
 
+async def test_streams_that_end_leave_room_for_others_too(pool, registry):
+    text = f'[identities.one]\ntokens = ["{hash_line(TOKENS["web"])}"]\nroles = ["explain"]\nconcurrent_requests = 1'
+    found = read_policy(text.encode())
+    boundary = Boundary(RequestRecorder(Metrics.on(registry)), lambda: pool.hello, gate=Gate(lambda: found))
+    async with served(pool, boundary) as channel:
+        stub = explanation_service_pb2_grpc.ExplanationServiceStub(channel)
+        asked = service_pb.AblateRequest(model=pb.ModelSpec(name="iris"))
+
+        codes = []
+        for _ in range(3):
+            codes.append((await failed(stub.Ablate(asked, **as_("web")).read())).code().name)
+            await asyncio.wait_for(boundary.idle(), 20)
+
+    assert codes == ["UNIMPLEMENTED"] * 3
+
+
 async def test_without_a_policy_everyone_may_ask_everything(explanations, policy, pool):
     policy[0] = None
 
