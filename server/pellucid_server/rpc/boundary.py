@@ -137,8 +137,7 @@ class Boundary:
         async def guarded(_: object, context: Context) -> bytes:
             call, place = self._begin(rpc, context)
             try:
-                request = await self._read(request_class, call, place, context, role)
-                message = await handler(request, call)
+                message = await handler(await self._read(request_class, call, place, context, role), call)
                 await self._faults.pass_by("replying", model=call.model)
                 reply = await self._serialized(message, call)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end

@@ -141,7 +141,7 @@ class Gate:
     def worded(self, error: PellucidError, call: Call, hello: Hello | None) -> PellucidError:
         """Return an error as the call's identity may read it: a worker that misses a name says which there are."""
         shown = self.shown(hello, call) if isinstance(error, NotFoundError) else None
-        if call.identity is None or shown is None:
+        if call.identity is None or shown is None or ADMIN in call.identity.roles:
             return error
         name = error.metadata.get("resource_name", "")
         match error.metadata.get("resource_type"):

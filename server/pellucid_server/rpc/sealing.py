@@ -2,9 +2,9 @@
 
 import contextlib
 import hmac
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pellucid_server.rpc.service import Workers
 from pellucid_server.vocabulary.findings import Findings
@@ -39,23 +39,17 @@ class SealedWorkers:
         return self._workers.hello
 
     async def run(
-        self, request: Request, deadline_seconds: float | None = None, *, caller: str, priority: str
+        self, request: Request, deadline_seconds: float | None = None, **how: Any
     ) -> tuple[Result, RequestTiming]:
-        """Do one request for a caller, in a class of requests."""
-        result, timing = await self._workers.run(request, deadline_seconds, caller=caller, priority=priority)
+        """Do one request, as the workers do."""
+        result, timing = await self._workers.run(request, deadline_seconds, **how)
         return self._result(result), timing
 
     async def stream(
-        self,
-        request: Request,
-        deadline_seconds: float | None = None,
-        *,
-        caller: str,
-        priority: str,
-        on_end: Callable[[RequestTiming], None],
+        self, request: Request, deadline_seconds: float | None = None, **how: Any
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts; closing the generator cancels it."""
-        parts = self._workers.stream(request, deadline_seconds, caller=caller, priority=priority, on_end=on_end)
+        parts = self._workers.stream(request, deadline_seconds, **how)
         async with contextlib.aclosing(parts):
             async for part in parts:
                 yield replace(part, body=self._findings(part.body))
