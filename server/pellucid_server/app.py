@@ -16,19 +16,31 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
+from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.config import Config, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
-from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
+from pellucid_server.metrics import (
+    LoadRecorder,
+    Metrics,
+    ModelsCollector,
+    PoolRecorder,
+    RequestRecorder,
+    WorkersCollector,
+)
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
-from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
+from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.room import Room
+from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
-from pellucid_server.settings.sections import ServerConfig
+from pellucid_server.security_metrics import SecurityCollector, quota_counter
+
+__all__ = ["App", "StartError", "channel_options", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,21 +66,6 @@ _TELLING_SECONDS = 1.0
 _AT_ONCE_SECONDS = 0.05
 """How soon they may send their requests again: their connections are being ended, so it is to another server."""
 
-_MOST_STREAMS = 1024
-"""Calls of one connection at a time; a client holds further ones back by itself."""
-
-# Clients ping a server that keeps them waiting: ours each 15 s, no library more often than each 10 s. By its
-# default a server closes connections that ping twice within 5 minutes without other traffic.
-_LEAST_PING_MS = 9_000
-
-# A caller whose machine is gone without a word is found out, and its work stopped, after these two.
-_KEEPALIVE_MS = 60_000
-_KEEPALIVE_PATIENCE_MS = 20_000
-
-
-class StartError(Exception):
-    """The server cannot start; the message tells the operator why."""
-
 
 class App:
     """One server: `start`, then `stop`.
@@ -84,6 +81,8 @@ class App:
         """The gRPC port that is listened on."""
         self.metrics_port: int | None = None
         """The port of the metrics page, if there is one."""
+        self.health_port: int | None = None
+        """The port of the health check alone, if there is one."""
         self._config = config
         self._registry = CollectorRegistry()
         self._metrics = Metrics.on(self._registry)
@@ -103,17 +102,29 @@ class App:
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
+        self._security = Security(config.tls, config.access, quota_counter(self._registry))
+        self._registry.register(SecurityCollector(lambda: self._security.certificates, self._security.stale))
         self._boundary = Boundary(
-            recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes, room=self._room
+            recorder,
+            lambda: self._pool.hello,
+            keys=keys,
+            faults=faults,
+            classes=config.classes,
+            room=self._room,
+            gate=self._security.gate,
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
-        self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
+        self._metrics.show_queue(config.classes, lambda: self._pool.waiting, self._pool.backlog_seconds)
         self._hurried = asyncio.Event()
         self._registry.register(ModelsCollector(lambda: self._pool.hello))
+        self._registry.register(WorkersCollector(lambda: self._pool.workers))
+        loads = LoadRecorder(self._metrics)
+        self._pool.watch(lambda _: loads.look(self._pool.hello))
         self._health = Health()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
         self._metrics_server: Any = None
         self._tidying: asyncio.Task[None] | None = None
 
@@ -125,7 +136,7 @@ class App:
         Raises
         ------
         StartError
-            A port cannot be had.
+            A port cannot be had, or a file of certificates or identities cannot be used.
         WorkerStartError
             A worker refused or died before it was ready.
         """
@@ -134,6 +145,9 @@ class App:
         self._listen()
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
+        if self._config.server.health_port >= 0:
+            visible = VisibleHealth(self._health, self._boundary.gate.sees_in_public)
+            self._health_server, self.health_port = await serve_health(self._config.server, visible)
         self._serve_metrics()
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
@@ -149,6 +163,10 @@ class App:
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
+        self._security.close()
+        if self._health_server is not None:
+            # The last, so that a probe still finds it while the others end.
+            await self._health_server.stop(None)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 
@@ -201,16 +219,16 @@ class App:
     def _listen(self) -> None:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
-        add_services(server, self._pool, self._config.limits, self._boundary)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            self._security.load(config.host)
+        except UnusableFileError as error:
+            raise StartError(f"{error}.") from error
+        add_services(server, self._security.sealed(self._pool), self._config.limits, self._boundary)
+        health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)
         if config.reflection:
             names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        address = f"{config.host}:{config.port}"
-        try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartError(f"Cannot listen on {address}; is another server there?") from error
+        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server
 
     async def _tidy(self) -> None:
@@ -244,32 +262,6 @@ class App:
         change.add_done_callback(self._health_changes.discard)
 
 
-def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Return gRPC's options for the server's side of its connections."""
-    options = [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        # Two servers on one port would share its connections at random.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_concurrent_streams", _MOST_STREAMS),
-        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_PATIENCE_MS),
-        # Without this one, which is 60 s by itself, the one above has no effect.
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_PATIENCE_MS),
-        ("grpc.keepalive_permit_without_calls", 0),
-    ]
-    if config.connection_age_seconds:
-        options.append(("grpc.max_connection_age_ms", _milliseconds(config.connection_age_seconds)))
-        options.append(("grpc.max_connection_age_grace_ms", _milliseconds(config.connection_grace_seconds)))
-    return options
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return a time as gRPC takes it: whole, at least 1, and below the number that means never."""
-    return min(max(1, round(seconds * 1000)), (1 << 31) - 2)
-
-
 async def serve(
     config: Config, *, ready_file: Path | None = None, worker_command: Sequence[str] = WORKER_COMMAND
 ) -> int:
@@ -278,7 +270,7 @@ async def serve(
     Parameters
     ----------
     ready_file
-        Gets `{"port", "metrics_port", "pid"}` as JSON, whole at once, when requests are taken.
+        Gets `{"port", "metrics_port", "health_port", "pid"}` as JSON, whole at once, when requests are taken.
 
     Returns
     -------
@@ -341,7 +333,7 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
     if ready_file is not None:
-        facts = {"port": app.port, "metrics_port": app.metrics_port, "pid": os.getpid()}
+        facts = {"port": app.port, "metrics_port": app.metrics_port, "health_port": app.health_port, "pid": os.getpid()}
         part = ready_file.with_name(ready_file.name + ".part")
         part.write_text(json.dumps(facts) + "\n", "utf-8")
         part.replace(ready_file)

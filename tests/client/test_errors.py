@@ -33,6 +33,9 @@ def failure(code, reason, *details, message="Wrong, and what would be right: Ã¤â
         (grpc.StatusCode.NOT_FOUND, "NOT_FOUND", errors.NotFoundError),
         (grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED", errors.UnsupportedError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", errors.OverloadedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", errors.QuotaExceededError),
+        (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", errors.UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", errors.PermissionDeniedError),
         (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", errors.UnavailableError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMED_OUT", errors.TimedOutError),
         (grpc.StatusCode.CANCELLED, "CANCELLED", errors.CancelledError),
@@ -137,7 +140,9 @@ def test_the_time_to_wait_is_read(client, server):
         (grpc.StatusCode.UNIMPLEMENTED, errors.UnimplementedError, "does not have this call"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.TimedOutError, "No answer from localhost"),
         (grpc.StatusCode.CANCELLED, errors.CancelledError, "was cancelled"),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.PellucidError, "^words$"),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError, "^words$"),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError, "^words$"),
+        (grpc.StatusCode.ALREADY_EXISTS, errors.PellucidError, "^words$"),
     ],
 )
 def test_a_status_without_details_is_typed_by_its_code(client, server, code, kind, right):

@@ -8,9 +8,11 @@ from urllib.parse import unquote
 
 import grpc
 
+from pellucid_server.access.policy import ANONYMOUS, Identity
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.settings.sections import ServerConfig
+from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import RequestTiming
 
 ID_KEY = "x-request-id"
@@ -40,14 +42,26 @@ class Call:
     """When, on `time.monotonic()`'s clock."""
     deadline_seconds: float | None
     """How long after its arrival the answer must be ready; None is no deadline."""
+    identity: Identity | None = None
+    """Who calls, where the server asks for a proof of that."""
+    admitted: bool = False
+    """Whether it counts among the requests of its identity that run."""
     caller: str = ""
-    """On whose behalf: what the caller's metadata says, else the address that the call came from."""
+    """On whose behalf: its identity, else what the caller's metadata says, else the address that the call came from."""
     priority: str = ""
     """Its class: what the caller's metadata says; a handler that runs a request fills it in where that is nothing."""
     model: str = ""
     """The model that the caller named."""
+    version: int = 0
+    """The version that the caller named."""
+    answered_by: ModelKey | None = None
+    """The model version that made its answer, once there is one."""
     method: str = ""
     """The method that the caller named."""
+    received_bytes: int = 0
+    """Bytes of its request."""
+    sent_bytes: int = 0
+    """Bytes of its replies."""
     timing: RequestTiming | None = None
     """Where a worker's time went; a handler sets it with the result in its hands."""
     large: bool = False
@@ -93,7 +107,8 @@ class CallerKeys:
             A value holds other characters than printable ones of ASCII.
         """
         metadata = context.invocation_metadata() or ()
-        call.caller = _text(self.caller, metadata)[:_CALLER_LENGTH] or _host(context.peer())
+        named, host = _text(self.caller, metadata)[:_CALLER_LENGTH], host_of(context.peer())
+        call.caller = named or host if call.identity is None else caller_of(call.identity, named, host)
         call.priority = _text(self.priority, metadata)
 
     @property
@@ -106,6 +121,16 @@ class CallerKeys:
         if not isinstance(error, InvalidRequestError) or error.metadata.get("field") != "priority":
             return error
         return InvalidRequestError(error.message, **{**error.metadata, "field": _field(self.priority)})
+
+
+def caller_of(identity: Identity, named: str, host: str) -> str:
+    """Return the caller that a call counts for in fairness: its identity, and the name that it gives if it may.
+
+    Calls without proof share one identity; each address that they come from is a caller.
+    """
+    if identity.name == ANONYMOUS:
+        return f"{ANONYMOUS}:{host}"
+    return f"{identity.name}/{named}" if identity.names_callers and named else identity.name
 
 
 def arrival(rpc: str, context: Context) -> Call:
@@ -145,7 +170,7 @@ def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def _host(peer: str) -> str:
+def host_of(peer: str) -> str:
     """Return the address of gRPC's name for a peer, such as "ipv4:10.0.0.7:40312", or nothing if it has none."""
     scheme, _, address = peer.partition(":")
     return unquote(address).rpartition(":")[0].strip("[]") if scheme in {"ipv4", "ipv6"} else ""
