@@ -128,8 +128,10 @@ class OnnxCuts:
         """
         return self._suffixes.get(layer, lambda: self._suffix(layer))
 
-    def between(self, layers: tuple[str, ...]) -> Between | None:
-        """Return what gives the outputs by name of the values of some layers, (n, *shape) each; None if they need more.
+    def between(self, layers: tuple[str, ...], operators: frozenset[str] = frozenset()) -> Between | None:
+        """Return what gives the outputs by name of the values of some layers, (n, *shape) each.
+
+        None if the outputs need more than those, or if none of `operators`, where there are some, makes them.
 
         Raises
         ------
@@ -140,7 +142,7 @@ class OnnxCuts:
         """
         names = [self._made[layer] for layer in layers]
         planned = plan_between(self._skeleton, self._values, names)
-        if planned is None:
+        if planned is None or (operators and operators.isdisjoint(planned.operators)):
             return None
         run = self._runner(behind(self._skeleton, self._values, planned), layers)
 

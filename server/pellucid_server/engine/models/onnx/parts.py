@@ -58,11 +58,14 @@ class Plan:
         Other values that cross, in the order in which they are made; all hold rows.
     shapes
         Nodes behind the cut that read the shape of a value before it, by number, and the lengths of a row of that.
+    operators
+        Those of the part behind, where `plan_between` made the plan.
     """
 
     value: str
     crossings: tuple[str, ...]
     shapes: Mapping[int, tuple[int, ...]]
+    operators: frozenset[str] = frozenset()
 
     @property
     def crossing(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ def plan_between(skeleton: Skeleton, values: Values, given: Sequence[str]) -> Pl
     wiring = skeleton.wiring
     shapes: dict[int, tuple[int, ...]] = {}
     reached: set[str] = set()
+    operators: set[str] = set()
     waiting = list(wiring.outputs)
     while waiting:
         name = waiting.pop()
@@ -116,12 +120,13 @@ def plan_between(skeleton: Skeleton, values: Values, given: Sequence[str]) -> Pl
         if name not in wiring.maker:
             return None
         number = wiring.maker[name]
+        operators.add(wiring.nodes[number].op_type)
         lengths = _known_lengths(wiring.nodes[number], values)
         if lengths is None:
             waiting.extend(wiring.reads[number])
         else:
             shapes[number] = lengths
-    return Plan(given[0], tuple(given[1:]), shapes)
+    return Plan(given[0], tuple(given[1:]), shapes, frozenset(operators))
 
 
 def _known_lengths(node: onnx.NodeProto, values: Values) -> tuple[int, ...] | None:
