@@ -29,6 +29,8 @@ from pellucid_server.rpc.health import SERVICES, Health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.service import add_services
 from pellucid_server.settings.sections import ServerConfig
+from pellucid_server.tracing.setup import span_export
+from pellucid_server.tracing.tracer import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ _LONGEST_DISTURBED_SECONDS = 5.0
 
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
+
+_SPANS_SECONDS = 2.0
+"""Time for a stopping server's last spans to reach the collector."""
 
 _AT_ONCE_SECONDS = 0.05
 """How soon they may send their requests again: their connections are being ended, so it is to another server."""
@@ -102,9 +107,17 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
+        self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.inc)
+        tracer = None if self._spans is None else Tracer(config.tracing.sample_ratio, self._spans)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
         self._boundary = Boundary(
-            recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes, room=self._room
+            recorder,
+            lambda: self._pool.hello,
+            keys=keys,
+            faults=faults,
+            classes=config.classes,
+            room=self._room,
+            tracer=tracer,
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
@@ -149,6 +162,8 @@ class App:
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
+        if self._spans is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._spans.close, _SPANS_SECONDS)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 

@@ -64,6 +64,8 @@ class Metrics:
     """Evaluation rows of those requests, by class."""
     queue_bytes: Gauge
     """Bytes of the inputs of those requests, by class."""
+    trace_spans_dropped: Counter
+    """Spans of traces that did not reach the collector."""
     worker_restarts: Counter
     """Starts of a worker process after the first, by device."""
     worker_losses: Counter
@@ -98,6 +100,7 @@ class Metrics:
             queue_requests=gauge("pellucid_queue_requests", "Requests that wait for a place on a worker.", "class"),
             queue_rows=gauge("pellucid_queue_rows", "Evaluation rows of the requests that wait.", "class"),
             queue_bytes=gauge("pellucid_queue_bytes", "Bytes of the requests that wait.", "class"),
+            trace_spans_dropped=counter("pellucid_trace_spans_dropped", "Spans that were not exported."),
             worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
         )

@@ -26,7 +26,9 @@ from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arriv
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
+from pellucid_server.rpc.tracing import outcome, trace_fields
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
+from pellucid_server.tracing.tracer import Tracer
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.results import RequestTiming
 
@@ -67,6 +69,8 @@ class Boundary:
         The names of the classes of requests: others are `unknown` in the log.
     room
         Decides when large requests are read; None is one of the default size.
+    tracer
+        Begins the traces of requests; None records none.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Boundary:
         faults: Faults | None = None,
         classes: Collection[str] = frozenset(DEFAULT_CLASSES),
         room: Room | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.room = room or Room(ServerConfig().inflight_bytes, ServerConfig().max_message_bytes)
         """The bytes of large requests in flight."""
@@ -90,6 +95,8 @@ class Boundary:
         self.last_entered = 0.0
         """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
+        self._tracer = tracer
+        self._paths: dict[str, str] = {}
         self._served = served
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
@@ -121,6 +128,10 @@ class Boundary:
         self._idle.clear()
         self.last_entered = time.monotonic()
         task.add_done_callback(self._leave)
+
+    def introduce(self, rpc: str, path: str) -> None:
+        """Learn an RPC's full name, "package.Service/Method"."""
+        self._paths[rpc] = path
 
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
         """Wrap `handler` for gRPC, which has it read its request itself: bytes in, bytes out."""
@@ -155,7 +166,10 @@ class Boundary:
                     del request
                     async for message in messages:
                         await self._faults.pass_by("replying", model=call.model)
-                        await context.write(await self._serialized(message, call))
+                        reply = await self._serialized(message, call)
+                        await context.write(reply)
+                        if call.trace is not None:
+                            call.trace.part(len(reply))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
                 await self._fail(call, context, error)
             finally:
@@ -166,6 +180,8 @@ class Boundary:
 
     def _begin(self, rpc: str, context: Context) -> tuple[Call, Place]:
         call = arrival(rpc, context)
+        if self._tracer is not None:
+            call.trace = self._tracer.begin(call.traceparent, self._paths.get(rpc, rpc), call.arrived)
         # With the trailers: initial metadata of its own would be one more frame and await a call.
         context.set_trailing_metadata(((ID_KEY, call.request_id),))
         return call, self.room.place((rpc, context.peer()))
@@ -201,6 +217,8 @@ class Boundary:
         # From here on the bytes are the function's alone, and are let go with it.
         del data
         request = await self.aside.run(lambda: _tidied(parse)) if call.large else parse()
+        if call.trace is not None:
+            call.trace.read()
         self._keys.read(call, context)
         return request
 
@@ -247,10 +265,12 @@ class Boundary:
         self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=timing)
         if call.timing is not None and code is not grpc.StatusCode.OK:
             self._recorder.wasted(model, call.timing)
+        priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
+        if call.trace is not None:
+            call.trace.finish(outcome(code, failure, {"method": method, "model": model, "class": priority}, timing))
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
-            priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
             fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
@@ -345,7 +365,7 @@ def _fields(
 ) -> dict[str, object]:
     """Return what every line has; `words` are the class and the method, in words of the server's own."""
     priority, method = words
-    fields: dict[str, object] = {"id": call.request_id, "rpc": call.rpc, "code": code.name}
+    fields: dict[str, object] = {"id": call.request_id, **trace_fields(call), "rpc": call.rpc, "code": code.name}
     named = {"caller": call.caller, "class": priority, "model": call.model, "method": method}
     fields |= {name: value[:_NAME_LENGTH] for name, value in named.items() if value}
     fields["seconds"] = round(seconds, 6)
