@@ -1,5 +1,6 @@
 """Traces through the real server and its worker, as a collector gets them."""
 
+import itertools
 import json
 import secrets
 from collections import Counter
@@ -7,7 +8,7 @@ from collections import Counter
 import grpc
 import pytest
 from e2e import otlp, small_models
-from e2e.fault_points import QUICK, kill, serve_with_points, wait_until_idle, worker_pids
+from e2e.fault_points import kill, serve_with_points, worker_pids
 from e2e.messages import attribute, predict, spec, table_rows
 from e2e.serving import LONG_SECONDS, serve, wait_until
 from pellucid.v1 import explanation_pb2
@@ -147,7 +148,7 @@ def test_stages_follow_one_another(server, collector):
         "reply",
     }
     order = [spans[name].times for name in ("read", "queue", "prepare", "batch", "reply")]
-    assert all(before[1] <= after[0] for before, after in zip(order, order[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(order))
     assert spans["batch"].attributes["pellucid.batch.rows"] == spans["batch"].attributes["pellucid.batch.own_rows"] == 1
 
 

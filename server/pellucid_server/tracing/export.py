@@ -96,7 +96,7 @@ class Exporter:
         )
 
 
-class _Sender(SpanExporter):
+class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped where the extra is not installed
     """Counts what was sent and what was not."""
 
     def __init__(self, exporter: OTLPSpanExporter, endpoint: str, on_drop: Callable[[int], None]) -> None:
