@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import cast
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -45,11 +46,7 @@ class Exporter:
     def __init__(self, config: TracingConfig, on_drop: Callable[[int], None]) -> None:
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._resource = Resource.create({"service.name": config.service_name, "service.version": version("pellucid")})
-        self._scope = InstrumentationScope("pellucid_server", version("pellucid"))
-        self._sender = _Sender(
-            OTLPSpanExporter(config.endpoint, timeout=config.timeout_seconds), config.endpoint, on_drop
-        )
+        self._sender = _Sender(config, on_drop)
         self._most = config.queue_spans
         self._on_drop = on_drop
         self._processor = BatchSpanProcessor(
@@ -65,7 +62,7 @@ class Exporter:
             if self._sender.waiting >= self._most:
                 self._sender.dropped_queued()
             self._sender.queued()
-            self._processor.on_end(self._made(span))
+            self._processor.on_end(cast(ReadableSpan, _Waiting(span)))
 
     def close(self, patience_seconds: float) -> None:
         """Send what is queued, for so long at most. Blocks."""
@@ -76,32 +73,29 @@ class Exporter:
         self._sender.shutdown()
         closing.join(1.0)
 
-    def _made(self, span: Span) -> ReadableSpan:
-        parent = None
-        if span.parent_id:
-            parent = _context(span.trace_id, span.parent_id, remote=span.remote_parent)
-        return ReadableSpan(
-            span.name,
-            _context(span.trace_id, span.span_id),
-            parent,
-            self._resource,
-            dict(span.attributes),
-            [SdkEvent(each.name, dict(each.attributes), each.time_ns) for each in span.events],
-            _links(span.links),
-            _KINDS[span.kind],
-            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
-            start_time=span.began_ns,
-            end_time=span.ended_ns,
-            instrumentation_scope=self._scope,
-        )
+
+class _Waiting:
+    """A span in the queue. It is made into OpenTelemetry's, which takes longest, when it is sent, on another thread.
+
+    The processor asks for no more than the context of what it queues, and there for the flag.
+    """
+
+    __slots__ = ("span",)
+
+    context = SpanContext(1, 1, False, _SAMPLED)
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
 
 
 class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped where the extra is not installed
     """Counts what was sent and what was not."""
 
-    def __init__(self, exporter: OTLPSpanExporter, endpoint: str, on_drop: Callable[[int], None]) -> None:
-        self._exporter = exporter
-        self._endpoint = endpoint
+    def __init__(self, config: TracingConfig, on_drop: Callable[[int], None]) -> None:
+        self._exporter = OTLPSpanExporter(config.endpoint, timeout=config.timeout_seconds)
+        self._endpoint = config.endpoint
+        self._resource = Resource.create({"service.name": config.service_name, "service.version": version("pellucid")})
+        self._scope = InstrumentationScope("pellucid_server", version("pellucid"))
         self._on_drop = on_drop
         self._lock = threading.Lock()
         self._complained = -_COMPLAINT_SECONDS
@@ -124,7 +118,7 @@ class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped wher
         """Send spans that have left the queue."""
         with self._lock:
             self.waiting -= len(spans)
-        result = SpanExportResult.FAILURE if self._closed else self._exporter.export(spans)
+        result = SpanExportResult.FAILURE if self._closed else self._send(spans)
         if result is not SpanExportResult.SUCCESS:
             self._on_drop(len(spans))
             self._complain()
@@ -136,11 +130,33 @@ class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped wher
             self._closed = True
             self._exporter.shutdown()
 
+    def _send(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.export([self._made(cast(_Waiting, each).span) for each in spans])
+
     def _complain(self) -> None:
         now = time.monotonic()
         if now - self._complained >= _COMPLAINT_SECONDS:
             self._complained = now
             _log.warning("spans could not be sent to %s (tracing.endpoint) and were dropped", self._endpoint)
+
+    def _made(self, span: Span) -> ReadableSpan:
+        parent = None
+        if span.parent_id:
+            parent = _context(span.trace_id, span.parent_id, remote=span.remote_parent)
+        return ReadableSpan(
+            span.name,
+            _context(span.trace_id, span.span_id),
+            parent,
+            self._resource,
+            dict(span.attributes),
+            [SdkEvent(each.name, dict(each.attributes), each.time_ns) for each in span.events],
+            _links(span.links),
+            _KINDS[span.kind],
+            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
+            start_time=span.began_ns,
+            end_time=span.ended_ns,
+            instrumentation_scope=self._scope,
+        )
 
 
 def _context(trace_id: str, span_id: str, *, remote: bool = False) -> SpanContext:
