@@ -3,15 +3,19 @@
 import itertools
 import json
 import secrets
+import subprocess
+import sys
 from collections import Counter
 
 import grpc
+import numpy as np
 import pytest
 from e2e import otlp, small_models
 from e2e.fault_points import kill, serve_with_points, worker_pids
 from e2e.messages import attribute, predict, spec, table_rows
 from e2e.serving import LONG_SECONDS, serve, wait_until
-from pellucid.v1 import explanation_pb2
+from pellucid import tensors
+from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
 
 ROW = {"width": 12.0, "height": 3.0, "colour": "green"}
 INPUTS = {"features": table_rows([ROW])}
@@ -326,3 +330,80 @@ def test_a_dead_collector_costs_its_spans_and_nothing_else(repository, tmp_path)
         assert server.terminate() == 0
         assert len(server.lines("tracing.endpoint")) == 1
         assert not server.lines("ERROR")
+
+
+@pytest.fixture(scope="module")
+def streaming(collector, table_models, tmp_path_factory):
+    """A server that exports its traces, and whose worker answers `Ablate` in as many parts as it is asked for."""
+    settings = otlp.QUICK | {"PELLUCID_TRACING__ENDPOINT": collector.address}
+    with serve(table_models, tmp_path_factory.mktemp("streaming"), settings, worker="e2e.streaming_worker") as running:
+        yield running
+
+
+def parts(server, count, metadata):
+    row = np.zeros((1, 30), np.float32)
+    row[0, :3] = count, 800, True
+    request = explanation_service_pb2.AblateRequest(
+        model=explanation_pb2.ModelSpec(name="breast-cancer"),
+        method="parts",
+        inputs={"features": input_pb2.Input(tensor=tensors.to_tensor(row))},
+    )
+    return server.explanations.Ablate(request, metadata=metadata, timeout=LONG_SECONDS)
+
+
+def test_a_stream_is_one_span_with_an_event_for_each_part(streaming, collector):
+    trace_id, metadata = caller()
+
+    assert len(list(parts(streaming, 5, metadata))) == 5
+
+    spans = collector.ended(trace_id)
+    request = own(spans)
+    times = [event.time_unix_nano for event in request.raw.events]
+    assert [event.name for event in request.raw.events] == ["part"] * 5
+    assert times == sorted(times)
+    assert request.times[0] < times[0] < times[-1] < request.times[1]
+    assert [len(named(spans, name)) for name in ("work", "batch")] == [1, 5]
+    assert_nested(spans)
+
+
+def test_a_stream_that_its_caller_leaves_shows_the_parts_sent(streaming, collector):
+    trace_id, metadata = caller()
+    call = parts(streaming, 1_000_000, metadata)
+    for _ in range(3):
+        next(call)
+
+    call.cancel()
+
+    request = own(collector.ended(trace_id))
+    assert request.error == "CANCELLED"
+    assert len(request.raw.events) >= 3
+    spans = collector.wait(trace_id, lambda spans: bool(named(spans, "work")))
+    (work,) = named(spans, "work")
+    assert work.error == "CANCELLED"
+    assert len(named(spans, "batch")) <= 128
+
+
+def test_a_lost_worker_ends_a_stream_that_has_begun(streaming, collector):
+    trace_id, metadata = caller()
+    call = parts(streaming, 1_000_000, metadata)
+    next(call)
+
+    kill(streaming.worker_pid())
+
+    with pytest.raises(grpc.RpcError):
+        list(call)
+    spans = collector.ended(trace_id)
+    assert [span.error for span in named(spans, "work")] == ["WORKER_LOST"]
+    assert own(spans).error == "UNAVAILABLE"
+    assert_nested(spans)
+
+
+@pytest.mark.parametrize("module", ["pellucid_server.worker", "pellucid_server.__main__"])
+def test_a_server_that_does_not_trace_and_any_worker_import_no_opentelemetry(module):
+    code = f"import sys, {module}; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG_SECONDS
+    )
+
+    assert done.stdout == "[]\n"
