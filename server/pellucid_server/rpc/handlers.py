@@ -26,7 +26,7 @@ class GuardedHandlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             for method in service.methods
         }
         for method in service.methods:
-            boundary.introduce(method.name, f"{service.full_name}/{method.name}")
+            boundary.name_call(method.name, f"{service.full_name}/{method.name}")
 
     def service(self, handler_call_details: Any) -> Any:
         """Return the handler of a call that begins, or None; gRPC asks before it has read the request."""
