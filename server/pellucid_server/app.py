@@ -114,7 +114,7 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
-        self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.inc)
+        self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.labels().inc)
         tracer = None if self._spans is None else Tracer(config.tracing.sample_ratio, self._spans)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
         self._boundary = Boundary(

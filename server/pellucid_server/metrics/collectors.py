@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from pellucid_server.metrics.families import Counters, Histograms
 from pellucid_server.vocabulary.messages import BATCH_BOUNDS
@@ -31,7 +31,7 @@ Waiting = Mapping[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The collectors. All but the gauges and the spans are written to by the event loop's thread alone."""
+    """The collectors. All but the gauges and the dropped spans are written to by the event loop's thread alone."""
 
     request_seconds: Histograms
     """From arrival to the reply's being ready; its count is the number of requests."""
@@ -65,8 +65,8 @@ class Metrics:
     """Rows of each device batch, by device and kind of evaluation."""
     device_busy_seconds: Counters
     """Time in which a batch was on the device, by device and worker."""
-    trace_spans_dropped: Counter
-    """Spans of traces that did not reach the collector."""
+    trace_spans_dropped: Counters
+    """Spans of traces that did not reach the collector; the exporter counts them, one thread at a time."""
     worker_restarts: Counters
     """Starts of a worker process after the first, by device."""
     worker_losses: Counters
@@ -139,9 +139,7 @@ class Metrics:
             device_busy_seconds=counter(
                 "pellucid_device_busy_seconds", "Time in which a batch was on the device.", "device", "worker"
             ),
-            trace_spans_dropped=Counter(
-                "pellucid_trace_spans_dropped", "Spans that did not reach the collector.", registry=registry
-            ),
+            trace_spans_dropped=counter("pellucid_trace_spans_dropped", "Spans that did not reach the collector."),
             worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
             model_loads=counter(

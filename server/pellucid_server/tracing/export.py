@@ -40,7 +40,7 @@ class Exporter:
     Parameters
     ----------
     on_drop
-        Called with the number of spans that were dropped, from any thread.
+        Called with the number of spans that were dropped, from any thread, but from one at a time.
     """
 
     def __init__(self, config: TracingConfig, on_drop: Callable[[int], None]) -> None:
@@ -48,7 +48,6 @@ class Exporter:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._sender = _Sender(config, on_drop)
         self._most = config.queue_spans
-        self._on_drop = on_drop
         self._processor = BatchSpanProcessor(
             self._sender,
             max_queue_size=config.queue_spans,
@@ -112,7 +111,7 @@ class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped wher
         """Count a span that leaves a full queue for the next to enter."""
         with self._lock:
             self.waiting -= 1
-        self._on_drop(1)
+            self._on_drop(1)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans that have left the queue."""
@@ -120,7 +119,8 @@ class _Sender(SpanExporter):  # type: ignore[misc,unused-ignore]  # untyped wher
             self.waiting -= len(spans)
         result = SpanExportResult.FAILURE if self._closed else self._send(spans)
         if result is not SpanExportResult.SUCCESS:
-            self._on_drop(len(spans))
+            with self._lock:
+                self._on_drop(len(spans))
             self._complain()
         return result
 

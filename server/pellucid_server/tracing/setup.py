@@ -23,7 +23,10 @@ class SpanExport(Protocol):
 
 
 def span_export(config: TracingConfig, on_drop: Callable[[int], None]) -> SpanExport | None:
-    """Return what spans are given to, or None if none are to be exported; `on_drop` hears how many were dropped."""
+    """Return what spans are given to, or None if none are to be exported.
+
+    `on_drop` is called with the number of spans that were dropped.
+    """
     if not config.endpoint:
         return None
     return cast(SpanExport, importlib.import_module(EXPORT_MODULE).Exporter(config, on_drop))
