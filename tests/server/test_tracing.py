@@ -123,7 +123,7 @@ def test_a_workers_times_become_spans_beneath_the_requests_own():
     noted = Noted()
     trace = noted.trace
     trace.queued(2.0)
-    trace.sent(2.5, device="cpu", worker="77")
+    trace.sent(2.5, device="cpu", pid=77)
     report = (
         WorkerSpan(WORK, 0, 3.0, 6.0),
         WorkerSpan("explain x", 1, 3.5, 6.0, {"pellucid.method": "x"}),
@@ -140,7 +140,7 @@ def test_a_workers_times_become_spans_beneath_the_requests_own():
     assert batch.links == (f"00-{'1' * 32}-{'2' * 16}-01",)
     assert work.attributes == {
         "pellucid.device": "cpu",
-        "pellucid.worker": "77",
+        "pellucid.worker.pid": 77,
         "pellucid.attempt": 1,
         "pellucid.spans_dropped": 3,
     }
@@ -163,7 +163,7 @@ def test_what_a_worker_did_for_a_caller_who_left_follows_once():
     noted = Noted()
     trace = noted.trace
     trace.queued(2.0)
-    trace.sent(2.5, device="cpu", worker="77")
+    trace.sent(2.5, device="cpu", pid=77)
     trace.finish(Outcome("CANCELLED", "CANCELLED"))
     assert [span.name for span in noted.spans] == ["a.B/C", "read"]
 
@@ -178,18 +178,18 @@ def test_a_lost_worker_is_an_attempt_of_its_own():
     noted = Noted()
     trace = noted.trace
     trace.queued(2.0)
-    trace.sent(3.0, device="cpu", worker="1")
+    trace.sent(3.0, device="cpu", pid=1)
     trace.lost(5.0)
     trace.queued(5.0)
-    trace.sent(6.0, device="cpu", worker="2")
+    trace.sent(6.0, device="cpu", pid=2)
     trace.answered(9.0, Done(1, TIMING, spans=(WorkerSpan(WORK, 0, 7.0, 9.0),)))
 
     trace.finish(OK)
 
     works, queues = noted.named("work"), noted.named("queue")
-    assert [(span.error, seconds(span), span.attributes["pellucid.worker"]) for span in works] == [
-        ("WORKER_LOST", 2.0, "1"),
-        ("", 2.0, "2"),
+    assert [(span.error, seconds(span), span.attributes["pellucid.worker.pid"]) for span in works] == [
+        ("WORKER_LOST", 2.0, 1),
+        ("", 2.0, 2),
     ]
     assert [(span.attributes["pellucid.attempt"], seconds(span)) for span in queues] == [(1, 1.0), (2, 2.0)]
 

@@ -189,7 +189,7 @@ class Dispatcher:
                 ticket.answer.set_exception(error)
             return
         if ticket.trace is not None:
-            ticket.trace.sent(ticket.sent, device=worker.device, worker=str(worker.pid))
+            ticket.trace.sent(ticket.sent, device=worker.device, pid=worker.pid or 0)
         if ticket.losses:
             self._observer.retried()
 

@@ -25,7 +25,7 @@ class _Attempt:
     queued: float
     sent: float = 0.0
     ended: float = 0.0
-    worker: str = ""
+    pid: int = 0
     device: str = ""
     error: str = ""
     spans: tuple[WorkerSpan, ...] = ()
@@ -79,10 +79,10 @@ class RequestTrace:
         """Note that the request waits for a worker: it was admitted, or its worker was lost."""
         self._attempts.append(_Attempt(now))
 
-    def sent(self, now: float, *, device: str, worker: str) -> None:
-        """Note that a worker was given the request."""
+    def sent(self, now: float, *, device: str, pid: int) -> None:
+        """Note that a worker, by the id of its process, was given the request."""
         attempt = self._attempts[-1]
-        attempt.sent, attempt.device, attempt.worker = now, device, worker
+        attempt.sent, attempt.device, attempt.pid = now, device, pid
 
     def lost(self, now: float) -> None:
         """Note that the worker was lost."""
@@ -160,13 +160,13 @@ class RequestTrace:
             if not span.parent:
                 attributes |= {
                     "pellucid.device": attempt.device,
-                    "pellucid.worker": attempt.worker,
+                    "pellucid.worker.pid": attempt.pid,
                     "pellucid.attempt": number,
                 }
                 if attempt.dropped:
                     attributes["pellucid.spans_dropped"] = attempt.dropped
             if span.batch:
-                attributes["pellucid.batch.id"] = f"{attempt.worker}-{span.batch}"
+                attributes["pellucid.batch.id"] = f"{attempt.pid}-{span.batch}"
             found.append(
                 Span(
                     span.name,
