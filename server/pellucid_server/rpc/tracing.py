@@ -1,7 +1,5 @@
 """What a trace and the log say of a request's end, in names that the server itself serves."""
 
-from collections.abc import Mapping
-
 import grpc
 
 from pellucid_server.errors import PellucidError
@@ -24,10 +22,14 @@ _CALLERS_FAULT = frozenset(
 
 
 def outcome(
-    code: grpc.StatusCode, failure: PellucidError | None, names: Mapping[str, str], timing: RequestTiming | None
+    code: grpc.StatusCode,
+    failure: PellucidError | None,
+    labels: tuple[str, str, str, str],
+    timing: RequestTiming | None,
 ) -> Outcome:
-    """Return how a request ended; `names` are its method, model and class, and empty ones are left out."""
-    attributes: dict[str, Attribute] = {f"pellucid.{name}": value for name, value in names.items() if value}
+    """Return how a request ended; `labels` are its method, model, version and class, and empty ones are left out."""
+    named = zip(("method", "model", "version", "class"), labels, strict=True)
+    attributes: dict[str, Attribute] = {f"pellucid.{name}": label for name, label in named if label}
     if timing is not None:
         attributes |= {"pellucid.rows_forward": timing.rows_forward, "pellucid.rows_backward": timing.rows_backward}
     if failure is not None:
