@@ -168,14 +168,18 @@ class App:
         self._pool.drain()
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
-        await self._pool.close()
+        # Beside one another: a collector that is away must not make the end later.
+        await asyncio.gather(self._pool.close(), self._send_spans())
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
-        if self._spans is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._spans.close, _SPANS_SECONDS)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
+
+    async def _send_spans(self) -> None:
+        """Give the last spans some time to reach the collector."""
+        if self._spans is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._spans.close, _SPANS_SECONDS)
 
     def hurry(self) -> None:
         """Let no more time of a stop's grace pass."""

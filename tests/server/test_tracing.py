@@ -2,13 +2,17 @@
 
 import random
 import sys
+import threading
+from concurrent import futures
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from pellucid_server.config import ConfigError, load
 from pellucid_server.engine.tasks.spans import MOST_BATCHES, MOST_SPANS, SpanLog
 from pellucid_server.tracing.context import TraceContext, chosen, new_trace_id, parse
 from pellucid_server.tracing.request_trace import MOST_EVENTS, Outcome
-from pellucid_server.tracing.setup import EXPORT_MODULE, span_export
+from pellucid_server.tracing.setup import span_export
 from pellucid_server.tracing.span import SpanKind
 from pellucid_server.tracing.tracer import Tracer
 from pellucid_server.vocabulary.messages import Done
@@ -269,8 +273,57 @@ def test_ids_are_not_zero_and_differ():
     assert all(parse(f"00-{each}-{SPAN}-01") for each in ids)
 
 
-def test_the_exporting_module_is_where_it_is_said_to_be():
-    assert EXPORT_MODULE == "pellucid_server.tracing.export"
-    pytest.importorskip("opentelemetry.sdk")
-    exporting = span_export(settings(endpoint="http://127.0.0.1:1"), print)
-    exporting.close(0.0)
+class Stuck(trace_service_pb2_grpc.TraceServiceServicer):
+    """A collector that takes spans and does not answer until it is released."""
+
+    def __init__(self):
+        self.asked = threading.Event()
+        self.released = threading.Event()
+
+    def Export(self, request, context):
+        self.asked.set()
+        self.released.wait()
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_a_collector_that_does_not_answer_holds_up_neither_requests_nor_the_end():
+    collector, dropped = Stuck(), []
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        exporting = span_export(settings(endpoint=address, queue_spans=10, delay_seconds=0.01), dropped.append)
+        tracer = Tracer(1.0, exporting)
+        tracer.begin("", "a.B/C", 0.0).finish(OK)
+        assert collector.asked.wait(60)
+
+        for _ in range(10):
+            tracer.begin("", "a.B/C", 0.0).finish(OK)
+        # Of twenty spans, ten had no room; the first two are on their way.
+        assert sum(dropped) == 10
+        exporting.close(0.0)
+
+        assert sum(dropped) == 22
+    finally:
+        collector.released.set()
+        server.stop(None).wait()
+
+
+def test_spans_that_wait_are_sent_at_the_end():
+    dropped, collector = [], Stuck()
+    collector.released.set()
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        exporting = span_export(settings(endpoint=address, delay_seconds=3600), dropped.append)
+        Tracer(1.0, exporting).begin("", "a.B/C", 0.0).finish(OK)
+
+        exporting.close(60.0)
+
+        assert collector.asked.is_set()
+        assert not dropped
+    finally:
+        server.stop(None).wait()

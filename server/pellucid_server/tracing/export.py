@@ -29,6 +29,8 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _KINDS = {SpanKind.SERVER: SdkKind.SERVER, SpanKind.INTERNAL: SdkKind.INTERNAL}
 _MOST_BATCH = 512
 _COMPLAINT_SECONDS = 60.0
+_GIVING_UP_SECONDS = 3.0
+"""Most time that dropping what is left takes; mostly it is milliseconds."""
 
 # What they have to say at each failure is said here, once a minute.
 _LOGGERS = ("opentelemetry.exporter.otlp.proto.grpc.exporter", "opentelemetry.sdk._shared_internal")
@@ -70,7 +72,7 @@ class Exporter:
         closing.join(patience_seconds)
         # Ends a wait for the next try, and lets what is left be dropped.
         self._sender.shutdown()
-        closing.join(1.0)
+        closing.join(_GIVING_UP_SECONDS)
 
 
 class _Waiting:
