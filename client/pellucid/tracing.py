@@ -51,7 +51,7 @@ def current() -> str:
 
 
 def _current_span() -> str:
-    # Where nobody has imported OpenTelemetry, no span is current, and importing it would take longer than a call.
+    # Unless the program has imported OpenTelemetry, no span is current; importing it takes longer than a call.
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return ""

@@ -79,7 +79,7 @@ def test_a_ratio_chooses_its_share_by_the_traces_ids(ratio):
     found = [each for each in ids if chosen(each, ratio)]
 
     assert abs(len(found) / len(ids) - ratio) <= (0.02 if 0 < ratio < 1 else 0)
-    # Whoever chooses by a larger ratio chooses them too.
+    # A larger ratio chooses them too.
     assert all(chosen(each, min(1.0, ratio + 0.1)) for each in found)
 
 
