@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from pellucid.v1 import explanation_service_pb2
-from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder, ServedLabels
+from pellucid_server.metrics import Metrics, PoolRecorder, RequestRecorder
 from pellucid_server.pool.observer import Observer
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, ExplanationService
@@ -62,9 +62,6 @@ class _Unmeasured(Boundary):
 
     def answered(self, call: Any, answer: Any) -> None:
         pass
-
-    def _labels(self) -> ServedLabels:
-        return self._served_labels
 
 
 class _Pool:

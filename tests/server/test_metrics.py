@@ -57,6 +57,7 @@ def metrics(registry):
 def recorder(metrics):
     found = RequestRecorder(metrics)
     found.name_call("Predict", "pellucid.v1.ExplanationService/Predict")
+    found.follow(lambda: SERVED)
     return found
 
 
@@ -69,11 +70,11 @@ def served(name, version, digest=""):
     return ModelInfo(ModelKey(name, version, digest), "", (), (), (), (), "graph", None, 0, False)
 
 
-SERVED = ServedLabels(Hello((served("m", 3),), (), "cpu"))
+SERVED = Hello((served("m", 3),), (), "cpu")
 
 
 def record(recorder, seconds, timing, **more):
-    recorder.record("Predict", "OK", SERVED, ("", "m", 0), seconds=seconds, timing=timing, **more)
+    recorder.record("Predict", "OK", "", "m", 0, seconds=seconds, timing=timing, **more)
 
 
 def timing(*rows, queue=0.0, compute=0.0):

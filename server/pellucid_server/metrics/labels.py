@@ -7,10 +7,6 @@ UNKNOWN = "unknown"
 """The label of a model, a version or a method that is not served."""
 
 
-Asked = tuple[str, str, int]
-"""The method, the model and the version that a caller named, "" and 0 for none."""
-
-
 class ServedLabels:
     """The labels of what the workers serve, by what they said last; None before they are ready.
 
@@ -37,15 +33,16 @@ class ServedLabels:
         """Return the label of a method; of none, an empty text."""
         return name if not name or name in self._methods else UNKNOWN
 
-    def labels(self, asked: Asked, answered_by: ModelKey | None = None) -> tuple[str, str, str]:
+    def labels(
+        self, method: str, model: str, version: int, answered_by: ModelKey | None = None
+    ) -> tuple[str, str, str]:
         """Return the method, the model and the version: those that were asked for, or those that made the answer.
 
         A version that was replaced meanwhile is served no more, and still made it.
         """
-        method, name, number = asked
         if answered_by is not None:
             return self.method(method), answered_by.name, str(answered_by.version)
-        return (self.method(method), *self.model(name, number))
+        return (self.method(method), *self.model(model, version))
 
     def model(self, name: str, version: int) -> tuple[str, str]:
         """Return the labels of a model and its version, with the version that 0 stands for."""

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from pellucid_server.metrics.collectors import Metrics
 from pellucid_server.metrics.explanations import ExplanationRecorder
-from pellucid_server.metrics.labels import Asked, ServedLabels
+from pellucid_server.metrics.families import Counter
+from pellucid_server.metrics.labels import ServedLabels
 from pellucid_server.metrics.later import Note
 from pellucid_server.metrics.workers import RowRecorder
 from pellucid_server.vocabulary.findings import Findings
+from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
@@ -24,7 +26,10 @@ class RequestRecorder:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._put, self._tidy = metrics.later.put, metrics.later.tidy
-        self._start_notes: dict[str, Note] = {}
+        self._started: dict[str, Counter] = {}
+        self._served: Callable[[], Hello | None] = lambda: None
+        self._hello: Hello | None = None
+        self._labels = ServedLabels(None)
         self._record_note, self._unread_note, self._wasted_note = self._record, self._unread, self._waste
         self._calls: dict[str, str] = {}
         self._by_labels: dict[_Labels, tuple[_Observe, ...]] = {}
@@ -35,19 +40,24 @@ class RequestRecorder:
         """Set gRPC's full name of an RPC, such as "pellucid.v1.ExplanationService/Predict"."""
         self._calls[rpc] = call
 
+    def follow(self, served: Callable[[], Hello | None]) -> None:
+        """Take the names that may be labels from what `served` gives, callable from any thread."""
+        self._served = served
+
     def started(self, rpc: str) -> None:
         """Count a call that begins."""
-        note = self._start_notes.get(rpc)
-        if note is None:
-            note = self._start_notes[rpc] = (_start, self._metrics.call_started.labels(self._calls.get(rpc, rpc)))
-        self._put(note)
+        counter = self._started.get(rpc)
+        if counter is None:
+            counter = self._started[rpc] = self._metrics.call_started.labels(self._calls.get(rpc, rpc))
+        counter.value += 1.0
 
     def record(
         self,
         rpc: str,
         code: str,
-        served: ServedLabels,
-        asked: Asked,
+        method: str,
+        model: str,
+        version: int,
         *,
         seconds: float,
         answered_by: ModelKey | None = None,
@@ -60,10 +70,8 @@ class RequestRecorder:
 
         Parameters
         ----------
-        served
-            The names that are labels at its end.
-        asked
-            The method, the model and the version that the caller named, "" and 0 for none.
+        method, model, version
+            Those that the caller named, "" and 0 for none.
         answered_by
             The model version that made its answer, if there is one: it may be served no more.
         timing
@@ -78,8 +86,9 @@ class RequestRecorder:
                 self._record_note,
                 rpc,
                 code,
-                served,
-                asked,
+                method,
+                model,
+                version,
                 answered_by,
                 seconds,
                 timing,
@@ -96,7 +105,7 @@ class RequestRecorder:
         self._tidy()
 
     def wasted(self, model: str, timing: RequestTiming) -> None:
-        """Count the rows of a result that was made and reached no caller."""
+        """Count the rows of a result of that model, which was made and reached no caller."""
         self._put((self._wasted_note, model, timing))
 
     def answered(self, answer: Result | Findings) -> None:
@@ -104,8 +113,21 @@ class RequestRecorder:
         self._explanations.record(answer)
 
     def _record(self, note: Note) -> None:
-        _, rpc, code, served, asked, answered_by, seconds, timing, received_bytes, sent_bytes, trace_id = note
-        method, model, version = served.labels(asked, answered_by)
+        (
+            _,
+            rpc,
+            code,
+            asked_method,
+            asked_model,
+            asked_version,
+            answered_by,
+            seconds,
+            timing,
+            received_bytes,
+            sent_bytes,
+            trace_id,
+        ) = note
+        method, model, version = self._names().labels(asked_method, asked_model, asked_version, answered_by)
         labels = (rpc, method, model, version, code)
         request, queue, compute, call, received, sent = self._by_labels.get(labels) or self._look_up(labels)
         request(seconds, trace_id)
@@ -115,6 +137,12 @@ class RequestRecorder:
         if timing is not None:
             queue(timing.queue_seconds, trace_id)
             compute(timing.compute_seconds, trace_id)
+
+    def _names(self) -> ServedLabels:
+        hello = self._served()
+        if hello is not None and hello is not self._hello:
+            self._hello, self._labels = hello, ServedLabels(hello)
+        return self._labels
 
     def _unread(self, note: Note) -> None:
         _, rpc, seconds = note
@@ -136,8 +164,3 @@ class RequestRecorder:
         )
         self._by_labels[labels] = found
         return found
-
-
-def _start(note: Note) -> None:
-    _, counter = note
-    counter.inc()

@@ -99,6 +99,7 @@ class Boundary:
         self._recorder = recorder
         self._tracer = tracer
         self._paths: dict[str, str] = {}
+        recorder.follow(served)
         self._served = served
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
@@ -271,12 +272,13 @@ class Boundary:
 
     def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
-        timing, served = _timing(call, failure), self._labels()
+        timing = _timing(call, failure)
         self._recorder.record(
             call.rpc,
             code.name,
-            served,
-            (call.method, call.model, call.version),
+            call.method,
+            call.model,
+            call.version,
             seconds=seconds,
             answered_by=call.answered_by,
             timing=timing,
@@ -285,14 +287,14 @@ class Boundary:
             trace_id="" if call.trace is None else call.trace.context.trace_id,
         )
         if call.timing is not None and code is not grpc.StatusCode.OK:
-            self._recorder.wasted(served.model(call.model, call.version)[0], call.timing)
+            self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
         if call.trace is not None:
-            labels = served.labels((call.method, call.model, call.version), call.answered_by)
+            labels = self._labels().labels((call.method, call.model, call.version), call.answered_by)
             call.trace.finish(outcome(code, failure, (*labels, self._class_label(call)), timing))
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
-            words = self._class_label(call), served.method(call.method)
+            words = self._class_label(call), self._labels().method(call.method)
             fields = _fields(call, code, seconds, words, timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 

@@ -316,9 +316,10 @@ async def test_a_request_waits_in_the_class_that_it_names(pool, asked, priority)
     await end([waiting, *ahead])
 
 
-async def test_before_the_start_nothing_is_taken(make_pool):
+async def test_before_the_start_nothing_is_taken(make_pool, diary):
     with pytest.raises(UnavailableError, match="No worker is ready"):
         await make_pool().run(request("echo"), 20)
+    assert diary.refusals == [("predictions", "unready")]
 
 
 async def test_requests_of_one_model_stay_on_one_worker_until_it_is_full(make_pool):
