@@ -289,7 +289,7 @@ class Boundary:
         if call.timing is not None and code is not grpc.StatusCode.OK:
             self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
         if call.trace is not None:
-            labels = self._labels().labels((call.method, call.model, call.version), call.answered_by)
+            labels = self._labels().labels(call.method, call.model, call.version, call.answered_by)
             call.trace.finish(outcome(code, failure, (*labels, self._class_label(call)), timing))
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
