@@ -21,6 +21,7 @@ from pellucid.receipts import Receipt
 from pellucid.results import Attribution, ExplanationOutcome, Prediction
 from pellucid.sites import Site
 from pellucid.specs import Blur, ExplanationSpec
+from pellucid.tracing import trace_context
 
 if TYPE_CHECKING:
     from pellucid import aio
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "aio",
     "errors",
+    "trace_context",
 ]
 
 

@@ -39,6 +39,8 @@ from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
 from pellucid_server.security_metrics import SecurityCollector, quota_counter
+from pellucid_server.tracing.setup import span_export
+from pellucid_server.tracing.tracer import Tracer
 
 __all__ = ["App", "StartError", "channel_options", "serve"]
 
@@ -62,6 +64,9 @@ _LONGEST_DISTURBED_SECONDS = 5.0
 
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
+
+_SPANS_SECONDS = 2.0
+"""Time for a stopping server's last spans to reach the collector."""
 
 _AT_ONCE_SECONDS = 0.05
 """How soon they may send their requests again: their connections are being ended, so it is to another server."""
@@ -101,6 +106,8 @@ class App:
         )
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
+        self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.labels().inc)
+        tracer = None if self._spans is None else Tracer(config.tracing.sample_ratio, self._spans)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
         self._security = Security(config.tls, config.access, quota_counter(self._registry))
         self._registry.register(SecurityCollector(lambda: self._security.certificates, self._security.stale))
@@ -112,6 +119,7 @@ class App:
             classes=config.classes,
             room=self._room,
             gate=self._security.gate,
+            tracer=tracer,
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
@@ -159,7 +167,8 @@ class App:
         self._pool.drain()
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
-        await self._pool.close()
+        # Beside one another: a collector that is away must not make the end later.
+        await asyncio.gather(self._pool.close(), self._send_spans())
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
@@ -169,6 +178,11 @@ class App:
             await self._health_server.stop(None)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
+
+    async def _send_spans(self) -> None:
+        """Give the last spans some time to reach the collector."""
+        if self._spans is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._spans.close, _SPANS_SECONDS)
 
     def hurry(self) -> None:
         """Let no more time of a stop's grace pass."""

@@ -36,6 +36,7 @@ from pellucid_server.settings.sections import (
     WorkerConfig,
 )
 from pellucid_server.settings.security import AccessConfig, TlsConfig
+from pellucid_server.settings.tracing import TracingConfig
 from pellucid_server.vocabulary.messages import WorkerSettings
 
 _PREFIX = "PELLUCID_"
@@ -78,6 +79,8 @@ class Config(BaseSettings):
     """What one request may ask for."""
     logging: LoggingConfig = LoggingConfig()
     """What is logged."""
+    tracing: TracingConfig = TracingConfig()
+    """Where traces of requests go."""
     faults: FaultsConfig = FaultsConfig()
     """For tests only."""
 

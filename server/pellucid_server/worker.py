@@ -46,6 +46,7 @@ from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
+from pellucid_server.engine.tasks.spans import SpanLog
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, resident_bytes, settle, trim
 from pellucid_server.processes import name_process
@@ -139,6 +140,7 @@ class Worker:
             caller=start.caller,
             alone=start.alone,
             model=model,
+            spans=SpanLog(start.trace) if start.trace else None,
         )
         number, hub = start.request_number, self._services.hub
         self._requests[number] = state
@@ -162,8 +164,12 @@ class Worker:
             started - state.arrived, ended - started, state.rows_forward, state.rows_backward, state.rows_by_kind()
         )
         self._faults.reach("answered", model=state.model)
+        done = Done(state.request_number, timing, result, failed)
+        if state.spans is not None:
+            spans = state.spans.report("" if failed is None else failed.reason)
+            done = replace(done, spans=spans, spans_dropped=state.spans.dropped)
         try:
-            self._connection.send(Done(state.request_number, timing, result, failed))
+            self._connection.send(done)
         except Exception:  # noqa: BLE001 - the request must have an answer, and this one cannot be sent again
             _log.exception("request %d: the result cannot be sent", state.request_number)
             self._connection.send(Done(state.request_number, timing, failure=BUG))
@@ -172,6 +178,8 @@ class Worker:
         try:
             state.check()
             state.started = time.monotonic()
+            if state.spans is not None:
+                state.spans.start()
             self._faults.reach("running", model=state.model)
             context = RequestContext(
                 self._models, self._services, state, _Reporter(self._connection, state.request_number).report

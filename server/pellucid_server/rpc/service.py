@@ -17,6 +17,7 @@ from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
+from pellucid_server.tracing.request_trace import RequestTrace
 from pellucid_server.vocabulary.messages import Hello, Part
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
@@ -34,7 +35,13 @@ class Workers(Protocol):
         ...
 
     async def run(
-        self, request: Request, deadline_seconds: float | None = None, *, caller: str, priority: str
+        self,
+        request: Request,
+        deadline_seconds: float | None = None,
+        *,
+        caller: str,
+        priority: str,
+        trace: RequestTrace | None = None,
     ) -> tuple[Result, RequestTiming]:
         """Do one request for a caller, in a class of requests."""
         ...
@@ -47,6 +54,7 @@ class Workers(Protocol):
         caller: str,
         priority: str,
         on_end: Callable[[RequestTiming], None],
+        trace: RequestTrace | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts; closing the generator cancels it."""
         ...
@@ -149,7 +157,9 @@ class ModelService:
 
 async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
     call.priority = call.priority or _default_class(request)
-    result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    result, call.timing = await pool.run(
+        request, call.remaining_seconds, caller=call.caller, priority=call.priority, trace=call.trace
+    )
     call.answered_by = replies.model_of(result)
     call.large_reply = replies.size_bytes(result) > LARGE_BYTES
     return result, call.timing
@@ -161,7 +171,9 @@ def _stream(pool: Workers, request: Request, call: Call) -> AsyncGenerator[Part,
     def note(timing: RequestTiming) -> None:
         call.timing = timing
 
-    return pool.stream(request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note)
+    return pool.stream(
+        request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note, trace=call.trace
+    )
 
 
 def _default_class(request: Request) -> str:

@@ -7,6 +7,7 @@ from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, Me
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
+from pellucid_server.vocabulary.spans import WorkerSpan
 
 PartBody = Findings
 """What a part of an answer holds: arrays by name."""
@@ -57,7 +58,7 @@ class Start:
     identity: str = ""
     """Who the caller proved to be; empty if nobody asked for a proof."""
     trace: str = ""
-    """W3C trace context of the request (`traceparent`); empty if it has none."""
+    """Trace context of the request's span (a `traceparent`); empty if it is not recorded, and then no times are."""
     credit_parts: int = 0
     """Parts that may be sent before a `Credit` comes."""
     credit_bytes: int = 0
@@ -195,10 +196,6 @@ class Part:
         return self.body.size_bytes
 
 
-MOST_SHARED_WITH = 64
-"""Most requests that a `Done` names."""
-
-
 @dataclass(frozen=True, slots=True)
 class Done:
     """Worker to front: the request's result, or what went wrong; neither after parts, which were the result."""
@@ -207,8 +204,10 @@ class Done:
     timing: RequestTiming
     result: Result | None = None
     failure: Failure | None = None
-    shared_with: tuple[str, ...] = ()
-    """Traces of requests whose rows shared a device batch with this one's, at most 64; empty if that is not known."""
+    spans: tuple[WorkerSpan, ...] = ()
+    """What was done when, if the request has a trace: the work as a whole first."""
+    spans_dropped: int = 0
+    """Spans beyond the bounds, which are not among them."""
 
 
 Message = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from pellucid_server.engine.asking.recipe import HostTensors, Tensors
-from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device import accelerator, batch_spans
 from pellucid_server.engine.device.batch_log import BatchLog, kind_of
 from pellucid_server.engine.device.copies import Copies, copies
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
@@ -167,7 +167,9 @@ class DeviceThread:
             # The chunk computes until its results are fetched.
             self._copies.ahead(self._upcoming)
         failed = {} if results is None else _fold(lane, chunk, results)
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds = ended - started
+        batch_spans.note(lane.kernel, chunk, started, ended, error)
         for each in (error, *failed.values()):
             if each is not None and accelerator.lost(self._limits.device, each):
                 # The thread ends, and the process with it. The record still says whose rows it was at.

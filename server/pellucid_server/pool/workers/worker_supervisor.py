@@ -344,6 +344,7 @@ def _start(request_number: int, ticket: Ticket) -> Start:
         ticket.priority,
         ticket.caller,
         ticket.suspect,
+        trace="" if ticket.trace is None else ticket.trace.context.header(),
         credit_parts=credit_parts,
         credit_bytes=credit_bytes,
         parts_done=ticket.parts_sent,
