@@ -194,7 +194,7 @@ def _workers() -> Row:
         "Workers and devices",
         (
             lines(
-                "Workers up",
+                "Workers one by one",
                 "1 for a worker that is ready, 0 for one that is not.",
                 (Query(f"pellucid_worker_up{{{SITE}}}", "{{instance}} {{device}} {{worker}}"),),
                 unit="short",

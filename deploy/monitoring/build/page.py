@@ -48,7 +48,7 @@ class Page:
                 place += 1
                 # Each kind of panel has a method `id`; their common base does not declare it.
                 built = built.with_panel(cast(Any, panel).id(place))
-        return _without_nulls(json.dumps(built.build(), cls=JSONEncoder))
+        return _tidied(json.dumps(built.build(), cls=JSONEncoder))
 
 
 def _variables() -> Sequence[Any]:
@@ -75,20 +75,20 @@ def _others() -> dashboard.DashboardLink:
     return link.as_dropdown(False).include_vars(True).keep_time(True).target_blank(False)
 
 
-# Options that Grafana's types no longer have, or not for the variables here.
-_DROPPED = ("style", "auto", "auto_min", "auto_count", "id_")
+# What the library writes and Grafana's own types no longer have, or not for what is here.
+_DROPPED = ("style", "auto", "auto_min", "auto_count")
+_NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
-def _without_nulls(text: str) -> str:
-    """Drop keys without a value, which Grafana's own types do not have."""
+def _tidied(text: str) -> str:
+    """Drop what Grafana's own types do not have: keys without a value and those of older versions."""
 
-    def pruned(value: Any) -> Any:
+    def kept(key: str, value: Any) -> bool:
+        return value is not None and value != _NO_ID and key not in _DROPPED
+
+    def tidied(value: Any) -> Any:
         if isinstance(value, dict):
-            return {
-                key: pruned(each)
-                for key, each in value.items()
-                if key not in _DROPPED and (each is not None or key == "value")
-            }
-        return [pruned(each) for each in value] if isinstance(value, list) else value
+            return {key: tidied(each) for key, each in value.items() if kept(key, each)}
+        return [tidied(each) for each in value] if isinstance(value, list) else value
 
-    return json.dumps(pruned(json.loads(text)), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(tidied(json.loads(text)), indent=2, ensure_ascii=False) + "\n"

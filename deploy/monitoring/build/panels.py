@@ -103,5 +103,5 @@ def _target(place: int, query: Query) -> prometheus.Dataquery:
 
 
 def _limit(value: float) -> dashboard.ThresholdsConfig:
-    steps = [models.Threshold(value=None, color="green"), models.Threshold(value=value, color="red")]
+    steps = [models.Threshold(value=0, color="green"), models.Threshold(value=value, color="red")]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)

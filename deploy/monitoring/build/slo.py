@@ -32,7 +32,7 @@ def objective_rules() -> Rules:
     ]
     groups.append(
         {
-            "name": "pellucid-objectives-alerts",
+            "name": "pellucid-alerts-objectives",
             "rules": [_alert(each, *kind) for each in OBJECTIVES for kind in _ALERTS],
         }
     )
