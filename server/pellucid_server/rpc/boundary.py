@@ -20,15 +20,16 @@ from pellucid.v1 import explanation_service_pb2
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import drop_frames, trim
-from pellucid_server.metrics import UNKNOWN, RequestRecorder
+from pellucid_server.metrics import UNKNOWN, RequestRecorder, ServedLabels
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
+from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Hello
-from pellucid_server.vocabulary.results import RequestTiming
+from pellucid_server.vocabulary.results import PredictResult, Receipt, RequestTiming, Result
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class _Visit:
     """A request that gRPC has; `call` is there once it has arrived whole, or waits to be read."""
 
     rpc: str
+    entered: float
     call: Call | None = None
 
 
@@ -94,8 +96,7 @@ class Boundary:
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
         self._labelled: Hello | None = None
-        self._models: frozenset[str] = frozenset()
-        self._methods: frozenset[str] = frozenset()
+        self._served_labels = ServedLabels(None)
         self._names = self._keys.names
 
     @property
@@ -114,12 +115,27 @@ class Boundary:
                 visit.call.given_up = failure
                 task.cancel()
 
+    def name_call(self, rpc: str, call: str) -> None:
+        """Say what gRPC calls an RPC: its service's full name, a slash, and its own."""
+        self._recorder.name_call(rpc, call)
+
+    def answered(self, call: Call, answer: Result | Findings) -> None:
+        """Take note of what a worker answered, a whole answer or a part: of which version, and how good it is."""
+        try:
+            receipt = answer.receipt if isinstance(answer, Findings) else _receipt(answer)
+            if receipt is not None:
+                call.answered_by = receipt.model
+            self._recorder.answered(answer)
+        except Exception:  # noqa: BLE001 - an answer that cannot be recorded is one all the same
+            _log.exception("the answer to request %s could not be recorded", call.request_id)
+
     def enter(self, rpc: str) -> None:
         """Count a request in gRPC's task for it, until that ends: only then has the reply left."""
         task = _current_task()
-        self._visits[task] = _Visit(rpc)
-        self._idle.clear()
         self.last_entered = time.monotonic()
+        self._visits[task] = _Visit(rpc, self.last_entered)
+        self._idle.clear()
+        self._recorder.started(rpc)
         task.add_done_callback(self._leave)
 
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
@@ -173,7 +189,7 @@ class Boundary:
     def _leave(self, task: "asyncio.Task[Any]") -> None:
         visit = self._visits.pop(task)
         if visit.call is None:
-            self._recorder.unread(visit.rpc)
+            self._recorder.unread(visit.rpc, seconds=time.monotonic() - visit.entered)
         if not self._visits:
             self._idle.set()
 
@@ -195,6 +211,7 @@ class Boundary:
         if not isinstance(data, bytes):
             raise UnimplementedError(f"{call.rpc} takes exactly one request message; none came.", rpc=call.rpc)
         self.room.arrived(place, len(data))
+        call.received_bytes = len(data)
         call.large = len(data) > LARGE_BYTES
         await self._faults.pass_by("decode")
         parse = partial(_parsed, request_class, data, call)
@@ -205,9 +222,9 @@ class Boundary:
         return request
 
     async def _serialized(self, message: Message, call: Call) -> bytes:
-        if call.large_reply:
-            return await self.aside.run(message.SerializeToString)
-        return message.SerializeToString()
+        data = await self.aside.run(message.SerializeToString) if call.large_reply else message.SerializeToString()
+        call.sent_bytes += len(data)
+        return data
 
     async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
         """Give a request its one outcome that is not an answer, and tell its caller if there is one."""
@@ -242,9 +259,19 @@ class Boundary:
 
     def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
-        method, model = self._labels(call)
+        method, model, version = self._labels(call)
         timing = _timing(call, failure)
-        self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=timing)
+        self._recorder.record(
+            call.rpc,
+            method=method,
+            model=model,
+            version=version,
+            code=code.name,
+            seconds=seconds,
+            timing=timing,
+            received_bytes=call.received_bytes,
+            sent_bytes=call.sent_bytes,
+        )
         if call.timing is not None and code is not grpc.StatusCode.OK:
             self._recorder.wasted(model, call.timing)
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
@@ -268,18 +295,19 @@ class Boundary:
             fields["error"] = failure.message[:1000]
         return fields
 
-    def _labels(self, call: Call) -> tuple[str, str]:
-        """Return the method and the model as labels: names that nobody serves are all one."""
+    def _labels(self, call: Call) -> tuple[str, str, str]:
+        """Return the method, the model and its version as labels: names that are not served are all one."""
         hello = self._served()
         if hello is not None and hello is not self._labelled:
             self._labelled = hello
-            names = (*(model.key.name for model in hello.models), *(model.name for model in hello.broken))
-            self._models = frozenset(names)
-            self._methods = frozenset(method.name for method in hello.methods)
+            self._served_labels = ServedLabels(hello)
             self._names = self._keys.names | places.served_names(hello)
-        method = call.method if not call.method or call.method in self._methods else UNKNOWN
-        model = call.model if not call.model or call.model in self._models else UNKNOWN
-        return method, model
+        served, answered = self._served_labels, call.answered_by
+        method = served.method(call.method)
+        # A version that was replaced meanwhile is served no more, and still made the answer.
+        if answered is not None:
+            return method, answered.name, str(answered.version)
+        return (method, *served.model(call.model, call.version))
 
 
 def _current_task() -> "asyncio.Task[Any]":
@@ -308,10 +336,19 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
         raise InvalidRequestError(f"The request's bytes are not a {request_class.DESCRIPTOR.full_name}.") from error
     model = getattr(request, "model", None)
     if model is not None:
-        call.model = model.name
+        call.model, call.version = model.name, model.version
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
+    elif isinstance(request, explanation_service_pb2.AblateRequest):
+        call.method = request.method
     return request
+
+
+def _receipt(answer: Result) -> Receipt | None:
+    """Return the receipt of an answer; of explained rows, the first one's."""
+    if isinstance(answer, PredictResult):
+        return answer.receipt
+    return answer.attributions[0].receipt if answer.attributions else None
 
 
 def _tidied(parse: Callable[[], Message]) -> Message:
