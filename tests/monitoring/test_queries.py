@@ -89,7 +89,7 @@ def test_every_bucket_that_a_query_names_is_an_edge_of_its_histogram() -> None:
     assert len(named) >= 20
     for metric, bound, where in named:
         # The text must be the page's own: Prometheus compares it as text.
-        assert bound in {str(edge) for edge in edges[metric]}, f"{where}: {bound}"
+        assert bound in edges[metric], f"{where}: {bound}"
 
 
 def test_a_quantile_above_the_last_bucket_is_never_drawn_as_the_buckets_edge() -> None:
@@ -98,7 +98,7 @@ def test_a_quantile_above_the_last_bucket_is_never_drawn_as_the_buckets_edge() -
     assert len(quantiles) >= 10
     for query in quantiles:
         metric, limit = re.search(r"\((\w+)_bucket\{.*\) < (\d+)$", query.expr, re.DOTALL).groups()  # type: ignore[union-attr]
-        assert float(limit) == LAST_EDGES[metric] == max(edges[metric]), query.where
+        assert float(limit) == LAST_EDGES[metric] == float(edges[metric][-1]), query.where
         assert "above the last bucket" in query.panel["description"].lower(), query.where
 
 
