@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,10 +66,11 @@ class Prometheus:
         url = f"http://{self.address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         try:
             with urllib.request.urlopen(url, timeout=LONG_SECONDS) as reply:
-                answer: dict[str, Any] = json.load(reply)
+                answer = json.load(reply)
         except urllib.error.HTTPError as error:
-            return json.loads(error.read()) | {"url": url}
-        return answer
+            # A query that is wrong; the answer says what is.
+            answer = json.loads(error.read())
+        return dict(answer)
 
 
 @contextlib.contextmanager
@@ -117,7 +119,8 @@ def _write_week_before(folder: Path, series: Sequence[tuple[str, Mapping[str, st
     lines = []
     for name, labels, value in series:
         text = ",".join(f'{key}="{label}"' for key, label in labels.items())
-        lines.append(f"# TYPE {name} gauge") if f"# TYPE {name} gauge" not in lines else None
+        heading = f"# TYPE {name} gauge"
+        lines += [] if heading in lines else [heading]
         lines += [f"{name}{{{text}}} {value} {at}" for at in times]
     file = folder / "week-before.txt"
     file.write_text("\n".join([*lines, "# EOF\n"]))

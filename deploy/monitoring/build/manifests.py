@@ -17,7 +17,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(str, _text)
 # The same object twice is written out twice: anchors are hard to read.
-_Dumper.ignore_aliases = lambda self, data: True  # type: ignore[method-assign]
+_Dumper.ignore_aliases = lambda self, data: True
 
 
 def as_yaml(value: Any) -> str:
