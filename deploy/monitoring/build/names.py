@@ -25,6 +25,8 @@ LAST_EDGES = {
 FAILED = "UNKNOWN|INTERNAL|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED"
 """Codes that count against the objectives. The others are the caller's to mend, or the caller left."""
 
+_REFUSED = "|RESOURCE_EXHAUSTED"
+
 RUNBOOK = "https://docs.example.com/pellucid/runbook/#"
 """Where docs/runbook.md is published; replace it before the rules are loaded."""
 
@@ -47,12 +49,13 @@ class Objective:
     """What a bad call is, as the middle of a sentence."""
 
 
-def _errors(rpc: str) -> tuple[str, str]:
+def _errors(rpc: str, *, refusals: bool) -> tuple[str, str]:
     count = "pellucid_request_seconds_count"
     by = "sum by (cluster, namespace)"
-    total = f'{by} (rate({count}{{rpc=~"{rpc}", code!="CANCELLED"}}[WINDOW]))'
+    bad, left_out = (FAILED, "CANCELLED") if refusals else (FAILED.replace(_REFUSED, ""), f"CANCELLED{_REFUSED}")
+    total = f'{by} (rate({count}{{rpc=~"{rpc}", code!~"{left_out}"}}[WINDOW]))'
     # Without any failed call there is no such series, and 0 times the total stands for it.
-    return f'{by} (rate({count}{{rpc=~"{rpc}", code=~"{FAILED}"}}[WINDOW]))\nor\n0 * {total}', total
+    return f'{by} (rate({count}{{rpc=~"{rpc}", code=~"{bad}"}}[WINDOW]))\nor\n0 * {total}', total
 
 
 def _late(rpc: str, seconds: float) -> tuple[str, str]:
@@ -66,7 +69,13 @@ PREDICTION_SECONDS, EXPLANATION_SECONDS = 0.25, 30.0
 """What answers in time take at most; edges of the buckets of `pellucid_request_seconds`."""
 
 OBJECTIVES = (
-    Objective("prediction-errors", "PellucidPredictionErrorBudgetBurn", *_errors("Predict"), 0.001, "predictions fail"),
+    Objective(
+        "prediction-errors",
+        "PellucidPredictionErrorBudgetBurn",
+        *_errors("Predict", refusals=True),
+        0.001,
+        "predictions fail",
+    ),
     Objective(
         "prediction-latency",
         "PellucidPredictionLatencyBudgetBurn",
@@ -74,8 +83,13 @@ OBJECTIVES = (
         0.01,
         f"predictions take more than {PREDICTION_SECONDS:g} s",
     ),
+    # Explanations may wait or be sent again later: that they are refused has an alert of its own.
     Objective(
-        "explanation-errors", "PellucidExplanationErrorBudgetBurn", *_errors(EXPLAINING), 0.005, "explanations fail"
+        "explanation-errors",
+        "PellucidExplanationErrorBudgetBurn",
+        *_errors(EXPLAINING, refusals=False),
+        0.005,
+        "explanations fail",
     ),
     Objective(
         "explanation-latency",
