@@ -22,6 +22,8 @@ from e2e.messages import DIABETES_ROW, TABLE_MODEL, TREES_MODEL, attribute, fail
 from e2e.serving import LONG_SECONDS, Server, serve, wait_until
 from monitoring.queries import DASHBOARDS, FOLDER, RULE_FILES, alerts, filled, panel_queries, recorded
 
+from deploy.monitoring.build.names import above, quantile
+
 pytestmark = pytest.mark.deploy
 
 NEEDS_TLS = "pellucid_tls_certificate_expiry_seconds"
@@ -206,6 +208,29 @@ def test_every_alert_is_tested_firing_and_silent() -> None:
             found.setdefault((case["alertname"], severity), set()).add(severity in severities)
     for alert in alerts():
         assert found.get((alert["alert"], alert["labels"]["severity"])) == {True, False}, alert["alert"]
+
+
+def test_a_quantile_above_the_last_bucket_is_left_out_and_counted(tmp_path: Path) -> None:
+    # Each minute 10 requests of 10 to 20 minutes, and 90 above.
+    buckets = {"600.0": "0x180", "1200.0": "0+10x180", "+Inf": "0+100x180"}
+    metric = "pellucid_request_seconds"
+    series = [
+        {"series": f'{metric}_bucket{{method="m", le="{edge}"}}', "values": values} for edge, values in buckets.items()
+    ]
+    series.append({"series": f'{metric}_count{{method="m"}}', "values": buckets["+Inf"]})
+    unfiltered, _, _ = quantile(0.95, metric, "", "method").rpartition(" < ")
+    wanted = {
+        quantile(0.95, metric, "", "method"): [],
+        unfiltered: [{"labels": '{method="m"}', "value": 1200}],
+        # Rank 5 of the 10 in the bucket from 600 to 1200.
+        quantile(0.05, metric, "", "method"): [{"labels": '{method="m"}', "value": 900}],
+        above(metric, 'method="m"'): [{"labels": "{}", "value": 5400}],
+    }
+    cases = [{"expr": filled(expr), "eval_time": "2h", "exp_samples": samples} for expr, samples in wanted.items()]
+    file = tmp_path / "quantiles.yaml"
+    file.write_text(yaml.safe_dump({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}]}))
+
+    assert "SUCCESS" in run("promtool", "test", "rules", file)
 
 
 def test_promtool_and_amtool_take_the_shipped_files() -> None:

@@ -9,7 +9,7 @@ import yaml
 from monitoring.queries import DASHBOARDS, FOLDER, RULE_FILES, alerts, panels
 
 from deploy.monitoring.build.__main__ import built
-from deploy.monitoring.build.names import RUNBOOK
+from deploy.monitoring.build.names import EXPLANATION_SECONDS, OBJECTIVES, PREDICTION_SECONDS, RUNBOOK
 
 RUNBOOK_FILE = FOLDER.parents[1] / "docs" / "runbook.md"
 
@@ -89,6 +89,17 @@ def test_panels_do_not_overlap_and_have_numbers_of_their_own(dashboards: dict[st
                 taken[cell] = panel["title"]
         numbers = [panel["id"] for panel in dashboard["panels"]]
         assert len(set(numbers)) == len(numbers), name
+
+
+def test_the_operators_page_names_every_alert_and_gives_the_objectives_numbers() -> None:
+    text = (RUNBOOK_FILE.parent / "monitoring.md").read_text()
+    objectives = text[text.index("## The objectives") : text.index("## The other alerts")]
+    for alert in alerts():
+        assert "slo" in alert["labels"] or f"`{alert['alert']}`" in text, alert["alert"]
+    allowed = [re.search(r"\| ([\d.]+) % of", line) for line in objectives.splitlines()]
+    assert [float(found[1]) / 100 for found in allowed if found] == [each.allowed for each in OBJECTIVES]
+    for seconds in (PREDICTION_SECONDS, EXPLANATION_SECONDS):
+        assert f"above {seconds:g} s" in objectives
 
 
 def test_every_alert_has_a_section_of_the_runbook_and_no_section_is_left_over() -> None:
