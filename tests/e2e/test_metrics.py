@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from e2e.messages import DIABETES_ROW, TABLE_MODEL, TREES_MODEL, attribute, predict, rows, spec, table_rows
 from e2e.serving import LONG_SECONDS, Server, wait_until
+from pellucid.v1 import ablation_pb2, explanation_service_pb2, model_service_pb2
+from pellucid_server.vocabulary.results import KINDS
 from prometheus_client.parser import text_string_to_metric_families
 
 GOOD = {"features": rows(np.full((2, 30), 1.0))}
@@ -119,6 +121,30 @@ def test_a_heartbeat_later_the_batches_of_a_request_are_on_the_page(server: Serv
     assert busy[1] > busy[0]
     assert page.total("pellucid_worker_up", device="cpu", worker="0") == 1
     assert 50e6 < page.total("pellucid_worker_memory_bytes", device="cpu", worker="0") < 50e9
+
+
+def test_changes_of_layers_are_kinds_of_their_own(server: Server, before: Page) -> None:
+    described = server.models.GetModel(model_service_pb2.GetModelRequest(model={"name": TABLE_MODEL}))
+    layer = next(each.name for each in described.layers if each.cuttable)
+    changes = [ablation_pb2.Intervention(sites=[ablation_pb2.Site(layer=layer)])]
+    asked = explanation_service_pb2.AblateRequest(
+        model={"name": TABLE_MODEL}, inputs=GOOD, method="ablation", interventions=changes
+    )
+    *_, last = server.explanations.Ablate(asked)
+
+    page = Page.of(server)
+
+    def rise(metric: str, **labels: str) -> float:
+        return page.total(metric, **labels) - before.total(metric, **labels)
+
+    rises = {kind: rise("pellucid_rows_evaluated_total", model=TABLE_MODEL, kind=kind) for kind in KINDS}
+    # The prediction beside it is no part of the answer's own work.
+    assert rises.pop("forward") == 2
+    assert {kind for kind, rows in rises.items() if rows} == {"prefix", "suffix"}
+    assert sum(rises.values()) == last.findings.receipt.work.rows_forward
+    assert page.labels("pellucid_rows_evaluated_total", "kind") <= set(KINDS)
+    assert rise("pellucid_explanations_total", method="ablation", model=TABLE_MODEL, tolerance="none") == 1
+    assert rise("pellucid_request_seconds_count", rpc="Ablate", method="ablation", version="1", code="OK") == 1
 
 
 def test_models_are_on_the_page_with_their_digests(server: Server) -> None:

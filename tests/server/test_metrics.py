@@ -1,4 +1,5 @@
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pellucid_server.metrics import (
     ServedLabels,
     WorkersCollector,
 )
+from pellucid_server.metrics.later import Later
 from pellucid_server.vocabulary.descriptions import BrokenModel, MethodInfo, ModelInfo
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import BATCH_BOUNDS, BatchCounts, Heartbeat, Hello
@@ -55,6 +57,7 @@ def metrics(registry):
 def recorder(metrics):
     found = RequestRecorder(metrics)
     found.name_call("Predict", "pellucid.v1.ExplanationService/Predict")
+    found.follow(lambda: SERVED)
     return found
 
 
@@ -63,8 +66,15 @@ def pool_recorder(metrics):
     return PoolRecorder(metrics, devices=("cpu", "cuda:0"), classes=("predictions", "bulk"))
 
 
+def served(name, version, digest=""):
+    return ModelInfo(ModelKey(name, version, digest), "", (), (), (), (), "graph", None, 0, False)
+
+
+SERVED = Hello((served("m", 3),), (), "cpu")
+
+
 def record(recorder, seconds, timing, **more):
-    recorder.record("Predict", method="", model="m", version="3", code="OK", seconds=seconds, timing=timing, **more)
+    recorder.record("Predict", "OK", "", "m", 0, seconds=seconds, timing=timing, **more)
 
 
 def timing(*rows, queue=0.0, compute=0.0):
@@ -80,6 +90,42 @@ def test_each_request_adds_to_the_series_of_its_labels(recorder, registry):
     assert sample("pellucid_request_seconds_count", LABELS) == 2
     assert sample("pellucid_queue_seconds_sum", LABELS) == 0.25
     assert sample("pellucid_compute_seconds_sum", LABELS) == 0.75
+
+
+def test_a_request_counts_under_the_version_that_answered_though_it_was_replaced(recorder, registry):
+    record(recorder, 0.5, None, answered_by=ModelKey("m", 2))
+
+    assert registry.get_sample_value("pellucid_request_seconds_count", {**LABELS, "version": "2"}) == 1
+
+
+def test_every_note_is_recorded_once_whoever_settles_when():
+    later, found = Later(), []
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            later.settle()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(20_000):
+        later.put((found.append, number))
+        later.tidy()
+    stop.set()
+    reader.join()
+    later.settle()
+
+    assert [note[1] for note in found] == list(range(20_000))
+
+
+def test_requests_are_recorded_in_batches_though_no_page_is_read(metrics, recorder):
+    for _ in range(1000):
+        recorder.started("Predict")
+        record(recorder, 0.5, None)
+
+    (child,) = metrics.request_seconds._children.values()
+
+    assert 900 < sum(child.counts) <= 1000
 
 
 def buckets(registry, name, labels):
@@ -292,10 +338,6 @@ def test_names_carry_their_units(metrics, registry):
     shares = {"pellucid_approximation_error", "pellucid_completeness_gap"}
     units = ("_seconds", "_bytes", "_total")
     assert {name for name in families(registry) - counts - shares if not name.endswith(units)} == set()
-
-
-def served(name, version, digest=""):
-    return ModelInfo(ModelKey(name, version, digest), "", (), (), (), (), "graph", None, 0, False)
 
 
 def test_models_are_counted_by_state_and_broken_ones_named(registry):

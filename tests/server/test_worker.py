@@ -114,7 +114,14 @@ def test_a_worker_answers_and_leaves_no_suspects(shared):
     assert (done.request_number, done.failure) == (7, None)
     np.testing.assert_allclose(done.result.outputs["output"].values, ROW @ WEIGHT.T)
     assert done.timing.rows_forward == 1
-    shared.next(Heartbeat)
+    assert done.timing.rows == (("forward", 1),)
+    beats = [shared.next(Heartbeat)]
+    while not beats[-1].batches:
+        beats.append(shared.next(Heartbeat))
+    (batch,) = beats[-1].batches
+    assert (batch.kind, batch.counts[0], sum(batch.counts), batch.rows) == ("forward", 1, 1, 1)
+    assert sum(beat.busy_seconds for beat in beats) > 0
+    assert beats[-1].memory_bytes > 10e6
     assert shared.suspects() == frozenset()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Gauge
 
 from pellucid_server.metrics.families import Counters, Histograms
+from pellucid_server.metrics.later import Later
 from pellucid_server.vocabulary.messages import BATCH_BOUNDS
 
 _REQUEST_LABELS = ("rpc", "method", "model", "version", "code")
@@ -31,8 +32,10 @@ Waiting = Mapping[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The collectors. All but the gauges are written to by the event loop's thread alone."""
+    """The collectors. All but the gauges are each written to by the event loop's thread alone, or through `later`."""
 
+    later: Later
+    """Takes what is recorded for each request."""
     request_seconds: Histograms
     """From arrival to the reply's being ready; its count is the number of requests."""
     queue_seconds: Histograms
@@ -93,9 +96,10 @@ class Metrics:
     @classmethod
     def on(cls, registry: CollectorRegistry) -> "Metrics":
         """Make the collectors and register them."""
+        later = Later()
 
         def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> Histograms:
-            return Histograms(name, text, labels, bounds=bounds, registry=registry)
+            return Histograms(name, text, labels, bounds=bounds, registry=registry, later=later)
 
         def seconds(name: str, text: str) -> Histograms:
             return histogram(name, text, _REQUEST_LABELS, _REQUEST_BOUNDS)
@@ -110,9 +114,10 @@ class Metrics:
             return Gauge(name, text, labels, registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counters:
-            return Counters(name, text, labels, registry=registry)
+            return Counters(name, text, labels, registry=registry, later=later)
 
         return cls(
+            later=later,
             request_seconds=seconds("pellucid_request_seconds", "From arrival to the reply's being ready."),
             queue_seconds=seconds("pellucid_queue_seconds", "From arrival to the start of the work on a worker."),
             compute_seconds=seconds("pellucid_compute_seconds", "From the start of the work to its end."),

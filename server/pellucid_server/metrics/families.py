@@ -1,7 +1,7 @@
 """Histograms and counters that cost a fraction of a microsecond.
 
 prometheus_client's own take a lock for each number and look at each bucket: a request's six histograms would take
-10 us. These are written to by one thread, the event loop's, and read by those that serve the page: in CPython a read of
+10 us. Each of these is written to by one thread at a time and read by those that serve the page. In CPython a read of
 a list or a number is whole, so that a page is at most one observation ahead in one of them.
 """
 
@@ -14,6 +14,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
+
+from pellucid_server.metrics.later import Later
 
 
 class Histogram:
@@ -71,11 +73,21 @@ class Histograms(Collector):
     ----------
     bounds
         As for `Histogram`.
+    later
+        What may still have records for it; they are done before it is read.
     """
 
     def __init__(
-        self, name: str, text: str, labels: Sequence[str], *, bounds: Sequence[float], registry: CollectorRegistry
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        *,
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+        later: Later,
     ) -> None:
+        self._later = later
         self._name = name
         self._text = text
         self._labels = tuple(labels)
@@ -97,6 +109,7 @@ class Histograms(Collector):
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """Return the histograms as they are now."""
+        self._later.settle()
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, child in list(self._children.items()):
             counts, total, exemplars = child.counts.copy(), child.total, child.exemplars.copy()
@@ -116,7 +129,10 @@ class Histograms(Collector):
 class Counters(Collector):
     """A counter for each set of labels; one without labels is there from the start."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry, later: Later
+    ) -> None:
+        self._later = later
         self._name = name
         self._text = text
         self._labels = tuple(labels)
@@ -138,6 +154,7 @@ class Counters(Collector):
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Return the counters as they are now."""
+        self._later.settle()
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, child in list(self._children.items()):
             family.add_metric(values, child.value)

@@ -1,6 +1,7 @@
 """The names in a request that may become labels: those that are served, and one word for all others."""
 
 from pellucid_server.vocabulary.messages import Hello
+from pellucid_server.vocabulary.requests import ModelKey
 
 UNKNOWN = "unknown"
 """The label of a model, a version or a method that is not served."""
@@ -31,6 +32,17 @@ class ServedLabels:
     def method(self, name: str) -> str:
         """Return the label of a method; of none, an empty text."""
         return name if not name or name in self._methods else UNKNOWN
+
+    def labels(
+        self, method: str, model: str, version: int, answered_by: ModelKey | None = None
+    ) -> tuple[str, str, str]:
+        """Return the method, the model and the version: those that were asked for, or those that made the answer.
+
+        A version that was replaced meanwhile is served no more, and still made it.
+        """
+        if answered_by is not None:
+            return self.method(method), answered_by.name, str(answered_by.version)
+        return (self.method(method), *self.model(model, version))
 
     def model(self, name: str, version: int) -> tuple[str, str]:
         """Return the labels of a model and its version, with the version that 0 stands for."""

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from pellucid_server.metrics.collectors import Metrics
 from pellucid_server.metrics.families import Counters
+from pellucid_server.metrics.later import Note
 from pellucid_server.pool.observer import REFUSALS, Observer
 from pellucid_server.vocabulary.messages import Heartbeat
 from pellucid_server.vocabulary.results import RequestTiming
@@ -28,6 +29,7 @@ class PoolRecorder(Observer):
 
     def __init__(self, metrics: Metrics, *, devices: Iterable[str], classes: Iterable[str]) -> None:
         self._metrics = metrics
+        self._put, self._note = metrics.later.put, self._add_rows
         self._evaluated = RowRecorder(metrics.rows_evaluated)
         self._wasted = RowRecorder(metrics.rows_wasted)
         for number, device in enumerate(devices):
@@ -53,9 +55,7 @@ class PoolRecorder(Observer):
 
     def worked(self, model: str, timing: RequestTiming, wasted: bool) -> None:
         """Count the rows of a request that a worker is done with."""
-        self._evaluated.add(model, timing)
-        if wasted:
-            self._wasted.add(model, timing)
+        self._put((self._note, model, timing, wasted))
 
     def refused(self, priority: str, cause: str) -> None:
         """Count a request that was not taken."""
@@ -66,6 +66,12 @@ class PoolRecorder(Observer):
         self._metrics.device_busy_seconds.labels(device, str(worker)).inc(beat.busy_seconds)
         for each in beat.batches:
             self._metrics.batch_rows.labels(device, each.kind).add(each.counts, each.rows)
+
+    def _add_rows(self, note: Note) -> None:
+        _, model, timing, wasted = note
+        self._evaluated.add(model, timing)
+        if wasted:
+            self._wasted.add(model, timing)
 
 
 class RowRecorder:

@@ -29,7 +29,7 @@ from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Hello
-from pellucid_server.vocabulary.results import PredictResult, Receipt, RequestTiming, Result
+from pellucid_server.vocabulary.results import RequestTiming, Result
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Boundary:
         self.last_entered = 0.0
         """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
+        recorder.follow(served)
         self._served = served
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
@@ -120,11 +121,8 @@ class Boundary:
         self._recorder.name_call(rpc, call)
 
     def answered(self, call: Call, answer: Result | Findings) -> None:
-        """Take note of what a worker answered, a whole answer or a part: of which version, and how good it is."""
+        """Record how good the explanations of an answer, or of a part of one, are."""
         try:
-            receipt = answer.receipt if isinstance(answer, Findings) else _receipt(answer)
-            if receipt is not None:
-                call.answered_by = receipt.model
             self._recorder.answered(answer)
         except Exception:  # noqa: BLE001 - an answer that cannot be recorded is one all the same
             _log.exception("the answer to request %s could not be recorded", call.request_id)
@@ -259,26 +257,28 @@ class Boundary:
 
     def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
-        method, model, version = self._labels(call)
         timing = _timing(call, failure)
         self._recorder.record(
             call.rpc,
-            method=method,
-            model=model,
-            version=version,
-            code=code.name,
+            code.name,
+            call.method,
+            call.model,
+            call.version,
             seconds=seconds,
+            answered_by=call.answered_by,
             timing=timing,
             received_bytes=call.received_bytes,
             sent_bytes=call.sent_bytes,
         )
         if call.timing is not None and code is not grpc.StatusCode.OK:
-            self._recorder.wasted(model, call.timing)
+            self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
             priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
-            fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
+            fields = _fields(
+                call, code, seconds, (priority, self._labels().method(call.method)), timing
+            ) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
     def _failed(self, failure: PellucidError | None) -> dict[str, object]:
@@ -295,19 +295,14 @@ class Boundary:
             fields["error"] = failure.message[:1000]
         return fields
 
-    def _labels(self, call: Call) -> tuple[str, str, str]:
-        """Return the method, the model and its version as labels: names that are not served are all one."""
+    def _labels(self) -> ServedLabels:
+        """Return the names that may be labels: of those that are not served, all are one."""
         hello = self._served()
         if hello is not None and hello is not self._labelled:
             self._labelled = hello
             self._served_labels = ServedLabels(hello)
             self._names = self._keys.names | places.served_names(hello)
-        served, answered = self._served_labels, call.answered_by
-        method = served.method(call.method)
-        # A version that was replaced meanwhile is served no more, and still made the answer.
-        if answered is not None:
-            return method, answered.name, str(answered.version)
-        return (method, *served.model(call.model, call.version))
+        return self._served_labels
 
 
 def _current_task() -> "asyncio.Task[Any]":
@@ -342,13 +337,6 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     elif isinstance(request, explanation_service_pb2.AblateRequest):
         call.method = request.method
     return request
-
-
-def _receipt(answer: Result) -> Receipt | None:
-    """Return the receipt of an answer; of explained rows, the first one's."""
-    if isinstance(answer, PredictResult):
-        return answer.receipt
-    return answer.attributions[0].receipt if answer.attributions else None
 
 
 def _tidied(parse: Callable[[], Message]) -> Message:

@@ -70,7 +70,8 @@ class ExplanationService:
         asked = await self._aside.run(read) if call.large else read()
         del read
         result, timing = await _run(self._pool, asked, call)
-        self._answered(call, result)
+        if asked.explanations:
+            self._answered(call, result)
         write = partial(replies.predict_response, result, timing, call.elapsed_seconds, request_id=call.request_id)
         return await self._aside.run(write) if call.large_reply else write()
 
@@ -100,7 +101,9 @@ class ExplanationService:
         del read
         async with contextlib.aclosing(_stream(self._pool, asked, call)) as parts:
             async for part in parts:
-                self._answered(call, part.body)
+                if part.body.receipt is not None:
+                    call.answered_by = part.body.receipt.model
+                    self._answered(call, part.body)
                 yield findings.ablate_response(part)
 
     def Dissect(  # noqa: N802 - the schema's name
@@ -145,6 +148,7 @@ class ModelService:
 async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
     call.priority = call.priority or _default_class(request)
     result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    call.answered_by = replies.model_of(result)
     call.large_reply = replies.size_bytes(result) > LARGE_BYTES
     return result, call.timing
 
