@@ -26,8 +26,8 @@ from deploy.monitoring.build.names import above, quantile
 
 pytestmark = pytest.mark.deploy
 
-NEEDS_TLS = "pellucid_tls_certificate_expiry_seconds"
-"""The server here has no certificate: what asks for this metric finds nothing. Nothing else may find nothing."""
+NEEDS_ACCESS = ("pellucid_tls_certificate_expiry_seconds", "pellucid_quota_refusals_total")
+"""The server here has neither certificates nor quotas: a query of these finds nothing. All else must find something."""
 
 SITE = {"cluster": "local", "namespace": "pellucid"}
 """The labels that the shipped configuration gives."""
@@ -148,8 +148,8 @@ def test_every_recording_rule_has_series(stack: Stack) -> None:
 
 def test_every_query_of_every_dashboard_returns_a_series(stack: Stack) -> None:
     queries = [(query.where, filled(query.expr, interval="20s", span="1m")) for query in panel_queries()]
-    plain = [each for each in queries if NEEDS_TLS not in each[1]]
-    assert len(queries) - len(plain) == 1
+    plain = [each for each in queries if not any(metric in each[1] for metric in NEEDS_ACCESS)]
+    assert len(queries) - len(plain) == 2
 
     def missing() -> list[str]:
         return [f"{where}: {expr}" for where, expr in plain if not finite(stack.prometheus.query(expr))]
@@ -157,8 +157,9 @@ def test_every_query_of_every_dashboard_returns_a_series(stack: Stack) -> None:
     settles(missing)
 
 
-def test_without_certificates_nothing_says_when_they_expire(stack: Stack) -> None:
-    assert stack.prometheus.query(NEEDS_TLS) == []
+def test_without_certificates_and_quotas_nothing_is_said_of_them(stack: Stack) -> None:
+    for metric in NEEDS_ACCESS:
+        assert stack.prometheus.query(metric) == []
 
 
 def test_drift_is_measured_against_the_week_before(stack: Stack) -> None:

@@ -2,7 +2,7 @@
 
 from deploy.monitoring.build.names import FAILED, MODEL, OBJECTIVES, RATE, SITE, above, quantile
 from deploy.monitoring.build.page import Page, Row
-from deploy.monitoring.build.panels import HALF, Query, heat, lines, number
+from deploy.monitoring.build.panels import HALF, THIRD, Query, heat, lines, number
 
 _PREDICT = f'{MODEL}, rpc="Predict"'
 _ABOVE = "A quantile above the last bucket, 20 minutes, is not drawn; the number of such requests is under Errors."
@@ -127,15 +127,26 @@ def _refusals() -> Row:
                 "By class and bound: rows, bytes or seconds of the queue, or the call's deadline.",
                 (Query(f"{by} (rate(pellucid_requests_refused_total{{{SITE}}}[{RATE}]))", "{{class}}: {{cause}}"),),
                 unit="reqps",
-                span=HALF,
+                span=THIRD,
             ),
             lines(
                 "Share of requests that were refused",
                 "Refusals for lack of room (not those for a deadline) among all requests, over 10 minutes.",
                 (Query(f"pellucid:refused:ratio_rate10m{{{SITE}}}", "{{namespace}}"),),
                 unit="percentunit",
-                span=HALF,
+                span=THIRD,
                 limit=0.01,
+            ),
+            lines(
+                "Requests beyond quotas",
+                "Requests that were refused because their identity had used up its quota. Empty without quotas.",
+                (
+                    Query(
+                        f"sum by (identity, quota) (rate(pellucid_quota_refusals_total{{{SITE}}}[{RATE}]))",
+                        "{{identity}}: {{quota}}",
+                    ),
+                ),
+                unit="reqps",
             ),
         ),
     )
