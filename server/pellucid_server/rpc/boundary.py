@@ -276,9 +276,8 @@ class Boundary:
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
             priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
-            fields = _fields(
-                call, code, seconds, (priority, self._labels().method(call.method)), timing
-            ) | self._failed(failure)
+            method = self._labels().method(call.method)
+            fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
     def _failed(self, failure: PellucidError | None) -> dict[str, object]:
