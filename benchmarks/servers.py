@@ -50,7 +50,7 @@ def running(models: Path, *, threads: int, settings: Mapping[str, str] | None = 
     with tempfile.TemporaryDirectory() as folder:
         ready, log = Path(folder) / "ready.json", Path(folder) / "server.log"
         command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
-        command += ["--metrics-port", "0", "--ready-file", str(ready)]
+        command += ["--metrics-port", "0", "--health-port", "-1", "--ready-file", str(ready)]
         common = {"PELLUCID_WORKER__THREADS": str(threads), "PELLUCID_LOGGING__LEVEL": "warning"}
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -109,7 +109,7 @@ def serving(models: Path, log: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.json"
         command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
-        command += ["--metrics-port", "0", "--ready-file", str(ready)]
+        command += ["--metrics-port", "0", "--health-port", "-1", "--ready-file", str(ready)]
         _console.print(f"[bold]Starting the server[/] on {models}/ (its log: {log})")
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -82,7 +82,7 @@ def serve(models: Path, folder: Path, *, workers: int) -> Iterator[Server]:
     """Run the server on free ports; `folder` gets its log."""
     ready, log = folder / "ready.json", folder / "server.log"
     command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
-    command += ["--metrics-port", "0", "--ready-file", str(ready)]
+    command += ["--metrics-port", "0", "--health-port", "-1", "--ready-file", str(ready)]
     settings = {**_SETTINGS, "PELLUCID_POOL__DEVICES": ",".join(["cpu"] * workers)}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env={**os.environ, **settings}, stdout=output, stderr=subprocess.STDOUT)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pellucid_server import logs
+from pellucid_server import logs, token_command
 from pellucid_server.app import StartError, serve
 from pellucid_server.config import Config, ConfigError, load
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str
         The exit status: 0 after a clean stop, 1 if the server could not start, 2 for wrong settings, and 128 and the
         number of a second signal that cut its stop short.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [token_command.COMMAND]:
+        return token_command.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         config = load(options.config, _overrides(options))
@@ -53,13 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pellucid-server",
         description="Serve the models of a folder over gRPC, with explanations.",
-        epilog="Options win over PELLUCID_ environment variables, and those over the settings file.",
+        epilog="Options win over PELLUCID_ environment variables, and those over the settings file. "
+        "`pellucid-server token` makes a token for a caller.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (or PELLUCID_CONFIG)")
     parser.add_argument("--models", metavar="DIR", help="the model repository")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", type=int, help="gRPC port; 0 takes a free one")
     parser.add_argument("--metrics-port", type=int, help="port of the metrics page; 0 takes a free one, -1 serves none")
+    parser.add_argument("--health-port", type=int, help="port of the plain health check; 0 takes a free one, -1 none")
     parser.add_argument("--devices", help='workers, for example "cpu" or "cuda:0,cuda:1"')
     parser.add_argument("--ready-file", type=Path, metavar="FILE", help="written as JSON when requests are taken")
     return parser
@@ -67,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _overrides(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     given = {
-        "server": {"host": options.host, "port": options.port, "metrics_port": options.metrics_port},
+        "server": {
+            "host": options.host,
+            "port": options.port,
+            "metrics_port": options.metrics_port,
+            "health_port": options.health_port,
+        },
         "models": {"repository": options.models},
         "pool": {"devices": options.devices},
     }

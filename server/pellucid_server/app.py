@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
+from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.config import Config, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
@@ -25,9 +26,11 @@ from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
-from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
 from pellucid_server.rpc.room import Room
+from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
+from pellucid_server.security_metrics import SecurityCollector, quota_counter
 from pellucid_server.settings.sections import ServerConfig
 
 _log = logging.getLogger(__name__)
@@ -84,6 +87,8 @@ class App:
         """The gRPC port that is listened on."""
         self.metrics_port: int | None = None
         """The port of the metrics page, if there is one."""
+        self.health_port: int | None = None
+        """The port of the health check alone, if there is one."""
         self._config = config
         self._registry = CollectorRegistry()
         self._metrics = Metrics.on(self._registry)
@@ -103,8 +108,16 @@ class App:
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
+        self._security = Security(config.tls, config.access, quota_counter(self._registry))
+        self._registry.register(SecurityCollector(lambda: self._security.certificates, self._security.stale))
         self._boundary = Boundary(
-            recorder, lambda: self._pool.hello, keys=keys, faults=faults, classes=config.classes, room=self._room
+            recorder,
+            lambda: self._pool.hello,
+            keys=keys,
+            faults=faults,
+            classes=config.classes,
+            room=self._room,
+            gate=self._security.gate,
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
@@ -114,6 +127,7 @@ class App:
         self._health = Health()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
+        self._health_server: grpc.aio.Server | None = None
         self._metrics_server: Any = None
         self._tidying: asyncio.Task[None] | None = None
 
@@ -125,7 +139,7 @@ class App:
         Raises
         ------
         StartError
-            A port cannot be had.
+            A port cannot be had, or a file of certificates or identities cannot be used.
         WorkerStartError
             A worker refused or died before it was ready.
         """
@@ -134,6 +148,7 @@ class App:
         self._listen()
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
+        await self._serve_health()
         self._serve_metrics()
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
@@ -149,6 +164,10 @@ class App:
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
+        self._security.close()
+        if self._health_server is not None:
+            # The last, so that a probe still finds it while the others end.
+            await self._health_server.stop(None)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
 
@@ -202,16 +221,27 @@ class App:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
         add_services(server, self._pool, self._config.limits, self._boundary)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            self._security.load(config.host)
+        except UnusableFileError as error:
+            raise StartError(f"{error}.") from error
+        health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)
         if config.reflection:
             names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        address = f"{config.host}:{config.port}"
-        try:
-            self.port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartError(f"Cannot listen on {address}; is another server there?") from error
+        self.port = _listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server
+
+    async def _serve_health(self) -> None:
+        config = self._config.server
+        if config.health_port < 0:
+            return
+        server = grpc.aio.server(options=channel_options(config))
+        visible = VisibleHealth(self._health, self._boundary.gate.sees_in_public)
+        health_pb2_grpc.add_HealthServicer_to_server(visible, server)
+        self.health_port = _listen_on(server, f"{config.host}:{config.health_port}", None)
+        await server.start()
+        self._health_server = server
 
     async def _tidy(self) -> None:
         """Give the memory of large requests back."""
@@ -242,6 +272,16 @@ class App:
         change = asyncio.get_running_loop().create_task(self._health.show(healthy, self._pool.hello))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
+
+
+def _listen_on(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Open a port; without credentials it is plain."""
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise StartError(f"Cannot listen on {address}; is another server there?") from error
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -278,7 +318,7 @@ async def serve(
     Parameters
     ----------
     ready_file
-        Gets `{"port", "metrics_port", "pid"}` as JSON, whole at once, when requests are taken.
+        Gets `{"port", "metrics_port", "health_port", "pid"}` as JSON, whole at once, when requests are taken.
 
     Returns
     -------
@@ -341,7 +381,7 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
     if ready_file is not None:
-        facts = {"port": app.port, "metrics_port": app.metrics_port, "pid": os.getpid()}
+        facts = {"port": app.port, "metrics_port": app.metrics_port, "health_port": app.health_port, "pid": os.getpid()}
         part = ready_file.with_name(ready_file.name + ".part")
         part.write_text(json.dumps(facts) + "\n", "utf-8")
         part.replace(ready_file)

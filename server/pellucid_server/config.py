@@ -35,6 +35,7 @@ from pellucid_server.settings.sections import (
     ServerConfig,
     WorkerConfig,
 )
+from pellucid_server.settings.security import AccessConfig, TlsConfig
 from pellucid_server.vocabulary.messages import WorkerSettings
 
 _PREFIX = "PELLUCID_"
@@ -61,6 +62,10 @@ class Config(BaseSettings):
 
     server: ServerConfig = ServerConfig()
     """Where the server listens."""
+    tls: TlsConfig = TlsConfig()
+    """TLS on the gRPC port."""
+    access: AccessConfig = AccessConfig()
+    """Who may ask what."""
     models: ModelsConfig = ModelsConfig()
     """Which models are served."""
     pool: PoolConfig = PoolConfig()

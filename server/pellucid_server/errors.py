@@ -4,6 +4,9 @@ PellucidError                 INTERNAL             a bug; the caller reads only 
 ├── InvalidRequestError       INVALID_ARGUMENT     can never succeed as sent
 ├── NotFoundError             NOT_FOUND            a name in the request is unknown
 ├── UnsupportedError          FAILED_PRECONDITION  this model cannot do this
+├── UnauthenticatedError      UNAUTHENTICATED      nothing proves who calls
+├── PermissionDeniedError     PERMISSION_DENIED    who calls may not do this
+├── QuotaExceededError        RESOURCE_EXHAUSTED   who calls has used up what it may; retry later
 ├── OverloadedError           RESOURCE_EXHAUSTED   the queue is full; retry later
 ├── UnavailableError          UNAVAILABLE          draining, or the worker was lost; retry
 ├── TimedOutError             DEADLINE_EXCEEDED    stopped because its deadline passed
@@ -57,6 +60,28 @@ class UnsupportedError(PellucidError):
     """
 
     reason = "UNSUPPORTED"
+
+
+class UnauthenticatedError(PellucidError):
+    """Nothing proves who calls.
+
+    Metadata: `credential`, what was there instead: "none", "certificate", "malformed token" or "unknown token".
+    """
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(PellucidError):
+    """Who calls may not do this. Metadata: `identity`, `role`, the one that it lacks, and `model`."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class QuotaExceededError(PellucidError):
+    """Who calls has used up its quota. Metadata: `identity`, `quota`, the setting's name, and `retry_after_seconds`."""
+
+    reason = "QUOTA_EXCEEDED"
+    quotes_request = False
 
 
 class OverloadedError(PellucidError):

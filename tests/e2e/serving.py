@@ -105,7 +105,8 @@ def serve(
         A module that the workers of another server import.
     """
     ready, log = folder / "ready.json", folder / "server.log"
-    arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--ready-file", str(ready)]
+    arguments = ["--models", str(models), "--port", "0", "--metrics-port", "0"]
+    arguments += ["--health-port", "0", "--ready-file", str(ready)]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PELLUCID_WORKER__THREADS": "1", **(settings or {})}
     process: subprocess.Popen[bytes] | nursery.Child
     with log.open("wb") as output:

@@ -176,7 +176,11 @@ def test_a_server_that_is_to_stop_at_a_broken_model_names_it_and_does_not_start(
     environment = {**os.environ, "PELLUCID_MODELS__ON_ERROR": "stop"}
 
     done = subprocess.run(
-        [*command, "--metrics-port", "-1"], env=environment, capture_output=True, text=True, check=False
+        [*command, "--metrics-port", "-1", "--health-port", "-1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert done.returncode == 1

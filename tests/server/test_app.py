@@ -41,7 +41,7 @@ def make_app(tmp_path):
         config = load(
             None,
             {
-                "server": {"port": 0, "metrics_port": -1, **server},
+                "server": {"port": 0, "metrics_port": -1, "health_port": -1, **server},
                 "models": {"repository": str(tmp_path / start)},
                 "pool": {"restart_initial_seconds": 0.001, "exit_seconds": 0.2},
             },
@@ -154,7 +154,7 @@ async def test_reflection_can_be_switched_off(make_app):
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize("name", ["port", "metrics_port"])
+@pytest.mark.parametrize("name", ["port", "metrics_port", "health_port"])
 async def test_a_port_that_is_taken_is_named(make_app, name):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -328,7 +328,7 @@ def launch(tmp_path):
 
     def start(name="plain"):
         (tmp_path / name).mkdir(exist_ok=True)
-        options = ["--models", str(tmp_path / name), "--port", "0", "--metrics-port", "0"]
+        options = ["--models", str(tmp_path / name), "--port", "0", "--metrics-port", "0", "--health-port", "-1"]
         ready = tmp_path / "ready.json"
         command = [sys.executable, "-c", SERVE, json.dumps(FAKE), *options, "--ready-file", str(ready)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

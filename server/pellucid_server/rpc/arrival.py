@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import grpc
 
+from pellucid_server.access.policy import ANONYMOUS, Identity
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.settings.sections import ServerConfig
@@ -40,8 +41,12 @@ class Call:
     """When, on `time.monotonic()`'s clock."""
     deadline_seconds: float | None
     """How long after its arrival the answer must be ready; None is no deadline."""
+    identity: Identity | None = None
+    """Who calls, where the server asks for a proof of that."""
+    admitted: bool = False
+    """Whether it counts among the requests of its identity that run."""
     caller: str = ""
-    """On whose behalf: what the caller's metadata says, else the address that the call came from."""
+    """On whose behalf: its identity, else what the caller's metadata says, else the address that the call came from."""
     priority: str = ""
     """Its class: what the caller's metadata says; a handler that runs a request fills it in where that is nothing."""
     model: str = ""
@@ -93,7 +98,8 @@ class CallerKeys:
             A value holds other characters than printable ones of ASCII.
         """
         metadata = context.invocation_metadata() or ()
-        call.caller = _text(self.caller, metadata)[:_CALLER_LENGTH] or _host(context.peer())
+        named, host = _text(self.caller, metadata)[:_CALLER_LENGTH], host_of(context.peer())
+        call.caller = named or host if call.identity is None else caller_of(call.identity, named, host)
         call.priority = _text(self.priority, metadata)
 
     @property
@@ -106,6 +112,16 @@ class CallerKeys:
         if not isinstance(error, InvalidRequestError) or error.metadata.get("field") != "priority":
             return error
         return InvalidRequestError(error.message, **{**error.metadata, "field": _field(self.priority)})
+
+
+def caller_of(identity: Identity, named: str, host: str) -> str:
+    """Return on whose behalf an identity calls, for fairness: itself, and whom it names if it may name others.
+
+    Calls without proof share one identity and are told apart by where they come from.
+    """
+    if identity.name == ANONYMOUS:
+        return f"{ANONYMOUS}:{host}"
+    return f"{identity.name}/{named}" if identity.names_callers and named else identity.name
 
 
 def arrival(rpc: str, context: Context) -> Call:
@@ -145,7 +161,7 @@ def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-def _host(peer: str) -> str:
+def host_of(peer: str) -> str:
     """Return the address of gRPC's name for a peer, such as "ipv4:10.0.0.7:40312", or nothing if it has none."""
     scheme, _, address = peer.partition(":")
     return unquote(address).rpartition(":")[0].strip("[]") if scheme in {"ipv4", "ipv6"} else ""

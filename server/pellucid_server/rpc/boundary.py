@@ -24,6 +24,7 @@ from pellucid_server.metrics import UNKNOWN, RequestRecorder
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
+from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
@@ -67,6 +68,8 @@ class Boundary:
         The names of the classes of requests: others are `unknown` in the log.
     room
         Decides when large requests are read; None is one of the default size.
+    gate
+        Decides who may ask what; None lets everyone ask everything.
     """
 
     def __init__(
@@ -78,7 +81,10 @@ class Boundary:
         faults: Faults | None = None,
         classes: Collection[str] = frozenset(DEFAULT_CLASSES),
         room: Room | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        self.gate = gate or Gate()
+        """Who may ask what."""
         self.room = room or Room(ServerConfig().inflight_bytes, ServerConfig().max_message_bytes)
         """The bytes of large requests in flight."""
         self.aside = Aside()
@@ -122,35 +128,42 @@ class Boundary:
         self.last_entered = time.monotonic()
         task.add_done_callback(self._leave)
 
-    def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
-        """Wrap `handler` for gRPC, which has it read its request itself: bytes in, bytes out."""
+    def guard(self, rpc: str, request_class: type[Message], handler: Handler, *, role: str = "") -> Guarded:
+        """Wrap `handler` for gRPC, which has it read its request itself: bytes in, bytes out.
+
+        `role` is what an identity needs for it; empty is none.
+        """
 
         async def guarded(_: object, context: Context) -> bytes:
             call, place = self._begin(rpc, context)
             try:
-                message = await handler(await self._read(request_class, call, place, context), call)
+                request = await self._read(request_class, call, place, context, role)
+                message = await handler(request, call)
                 await self._faults.pass_by("replying", model=call.model)
                 reply = await self._serialized(message, call)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
                 await self._fail(call, context, error)
             finally:
                 self.room.leave(place)
+                self.gate.leave(call)
             self._finish(call, grpc.StatusCode.OK)
             return reply
 
         return guarded
 
-    def guard_stream(self, rpc: str, request_class: type[Message], handler: StreamHandler) -> GuardedStream:
+    def guard_stream(
+        self, rpc: str, request_class: type[Message], handler: StreamHandler, *, role: str = ""
+    ) -> GuardedStream:
         """Wrap a handler that makes messages one after the other, which are sent as they come.
 
-        The generator is closed before the request ends, however it ends.
+        The generator is closed before the request ends, however it ends. `role` is as for `guard`.
         """
 
         # Not a generator itself: gRPC leaves those that are cancelled at a send to the garbage collector.
         async def guarded(_: object, context: Context) -> None:
             call, place = self._begin(rpc, context)
             try:
-                request = await self._read(request_class, call, place, context)
+                request = await self._read(request_class, call, place, context, role)
                 async with contextlib.aclosing(handler(request, call)) as messages:
                     del request
                     async for message in messages:
@@ -160,6 +173,7 @@ class Boundary:
                 await self._fail(call, context, error)
             finally:
                 self.room.leave(place)
+                self.gate.leave(call)
             self._finish(call, grpc.StatusCode.OK)
 
         return guarded
@@ -177,12 +191,18 @@ class Boundary:
         if not self._visits:
             self._idle.set()
 
-    async def _read(self, request_class: type[Message], call: Call, place: Place, context: Context) -> Message:
-        """Read a request once there is room for it, and parse it.
+    async def _read(
+        self, request_class: type[Message], call: Call, place: Place, context: Context, role: str
+    ) -> Message:
+        """Read a request once there is room for it and its caller may make it, and parse it.
 
         What ends it before it is here whole is not recorded, unless it waits for room: that is the server's to answer.
         """
         visit = self._visits[_current_task()]
+        # What it is refused for here is the server's answer, though the request has not arrived.
+        visit.call = call
+        self.gate.admit(call, context, role)
+        visit.call = None
         if place.turn is not None:
             visit.call = call
             await _wait_for(place.turn, call)
@@ -202,6 +222,7 @@ class Boundary:
         del data
         request = await self.aside.run(lambda: _tidied(parse)) if call.large else parse()
         self._keys.read(call, context)
+        self.gate.check(call, request, role, self._served())
         return request
 
     async def _serialized(self, message: Message, call: Call) -> bytes:
@@ -245,6 +266,8 @@ class Boundary:
         method, model = self._labels(call)
         timing = _timing(call, failure)
         self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=timing)
+        if timing is not None:
+            self.gate.charge(call, timing.rows_forward + timing.rows_backward)
         if call.timing is not None and code is not grpc.StatusCode.OK:
             self._recorder.wasted(model, call.timing)
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO

@@ -65,9 +65,7 @@ def find(hello: messages.Hello, key: requests.ModelKey) -> descriptions.ModelInf
         if broken is not None:
             return broken
     if not versions:
-        names = ", ".join(sorted({model.key.name for model in hello.models})) or "none"
-        text = f"No model {key.name!r}; served: {names}."
-        raise NotFoundError(text, resource_type="model", resource_name=key.name)
+        raise no_model(key.name, hello)
     found = versions.get(key.version or max(versions))
     if found is None:
         listed = ", ".join(str(version) for version in sorted(versions))
@@ -78,6 +76,12 @@ def find(hello: messages.Hello, key: requests.ModelKey) -> descriptions.ModelInf
         text = f"{where} has the digest {found.key.digest}, not {key.digest}."
         raise UnsupportedError(text, subject=f"models/{where}")
     return found
+
+
+def no_model(name: str, hello: messages.Hello) -> NotFoundError:
+    """Make the error for a model that is not there."""
+    names = ", ".join(sorted({model.key.name for model in hello.models})) or "none"
+    return NotFoundError(f"No model {name!r}; served: {names}.", resource_type="model", resource_name=name)
 
 
 def list_models_response(hello: messages.Hello) -> model_service_pb2.ListModelsResponse:

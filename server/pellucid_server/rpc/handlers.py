@@ -7,6 +7,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.gate import needed_role
 
 
 class GuardedHandlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -39,8 +40,11 @@ class GuardedHandlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 def _guarded(method: MethodDescriptor, servicer: Any, boundary: Boundary) -> Any:
     request_class = message_factory.GetMessageClass(method.input_type)
     handler = getattr(servicer, method.name)
+    role = needed_role(method.containing_service.full_name, method.name)
     # Of a stream of requests the boundary reads the first when there is room for it; a unary handler would be given it
     # read. The bytes on the wire are the same. No serializers: so that bytes that are no request are its to answer too.
     if method.server_streaming:
-        return grpc.stream_stream_rpc_method_handler(boundary.guard_stream(method.name, request_class, handler))
-    return grpc.stream_unary_rpc_method_handler(boundary.guard(method.name, request_class, handler))
+        return grpc.stream_stream_rpc_method_handler(
+            boundary.guard_stream(method.name, request_class, handler, role=role)
+        )
+    return grpc.stream_unary_rpc_method_handler(boundary.guard(method.name, request_class, handler, role=role))

@@ -1,12 +1,14 @@
 """gRPC's health check: of the server, of its two services, and of each model, whose name is the service's.
 
 A model is SERVING if a version of it is served, NOT_SERVING if all that there are could not be loaded, and while
-no worker is ready. A name that is not in the repository is unknown: NOT_FOUND.
+no worker is ready. A name that is not in the repository is unknown: NOT_FOUND. So are models that a caller may not
+know of. The health service refuses no one: what is not of a model is everyone's to know.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio  # type: ignore[attr-defined]
 
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
@@ -16,6 +18,9 @@ SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 """The whole server, by gRPC's convention, and the services of the schema."""
 
 _STATES = health_pb2.HealthCheckResponse
+
+_UNKNOWN = health_pb2.HealthCheckRequest(service="\n")
+"""A name that no model has."""
 
 
 class Health(aio.HealthServicer):  # type: ignore[misc]
@@ -38,3 +43,36 @@ class Health(aio.HealthServicer):  # type: ignore[misc]
         """Return the state of everything that can be checked."""
         states = {name: _STATES(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=states)
+
+
+class VisibleHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """The health service on one port.
+
+    Parameters
+    ----------
+    sees
+        Returns for a call which models' names its caller may know of.
+    """
+
+    def __init__(self, health: Health, sees: Callable[[Any], Callable[[str], bool]]) -> None:
+        self._health = health
+        self._sees = sees
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the schema's name
+        """Return the state of what is named."""
+        return await self._health.Check(self._visible(request, context), context)
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 - the schema's name
+        """Send the state of what is named, and each change of it."""
+        await self._health.Watch(self._visible(request, context), context)
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - the schema's name
+        """Return the state of everything that the caller may know of."""
+        reply, sees = await self._health.List(request, context), self._sees(context)
+        for name in [name for name in reply.statuses if name not in SERVICES and not sees(name)]:
+            del reply.statuses[name]
+        return reply
+
+    def _visible(self, request: Any, context: Any) -> Any:
+        name = request.service
+        return request if name in SERVICES or self._sees(context)(name) else _UNKNOWN

@@ -14,6 +14,7 @@ from pellucid_server.rpc import ablation, catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
@@ -110,14 +111,15 @@ class ExplanationService:
 class ModelService:
     """What is served."""
 
-    def __init__(self, pool: Workers) -> None:
+    def __init__(self, pool: Workers, gate: Gate) -> None:
         self._pool = pool
+        self._gate = gate
 
     async def ListModels(  # noqa: N802 - the schema's name
         self, request: model_service_pb2.ListModelsRequest, call: Call
     ) -> model_service_pb2.ListModelsResponse:
         """Name every model version, and whether it is served."""
-        return catalogue.list_models_response(catalogue.known(self._pool.hello))
+        return catalogue.list_models_response(catalogue.known(self._gate.shown(self._pool.hello, call)))
 
     async def GetModel(  # noqa: N802 - the schema's name
         self, request: model_service_pb2.GetModelRequest, call: Call
@@ -136,7 +138,7 @@ class ModelService:
         self, request: model_service_pb2.ListDatasetsRequest, call: Call
     ) -> model_service_pb2.ListDatasetsResponse:
         """Describe every labelled data set."""
-        return catalogue.list_datasets_response(catalogue.known(self._pool.hello))
+        return catalogue.list_datasets_response(catalogue.known(self._gate.shown(self._pool.hello, call)))
 
 
 async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
@@ -164,6 +166,6 @@ def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig,
     server.add_generic_rpc_handlers(
         (
             GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary.aside), boundary),
-            GuardedHandlers(MODEL_SERVICE, ModelService(pool), boundary),
+            GuardedHandlers(MODEL_SERVICE, ModelService(pool, boundary.gate), boundary),
         )
     )

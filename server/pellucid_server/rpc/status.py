@@ -16,7 +16,10 @@ from pellucid_server.errors import (
     NotFoundError,
     OverloadedError,
     PellucidError,
+    PermissionDeniedError,
+    QuotaExceededError,
     TimedOutError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
     UnsupportedError,
@@ -30,6 +33,9 @@ _CODES = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     UnsupportedError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDeniedError: grpc.StatusCode.PERMISSION_DENIED,
+    QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
     TimedOutError: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -144,7 +150,10 @@ def _specific(error: PellucidError, message: str, metadata: dict[str, str]) -> A
 
 
 def _retry_seconds(error: PellucidError) -> float | None:
-    if not isinstance(error, OverloadedError | UnavailableError) or "retry_after_seconds" not in error.metadata:
+    if (
+        not isinstance(error, OverloadedError | QuotaExceededError | UnavailableError)
+        or "retry_after_seconds" not in error.metadata
+    ):
         return None
     return float(error.metadata["retry_after_seconds"])
 

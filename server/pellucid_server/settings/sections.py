@@ -29,13 +29,16 @@ class ServerConfig(Section):
     """Where the server listens."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address of both ports; "0.0.0.0" or "[::]" serves other machines."""
+    """Address of all ports; "0.0.0.0" or "[::]" serves other machines."""
 
     port: int = Field(default=50051, ge=0, le=65535)
     """gRPC port; 0 takes any free one."""
 
     metrics_port: int = Field(default=9464, ge=-1, le=65535)
     """Port of the metrics page; 0 takes any free one, -1 serves none."""
+
+    health_port: int = Field(default=50052, ge=-1, le=65535)
+    """Port of the gRPC health check and nothing else, without TLS, for probes; 0 takes any free one, -1 serves none."""
 
     max_message_bytes: int = Field(default=64 * _MIB, ge=1024, lt=1 << 31)
     """Largest request; a larger one is RESOURCE_EXHAUSTED before it is read."""
