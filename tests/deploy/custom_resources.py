@@ -98,10 +98,9 @@ def _fields(wheel, type_name):
 
 def _pod_problems(type_name, value, place):
     containers, volumes = (value, []) if type_name == "V1Container" else ([{"name": "a", "image": "a"}], value)
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}
+    spec = {"containers": containers, "volumes": volumes}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec}
     try:
-        kubernetes_validate.validate(
-            {**pod, "spec": {"containers": containers, "volumes": volumes}}, "1.34", strict=True
-        )
+        kubernetes_validate.validate(pod, "1.34", strict=True)
     except kubernetes_validate.ValidationError as error:
         yield f"{place}: {error.message}"

