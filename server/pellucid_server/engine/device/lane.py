@@ -74,6 +74,8 @@ class Lane:
     """Chunks since paces were last forgotten."""
     model: Hashable = None
     """The model, for the record of row times."""
+    short_rows: int | None = None
+    """Rows that last went into the time aimed at; None before the first chunk."""
     growth: float = 1.0
     """How many times as long a row may take as those that the model was tried on."""
 
@@ -89,8 +91,18 @@ class Lane:
             case Packing.FIXED:
                 self.room = min(FIXED_ROWS, self.row_limit)
             case _:
-                self.room = self.chunk_rows if long else max(1, self.chunk_rows // LONG_FACTOR)
+                self.room = self.chunk_rows if long else self._short()
         return self.room
+
+    def _short(self) -> int:
+        """Return the rows of a chunk that others wait behind.
+
+        They follow from the time that a chunk took: where a large chunk takes no longer than a small one, as on a GPU,
+        a share of the long chunk's rows would be few for nothing, and say nothing of larger ones.
+        """
+        if self.short_rows is None:
+            return max(1, self.chunk_rows // LONG_FACTOR)
+        return max(1, min(self.chunk_rows, self.short_rows))
 
     def adapt(self, rows: int, seconds: float, *, chunk_seconds: float, chunk_bytes: int) -> bool:
         """Set the length of later chunks from the time that one took; tell whether rows go no faster in a larger one.
@@ -104,6 +116,7 @@ class Lane:
         if 2 * rows >= self.fitting_rows:
             self._count_fitted()
         most_rows, row_seconds = self.most_rows(chunk_bytes), max(seconds, 1e-6) / rows
+        self.short_rows = int(chunk_seconds / row_seconds)
         within = int(LONG_FACTOR * chunk_seconds / row_seconds)
         fitting = max(within, min(_FEW_ROWS, int(_FEW_FACTOR * chunk_seconds / row_seconds)))
         if rows > within:
