@@ -153,19 +153,6 @@ def test_the_adapters_rules_have_its_fields_alone():
         assert rule["resources"] == {"overrides": {name: {"resource": name} for name in ("namespace", "pod")}}
 
 
-def test_the_queries_name_metrics_and_labels_that_the_server_has():
-    from pellucid_server.metrics import Metrics
-    from prometheus_client import CollectorRegistry
-
-    registry = CollectorRegistry()
-    Metrics.on(registry)
-    known = {sample for family in registry.collect() for sample in (family.name, f"{family.name}_total")}
-    queries = [each["seriesQuery"] for each in ADAPTER]
-    queries += [each["metadata"]["query"] for each in scaler("keda")["spec"]["triggers"]]
-
-    assert {name for query in queries for name in re.findall(r"pellucid_\w+(?={)", query)} <= known
-
-
 @pytest.mark.parametrize("kind", ["hpa", "keda"])
 def test_each_class_has_a_target_well_below_where_requests_are_refused(kind):
     classes = load().classes
