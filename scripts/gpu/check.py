@@ -25,7 +25,7 @@ _LAST_SECONDS = 10.0
 """Kept for the report."""
 
 _TAIL_LINES = 60
-_MOST_LOGGED = 200
+_MOST_LOGGED = 240
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _logged(folder: Path) -> list[str]:
         lines = log.read_text("utf-8", "replace").splitlines()
         for number, line in enumerate(lines):
             if " ERROR " in line and len(found) < _MOST_LOGGED:
-                found += lines[number : number + _TAIL_LINES // 2]
+                found += lines[number : number + _TAIL_LINES]
     return found[:_MOST_LOGGED]
 
 

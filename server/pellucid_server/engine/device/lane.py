@@ -72,6 +72,8 @@ class Lane:
     """The last seconds for each row in chunks of so many rows, by step of size; see `_step`."""
     chunks: int = 0
     """Chunks since paces were last forgotten."""
+    fresh: bool = True
+    """Whether no chunk has run yet: the first one loads kernels, which may take seconds."""
     model: Hashable = None
     """The model, for the record of row times."""
     short_rows: int | None = None
@@ -121,12 +123,14 @@ class Lane:
         fitting = max(within, min(_FEW_ROWS, int(_FEW_FACTOR * chunk_seconds / row_seconds)))
         if rows > within:
             self.chunk_rows = min(self.chunk_rows, max(1, fitting))
+        fresh, self.fresh = self.fresh, False
         if rows > fitting:
-            self._note(rows, row_seconds)
+            if not fresh:
+                self._note(rows, row_seconds)
         elif filled and (row_seconds < _LIGHT_SECONDS or (2 * seconds < chunk_seconds and not self.paces)):
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
-        elif filled:
+        elif filled and not fresh:
             self._note(rows, row_seconds)
             self.chunk_rows = self._fastest(min(fitting, most_rows))
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)

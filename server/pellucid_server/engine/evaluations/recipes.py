@@ -398,8 +398,12 @@ class _Windowed:
             rows.copy_(row.expand_as(rows))
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                where = part if isinstance(part, tuple) else torch.from_numpy(part).to(row.device)
-                rows[number - first][where] = baseline[where]
+                if isinstance(part, tuple):
+                    # In one step: of a number, without axes, CUDA sets no part.
+                    rows[(number - first, *part)] = baseline[part]
+                else:
+                    where = torch.from_numpy(part).to(row.device)
+                    rows[number - first][where] = baseline[where]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
