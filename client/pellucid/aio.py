@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -19,7 +20,8 @@ from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
-from pellucid.settings import Metadata, check_channel, read_settings
+from pellucid.security import Pem
+from pellucid.settings import Metadata, channel_credentials, check_channel, read_settings
 from pellucid.specs import Element, ExplanationSpec, Space
 
 T = TypeVar("T")
@@ -34,7 +36,9 @@ class AsyncClient(AsyncAblating):
 
     Parameters
     ----------
-    address, timeout, credentials, metadata, caller, priority, retries, wait_for_ready, options
+    address, timeout, tls, root_certificates, client_certificate, client_key, token, allow_plain_token, credentials
+        As for `pellucid.Client`.
+    metadata, caller, priority, retries, wait_for_ready, options
         As for `pellucid.Client`.
     """
 
@@ -43,6 +47,12 @@ class AsyncClient(AsyncAblating):
         address: str = DEFAULT_ADDRESS,
         *,
         timeout: float | None = None,
+        tls: bool | None = None,
+        root_certificates: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        token: str | Path | None = None,
+        allow_plain_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str | bytes] | None = None,
         caller: str | None = None,
@@ -59,16 +69,26 @@ class AsyncClient(AsyncAblating):
             priority=priority,
             wait_for_ready=wait_for_ready,
             retries=retries,
+            token=token,
         )
         self.address = self._settings.address
         self._signatures = calls.Signatures()
         self._closed = asyncio.Event()
         check_channel(credentials, options)
         settings = channels.channel_options(self.address, options)
+        shown = channel_credentials(
+            self._settings,
+            credentials,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            allow_plain_token=allow_plain_token,
+        )
         self._channel: Any = (
             grpc.aio.insecure_channel(address, settings)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, settings)
+            if shown is None
+            else grpc.aio.secure_channel(address, shown, settings)
         )
 
     async def predict(
@@ -162,7 +182,7 @@ class AsyncClient(AsyncAblating):
             stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
                 timeout=max(0.0, deadline - self._now()),
-                metadata=self._settings.metadata,
+                metadata=self._settings.call_metadata(None),
                 wait_for_ready=True,
             )
             try:

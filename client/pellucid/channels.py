@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pellucid.calls import MOST_MESSAGE_BYTES
+from pellucid.security import is_loopback
 
 WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
 """The standard health service's stream of a server's states."""
@@ -39,7 +40,7 @@ _OPTIONS = MappingProxyType(
 def channel_options(address: str, given: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     """Return the options of a channel to `address`; `given` ones go first."""
     options = dict(_OPTIONS)
-    if address.startswith(("localhost:", "127.0.0.1:", "[::1]:")):
+    if is_loopback(address):
         # gRPC takes even these through a proxy that the environment names.
         options["grpc.enable_http_proxy"] = 0
     return list((options | dict(given or {})).items())

@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -18,7 +19,8 @@ from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
-from pellucid.settings import Metadata, check_channel, read_settings
+from pellucid.security import Pem
+from pellucid.settings import Metadata, channel_credentials, check_channel, read_settings
 from pellucid.specs import Element, ExplanationSpec, Space
 
 T = TypeVar("T")
@@ -41,10 +43,20 @@ class Client(Ablating):
         "host:port".
     timeout
         Deadline of every call in seconds; None for 30, and 120 for calls that explain.
+    tls
+        Encrypt, and check the server's certificate; None does so if one of the next three is given.
+    root_certificates
+        The authorities that the server's certificate must come from: a PEM file, or its bytes; None for gRPC's own.
+    client_certificate, client_key
+        What a server that asks for it is shown: PEM files, or their bytes.
+    token
+        Who calls, for a server that asks: a bearer token, or the `Path` of a file with it, read anew for each call.
+    allow_plain_token
+        Send the token over a plain connection to another machine; only where something else encrypts it.
     credentials
-        For a server behind TLS, from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
+        In place of `tls` and the certificates: what `grpc` makes, such as `grpc.ssl_channel_credentials`.
     metadata
-        Sent with every call, such as `{"authorization": "Bearer …"}`.
+        Sent with every call.
     caller
         On whose behalf the calls are, 1 to 128 printable characters: servers are fair between callers. None for
         the address that the calls come from.
@@ -69,6 +81,12 @@ class Client(Ablating):
         address: str = DEFAULT_ADDRESS,
         *,
         timeout: float | None = None,
+        tls: bool | None = None,
+        root_certificates: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        token: str | Path | None = None,
+        allow_plain_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str | bytes] | None = None,
         caller: str | None = None,
@@ -85,16 +103,24 @@ class Client(Ablating):
             priority=priority,
             wait_for_ready=wait_for_ready,
             retries=retries,
+            token=token,
         )
         self.address = self._settings.address
         self._signatures = calls.Signatures()
         self._closed = threading.Event()
         check_channel(credentials, options)
         settings = channels.channel_options(self.address, options)
+        shown = channel_credentials(
+            self._settings,
+            credentials,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            allow_plain_token=allow_plain_token,
+        )
         self._channel: Any = (
-            grpc.insecure_channel(address, settings)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, settings)
+            grpc.insecure_channel(address, settings) if shown is None else grpc.secure_channel(address, shown, settings)
         )
 
     def predict(
@@ -254,7 +280,7 @@ class Client(Ablating):
             stream = self._channel.unary_stream(channels.WATCH_HEALTH)(
                 channels.WHOLE_SERVER,
                 timeout=max(0.0, deadline - self._now()),
-                metadata=self._settings.metadata,
+                metadata=self._settings.call_metadata(None),
                 wait_for_ready=True,
             )
             try:

@@ -4,6 +4,9 @@ PellucidError                 INTERNAL, and what no other class stands for
 ├── InvalidRequestError       INVALID_ARGUMENT     can never succeed as sent; a ValueError
 ├── NotFoundError             NOT_FOUND            a name in the request is unknown; a LookupError
 ├── UnsupportedError          FAILED_PRECONDITION  this model cannot do this
+├── UnauthenticatedError      UNAUTHENTICATED      the server does not know who calls
+├── PermissionDeniedError     PERMISSION_DENIED    who calls may not do this; a PermissionError
+├── QuotaExceededError        RESOURCE_EXHAUSTED   who calls has used up what it may; retry later
 ├── OverloadedError           RESOURCE_EXHAUSTED   the queue is full; retry later
 ├── MessageTooLargeError      RESOURCE_EXHAUSTED   the request or the reply is above a limit
 ├── UnavailableError          UNAVAILABLE          no connection, draining, or the worker was lost; retry
@@ -110,6 +113,27 @@ class UnsupportedError(PellucidError):
     default_reason = "UNSUPPORTED"
 
 
+class UnauthenticatedError(PellucidError):
+    """The server asks who calls, and nothing proves that: no token or certificate, or one that it does not know."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+    default_reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(PellucidError, PermissionError):
+    """The caller may not do this: `metadata` has the `identity`, the `role` that it lacks, and the `model`."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+    default_reason = "PERMISSION_DENIED"
+
+
+class QuotaExceededError(PellucidError):
+    """The caller has used up what it may ask for, until `retry_after_seconds` have passed."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    default_reason = "QUOTA_EXCEEDED"
+
+
 class OverloadedError(PellucidError):
     """The queue is full (then `retry_after_seconds` is set), or one row does not fit the device."""
 
@@ -167,7 +191,8 @@ class UnimplementedError(PellucidError):
 _CLASSES: tuple[type[PellucidError], ...] = (PellucidError, *PellucidError.__subclasses__())
 _BY_REASON = {kind.default_reason: kind for kind in _CLASSES}
 # gRPC's own refusals of large messages carry no details, the server's refusals of load always do.
-_BY_CODE = {kind.default_code: kind for kind in _CLASSES if kind not in (OverloadedError, FatalRequestError)}
+_WITH_DETAILS = (OverloadedError, QuotaExceededError, FatalRequestError)
+_BY_CODE = {kind.default_code: kind for kind in _CLASSES if kind not in _WITH_DETAILS}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 _ID_KEY = "x-request-id"
@@ -234,6 +259,9 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, timeout: float | None)
     if code is grpc.StatusCode.CANCELLED:
         # Not this client: a server that stops cancels calls that are still on their way to it.
         found = {"retriable": True} | found
+    untrusted = _untrusted(text, address) if code is grpc.StatusCode.UNAVAILABLE else ""
+    if untrusted:
+        return UnavailableError(untrusted, metadata={"transport": text}, retriable=False)
     asked_to_wait = code is grpc.StatusCode.RESOURCE_EXHAUSTED and "retry_after_seconds" in found
     kind = OverloadedError if asked_to_wait else _BY_CODE.get(code, PellucidError)
     words = "The server is overloaded." if asked_to_wait else _own_words(code, text, address, timeout)
@@ -292,11 +320,33 @@ _DETAILS: Mapping[type[Any], Any] = {
 }
 
 
+def _untrusted(text: str, address: str) -> str:
+    """Say why TLS made no connection, or nothing if that is not what failed."""
+    if "certificate has expired" in text:
+        return f"The certificate of {address} has expired."
+    if "Hostname Verification" in text:
+        return f"The certificate of {address} is not for that name; is that the address that was meant?"
+    # Another authority of the same name is noticed by its signature.
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate signature failure" in text:
+        return f"The certificate of {address} comes from no authority that is trusted; root_certificates names others."
+    if "WRONG_VERSION_NUMBER" in text:
+        return f"{address} does not speak TLS."
+    if "ls handshake failed" in text:
+        return f"TLS made no connection to {address}; are the certificates of both sides in order?"
+    return ""
+
+
+def _shut_out(text: str) -> bool:
+    """Tell whether a server took a connection and closed it at once."""
+    return "failed to connect" in text and "Socket closed" in text
+
+
 def _own_words(code: grpc.StatusCode, text: str, address: str, timeout: float | None) -> str:
     """Say what a status without details means: gRPC's own text is for its developers."""
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return f"No connection to {address}, or it was lost; is a server running there?"
+            hint = ", and does it ask for TLS or a client's certificate" if _shut_out(text) else ""
+            return f"No connection to {address}, or it was lost; is a server running there{hint}?"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             within = "in time" if timeout is None else f"within {timeout:g} s"
             return (

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from pellucid.checks import (
 )
 from pellucid.errors import invalid
 from pellucid.retries import MOST_RETRIES, RetryPolicy
+from pellucid.security import TOKEN_KEY, Pem, Token, check_secret, read_credentials, read_token
 
 CALLER_KEY = "x-pellucid-caller"
 """Metadata key by which a server tells callers apart, unless its settings name another."""
@@ -51,6 +53,8 @@ class Settings:
         Whether a call waits for a connection.
     retries
         Which failed calls are made again.
+    token
+        Who calls; None for a caller who does not say.
     """
 
     address: str
@@ -58,6 +62,7 @@ class Settings:
     metadata: Metadata
     wait_for_ready: bool
     retries: RetryPolicy
+    token: Token | None = None
 
     def seconds(self, timeout: float | None, default: float) -> float:
         """Return a call's deadline: its own, else the client's, else the default.
@@ -75,11 +80,11 @@ class Settings:
         Raises
         ------
         InvalidRequestError
-            The priority cannot be sent.
+            The priority cannot be sent, or the token's file cannot be read.
         """
-        if priority is None:
-            return self.metadata
-        return tuple((dict(self.metadata) | {PRIORITY_KEY: _priority(priority)}).items())
+        own = () if priority is None else ((PRIORITY_KEY, _priority(priority)),)
+        token = () if self.token is None else (self.token.header(),)
+        return tuple((dict(self.metadata) | dict((*own, *token))).items()) if own or token else self.metadata
 
 
 def read_settings(
@@ -91,6 +96,7 @@ def read_settings(
     priority: str | None,
     wait_for_ready: bool,
     retries: int | None,
+    token: str | Path | None = None,
 ) -> Settings:
     """Check what a client is told.
 
@@ -100,6 +106,8 @@ def read_settings(
         A value is of another type, or cannot be sent.
     """
     sent = _metadata({} if metadata is None else metadata)
+    if token is not None and TOKEN_KEY in sent:
+        raise invalid("token", f"is given beside metadata[{TOKEN_KEY!r}]; give one or the other")
     if caller is not None:
         sent[CALLER_KEY] = checked_printable(caller, "caller", most=_MOST_CALLER)
     if priority is not None:
@@ -112,7 +120,37 @@ def read_settings(
         metadata=tuple(sent.items()),
         wait_for_ready=waiting,
         retries=RetryPolicy(limit, persistent=waiting),
+        token=read_token(token),
     )
+
+
+def channel_credentials(
+    settings: Settings,
+    credentials: grpc.ChannelCredentials | None,
+    *,
+    tls: bool | None,
+    root_certificates: Pem | None,
+    client_certificate: Pem | None,
+    client_key: Pem | None,
+    allow_plain_token: bool,
+) -> grpc.ChannelCredentials | None:
+    """Return the credentials of a client's channel, or None for a plain one.
+
+    Raises
+    ------
+    InvalidRequestError
+        They contradict one another, a file cannot be read, or a token would be sent in the clear.
+    """
+    found = read_credentials(
+        credentials=credentials,
+        tls=tls,
+        root_certificates=root_certificates,
+        client_certificate=client_certificate,
+        client_key=client_key,
+    )
+    secret = settings.token is not None or TOKEN_KEY in dict(settings.metadata)
+    check_secret(settings.address, secret=secret, encrypted=found is not None, allowed=allow_plain_token)
+    return found
 
 
 def check_channel(credentials: Any, options: Any) -> None:

@@ -137,7 +137,9 @@ def test_the_time_to_wait_is_read(client, server):
         (grpc.StatusCode.UNIMPLEMENTED, errors.UnimplementedError, "does not have this call"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.TimedOutError, "No answer from localhost"),
         (grpc.StatusCode.CANCELLED, errors.CancelledError, "was cancelled"),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.PellucidError, "^words$"),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.UnauthenticatedError, "^words$"),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.PermissionDeniedError, "^words$"),
+        (grpc.StatusCode.ALREADY_EXISTS, errors.PellucidError, "^words$"),
     ],
 )
 def test_a_status_without_details_is_typed_by_its_code(client, server, code, kind, right):

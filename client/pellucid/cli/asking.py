@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from pellucid.catalogue import Model
+from pellucid.cli.connecting import connection
 from pellucid.cli.values import once, row_value
 from pellucid.client import Client
 from pellucid.errors import InvalidRequestError, NotFoundError, PellucidError, UnsupportedError, broken, invalid
@@ -59,7 +60,14 @@ def asking(
     """Give a client; a call that fails ends the command with a line on stderr."""
     try:
         # A person waits at a terminal: a server that is not there is reported within seconds.
-        with Client(address, timeout=timeout, caller=caller, priority=priority, wait_for_ready=False) as client:
+        with Client(
+            address,
+            timeout=timeout,
+            caller=caller,
+            priority=priority,
+            wait_for_ready=False,
+            **connection().arguments(),
+        ) as client:
             yield client
     except PellucidError as error:
         fail(str(error), exit_code(error))

@@ -31,6 +31,7 @@ from pellucid.cli.asking import (
     served,
     terminal,
 )
+from pellucid.cli.connecting import connect_by
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
 from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays
 from pellucid.client import DEFAULT_ADDRESS
@@ -44,6 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(connect_by)
 app.command()(ablate)
 app.command()(counterfactual)
 

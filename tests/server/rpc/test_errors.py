@@ -42,6 +42,13 @@ LEAVES = [
             ]
         ),
     ),
+    (errors.UnauthenticatedError("Who?", credential="none"), "UNAUTHENTICATED", None),
+    (errors.PermissionDeniedError("No.", identity="web", role="explain", model="iris"), "PERMISSION_DENIED", None),
+    (
+        errors.QuotaExceededError("Enough.", identity="web", quota="rows_per_minute", retry_after_seconds="0.500"),
+        "RESOURCE_EXHAUSTED",
+        error_details_pb2.RetryInfo(retry_delay={"nanos": 500_000_000}),
+    ),
     (
         errors.OverloadedError("Full.", retry_after_seconds="0.250"),
         "RESOURCE_EXHAUSTED",
