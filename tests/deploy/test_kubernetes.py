@@ -9,6 +9,7 @@ import pytest
 import yaml
 from deploy.custom_resources import is_custom, problems_by_kserve, problems_by_node
 from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, helm, kustomized, objects, rendered_chart
+from pellucid_server.config import Config
 
 pytestmark = pytest.mark.deploy
 
@@ -32,6 +33,9 @@ KINDS = {
     *("ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PersistentVolumeClaim", "Pod"),
     *("PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ScaledObject", "Service", "ServiceAccount"),
 }
+
+
+DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
 
 
 def manifests(name):
@@ -158,6 +162,64 @@ def test_a_change_of_the_settings_replaces_the_pods(tmp_path):
     assert pod(rendered_chart("--set", "settings.server.grace_seconds=91")) != pod(rendered_chart())
 
 
+def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
+    documents = manifests("monitoring")
+    [rule] = [each for each in documents if each["kind"] == "PrometheusRule"]
+    [boards] = [each for each in documents if "grafana_dashboard" in each["metadata"]["labels"]]
+    files = [yaml.safe_load(path.read_text()) for path in (ROOT / "deploy/monitoring/rules").glob("*.yaml")]
+    groups = {group["name"]: group for file in files for group in file["groups"]}
+
+    assert groups
+    # Prometheus refuses a file with two groups of one name, and the operator makes one file of a PrometheusRule.
+    assert len(rule["spec"]["groups"]) == len(groups)
+    assert {group["name"]: group for group in rule["spec"]["groups"]} == groups
+    dashboards = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/monitoring/dashboards").glob("*")}
+    assert {name: json.loads(text) for name, text in boards["data"].items()} == dashboards
+
+
+# The walk-through
+
+
+def test_the_overlay_of_the_walk_through_works(tmp_path):
+    overlay, settings_file = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[:2]
+    text = overlay.replace("../pellucid/deploy/kubernetes", _relative(tmp_path, KUBERNETES)) + settings_file
+    (tmp_path / "kustomization.yaml").write_text(text)
+    (tmp_path / "pellucid.toml").write_text("[server]\nport = 50051\n")
+
+    documents = kustomized(tmp_path)
+
+    [deployment] = [each for each in documents if each["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example.com/pellucid:")
+    assert "PELLUCID_TLS__CERTIFICATE" in {each["name"] for each in container["env"]}
+    assert {"server": {"port": 50051}} in [
+        settings(each) for each in documents if "pellucid.toml" in each.get("data", {})
+    ]
+
+
+def test_the_values_of_the_walk_through_are_taken(tmp_path):
+    values = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[2]
+    (tmp_path / "values.yaml").write_text(values)
+
+    [deployment] = [each for each in rendered_chart("-f", tmp_path / "values.yaml") if each["kind"] == "Deployment"]
+
+    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 312
+
+
+def test_every_setting_and_value_that_the_walk_through_names_exists():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    named = set(re.findall(r"`((?:[a-z]+\.)[a-zA-Z_.]+)(?:=[a-z]+)?`", DOCS)) - {"pellucid.liveness", "pellucid.pellucid.svc.cluster.local"}
+    files = {name for name in named if name.endswith((".yaml", ".toml"))}
+    known = {f"{section}.{name}" for section, each in Config().model_dump().items() for name in each}
+
+    for name in named - files - known:
+        part = values
+        for step in name.split("."):
+            assert step in part, name
+            part = part[step]
+    assert len(named) > 15
+
+
 # Validity
 
 
@@ -255,6 +317,11 @@ def test_the_chart_is_packed_with_its_rules_and_dashboards(tmp_path):
         ("image.digest=sha256:12", "/image/digest"),
         ("podDisruptionBudget.maxUnavailable=0", "/podDisruptionBudget/maxUnavailable"),
         ("models.subPath=../secrets", "/models/subPath"),
+        (
+            "autoscaling.kind=hpa,autoscaling.maxReplicas=1",
+            "minReplicas is 2, above autoscaling.maxReplicas, which is 1",
+        ),
+        ("autoscaling.kind=keda,autoscaling.backlogSeconds.night=9", 'backlogSeconds has "night", which is no class'),
         ("gpu.count=2,settings.pool.devices={cuda:0}", "settings.pool.devices has 1 CUDA devices, but gpu.count is 2"),
         ("settings.pool.devices={cuda:0}", "settings.pool.devices has 1 CUDA devices, but gpu.count is 0"),
     ],

@@ -11,6 +11,8 @@ pytestmark = pytest.mark.deploy
 
 HEALTH = "health"
 EVERYTHING = "tls.secret=t,tls.clientCertificates=true,access.secret=a,datasets.existingClaim=d,jobData.enabled=true"
+# What the image sets, and more: a variable wins over the file.
+IMAGE = {"PELLUCID_CONFIG": "/etc/pellucid/pellucid.toml", "PELLUCID_SERVER__HOST": "127.0.0.1"}
 OTHER_TIMES = 'settings={"server":{"grace_seconds":600.5},"pool":{"exit_seconds":7}}'
 RENDERINGS = {
     "overlay cpu": lambda: kustomized(KUBERNETES / "overlays" / "cpu"),
@@ -25,6 +27,8 @@ RENDERINGS = {
     "chart with other ports": lambda: rendered_chart(
         "--set", "settings.server.port=1,settings.server.health_port=2,settings.server.metrics_port=3"
     ),
+    "chart for ipv6": lambda: rendered_chart("--set-string", "settings.server.host=[::]"),
+    "chart with two workers": lambda: rendered_chart("--set", "settings.pool.devices={cpu,cpu}"),
     "chart with slow models": lambda: rendered_chart("--set", "settings.pool.start_seconds=1801"),
 }
 
@@ -57,6 +61,8 @@ def config(documents, container, tmp_path, monkeypatch) -> Config:
 
 
 def loaded(documents, container, tmp_path, monkeypatch):
+    for name, value in IMAGE.items():
+        monkeypatch.setenv(name, value)
     for each in container["env"]:
         monkeypatch.setenv(each["name"], each["value"])
     [map_] = [each for each in documents if "pellucid.toml" in each.get("data", {})]
@@ -66,8 +72,16 @@ def loaded(documents, container, tmp_path, monkeypatch):
 
 
 def test_the_server_reads_the_settings_without_error_and_listens_beyond_its_pod(config):
-    assert config.server.host == "0.0.0.0"
+    assert config.server.host in ("0.0.0.0", "[::]")
     assert config.faults.folder == ""
+
+
+def test_every_setting_of_the_file_is_in_force(documents, config):
+    [map_] = [each for each in documents if "pellucid.toml" in each.get("data", {})]
+    for section, each in tomllib.loads(map_["data"]["pellucid.toml"]).items():
+        if section != "classes":
+            there = config.model_dump(mode="json")[section]
+            assert each.items() <= there.items()
 
 
 def test_the_pod_mounts_the_settings_where_the_server_looks(documents, pod, container):
@@ -123,7 +137,8 @@ def test_a_pod_has_the_time_to_finish_what_runs(pod, container, config):
 def test_each_gpu_has_a_worker(container, config):
     gpus = int(container["resources"]["limits"].get("nvidia.com/gpu", 0))
 
-    assert config.pool.devices == (tuple(f"cuda:{number}" for number in range(gpus)) or ("cpu",))
+    assert [each for each in config.pool.devices if each != "cpu"] == [f"cuda:{number}" for number in range(gpus)]
+    assert gpus == 0 or "cpu" not in config.pool.devices
 
 
 def test_models_and_data_lie_where_the_server_looks(container, config):

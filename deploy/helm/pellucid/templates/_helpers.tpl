@@ -56,6 +56,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- join "," $devices }}
 {{- end }}
 
+{{/* Fails where the autoscaler's values contradict one another or the settings. */}}
+{{- define "pellucid.checkAutoscaling" -}}
+{{- with .Values.autoscaling }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "autoscaling.minReplicas is %d, above autoscaling.maxReplicas, which is %d" (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- $classes := concat (list "predictions" "interactive" "bulk") (keys (dig "classes" dict $.Values.settings)) }}
+{{- range $class, $_ := .backlogSeconds }}
+{{- if not (has $class $classes) }}
+{{- fail (printf "autoscaling.backlogSeconds has %q, which is no class; classes: %s" $class (join ", " (uniq $classes))) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A table of settings as TOML. Takes `path`, the dotted name of the table or "", and `table`. */}}
 {{- define "pellucid.toml" -}}
 {{- $path := .path }}
