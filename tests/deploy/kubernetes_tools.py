@@ -58,6 +58,11 @@ def _kustomized(folder):
     return objects(result.stdout)
 
 
+def relative(start, end):
+    """Return how a kustomization in one folder names another; kustomize takes no absolute paths."""
+    return "/".join([".."] * (len(start.resolve().parts) - 1)) + str(end)
+
+
 def objects(text):
     return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 

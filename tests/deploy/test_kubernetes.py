@@ -3,13 +3,14 @@
 import copy
 import json
 import re
+import tarfile
+import tomllib
 
 import kubernetes_validate
 import pytest
 import yaml
 from deploy.custom_resources import is_custom, problems_by_kserve, problems_by_node
-from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, helm, kustomized, objects, rendered_chart
-from pellucid_server.config import Config
+from deploy.kubernetes_tools import CHART, KUBERNETES, ROOT, helm, kustomized, objects, relative, rendered_chart
 
 pytestmark = pytest.mark.deploy
 
@@ -35,9 +36,6 @@ KINDS = {
 }
 
 
-DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
-
-
 def manifests(name):
     return kustomized(KUBERNETES / "overlays" / name)
 
@@ -48,17 +46,13 @@ def with_components(tmp_path_factory):
 
     def render(*names):
         folder = tmp_path_factory.mktemp("overlay")
-        base = _relative(folder, KUBERNETES)
+        base = relative(folder, KUBERNETES)
         components = [f"{base}/components/{name}" for name in names]
         kustomization = {"resources": [f"{base}/overlays/cpu"], "components": components}
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return kustomized(folder)
 
     return render
-
-
-def _relative(start, end):
-    return "/".join([".."] * (len(start.resolve().parts) - 1)) + str(end)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +89,7 @@ def _normalised(document):
     if document["kind"] == "Deployment":
         _normalise_pod(spec["template"])
     if document["kind"] == "ConfigMap" and "pellucid.toml" in document["data"]:
-        document["data"]["pellucid.toml"] = settings(document)
+        document["data"]["pellucid.toml"] = tomllib.loads(document["data"]["pellucid.toml"])
     if document["kind"] == "PrometheusRule":
         spec["groups"].sort(key=lambda group: group["name"])
     if document["kind"] == "HorizontalPodAutoscaler":
@@ -116,12 +110,6 @@ def _normalise_pod(template):
     [container] = template["spec"]["containers"]
     for part in (container["env"], container["volumeMounts"], template["spec"]["volumes"]):
         part.sort(key=lambda each: each["name"])
-
-
-def settings(config_map):
-    import tomllib
-
-    return tomllib.loads(config_map["data"]["pellucid.toml"])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -155,7 +143,7 @@ def test_a_change_of_the_settings_replaces_the_pods(tmp_path):
     more.mkdir()
     (more / "pellucid.toml").write_text("[server]\nport = 50051\n")
     merged = {"name": "pellucid-config", "namespace": "pellucid", "behavior": "merge", "files": ["pellucid.toml"]}
-    overlay = _relative(more, KUBERNETES / "overlays" / "cpu")
+    overlay = relative(more, KUBERNETES / "overlays" / "cpu")
     (more / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "configMapGenerator": [merged]}))
 
     assert pod(kustomized(more)) != pod(manifests("cpu"))
@@ -175,49 +163,6 @@ def test_rules_and_dashboards_are_those_of_the_monitoring_folder():
     assert {group["name"]: group for group in rule["spec"]["groups"]} == groups
     dashboards = {path.name: json.loads(path.read_text()) for path in (ROOT / "deploy/monitoring/dashboards").glob("*")}
     assert {name: json.loads(text) for name, text in boards["data"].items()} == dashboards
-
-
-# The walk-through
-
-
-def test_the_overlay_of_the_walk_through_works(tmp_path):
-    overlay, settings_file = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[:2]
-    text = overlay.replace("../pellucid/deploy/kubernetes", _relative(tmp_path, KUBERNETES)) + settings_file
-    (tmp_path / "kustomization.yaml").write_text(text)
-    (tmp_path / "pellucid.toml").write_text("[server]\nport = 50051\n")
-
-    documents = kustomized(tmp_path)
-
-    [deployment] = [each for each in documents if each["kind"] == "Deployment"]
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["image"].startswith("registry.example.com/pellucid:")
-    assert "PELLUCID_TLS__CERTIFICATE" in {each["name"] for each in container["env"]}
-    assert {"server": {"port": 50051}} in [
-        settings(each) for each in documents if "pellucid.toml" in each.get("data", {})
-    ]
-
-
-def test_the_values_of_the_walk_through_are_taken(tmp_path):
-    values = re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[2]
-    (tmp_path / "values.yaml").write_text(values)
-
-    [deployment] = [each for each in rendered_chart("-f", tmp_path / "values.yaml") if each["kind"] == "Deployment"]
-
-    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 312
-
-
-def test_every_setting_and_value_that_the_walk_through_names_exists():
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    named = set(re.findall(r"`((?:[a-z]+\.)[a-zA-Z_.]+)(?:=[a-z]+)?`", DOCS)) - {"pellucid.liveness", "pellucid.pellucid.svc.cluster.local"}
-    files = {name for name in named if name.endswith((".yaml", ".toml"))}
-    known = {f"{section}.{name}" for section, each in Config().model_dump().items() for name in each}
-
-    for name in named - files - known:
-        part = values
-        for step in name.split("."):
-            assert step in part, name
-            part = part[step]
-    assert len(named) > 15
 
 
 # Validity
@@ -285,8 +230,6 @@ def test_the_chart_has_no_lint():
 
 
 def test_the_chart_is_packed_with_its_rules_and_dashboards(tmp_path):
-    import tarfile
-
     assert helm("package", CHART, "-d", tmp_path).returncode == 0
 
     [package] = tmp_path.glob("*.tgz")
