@@ -11,7 +11,7 @@ from pellucid_server.config import Config
 pytestmark = pytest.mark.deploy
 
 DOCS = (ROOT / "docs" / "kubernetes.md").read_text()
-OTHER_NAMES = {"pellucid.liveness", "pellucid.pellucid.svc.cluster.local"}
+OTHER_NAMES = {"pellucid.liveness"}
 
 
 def test_the_overlay_of_the_walk_through_works(tmp_path):
