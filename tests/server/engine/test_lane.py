@@ -31,6 +31,17 @@ def test_chunks_soon_grow_on_a_device_on_which_rows_cost_nothing_beside_the_call
     assert all(0.02 / sizes[-1] * size <= 0.05 for size in sizes)
 
 
+def test_chunks_grow_where_rows_are_divided_evenly_among_them():
+    made = lane(chunk_rows=10)
+    made.fresh = False
+    for _ in range(20):
+        room = made.open(long=True)
+        chunks = -(-50 // room)
+        made.adapt(-(-50 // chunks), 0.03, chunk_seconds=0.05, chunk_bytes=1 << 30)
+
+    assert made.open(long=True) >= 50
+
+
 def test_a_short_chunk_of_heavy_rows_takes_the_time_that_is_aimed_at():
     made = lane()
     for _ in range(40):

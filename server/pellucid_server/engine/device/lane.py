@@ -126,21 +126,25 @@ class Lane:
         fresh, self.fresh = self.fresh, False
         if rows > fitting:
             if not fresh:
-                self._note(rows, row_seconds)
+                self._note(row_seconds, rows)
         elif filled and (row_seconds < _LIGHT_SECONDS or (2 * seconds < chunk_seconds and not self.paces)):
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
         elif filled and not fresh:
-            self._note(rows, row_seconds)
+            self._note(row_seconds, max(rows, self.room))
             self.chunk_rows = self._fastest(min(fitting, most_rows))
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)
 
-    def _note(self, rows: int, row_seconds: float) -> None:
-        """Note the pace of a chunk; now and then forget those of before."""
+    def _note(self, row_seconds: float, size: int) -> None:
+        """Note the pace of chunks of a size; now and then forget those of before.
+
+        A chunk that was to have twelve rows may have had ten, so that fifty make five alike: that is what asking for
+        twelve comes to, and what tells whether to ask for more.
+        """
         self.chunks += 1
         if self.chunks > _REMEMBERED:
             self.chunks, self.paces = 0, {}
-        self.paces[_step(rows)] = [*self.paces.get(_step(rows), []), row_seconds][-4 * _TOLD_BY :]
+        self.paces[_step(size)] = [*self.paces.get(_step(size), []), row_seconds][-4 * _TOLD_BY :]
 
     def _best(self) -> int:
         """Return the step with the fastest rows, the largest of those that measuring cannot tell apart."""

@@ -4,6 +4,7 @@ import functools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -365,7 +366,9 @@ class Windows:
             rows[...] = row
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                rows[number - first][part] = baseline[part]
+                # In one step: a row without axes is a number, of which no part can be set.
+                at: tuple[Any, ...] = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
+                rows[at] = baseline[part]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
@@ -399,8 +402,8 @@ class _Windowed:
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
                 if isinstance(part, tuple):
-                    # In one step: of a number, without axes, CUDA sets no part.
-                    rows[(number - first, *part)] = baseline[part]
+                    place: tuple[Any, ...] = (number - first, *part)
+                    rows[place] = baseline[part]
                 else:
                     where = torch.from_numpy(part).to(row.device)
                     rows[number - first][where] = baseline[where]
