@@ -27,11 +27,13 @@ from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
+from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
 from pellucid_server.security_metrics import SecurityCollector, quota_counter
-from pellucid_server.settings.sections import ServerConfig
+
+__all__ = ["App", "StartError", "channel_options", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,21 +58,6 @@ _TELLING_SECONDS = 1.0
 
 _AT_ONCE_SECONDS = 0.05
 """How soon they may send their requests again: their connections are being ended, so it is to another server."""
-
-_MOST_STREAMS = 1024
-"""Calls of one connection at a time; a client holds further ones back by itself."""
-
-# Clients ping a server that keeps them waiting: ours each 15 s, no library more often than each 10 s. By its
-# default a server closes connections that ping twice within 5 minutes without other traffic.
-_LEAST_PING_MS = 9_000
-
-# A caller whose machine is gone without a word is found out, and its work stopped, after these two.
-_KEEPALIVE_MS = 60_000
-_KEEPALIVE_PATIENCE_MS = 20_000
-
-
-class StartError(Exception):
-    """The server cannot start; the message tells the operator why."""
 
 
 class App:
@@ -148,7 +135,9 @@ class App:
         self._listen()
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
-        await self._serve_health()
+        if self._config.server.health_port >= 0:
+            visible = VisibleHealth(self._health, self._boundary.gate.sees_in_public)
+            self._health_server, self.health_port = await serve_health(self._config.server, visible)
         self._serve_metrics()
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
@@ -220,28 +209,17 @@ class App:
     def _listen(self) -> None:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
-        add_services(server, self._pool, self._config.limits, self._boundary)
         try:
             self._security.load(config.host)
         except UnusableFileError as error:
             raise StartError(f"{error}.") from error
+        add_services(server, self._security.sealed(self._pool), self._config.limits, self._boundary)
         health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)
         if config.reflection:
             names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        self.port = _listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
+        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server
-
-    async def _serve_health(self) -> None:
-        config = self._config.server
-        if config.health_port < 0:
-            return
-        server = grpc.aio.server(options=channel_options(config))
-        visible = VisibleHealth(self._health, self._boundary.gate.sees_in_public)
-        health_pb2_grpc.add_HealthServicer_to_server(visible, server)
-        self.health_port = _listen_on(server, f"{config.host}:{config.health_port}", None)
-        await server.start()
-        self._health_server = server
 
     async def _tidy(self) -> None:
         """Give the memory of large requests back."""
@@ -272,42 +250,6 @@ class App:
         change = asyncio.get_running_loop().create_task(self._health.show(healthy, self._pool.hello))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
-
-
-def _listen_on(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Open a port; without credentials it is plain."""
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise StartError(f"Cannot listen on {address}; is another server there?") from error
-
-
-def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Return gRPC's options for the server's side of its connections."""
-    options = [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        # Two servers on one port would share its connections at random.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_concurrent_streams", _MOST_STREAMS),
-        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_PATIENCE_MS),
-        # Without this one, which is 60 s by itself, the one above has no effect.
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_PATIENCE_MS),
-        ("grpc.keepalive_permit_without_calls", 0),
-    ]
-    if config.connection_age_seconds:
-        options.append(("grpc.max_connection_age_ms", _milliseconds(config.connection_age_seconds)))
-        options.append(("grpc.max_connection_age_grace_ms", _milliseconds(config.connection_grace_seconds)))
-    return options
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return a time as gRPC takes it: whole, at least 1, and below the number that means never."""
-    return min(max(1, round(seconds * 1000)), (1 << 31) - 2)
 
 
 async def serve(

@@ -198,10 +198,11 @@ def test_wrong_custom_resources_are_found(with_components, tmp_path):
     misspelt["spec"]["pollInterval"] = 15
     wrong["spec"]["triggers"] = "prometheus"
 
-    for number, each in enumerate((misspelt, wrong)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        assert problems_by_node([each], folder)
+    said = "\n".join(problems_by_node([misspelt, wrong], tmp_path))
+
+    assert "'\"pollInterval\"' does not exist" in said
+    assert "Type 'string' is not assignable" in said
+    assert "must be array" in said
 
 
 def test_the_objects_for_kserve_are_valid():

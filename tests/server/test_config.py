@@ -217,3 +217,40 @@ def test_a_workers_environment_is_this_one_with_threads_that_sleep(monkeypatch):
         "OMP_NUM_THREADS": "3",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+def test_without_settings_there_is_neither_tls_nor_access_control():
+    config = load()
+
+    assert (config.tls.paths, config.access.file, config.server.health_port) == ((), None, 50052)
+
+
+def test_tls_and_access_are_set_by_variables_too(monkeypatch):
+    for name, value in {"CERTIFICATE": "/tls/tls.crt", "KEY": "/tls/tls.key", "CLIENT_CA": "/tls/ca.crt"}.items():
+        monkeypatch.setenv(f"PELLUCID_TLS__{name}", value)
+    monkeypatch.setenv("PELLUCID_ACCESS__FILE", "/access/access.toml")
+
+    config = load()
+
+    assert config.tls.paths == (Path("/tls/tls.crt"), Path("/tls/tls.key"), Path("/tls/ca.crt"))
+    assert config.access.file == Path("/access/access.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"certificate": "c"}, "certificate and key go together"),
+        ({"key": "k"}, "certificate and key go together"),
+        ({"client_ca": "ca"}, "client_ca needs certificate and key"),
+    ],
+)
+def test_half_of_tls_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        load(None, {"tls": given})
+
+
+def test_variables_of_the_command_do_not_disturb_the_server(monkeypatch):
+    for name in ("USE_TLS", "TOKEN", "TOKEN_FILE", "ROOT_CERTIFICATES", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        monkeypatch.setenv(f"PELLUCID_{name}", "1")
+
+    assert load().tls.paths == ()

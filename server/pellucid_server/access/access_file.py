@@ -105,6 +105,8 @@ def read_policy(data: bytes) -> Policy:
         raise UnusableFileError("it is not UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise UnusableFileError(f"it is not TOML: {error}") from error
+    except RecursionError as error:
+        raise UnusableFileError("it is nested too deep") from error
     except ValidationError as error:
         raise UnusableFileError("; ".join(_problem(each) for each in error.errors(include_input=False))) from error
     if not found.identities and found.anonymous is None:

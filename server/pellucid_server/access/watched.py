@@ -47,7 +47,7 @@ class Watched(Generic[Read]):
         """Whether the files are others than those that `value` was read from, and cannot be used."""
 
     def _first(self) -> Read:
-        contents = _contents(self._paths)
+        contents = contents_of(self._paths)
         value = self._read(contents)
         self._tried = self._in_force = contents
         return value
@@ -56,7 +56,10 @@ class Watched(Generic[Read]):
         """Look at the files every so many seconds, for ever."""
         while True:
             await asyncio.sleep(seconds)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 - a bug in one look must not be the end of all
+                _log.exception("%s could not be looked at", self._what)
 
     async def look(self) -> None:
         """Read the files again if they have changed.
@@ -64,7 +67,7 @@ class Watched(Generic[Read]):
         Files that are found half written, or of which one is new and another not yet, are unusable until the next look.
         """
         try:
-            contents = await asyncio.get_running_loop().run_in_executor(None, _contents, self._paths)
+            contents = await asyncio.get_running_loop().run_in_executor(None, contents_of, self._paths)
         except UnusableFileError as error:
             self._refuse(str(error), str(error))
             return
@@ -92,7 +95,7 @@ class Watched(Generic[Read]):
         self._tried, self.stale = tried, True
 
 
-def _contents(paths: tuple[Path, ...]) -> Contents:
+def contents_of(paths: tuple[Path, ...]) -> Contents:
     """Read files whole.
 
     Raises

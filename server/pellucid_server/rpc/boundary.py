@@ -242,6 +242,7 @@ class Boundary:
             raise asyncio.CancelledError from error
         else:
             failure = self._keys.named(error) if isinstance(error, PellucidError) else _bug(call, error)
+            failure = self.gate.worded(failure, call, self._served())
         answer = status.to_status(failure, call.request_id)
         self._finish(call, answer.code, failure)
         # The frames that the error came through have the request's arrays, and would keep them until a collection.

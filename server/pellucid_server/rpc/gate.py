@@ -10,7 +10,7 @@ from pellucid.v1 import explanation_service_pb2
 from pellucid_server.access.policy import ADMIN, DISSECT, EXPLAIN, PREDICT, Identity, Policy
 from pellucid_server.access.quotas import Quotas
 from pellucid_server.access.tokens import bearer, digest
-from pellucid_server.errors import NotFoundError, PermissionDeniedError, UnauthenticatedError
+from pellucid_server.errors import NotFoundError, PellucidError, PermissionDeniedError, UnauthenticatedError
 from pellucid_server.rpc import catalogue
 from pellucid_server.rpc.arrival import Call, Context, caller_of, host_of
 from pellucid_server.vocabulary.messages import Hello
@@ -105,8 +105,10 @@ class Gate:
             It is not known yet what is served.
         """
         identity = call.identity
+        if identity is None or role == ADMIN:
+            return
         model = _model_named(request)
-        if identity is None or model is None or role == ADMIN:
+        if model is None:
             return
         shown = self.shown(catalogue.known(hello), call)
         assert shown is not None  # noqa: S101 - it is, if what it is made from is
@@ -135,6 +137,19 @@ class Gate:
         if identity not in self._shown:
             self._shown[identity] = _shown(hello, identity)
         return self._shown[identity]
+
+    def worded(self, error: PellucidError, call: Call, hello: Hello | None) -> PellucidError:
+        """Return an error as the call's identity may read it: a worker that misses a name says which there are."""
+        shown = self.shown(hello, call) if isinstance(error, NotFoundError) else None
+        if call.identity is None or shown is None:
+            return error
+        name = error.metadata.get("resource_name", "")
+        match error.metadata.get("resource_type"):
+            case "model":
+                return catalogue.no_model(name, shown)
+            case "dataset":
+                return _no_dataset(name, shown)
+        return error
 
     def leave(self, call: Call) -> None:
         """Give a call's place back."""
@@ -244,10 +259,13 @@ def _check_model(name: str, shown: Hello) -> None:
 
 
 def _check_dataset(name: str, shown: Hello) -> None:
-    names = [each.name for each in shown.datasets]
-    if name not in names:
-        listed = ", ".join(names[:20]) or "none"
-        raise NotFoundError(f"No data set {name!r}; there are: {listed}.", resource_type="dataset", resource_name=name)
+    if not any(each.name == name for each in shown.datasets):
+        raise _no_dataset(name, shown)
+
+
+def _no_dataset(name: str, shown: Hello) -> NotFoundError:
+    listed = ", ".join([each.name for each in shown.datasets][:20]) or "none"
+    return NotFoundError(f"No data set {name!r}; there are: {listed}.", resource_type="dataset", resource_name=name)
 
 
 def _shown(hello: Hello, identity: Identity) -> Hello:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,11 +12,15 @@ from pellucid_server.access.access_file import read_policy
 from pellucid_server.access.certificates import Certificates, certificates_reader
 from pellucid_server.access.policy import Policy
 from pellucid_server.access.quotas import Quotas
-from pellucid_server.access.watched import Watched
+from pellucid_server.access.watched import UnusableFileError, Watched, contents_of
 from pellucid_server.rpc.gate import Gate
+from pellucid_server.rpc.sealing import SealedWorkers
+from pellucid_server.rpc.service import Workers
 from pellucid_server.settings.security import AccessConfig, TlsConfig
 
 _log = logging.getLogger(__name__)
+
+_LEAST_KEY_BYTES = 16
 
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
 
@@ -37,6 +42,9 @@ class Security:
         self._watching: list[asyncio.Task[None]] = []
         self.gate = Gate(lambda: self.policy, Quotas(on_refusal=on_quota))
         """Who may ask what."""
+
+        self.digest_key = b""
+        """What digests of rows in receipts are keyed by; empty for plain ones."""
 
     @property
     def policy(self) -> Policy | None:
@@ -62,6 +70,8 @@ class Security:
             One cannot be used.
         """
         tls, access = self._tls_config, self._access_config
+        if access.digest_key_file is not None:
+            self.digest_key = _key(access.digest_key_file)
         if tls.certificate is not None and tls.key is not None:
             read = certificates_reader(tls.certificate, tls.key, tls.client_ca)
             self._tls = Watched("the server's certificate", tls.paths, read)
@@ -91,10 +101,22 @@ class Security:
             _configuration(used), renewed, require_client_authentication=used.client_ca is not None
         )
 
+    def sealed(self, workers: Workers) -> Workers:
+        """Return workers whose answers have keyed digests, if there is a key."""
+        return SealedWorkers(workers, self.digest_key) if self.digest_key else workers
+
     def close(self) -> None:
         """Look at the files no more."""
         for each in self._watching:
             each.cancel()
+
+
+def _key(path: Path) -> bytes:
+    """Read a secret; a line's end behind it is no part of it."""
+    key = contents_of((path,))[path].rstrip(b"\r\n")
+    if len(key) < _LEAST_KEY_BYTES:
+        raise UnusableFileError(f"{path} must hold a secret of {_LEAST_KEY_BYTES} bytes or more")
+    return key
 
 
 def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:

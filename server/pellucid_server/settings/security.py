@@ -42,5 +42,8 @@ class AccessConfig(Section):
     file: Path | None = None
     """TOML file of identities, their tokens' hashes, roles and quotas; left out, everyone may ask everything."""
 
+    digest_key_file: Path | None = None
+    """File with a secret of 16 bytes or more: receipts' digests of rows are HMACs under it; left out, plain SHA-256."""
+
     poll_seconds: float = Field(default=5.0, gt=0, le=86400)
     """How often the file is looked at; one that cannot be used leaves the one before in force."""

@@ -15,6 +15,7 @@ from pellucid.v1 import model_service_pb2 as model_pb
 from pellucid_server.access.access_file import read_policy
 from pellucid_server.access.quotas import Quotas
 from pellucid_server.access.tokens import hash_line, new_token
+from pellucid_server.errors import NotFoundError
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.gate import Gate, certificate_names, needed_role
@@ -248,6 +249,19 @@ async def test_data_sets_are_listed_and_used_as_far_as_they_may_be_known(models,
         "No data set 'patients'; there are: open.",
         "No data set 'patienty'; there are: open.",
     ]
+
+
+async def test_a_worker_that_misses_a_model_does_not_say_which_there_are(explanations, pool):
+    # It went between the look and the work, or this worker has not got it yet.
+    text = "No model 'iris'; served: other, secret."
+    pool.answer = NotFoundError(text, resource_type="model", resource_name="iris")
+
+    assert (await failed(explanations.Predict(request(), **as_("web")))).details() == (
+        "No model 'iris'; served: iris, other."
+    )
+    assert (await failed(explanations.Predict(request(), **as_("full")))).details() == (
+        "No model 'iris'; served: iris, other, secret."
+    )
 
 
 async def test_while_models_load_nothing_is_said_of_any(explanations, pool):
