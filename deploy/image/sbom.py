@@ -25,7 +25,8 @@ def debian_packages() -> Iterator[dict[str, Any]]:
     release = platform.freedesktop_os_release()
     vendor = release["ID"]
     distribution = quote(f"{vendor}-{release.get('VERSION_ID', '')}".rstrip("-"))
-    listed = subprocess.run(["dpkg-query", "-W", "-f", _DPKG_FORMAT], check=True, capture_output=True, text=True).stdout
+    command = ["dpkg-query", "-W", "-f", _DPKG_FORMAT]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listed.splitlines():
         status, name, version, architecture, source = line.split("\t")
         if status == "installed":

@@ -1,4 +1,8 @@
-"""A real container engine for tests: Docker's, or where that does not start buildah and podman, which need no daemon."""
+"""A real container engine for tests: Docker's, or where that does not start buildah and podman, which need no daemon.
+
+`PELLUCID_TEST_ENGINE` chooses: `docker`, `podman`, or the address of an engine that runs already, such as
+`unix:///var/run/docker.sock`, which keeps the images.
+"""
 
 import contextlib
 import os
@@ -7,13 +11,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 START_SECONDS = 20.0
 LONG_SECONDS = 600.0
 DATA_GIB = 6
-"""What the image and the stages of its build take at most; in memory, where there is twice as much, else on the disk."""
+"""What the image and the stages of its build take at most: of memory where there is twice as much, else of the disk."""
 
 HARDENED = (
     "--read-only",
@@ -48,7 +52,6 @@ class Engine:
     build_options: tuple[str, ...]
     run_options: tuple[str, ...] = ()
     checks_health: bool = True
-    environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """Run a command of the engine and return what it printed, both streams together."""
@@ -67,7 +70,7 @@ class Engine:
 
     def run(self, image: str, *options: str, arguments: Sequence[str] = ()) -> str:
         """Start a container in the machine's network and return its id."""
-        health = ("--health-interval", "1s") if self.checks_health else ()
+        health = ("--health-interval", "3s") if self.checks_health else ()
         fixed = (*self.run_options, *health, "--network", "host")
         return self("run", "--detach", *fixed, *options, image, *arguments).splitlines()[-1]
 
@@ -75,16 +78,28 @@ class Engine:
 @contextlib.contextmanager
 def start_engine() -> Iterator[Engine]:
     """Start an engine; all that it made is gone at the end, and it ends with this process, however that ends."""
+    chosen = os.environ.get("PELLUCID_TEST_ENGINE", "")
+    if "://" in chosen:
+        yield _named(_docker_at(chosen))
+        return
     # Paths of sockets are bounded: not below pytest's folders.
     folder = Path(tempfile.mkdtemp(prefix="pellucid-engine-", dir="/tmp"))
     try:
         with contextlib.ExitStack() as stack:
-            engine = None
-            if os.environ.get("PELLUCID_TEST_ENGINE", "docker") == "docker":
-                engine = stack.enter_context(_docker(folder))
+            engine = None if chosen == "podman" else stack.enter_context(_docker(folder))
             yield engine or stack.enter_context(_podman(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _docker_at(address: str) -> Engine:
+    # The package's own program has BuildKit; a newer one that comes first on the path may lack it.
+    program = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else "docker"
+    return Engine("docker", (program, "--host", address), f"{program} --host {address}", ("--network", "none"))
+
+
+def _named(engine: Engine) -> Engine:
+    return replace(engine, name=f"docker {engine('version', '--format', '{{.Server.Version}}')}")
 
 
 @contextlib.contextmanager
@@ -93,8 +108,6 @@ def _docker(folder: Path) -> Iterator[Engine | None]:
         yield None
         return
     socket = f"unix://{folder}/docker.sock"
-    # The package's own program has BuildKit; a newer one that comes first on the path may lack it.
-    program = "/usr/bin/docker" if os.access("/usr/bin/docker", os.X_OK) else "docker"
     daemon_command = [
         *("setpriv", "--pdeathsig", "TERM", "dockerd", "--host", socket),
         *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/docker.pid"),
@@ -106,14 +119,13 @@ def _docker(folder: Path) -> Iterator[Engine | None]:
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f'{mount}exec "$@"', "sh", *daemon_command]
     with (folder / "dockerd.log").open("wb") as log:
         daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    engine = Engine("", (program, "--host", socket), f"{program} --host {socket}", ("--network", "none"))
+    engine = _docker_at(socket)
     try:
         if not _started(engine, daemon):
             print(f"the Docker engine does not start:\n{(folder / 'dockerd.log').read_text()[-2000:]}")
             yield None
             return
-        version = engine("version", "--format", "{{.Server.Version}}")
-        yield Engine(f"docker {version}", engine.command, engine.builder, engine.build_options)
+        yield _named(engine)
     finally:
         if daemon.poll() is None and (containers := engine("ps", "--all", "--quiet", check=False).split()):
             engine("rm", "--force", *containers, check=False)

@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,8 @@ MODELS = ROOT / "models"
 MODEL = "breast-cancer"
 SBOM = "/usr/share/pellucid/sbom.cdx.json"
 LARGEST_BYTES = 1_300_000_000
+START_SECONDS = 300.0
+"""As the image's health check allows for a start."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROW = dict(zip((str(name) for name in load_breast_cancer().feature_names), load_breast_cancer().data[0], strict=True))
 """A malignant one."""
@@ -77,7 +78,7 @@ def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
     )
     try:
         made = Container(engine, container, port, metrics_port)
-        wait_until(made.healthy, seconds=LONG_SECONDS, what="the container is healthy")
+        wait_until(made.healthy, seconds=START_SECONDS, what="the container is healthy")
         yield made
     finally:
         engine("rm", "--force", container)
@@ -185,12 +186,11 @@ def test_the_folder_of_job_data_can_be_written_once_it_is_mounted(engine: Engine
 def test_there_is_no_compiler_no_cache_of_packages_and_no_wheel_in_the_image(container: Container) -> None:
     tools = "gcc g++ cc c++ cpp clang make cmake ld as nvcc"
     found = container.sh(f"for tool in {tools}; do command -v $tool; done", check=False)
-    names = "cc1 cc1plus *.whl *.deb libtorch*.a".split()
-    # Python's own package installer comes with the base, as a wheel.
-    script = (
-        "find / -xdev -path '*/ensurepip' -prune -o -path '*/python-wheels' -prune -o -path '/proc' -prune -o "
-        rf"\( {' -o '.join(f"-name '{name}'" for name in names)} -o -path '*/.cache/pip' -o -path '*/torch/include' \) -print"
-    )
+    names = ("cc1", "cc1plus", "*.whl", "*.deb", "libtorch*.a")
+    wanted = " -o ".join((*(f"-name '{name}'" for name in names), "-path '*/.cache/pip'", "-path '*/torch/include'"))
+    # Python's own installer of packages comes with the base, as a wheel.
+    passed_over = "-path '*/ensurepip' -prune -o -path '*/python-wheels' -prune -o -path /proc -prune"
+    script = f"find / -xdev {passed_over} -o \\( {wanted} \\) -print"
     files = container.engine("exec", "--user", "0", container.id, "sh", "-c", script)
 
     assert found == ""
