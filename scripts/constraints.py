@@ -10,7 +10,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PROJECT = "pellucid[server,cli,demo,test,check]"
+PROJECT = "pellucid[server,cli,demo,test,check,deploy-check]"
 _OF_THE_PLATFORM = ("nvidia-", "cuda-", "triton")
 
 

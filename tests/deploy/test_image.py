@@ -19,6 +19,7 @@ from deploy.conftest import ROOT
 from deploy.engines import HARDENED, Engine
 from e2e.serving import LONG_SECONDS, wait_until
 from pellucid import Client
+from pellucid_server.settings.sections import ServerConfig
 from sklearn.datasets import load_breast_cancer
 
 pytestmark = pytest.mark.deploy
@@ -68,10 +69,13 @@ class Container:
 def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
     """Run the image on the table model and wait until it is healthy."""
     port, metrics_port = free_port(), free_port()
+    # All containers are in the machine's network.
+    health = ("--env", f"PELLUCID_SERVER__HEALTH_PORT={free_port()}") if "health_port" in ServerConfig.model_fields else ()
     container = engine.run(
         image,
         *HARDENED,
         *options,
+        *health,
         *("--volume", f"{(MODELS / MODEL).resolve()}:/models/{MODEL}:ro"),
         *("--env", f"PELLUCID_SERVER__PORT={port}", "--env", f"PELLUCID_SERVER__METRICS_PORT={metrics_port}"),
         *("--env", "PELLUCID_WORKER__THREADS=1"),
