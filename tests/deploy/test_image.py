@@ -70,14 +70,14 @@ def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
     """Run the image on the table model and wait until it is healthy."""
     port, metrics_port = free_port(), free_port()
     # All containers are in the machine's network.
-    health = ("--env", f"PELLUCID_SERVER__HEALTH_PORT={free_port()}") if "health_port" in ServerConfig.model_fields else ()
+    own = {"PORT": port, "METRICS_PORT": metrics_port, "HEALTH_PORT": free_port()}
+    ports = [f"--env=PELLUCID_SERVER__{name}={own[name]}" for name in own if name.lower() in ServerConfig.model_fields]
     container = engine.run(
         image,
         *HARDENED,
         *options,
-        *health,
+        *ports,
         *("--volume", f"{(MODELS / MODEL).resolve()}:/models/{MODEL}:ro"),
-        *("--env", f"PELLUCID_SERVER__PORT={port}", "--env", f"PELLUCID_SERVER__METRICS_PORT={metrics_port}"),
         *("--env", "PELLUCID_WORKER__THREADS=1"),
     )
     try:
