@@ -34,7 +34,8 @@ def image(engine: Engine) -> str:
     with ThreadPoolExecutor() as threads:
         for made in (threads.submit(_make_base), threads.submit(_gather_wheels)):
             made.result()
-    engine("import", "--change", 'CMD ["python3"]', str(KEPT / "base.tar"), BASE)
+    if not engine("images", "--quiet", BASE):
+        engine("import", "--change", 'CMD ["python3"]', str(KEPT / "base.tar"), BASE)
     command = [str(ROOT / "deploy/image/build.sh"), "--offline", "--tag", IMAGE, "--build-arg", f"BASE={BASE}"]
     _must([*command, *engine.build_options], ENGINE=engine.builder)
     return IMAGE

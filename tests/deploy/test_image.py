@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import subprocess
-import threading
 import tomllib
 import urllib.request
 from collections.abc import Iterator
@@ -12,13 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 import onnxruntime
 import pytest
 from deploy.conftest import ROOT
 from deploy.engines import HARDENED, Engine
+from e2e.messages import long_request
 from e2e.serving import LONG_SECONDS, wait_until
 from pellucid import Client
+from pellucid.v1 import explanation_service_pb2_grpc
 from pellucid_server.settings.sections import ServerConfig
 from sklearn.datasets import load_breast_cancer
 
@@ -29,6 +31,7 @@ MODELS = ROOT / "models"
 MODEL = "breast-cancer"
 SBOM = "/usr/share/pellucid/sbom.cdx.json"
 LARGEST_BYTES = 1_300_000_000
+ROWS, GRACE_SECONDS = 8, 100
 START_SECONDS = 300.0
 """As the image's health check allows for a start."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -78,7 +81,7 @@ def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
         *options,
         *ports,
         *("--volume", f"{(MODELS / MODEL).resolve()}:/models/{MODEL}:ro"),
-        *("--env", "PELLUCID_WORKER__THREADS=1"),
+        *("--env", "PELLUCID_WORKER__THREADS=1", "--env", f"PELLUCID_SERVER__GRACE_SECONDS={GRACE_SECONDS}"),
     )
     try:
         made = Container(engine, container, port, metrics_port)
@@ -255,32 +258,26 @@ def test_a_killed_worker_comes_back_and_leaves_no_dead_processes_to_the_containe
 
 
 def test_sigterm_during_an_explanation_answers_it_and_exits_with_0(engine: Engine, image: str) -> None:
-    answers: list[Any] = []
-    with running(engine, image) as container, Client(f"127.0.0.1:{container.port}", timeout=LONG_SECONDS) as client:
-        # 800,000 coalitions for each row.
-        rows, asked = [ROW] * 8, {"samples": 16384, "target": "malignant", "seed": 7}
-        call = threading.Thread(
-            target=lambda: answers.extend(client.attribute_rows(MODEL, rows, "kernel-shap", **asked))
-        )
-        call.start()
+    with running(engine, image) as container, grpc.insecure_channel(f"127.0.0.1:{container.port}") as channel:
+        stub = explanation_service_pb2_grpc.ExplanationServiceStub(channel)
+        call = stub.Attribute.future(long_request(rows=ROWS), timeout=LONG_SECONDS)
         wait_until(
-            lambda: "pellucid_requests_pending 0.0" not in container.metrics(),
+            lambda: call.done() or "pellucid_requests_pending 0.0" not in container.metrics(),
             seconds=LONG_SECONDS,
             what="the worker explains",
         )
-        running_before = call.is_alive()
+        answered_before = call.done()
 
         engine("stop", "--time", "120", container.id)
-        call.join(LONG_SECONDS)
 
         log = engine("logs", container.id)
         state = {name: container.state(name) for name in ("ExitCode", "OOMKilled")}
-    assert running_before
+        answer = call.result(LONG_SECONDS)
+    assert not answered_before
+    assert len(answer.explanation.attributions) == ROWS
     assert state == {"ExitCode": "0", "OOMKilled": "false"}, log
-    assert len(answers) == len(rows)
-    assert not any(each.accuracy.partial for each in answers)
     messages = [json.loads(line).get("message", "") for line in log.splitlines()]
-    assert messages.index("stopping; requests have 20 s to end") < messages.index("stopped")
+    assert messages.index(f"stopping; requests have {GRACE_SECONDS} s to end") < messages.index("stopped")
 
 
 def test_an_unhealthy_server_is_found_out(engine: Engine, image: str) -> None:
