@@ -165,3 +165,5 @@ def _podman(folder: Path) -> Iterator[Engine]:
         yield engine
     finally:
         engine("rm", "--all", "--force", "--time", "0", check=False)
+        # It leaves its store mounted.
+        subprocess.run(["umount", "--recursive", f"{folder}/store/overlay"], capture_output=True, check=False)
