@@ -25,7 +25,9 @@ from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.health import SERVICES, Health
+from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, OpenInferenceService
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.service import add_services
 from pellucid_server.settings.sections import ServerConfig
@@ -202,9 +204,18 @@ class App:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
         add_services(server, self._pool, self._config.limits, self._boundary)
+        if config.open_protocol:
+            service = OpenInferenceService(
+                self._pool, self._config.limits, self._boundary.aside, lambda: self._pool.healthy
+            )
+            server.add_generic_rpc_handlers((GuardedHandlers(OPEN_SERVICE, service, self._boundary),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
-            names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (
+                *SERVICES[1:],
+                *([OPEN_SERVICE.full_name] if config.open_protocol else []),
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         address = f"{config.host}:{config.port}"
         try:
