@@ -366,7 +366,7 @@ class Windows:
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
                 # In one step: a row without axes is a number, of which no part can be set.
-                at = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
+                at: tuple[Any, ...] = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
                 rows[at] = baseline[part]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
@@ -401,7 +401,8 @@ class _Windowed:
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
                 if isinstance(part, tuple):
-                    rows[(number - first, *part)] = baseline[part]
+                    place: tuple[Any, ...] = (number - first, *part)
+                    rows[place] = baseline[part]
                 else:
                     where = torch.from_numpy(part).to(row.device)
                     rows[number - first][where] = baseline[where]
