@@ -106,6 +106,8 @@ benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of spe
 	@$(BIN)/python -m benchmarks.outage --models models
 	@echo "== Health checks beside requests of 58 MB"
 	@$(BIN)/python -m benchmarks.large
+	@echo "== What metrics cost a prediction"
+	@$(BIN)/python -m benchmarks.metrics
 
 soak: $(VENV)/.test-installed models/.written ## Load the server for SOAK_SECONDS, kill workers and callers, judge all answers.
 	@$(BIN)/python -m soak --models models --seconds $(SOAK_SECONDS) --workers $(SOAK_WORKERS)

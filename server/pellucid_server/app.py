@@ -20,7 +20,14 @@ from pellucid_server.config import Config, worker_environment
 from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
-from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
+from pellucid_server.metrics import (
+    LoadRecorder,
+    Metrics,
+    ModelsCollector,
+    PoolRecorder,
+    RequestRecorder,
+    WorkersCollector,
+)
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.rpc.arrival import CallerKeys
@@ -110,9 +117,12 @@ class App:
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
-        self._metrics.show_queue(config.classes, lambda: self._pool.waiting)
+        self._metrics.show_queue(config.classes, lambda: self._pool.waiting, self._pool.backlog_seconds)
         self._hurried = asyncio.Event()
         self._registry.register(ModelsCollector(lambda: self._pool.hello))
+        self._registry.register(WorkersCollector(lambda: self._pool.workers))
+        loads = LoadRecorder(self._metrics)
+        self._pool.watch(lambda _: loads.look(self._pool.hello))
         self._health = Health()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None

@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import os
+from pathlib import Path
 
 TRIM_SECONDS = 10.0
 """How often memory is given back."""
@@ -12,6 +14,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 1 << 30
 
 _libc = ctypes.CDLL(None)
+
+
+_STATM = Path("/proc/self/statm")
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process, what it shares with others included; 0 where that is not known."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def share_heaps(most: int) -> None:

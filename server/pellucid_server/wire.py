@@ -103,6 +103,7 @@ CODES: dict[type[Any], int] = {
     messages.Part: 110,
     messages.StreamInfo: 111,
     messages.ModelsChanged: 112,
+    messages.BatchCounts: 120,
 }
 """The code of each class of the vocabulary, in [10, 127]; a class that is gone leaves its code unused."""
 

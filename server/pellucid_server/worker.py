@@ -47,7 +47,7 @@ from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.faults import Faults
-from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
+from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, resident_bytes, settle, trim
 from pellucid_server.processes import name_process
 from pellucid_server.recorder import Recorder
 from pellucid_server.traces import DiscreetFormatter
@@ -105,14 +105,24 @@ class Worker:
                 _log.warning("the front sent an unexpected %s", type(message).__name__)
 
     def beat(self) -> None:
-        """Report how long the device, the hub and the threads beside it have been at what they do.
+        """Report how long the device, the hub and the threads beside it have been at what they do, and what was done.
 
         Not while the front reads nothing: a front that is stopped for hours would be left a heap of heartbeats.
         """
         if self._connection.stuck:
             return
         engine, hub = self._services.engine, self._services.hub
-        self._connection.send_now(Heartbeat(engine.busy_seconds(), hub.busy_seconds(), hub.offloaded_seconds()))
+        busy_seconds, batches = engine.batches.take()
+        self._connection.send_now(
+            Heartbeat(
+                engine.busy_seconds(),
+                hub.busy_seconds(),
+                hub.offloaded_seconds(),
+                resident_bytes(),
+                busy_seconds,
+                batches,
+            )
+        )
 
     def _credit(self, request_number: int, parts: int, size_bytes: int) -> None:
         credit = self._credits.get(request_number)
@@ -148,7 +158,9 @@ class Worker:
         self._requests.pop(state.request_number, None)
         self._credits.pop(state.request_number, None)
         ended, started = time.monotonic(), state.started or state.arrived
-        timing = RequestTiming(started - state.arrived, ended - started, state.rows_forward, state.rows_backward)
+        timing = RequestTiming(
+            started - state.arrived, ended - started, state.rows_forward, state.rows_backward, state.rows_by_kind()
+        )
         self._faults.reach("answered", model=state.model)
         try:
             self._connection.send(Done(state.request_number, timing, result, failed))

@@ -62,7 +62,7 @@ def counts(server: Server, histogram: str, **labels: str) -> float:
     "histogram", ["pellucid_request_seconds", "pellucid_queue_seconds", "pellucid_compute_seconds"]
 )
 def test_an_attribution_is_counted_by_rpc_method_model_and_code(server: Server, histogram: str) -> None:
-    labels = {"rpc": "Attribute", "method": "saliency", "model": TABLE_MODEL, "code": "OK"}
+    labels = {"rpc": "Attribute", "method": "saliency", "model": TABLE_MODEL, "version": "1", "code": "OK"}
     before = counts(server, histogram, **labels)
 
     server.explanations.Attribute(attribute(TABLE_MODEL, GOOD, spec("saliency")))
@@ -71,7 +71,7 @@ def test_an_attribution_is_counted_by_rpc_method_model_and_code(server: Server, 
 
 
 def test_names_that_a_caller_makes_up_share_one_label(server: Server) -> None:
-    labels = {"rpc": "Attribute", "method": "unknown", "model": "unknown", "code": "NOT_FOUND"}
+    labels = {"rpc": "Attribute", "method": "unknown", "model": "unknown", "version": "unknown", "code": "NOT_FOUND"}
     before = counts(server, "pellucid_request_seconds", **labels)
 
     failure(lambda: server.explanations.Attribute(attribute("made-up-1", GOOD, spec("made-up-2"))))
@@ -83,7 +83,7 @@ def test_names_that_a_caller_makes_up_share_one_label(server: Server) -> None:
 def test_rows_are_counted_by_kind(server: Server) -> None:
     def backward() -> float:
         families = text_string_to_metric_families(server.metrics())
-        wanted = {"model": TABLE_MODEL, "kind": "backward"}
+        wanted = {"model": TABLE_MODEL, "kind": "gradient"}
         samples = [each for family in families for each in family.samples if each.labels == wanted]
         return sum(sample.value for sample in samples if sample.name == "pellucid_rows_evaluated_total")
 
@@ -137,7 +137,13 @@ def test_a_deadline_ends_the_work_and_the_server_says_so(server: Server) -> None
 
 
 def test_a_request_that_failed_on_a_worker_has_its_times_too(server: Server) -> None:
-    labels = {"rpc": "Attribute", "method": "saliency", "model": TABLE_MODEL, "code": "INVALID_ARGUMENT"}
+    labels = {
+        "rpc": "Attribute",
+        "method": "saliency",
+        "model": TABLE_MODEL,
+        "version": "1",
+        "code": "INVALID_ARGUMENT",
+    }
     before = counts(server, "pellucid_compute_seconds", **labels)
 
     failure(lambda: server.explanations.Attribute(attribute(TABLE_MODEL, GOOD, spec("saliency", absolute=1))))

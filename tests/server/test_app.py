@@ -125,7 +125,7 @@ async def test_the_metrics_page_shows_requests_and_restarts(app, channel):
     url = f"http://127.0.0.1:{app.metrics_port}/metrics"
     page = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
 
-    labels = 'code="OK",method="",model="echo",rpc="Predict"'
+    labels = 'code="OK",method="",model="echo",rpc="Predict",version="1"'
     assert f"pellucid_request_seconds_count{{{labels}}} 1.0" in page
     assert 'pellucid_worker_restarts_total{device="cpu"} 0.0' in page
     assert "pellucid_requests_pending 0.0" in page

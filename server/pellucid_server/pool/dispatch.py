@@ -165,11 +165,13 @@ class Dispatcher:
             queue.remove(ticket)
             return
         if self.fatal.knows(ticket.request):
+            self._observer.refused(ticket.priority, "quarantined")
             queue.remove(ticket)
             ticket.fail(fatal_error())
             return
         late = queue.too_late(ticket, time.monotonic())
         if late is not None:
+            self._observer.refused(ticket.priority, "late")
             queue.remove(ticket)
             ticket.fail(late)
             return
@@ -287,7 +289,7 @@ def timing_with_wait(ticket: Ticket, done: Done) -> RequestTiming:
     """Return a request's timing, with its time in the front added to that in the worker's queue."""
     timing, waited = done.timing, ticket.sent - ticket.arrived
     return RequestTiming(
-        timing.queue_seconds + waited, timing.compute_seconds, timing.rows_forward, timing.rows_backward
+        timing.queue_seconds + waited, timing.compute_seconds, timing.rows_forward, timing.rows_backward, timing.rows
     )
 
 

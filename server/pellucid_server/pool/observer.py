@@ -1,6 +1,14 @@
 """Who is told what happens in the pool: a base whose methods do nothing."""
 
+from pellucid_server.vocabulary.messages import Heartbeat
 from pellucid_server.vocabulary.results import RequestTiming
+
+REFUSALS = ("rows", "bytes", "seconds", "deadline", "late", "draining", "unready", "quarantined")
+"""Why a request is not taken.
+
+The bound of its class that it would exceed; its deadline, when it came ("deadline") or when its turn came ("late"); or
+that the server stops, that no worker is ready, or that an equal request ended two workers.
+"""
 
 
 class Observer:
@@ -19,4 +27,7 @@ class Observer:
         """Hear what a worker did for a request; `wasted` if nobody got a result from it."""
 
     def refused(self, priority: str, cause: str) -> None:
-        """Hear that a class had no room for a request: `cause` is "rows", "bytes", "seconds" or "deadline"."""
+        """Hear that a request of a class was not taken; `cause` is one of `REFUSALS`."""
+
+    def beat(self, device: str, worker: int, beat: Heartbeat) -> None:
+        """Hear a heartbeat of a worker, which goes by its place among the devices."""

@@ -70,7 +70,8 @@ class Pool:
         self._weights: CostEstimator | None = None
         self._dispatcher = Dispatcher(
             lambda owner: tuple(
-                WorkerSupervisor(each, config, launcher, owner=owner, observer=observer) for each in settings
+                WorkerSupervisor(each, config, launcher, owner=owner, observer=observer, number=number)
+                for number, each in enumerate(settings)
             ),
             classes,
             places=concurrent_requests,
@@ -100,6 +101,10 @@ class Pool:
     def waiting(self) -> Mapping[str, tuple[int, int, int]]:
         """Requests of each class that wait for a place, their evaluation rows and their bytes."""
         return {name: (queue.requests, queue.rows, queue.size_bytes) for name, queue in self._dispatcher.queues.items()}
+
+    def backlog_seconds(self, priority: str) -> float:
+        """Return the time until the last of a class's waiting requests should have a place; from any thread."""
+        return self._dispatcher.queues[priority].backlog_seconds(time.monotonic())
 
     def watch(self, callback: Callable[[bool], None]) -> None:
         """Call `callback` with `healthy` whenever that, or what is served, changes."""
@@ -259,8 +264,9 @@ class Pool:
             raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
         # Before all else: a caller that is asked to come back later does.
         if self._dispatcher.fatal.knows(request):
+            self._observer.refused(priority, "quarantined")
             raise fatal_error()
-        self._check_open()
+        self._check_open(priority)
         return self._ticket(request, priority, caller, deadline_seconds, on_progress)
 
     def _timer(self, ticket: Ticket, deadline_seconds: float | None) -> asyncio.TimerHandle | None:
@@ -298,11 +304,13 @@ class Pool:
             known = ", ".join(other for other, entry in self._classes.items() if entry.explanations) or "none"
             raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")
 
-    def _check_open(self) -> None:
+    def _check_open(self, priority: str) -> None:
         """Refuse a new request while the pool is draining or has no ready worker."""
         if self._draining:
+            self._observer.refused(priority, "draining")
             raise shutting_down()
         if not self._started or not self._dispatcher.ready:
+            self._observer.refused(priority, "unready")
             text = "No worker is ready; try again soon."
             raise UnavailableError(text, retry_after_seconds=self._dispatcher.recovery())
 

@@ -11,6 +11,7 @@ import grpc
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.settings.sections import ServerConfig
+from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import RequestTiming
 
 ID_KEY = "x-request-id"
@@ -46,8 +47,16 @@ class Call:
     """Its class: what the caller's metadata says; a handler that runs a request fills it in where that is nothing."""
     model: str = ""
     """The model that the caller named."""
+    version: int = 0
+    """The version that the caller named."""
+    answered_by: ModelKey | None = None
+    """The model version that made its answer, once there is one."""
     method: str = ""
     """The method that the caller named."""
+    received_bytes: int = 0
+    """Bytes of its request."""
+    sent_bytes: int = 0
+    """Bytes of its replies."""
     timing: RequestTiming | None = None
     """Where a worker's time went; a handler sets it with the result in its hands."""
     large: bool = False

@@ -21,15 +21,16 @@ from pellucid_server import open_inference_pb2
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import drop_frames, trim
-from pellucid_server.metrics import UNKNOWN, RequestRecorder
+from pellucid_server.metrics import UNKNOWN, RequestRecorder, ServedLabels
 from pellucid_server.rpc import places, status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
+from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Hello
-from pellucid_server.vocabulary.results import RequestTiming
+from pellucid_server.vocabulary.results import RequestTiming, Result
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class _Visit:
     """A request that gRPC has; `call` is there once it has arrived whole, or waits to be read."""
 
     rpc: str
+    entered: float
     call: Call | None = None
 
 
@@ -91,12 +93,12 @@ class Boundary:
         self.last_entered = 0.0
         """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
+        recorder.follow(served)
         self._served = served
         self._keys = keys or CallerKeys()
         self._faults = faults or Faults()
         self._labelled: Hello | None = None
-        self._models: frozenset[str] = frozenset()
-        self._methods: frozenset[str] = frozenset()
+        self._served_labels = ServedLabels(None)
         self._names = self._keys.names
 
     @property
@@ -115,12 +117,24 @@ class Boundary:
                 visit.call.given_up = failure
                 task.cancel()
 
+    def name_call(self, rpc: str, call: str) -> None:
+        """Say what gRPC calls an RPC: its service's full name, a slash, and its own."""
+        self._recorder.name_call(rpc, call)
+
+    def answered(self, call: Call, answer: Result | Findings) -> None:
+        """Record how good the explanations of an answer, or of a part of one, are."""
+        try:
+            self._recorder.answered(answer)
+        except Exception:  # noqa: BLE001 - an answer that cannot be recorded is one all the same
+            _log.exception("the answer to request %s could not be recorded", call.request_id)
+
     def enter(self, rpc: str) -> None:
         """Count a request in gRPC's task for it, until that ends: only then has the reply left."""
         task = _current_task()
-        self._visits[task] = _Visit(rpc)
-        self._idle.clear()
         self.last_entered = time.monotonic()
+        self._visits[task] = _Visit(rpc, self.last_entered)
+        self._idle.clear()
+        self._recorder.started(rpc)
         task.add_done_callback(self._leave)
 
     def guard(self, rpc: str, request_class: type[Message], handler: Handler) -> Guarded:
@@ -174,7 +188,7 @@ class Boundary:
     def _leave(self, task: "asyncio.Task[Any]") -> None:
         visit = self._visits.pop(task)
         if visit.call is None:
-            self._recorder.unread(visit.rpc)
+            self._recorder.unread(visit.rpc, seconds=time.monotonic() - visit.entered)
         if not self._visits:
             self._idle.set()
 
@@ -196,6 +210,7 @@ class Boundary:
         if not isinstance(data, bytes):
             raise UnimplementedError(f"{call.rpc} takes exactly one request message; none came.", rpc=call.rpc)
         self.room.arrived(place, len(data))
+        call.received_bytes = len(data)
         call.large = len(data) > LARGE_BYTES
         await self._faults.pass_by("decode")
         parse = partial(_parsed, request_class, data, call)
@@ -206,9 +221,9 @@ class Boundary:
         return request
 
     async def _serialized(self, message: Message, call: Call) -> bytes:
-        if call.large_reply:
-            return await self.aside.run(message.SerializeToString)
-        return message.SerializeToString()
+        data = await self.aside.run(message.SerializeToString) if call.large_reply else message.SerializeToString()
+        call.sent_bytes += len(data)
+        return data
 
     async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
         """Give a request its one outcome that is not an answer, and tell its caller if there is one."""
@@ -243,15 +258,26 @@ class Boundary:
 
     def _record(self, call: Call, code: grpc.StatusCode, failure: PellucidError | None) -> None:
         seconds = call.elapsed_seconds
-        method, model = self._labels(call)
         timing = _timing(call, failure)
-        self._recorder.record(call.rpc, method=method, model=model, code=code.name, seconds=seconds, timing=timing)
+        self._recorder.record(
+            call.rpc,
+            code.name,
+            call.method,
+            call.model,
+            call.version,
+            seconds=seconds,
+            answered_by=call.answered_by,
+            timing=timing,
+            received_bytes=call.received_bytes,
+            sent_bytes=call.sent_bytes,
+        )
         if call.timing is not None and code is not grpc.StatusCode.OK:
-            self._recorder.wasted(model, call.timing)
+            self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
             priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
+            method = self._labels().method(call.method)
             fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
 
@@ -269,18 +295,14 @@ class Boundary:
             fields["error"] = failure.message[:1000]
         return fields
 
-    def _labels(self, call: Call) -> tuple[str, str]:
-        """Return the method and the model as labels: names that nobody serves are all one."""
+    def _labels(self) -> ServedLabels:
+        """Return the names that may be labels: of those that are not served, all are one."""
         hello = self._served()
         if hello is not None and hello is not self._labelled:
             self._labelled = hello
-            names = (*(model.key.name for model in hello.models), *(model.name for model in hello.broken))
-            self._models = frozenset(names)
-            self._methods = frozenset(method.name for method in hello.methods)
+            self._served_labels = ServedLabels(hello)
             self._names = self._keys.names | places.served_names(hello)
-        method = call.method if not call.method or call.method in self._methods else UNKNOWN
-        model = call.model if not call.model or call.model in self._models else UNKNOWN
-        return method, model
+        return self._served_labels
 
 
 def _current_task() -> "asyncio.Task[Any]":
@@ -309,11 +331,13 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
         raise InvalidRequestError(f"The request's bytes are not a {request_class.DESCRIPTOR.full_name}.") from error
     model = getattr(request, "model", None)
     if model is not None:
-        call.model = model.name
+        call.model, call.version = model.name, model.version
     elif isinstance(request, open_inference_pb2.ModelInferRequest):
         call.model = request.model_name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
+    elif isinstance(request, explanation_service_pb2.AblateRequest):
+        call.method = request.method
     return request
 
 

@@ -25,6 +25,8 @@ class GuardedHandlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             f"/{service.full_name}/{method.name}": (method.name, _guarded(method, servicer, boundary))
             for method in service.methods
         }
+        for method in service.methods:
+            boundary.name_call(method.name, f"{service.full_name}/{method.name}")
 
     def service(self, handler_call_details: Any) -> Any:
         """Return the handler of a call that begins, or None; gRPC asks before it has read the request."""

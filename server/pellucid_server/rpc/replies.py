@@ -53,6 +53,13 @@ def size_bytes(result: results.Result) -> int:
     return scores + sum(output.values.nbytes for output in outputs)
 
 
+def model_of(result: results.Result) -> requests.ModelKey | None:
+    """Return the model version that made an answer."""
+    if isinstance(result, results.PredictResult):
+        return result.receipt.model
+    return result.attributions[0].receipt.model if result.attributions else None
+
+
 def model_spec(key: requests.ModelKey) -> explanation_pb2.ModelSpec:
     """Write a model version."""
     return explanation_pb2.ModelSpec(name=key.name, version=key.version, digest=key.digest)

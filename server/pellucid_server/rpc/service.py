@@ -12,7 +12,6 @@ from pellucid.v1 import explanation_service_pb2, model_service_pb2
 from pellucid_server.errors import UnimplementedError
 from pellucid_server.rpc import ablation, catalogue, codec, findings, replies
 from pellucid_server.rpc.arrival import Call
-from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
@@ -55,10 +54,11 @@ class Workers(Protocol):
 class ExplanationService:
     """The model's answers, and what they rest on."""
 
-    def __init__(self, pool: Workers, limits: LimitsConfig, aside: Aside) -> None:
+    def __init__(self, pool: Workers, limits: LimitsConfig, boundary: Boundary) -> None:
         self._pool = pool
         self._limits = limits
-        self._aside = aside
+        self._aside = boundary.aside
+        self._answered = boundary.answered
 
     async def Predict(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.PredictRequest, call: Call
@@ -70,6 +70,8 @@ class ExplanationService:
         asked = await self._aside.run(read) if call.large else read()
         del read
         result, timing = await run(self._pool, asked, call)
+        if asked.explanations:
+            self._answered(call, result)
         write = partial(replies.predict_response, result, timing, call.elapsed_seconds, request_id=call.request_id)
         return await self._aside.run(write) if call.large_reply else write()
 
@@ -82,6 +84,7 @@ class ExplanationService:
         asked = await self._aside.run(read) if call.large else read()
         del read
         result, timing = await run(self._pool, asked, call)
+        self._answered(call, result)
         write = partial(replies.attribute_response, result, timing, call.elapsed_seconds)
         return await self._aside.run(write) if call.large_reply else write()
 
@@ -98,6 +101,9 @@ class ExplanationService:
         del read
         async with contextlib.aclosing(_stream(self._pool, asked, call)) as parts:
             async for part in parts:
+                if part.body.receipt is not None:
+                    call.answered_by = part.body.receipt.model
+                    self._answered(call, part.body)
                 yield findings.ablate_response(part)
 
     def Dissect(  # noqa: N802 - the schema's name
@@ -143,6 +149,7 @@ async def run(pool: Workers, request: Request, call: Call) -> tuple[Result, Requ
     """Have the pool do a request in its class; note on the call what it took and whether its reply is large."""
     call.priority = call.priority or _default_class(request)
     result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    call.answered_by = replies.model_of(result)
     call.large_reply = replies.size_bytes(result) > LARGE_BYTES
     return result, call.timing
 
@@ -164,7 +171,7 @@ def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig,
     """Put both services on `server`, every handler behind `boundary`."""
     server.add_generic_rpc_handlers(
         (
-            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary.aside), boundary),
+            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary), boundary),
             GuardedHandlers(MODEL_SERVICE, ModelService(pool), boundary),
         )
     )

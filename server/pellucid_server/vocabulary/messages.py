@@ -141,17 +141,40 @@ class Progress:
     share: float
 
 
+BATCH_BOUNDS = tuple(1 << power for power in range(15))
+"""Rows by which batches are counted: 1, 2, 4, and so on to 16384."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """Device batches of one kind of evaluation.
+
+    `counts` has those of at most 1 row, of at most 2, and so on by `BATCH_BOUNDS`, each counted once, and last those of
+    more; `rows` are the rows of all.
+    """
+
+    kind: str
+    counts: tuple[int, ...]
+    rows: int
+
+
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Worker to front, at equal intervals: it lives, and for how long it has been at what it does just now.
 
-    Each is in seconds, 0 if idle: the device batch in progress, the turn of Python in progress, and of the pictures
-    that are being decoded the one that has taken longest.
+    The first three are in seconds, 0 if idle: the device batch in progress, the turn of Python in progress, and of the
+    pictures that are being decoded the one that has taken longest.
     """
 
     device_seconds: float
     python_seconds: float
     offload_seconds: float
+    memory_bytes: int = 0
+    """Resident memory of the process; 0 if that is not known."""
+    busy_seconds: float = 0.0
+    """Time since the last heartbeat in which a batch was on the device."""
+    batches: tuple[BatchCounts, ...] = ()
+    """The batches that have ended since then, each kind once."""
 
 
 @dataclass(frozen=True, slots=True)

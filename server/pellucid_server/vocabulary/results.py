@@ -171,6 +171,9 @@ class AttributeResult:
 
 Result = PredictResult | AttributeResult
 
+KINDS = ("forward", "gradient", "activations", "edited", "prefix", "suffix", "suffix-gradient")
+"""Kinds of evaluation."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestTiming:
@@ -180,3 +183,5 @@ class RequestTiming:
     compute_seconds: float
     rows_forward: int
     rows_backward: int
+    rows: tuple[tuple[str, int], ...] = ()
+    """The same rows by kind of evaluation, one of `KINDS`; each kind once, and only those with rows."""

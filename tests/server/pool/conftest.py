@@ -39,6 +39,7 @@ class Diary(Observer):
         self.retries = 0
         self.work = []
         self.refusals = []
+        self.beats = []
 
     def restarted(self, device):
         self.restarts.append(device)
@@ -55,6 +56,9 @@ class Diary(Observer):
 
     def refused(self, priority, cause):
         self.refusals.append((priority, cause))
+
+    def beat(self, device, worker, beat):
+        self.beats.append((device, worker))
 
     @property
     def wasted(self):

@@ -142,6 +142,29 @@ def test_a_request_that_would_wait_too_long_by_the_pace_is_refused_until_it_woul
     assert refusals.causes == ["seconds"]
 
 
+def test_the_backlog_is_the_time_until_the_last_has_a_place(make_queue, ticket):
+    queue = make_queue()
+    paced(queue, ticket)  # 10 rows in places for 2 s: 5 leave in a second
+    before = queue.backlog_seconds(0.0)
+
+    wait(queue, ticket(30), ticket(10))
+
+    assert (before, queue.backlog_seconds(0.0)) == (0.0, 8.0)
+
+
+def test_without_a_pace_the_backlog_is_how_long_there_has_been_a_queue(make_queue, ticket):
+    queue, first, second = make_queue(), ticket(30), ticket(10)
+    wait(queue, first, second)
+
+    # They arrived at 0.
+    found = [queue.backlog_seconds(7.0)]
+    queue.remove(first)
+    queue.remove(second)
+    found.append(queue.backlog_seconds(8.0))
+
+    assert found == [7.0, 0.0]
+
+
 def test_a_request_that_would_not_start_before_its_deadline_is_refused(make_queue, ticket, refusals):
     # 40 rows at 5 rows a second, 2 s until the place is free, and a quarter to spare.
     queue = make_queue()

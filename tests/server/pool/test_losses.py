@@ -193,6 +193,7 @@ async def test_a_request_like_one_that_was_given_up_is_refused_and_others_are_no
 
     assert (await answer(pool, "echo")).tolist() == [0.0]
     assert len(diary.losses) == 2
+    assert diary.refusals == [("predictions", "quarantined")]
     with pytest.raises(UnavailableError):
         await pool.run(request("die", np.ones(3)), 20)
     await health.becomes(True)

@@ -316,9 +316,10 @@ async def test_a_request_waits_in_the_class_that_it_names(pool, asked, priority)
     await end([waiting, *ahead])
 
 
-async def test_before_the_start_nothing_is_taken(make_pool):
+async def test_before_the_start_nothing_is_taken(make_pool, diary):
     with pytest.raises(UnavailableError, match="No worker is ready"):
         await make_pool().run(request("echo"), 20)
+    assert diary.refusals == [("predictions", "unready")]
 
 
 async def test_requests_of_one_model_stay_on_one_worker_until_it_is_full(make_pool):
@@ -341,7 +342,7 @@ async def test_requests_of_other_models_go_to_the_least_loaded_worker(make_pool)
     await end(taken)
 
 
-async def test_a_draining_pool_finishes_what_it_has_and_what_waits_and_takes_no_more(pool):
+async def test_a_draining_pool_finishes_what_it_has_and_what_waits_and_takes_no_more(pool, diary):
     ahead = await sent(pool, 2)
     waiting = asyncio.create_task(answer(pool, "echo"))
     await asyncio.sleep(0)
@@ -352,6 +353,7 @@ async def test_a_draining_pool_finishes_what_it_has_and_what_waits_and_takes_no_
         await pool.run(request("echo"), 20)
     await end(ahead)
     assert (await waiting).tolist() == [0.0]
+    assert diary.refusals == [("predictions", "draining")]
     assert not pool.healthy
 
 
@@ -368,6 +370,33 @@ async def test_closing_fails_what_is_left_and_what_waits(make_pool):
         "The server is shutting down; send the request again, to another one."
     }
     assert (pool.pending, set(pool.waiting.values())) == (0, {NOBODY_WAITS})
+
+
+async def test_every_worker_is_heard_under_its_own_number(make_pool, diary):
+    pool = make_pool(workers=2, beats=0.01)
+    await pool.start()
+
+    await until(lambda: len({worker for _, worker in diary.beats}) == 2)
+
+    assert set(diary.beats) == {("cpu", 0), ("cpu", 1)}
+    assert [worker.number for worker in pool.workers] == [0, 1]
+
+
+async def test_the_backlog_of_a_class_is_that_of_its_queue(make_pool):
+    pool = make_pool()
+    await pool.start()
+    ahead = await sent(pool, 2)
+    waiting = asyncio.create_task(answer(pool, "echo"))
+    await until(lambda: pool.waiting["predictions"][0])
+
+    # Nothing has left yet, so that there is no pace: it is for how long the request has waited.
+    first, second = pool.backlog_seconds("predictions"), pool.backlog_seconds("predictions")
+
+    assert 0 <= first <= second
+    assert pool.backlog_seconds("interactive") == 0
+    await end(ahead)
+    await waiting
+    assert pool.backlog_seconds("predictions") == 0
 
 
 async def test_a_pool_whose_start_fails_takes_nothing(make_pool):

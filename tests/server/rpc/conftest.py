@@ -54,7 +54,7 @@ METHOD = descriptions.MethodInfo(
     takes_tolerance=True,
 )
 HELLO = messages.Hello((MODEL, OLDER), (METHOD,), "cpu")
-TIMING = results.RequestTiming(0.125, 0.25, 3, 4)
+TIMING = results.RequestTiming(0.125, 0.25, 3, 4, (("forward", 3), ("gradient", 4)))
 RECEIPT = results.Receipt(
     model=MODEL.key,
     input_digest="12" * 32,

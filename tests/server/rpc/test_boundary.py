@@ -124,7 +124,7 @@ async def test_a_caller_who_leaves_cancels_the_work(explanations, pool, boundary
     await asyncio.wait_for(boundary.idle(), 20)
     await ended(call)
     assert [line["code"] for line in lines()] == ["CANCELLED"]
-    labels = {"rpc": "Predict", "method": "", "model": "iris", "code": "CANCELLED"}
+    labels = {"rpc": "Predict", "method": "", "model": "iris", "version": "2", "code": "CANCELLED"}
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 1
 
 
@@ -186,7 +186,7 @@ async def test_times_are_recorded_by_closed_labels(explanations, pool, registry)
 
     await explanations.Predict(request())
 
-    labels = {"rpc": "Predict", "method": "", "model": "iris", "code": "OK"}
+    labels = {"rpc": "Predict", "method": "", "model": "iris", "version": "2", "code": "OK"}
     sample = registry.get_sample_value
     assert sample("pellucid_request_seconds_count", labels) == 1
     assert sample("pellucid_queue_seconds_sum", labels) == 0.125
@@ -198,7 +198,7 @@ async def test_a_served_method_is_a_label(explanations, pool, registry):
 
     await ended(explanations.Attribute(attribute_request("occlusion")))
 
-    labels = {"rpc": "Attribute", "method": "occlusion", "model": "iris", "code": "NOT_FOUND"}
+    labels = {"rpc": "Attribute", "method": "occlusion", "model": "iris", "version": "2", "code": "NOT_FOUND"}
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 1
 
 
@@ -209,9 +209,9 @@ async def test_names_that_nobody_serves_share_a_label(explanations, pool, regist
     await ended(explanations.Attribute(attribute_request("two")))
     await ended(explanations.Predict(request("three")))
 
-    labels = {"rpc": "Attribute", "method": "unknown", "model": "iris", "code": "NOT_FOUND"}
+    labels = {"rpc": "Attribute", "method": "unknown", "model": "iris", "version": "2", "code": "NOT_FOUND"}
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 2
-    labels = {"rpc": "Predict", "method": "", "model": "unknown", "code": "NOT_FOUND"}
+    labels = {"rpc": "Predict", "method": "", "model": "unknown", "version": "unknown", "code": "NOT_FOUND"}
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 1
 
 
@@ -220,7 +220,7 @@ async def test_a_worker_that_serves_other_models_changes_the_labels(explanations
     pool.answer = NotFoundError("")
     await ended(explanations.Predict(request()))
 
-    labels = {"rpc": "Predict", "method": "", "model": "unknown", "code": "NOT_FOUND"}
+    labels = {"rpc": "Predict", "method": "", "model": "unknown", "version": "unknown", "code": "NOT_FOUND"}
     assert registry.get_sample_value("pellucid_request_seconds_count", labels) == 1
 
 
@@ -230,7 +230,7 @@ async def test_an_error_of_a_request_that_ran_has_its_times(explanations, pool, 
 
     await ended(explanations.Predict(request()))
 
-    labels = {"rpc": "Predict", "method": "", "model": "iris", "code": "DEADLINE_EXCEEDED"}
+    labels = {"rpc": "Predict", "method": "", "model": "iris", "version": "2", "code": "DEADLINE_EXCEEDED"}
     assert registry.get_sample_value("pellucid_queue_seconds_sum", labels) == 0.125
     assert registry.get_sample_value("pellucid_compute_seconds_sum", labels) == 0.25
     assert lines()[0]["rows_backward"] == 4
@@ -284,7 +284,7 @@ async def test_rows_of_a_result_that_nobody_waited_for_are_wasted(explanations, 
     await ended(call)
     wasted = [
         registry.get_sample_value("pellucid_rows_wasted_total", {"model": "iris", "kind": kind})
-        for kind in ("forward", "backward")
+        for kind in ("forward", "gradient")
     ]
     assert wasted == [3, 4]
 

@@ -12,6 +12,7 @@ import torch
 
 from pellucid_server.engine.asking.recipe import HostTensors, Tensors
 from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device.batch_log import BatchLog, kind_of
 from pellucid_server.engine.device.copies import Copies, copies
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
 from pellucid_server.engine.device.lane import Lane, Packing
@@ -50,6 +51,8 @@ class DeviceThread:
         Bounds of a chunk, shares of the device by class, and where row times are noted.
     before
         Called on the thread with each chunk before it runs, and with nothing after it.
+    log
+        Where batches and the time that they take are noted.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class DeviceThread:
         weights: Mapping[str, float],
         times: ThroughputStats,
         before: Callable[[list[ChunkPart]], None],
+        log: BatchLog,
     ) -> None:
         self._limits = limits
         self._times = times
         self._before = before
+        self._log = log
         self._schedule = Schedule(weights)
         self._lanes: dict[Hashable, Lane] = {}
         self._running: tuple[Hashable, Lane] | None = None
@@ -150,11 +155,12 @@ class DeviceThread:
     def _evaluate(self, lane: Lane, chunk: list[ChunkPart]) -> None:
         """Run one chunk and hand its results out. Evaluations with rows left go back into the schedule."""
         self._since = time.monotonic()
+        self._log.began()
         self._before(chunk)
-        backward = lane.kernel.backward
+        kind, backward = kind_of(lane.kernel.kind), lane.kernel.backward
         for evaluation, count in chunk:
             # Beforehand: a part of a request may end while its batch is in progress.
-            evaluation.request.count(count, backward=backward)
+            evaluation.request.count(count, kind=kind, backward=backward)
         started = time.monotonic()
         results, error = _attempt(lane, chunk, self._copies)
         if results is not None and lane.kernel.device == self._limits.device:
@@ -170,9 +176,10 @@ class DeviceThread:
                 ) from each
         self._before([])
         self._since = None
+        self._log.ended(kind, 0 if results is None else sum(count for _, count in chunk))
         if results is None:
             for evaluation, count in chunk:
-                evaluation.request.count(-count, backward=backward)
+                evaluation.request.count(-count, kind=kind, backward=backward)
         if results is not None:
             self._hand_out(lane, chunk, failed, seconds)
         elif error is not None and out_of_memory(error):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 
+from pellucid_server.engine.device.batch_log import BatchLog
 from pellucid_server.engine.device.device_thread import DeviceThread, Limits
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation
 from pellucid_server.engine.device.lane import Lane
@@ -65,12 +66,16 @@ class Engine:
         self._weights = class_weights or {}
         self._heaviest = max(self._weights.values(), default=1.0)
         self._times = ThroughputStats()
+        self.batches = BatchLog()
+        """The batches of all its threads."""
         watch = _Watch(recorder, faults or Faults())
         limits = Limits(chunk_seconds, chunk_bytes, threads, most_lanes, device)
 
         def thread(name: str, niceness: int = 0) -> DeviceThread:
             bounds, before = replace(limits, niceness=niceness), watch.of(name)
-            return DeviceThread(name, limits=bounds, weights=self._weights, times=self._times, before=before)
+            return DeviceThread(
+                name, limits=bounds, weights=self._weights, times=self._times, before=before, log=self.batches
+            )
 
         self._main = thread("device", _NICENESS if express else 0)
         self._express = thread("express") if express else self._main

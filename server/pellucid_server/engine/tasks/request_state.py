@@ -66,6 +66,8 @@ class RequestState:
     caller: str = field(default="", kw_only=True)
     alone: bool = field(default=False, kw_only=True)
     model: str = field(default="", kw_only=True)
+    rows: Counter[str] = field(default_factory=Counter, kw_only=True)
+    """Evaluated rows by kind of evaluation."""
     held_bytes: int = field(default=0, kw_only=True)
     """Bytes that it holds on the device."""
 
@@ -85,15 +87,21 @@ class RequestState:
             model=self.model,
         )
 
-    def count(self, rows: int, *, backward: bool) -> None:
+    def count(self, rows: int, *, kind: str, backward: bool) -> None:
         """Note rows that were evaluated; callable from any thread."""
         with _counting:
+            self.rows[kind] += rows
             if backward:
                 self.rows_backward += rows
             else:
                 self.rows_forward += rows
         if self.whole is not None:
-            self.whole.count(rows, backward=backward)
+            self.whole.count(rows, kind=kind, backward=backward)
+
+    def rows_by_kind(self) -> tuple[tuple[str, int], ...]:
+        """Return how many rows of each kind of evaluation were evaluated, of those that were."""
+        with _counting:
+            return tuple((kind, rows) for kind, rows in self.rows.items() if rows)
 
     def hold(self, nbytes: int) -> None:
         """Count bytes that the request holds on the device from now on, or no longer if below 0.

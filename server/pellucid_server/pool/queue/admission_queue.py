@@ -64,6 +64,7 @@ class AdmissionQueue:
         self._crowding = ConcurrencyLimiter(places, workers)
         self._placed_bytes = 0
         self._first_to_fit: Ticket | None = None
+        self._waiting_since = 0.0
         self._virtual = 0.0
         self._callers: dict[str, Caller] = {}
         self._lines = 0
@@ -86,6 +87,18 @@ class AdmissionQueue:
         fits = not self._placed_bytes or self._placed_bytes + ticket.size_bytes <= self._most_bytes
         self._first_to_fit = None if fits or ticket.line is None else ticket
         return fits
+
+    def backlog_seconds(self, now: float) -> float:
+        """Return the time until the last request that waits should have a place, 0 if none waits.
+
+        It goes by the recent pace; where there is none yet, it is for how long requests have waited. Callable from any
+        thread.
+        """
+        rows = self.rows
+        if not rows:
+            return 0.0
+        expected = self._pace.seconds(rows)
+        return max(now - self._waiting_since, 0.0) if expected is None else expected
 
     def running(self, caller: str) -> int:
         """Return how many places a caller has."""
@@ -221,6 +234,8 @@ class AdmissionQueue:
     def _wait(self, ticket: Ticket, line: OrderedDict[Ticket, None]) -> None:
         line[ticket] = None
         ticket.line = line
+        if not self.requests:
+            self._waiting_since = ticket.arrived
         self.requests += 1
         self.rows += ticket.rows
         self.size_bytes += ticket.size_bytes

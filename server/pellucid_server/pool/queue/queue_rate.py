@@ -50,11 +50,16 @@ class QueueRate:
         return self._row_seconds / self._rows / self._placed if self._rows and self._placed else 0.0
 
     def seconds(self, rows: float) -> float | None:
-        """Return how long it takes until so many rows have got a place; None if there is no telling."""
-        if not self._rows or not self._placed_rows:
+        """Return how long it takes until so many rows have got a place; None if there is no telling.
+
+        Callable from any thread: each number is read once.
+        """
+        placed, left, busy_seconds = self._placed_rows, self._left_rows, self._busy_seconds
+        known, row_seconds = self._rows, self._row_seconds
+        if not known or not placed or not row_seconds:
             return None
         # In rows per second, as nothing at all has left lately when a request stays very much longer than others do.
-        return rows / max(self._placed_rows * self._rows / self._row_seconds, self._left_rows / self._busy_seconds)
+        return rows / max(placed * known / row_seconds, left / busy_seconds if busy_seconds else 0.0)
 
     def _pass(self, now: float) -> None:
         if self._placed and self._rows:

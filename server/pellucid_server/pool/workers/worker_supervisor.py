@@ -53,9 +53,20 @@ class WorkerSupervisor:
     """A worker for one device."""
 
     def __init__(
-        self, settings: WorkerSettings, config: PoolConfig, launcher: Launcher, *, owner: Owner, observer: Observer
+        self,
+        settings: WorkerSettings,
+        config: PoolConfig,
+        launcher: Launcher,
+        *,
+        owner: Owner,
+        observer: Observer,
+        number: int = 0,
     ) -> None:
         self.device = settings.device
+        self.number = number
+        """Its place among the workers."""
+        self.memory_bytes = 0
+        """Resident memory of its process, as its last heartbeat said; 0 if none has."""
         self.hello: Hello | None = None
         """What the worker said when it was last ready."""
         self.ready = False
@@ -178,6 +189,8 @@ class WorkerSupervisor:
                     number: request for number, request in self._left_behind.items() if self._still_at(number)
                 }
                 self._watchdog.beat(message)
+                self.memory_bytes = message.memory_bytes
+                self._observer.beat(self.device, self.number, message)
             case Progress(request_number=request_number, share=share) if request_number in self._tickets:
                 _report(self._tickets[request_number], share)
             case ModelsChanged(hello=hello):
@@ -218,6 +231,7 @@ class WorkerSupervisor:
         if not self.ready:
             return
         self.ready = False
+        self.memory_bytes = 0
         self._watchdog.stop()
         now = time.monotonic()
         self._backoff.lived(now - self._ready_since)

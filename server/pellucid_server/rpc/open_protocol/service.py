@@ -83,9 +83,9 @@ class OpenInferenceService:
         self, request: open_inference_pb2.ModelInferRequest, call: Call
     ) -> open_inference_pb2.ModelInferResponse:
         """Say what the model says."""
-        model = self._served(
-            messages.model_key(request.model_name, request.model_version, ("model_name", "model_version"))
-        )
+        key = messages.model_key(request.model_name, request.model_version, ("model_name", "model_version"))
+        call.version = key.version
+        model = self._served(key)
         wanted, request_id = tuple(output.name for output in request.outputs), request.id
         read = partial(messages.predict_request, request, model, self._limits, call.take_large_fields())
         # What it was read from is let go before it waits for its answer.
