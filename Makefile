@@ -82,7 +82,7 @@ schema: $(VENV)/.test-installed
 	@echo "clean"
 
 stubs: $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS) ## Write the Python stubs for proto/ again.
-	@PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh client
+	@PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh client server
 
 # The generator's version has no wheel for Python 3.14 and newer, and takes a compiler many minutes there.
 stubs-check: $(BIN)/python
@@ -92,8 +92,9 @@ stubs-check: $(BIN)/python
 	else \
 		$(MAKE) --silent $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS); \
 		rm -rf build/stubs && mkdir -p build/stubs; \
-		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs; \
+		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs build/stubs; \
 		diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/pellucid/v1 $(STUBS) \
+			&& diff build/stubs/pellucid_server/open_inference_pb2.py server/pellucid_server/open_inference_pb2.py \
 			|| { echo "The stubs are not the schema's: run 'make stubs' and commit." >&2; exit 1; }; \
 		echo "the same"; \
 	fi

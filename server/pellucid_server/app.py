@@ -35,6 +35,7 @@ from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
 from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
+from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, add_open_service
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
@@ -237,10 +238,17 @@ class App:
             self._security.load(config.host)
         except UnusableFileError as error:
             raise StartError(f"{error}.") from error
-        add_services(server, self._security.sealed(self._pool), self._config.limits, self._boundary)
+        workers = self._security.sealed(self._pool)
+        add_services(server, workers, self._config.limits, self._boundary)
+        if config.open_protocol:
+            add_open_service(server, workers, self._config.limits, self._boundary, ready=lambda: self._pool.healthy)
         health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)
         if config.reflection:
-            names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (
+                *SERVICES[1:],
+                *([OPEN_SERVICE.full_name] if config.open_protocol else []),
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server

@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
+from pellucid_server import open_inference_pb2
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import drop_frames, trim
@@ -375,6 +376,8 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     model = getattr(request, "model", None)
     if model is not None:
         call.model, call.version = model.name, model.version
+    elif isinstance(request, open_inference_pb2.ModelInferRequest):
+        call.model = request.model_name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
     elif isinstance(request, explanation_service_pb2.AblateRequest):

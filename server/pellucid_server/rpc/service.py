@@ -78,7 +78,7 @@ class ExplanationService:
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
-        result, timing = await _run(self._pool, asked, call)
+        result, timing = await run(self._pool, asked, call)
         if asked.explanations:
             self._answered(call, result)
         write = partial(replies.predict_response, result, timing, call.elapsed_seconds, request_id=call.request_id)
@@ -92,7 +92,7 @@ class ExplanationService:
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
-        result, timing = await _run(self._pool, asked, call)
+        result, timing = await run(self._pool, asked, call)
         self._answered(call, result)
         write = partial(replies.attribute_response, result, timing, call.elapsed_seconds)
         return await self._aside.run(write) if call.large_reply else write()
@@ -155,7 +155,8 @@ class ModelService:
         return catalogue.list_datasets_response(catalogue.known(self._gate.shown(self._pool.hello, call)))
 
 
-async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
+async def run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
+    """Have the pool do a request in its class; note on the call what it took and whether its reply is large."""
     call.priority = call.priority or _default_class(request)
     result, call.timing = await pool.run(
         request, call.remaining_seconds, caller=call.caller, priority=call.priority, trace=call.trace

@@ -49,6 +49,9 @@ class ServerConfig(Section):
     reflection: bool = True
     """Whether callers can ask for the schema; off, tools such as grpcurl need the proto files."""
 
+    open_protocol: bool = True
+    """Whether Predict is also served by the Open Inference Protocol (KServe's version 2), on the same port."""
+
     grace_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
     """Time for running requests to end after SIGTERM; keep below the pod's termination grace period."""
 
