@@ -34,7 +34,6 @@ from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
 from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loader import Loader
-from pellucid_server.engine.models.loading.repository import ModelError
 from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
 from pellucid_server.engine.operations import counterfactuals as _counterfactuals  # noqa: F401 - as above
 from pellucid_server.engine.operations import studies as _studies  # noqa: F401 - it reads what studies are asked
@@ -48,6 +47,7 @@ from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
+from pellucid_server.model_files.listing import ModelError
 from pellucid_server.processes import name_process
 from pellucid_server.recorder import Recorder
 from pellucid_server.traces import DiscreetFormatter

@@ -17,20 +17,12 @@ import torch
 
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.models.exported.archive import program_bytes
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file, fingerprint, shown, size_on_disk
 from pellucid_server.engine.models.loading.guard import Bounds, Grow, Guard, Trial
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.engine.models.loading.repository import (
-    GRAPH_FILE,
-    Broken,
-    Contents,
-    ModelError,
-    Version,
-    check_description,
-    contents,
-    load_version,
-)
+from pellucid_server.engine.models.loading.repository import check_description, load_version
 from pellucid_server.faults import LOADING, Faults
+from pellucid_server.model_files.listing import GRAPH_FILE, Broken, Contents, ModelError, Version, contents
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file, fingerprint, shown, size_on_disk
 from pellucid_server.vocabulary.descriptions import BrokenModel, Verdict
 from pellucid_server.vocabulary.messages import WorkerSettings
 
