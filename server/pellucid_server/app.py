@@ -21,8 +21,11 @@ from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import Metrics, ModelsCollector, PoolRecorder, RequestRecorder
+from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
+from pellucid_server.reload.manager import Manager
+from pellucid_server.rpc.admin_port import AdminPort
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health
@@ -90,6 +93,7 @@ class App:
         settings = config.worker_settings()
         environment = worker_environment(settings[0].threads)
         faults = Faults(config.faults.folder)
+        observer = PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes)
         self._pool = Pool(
             settings,
             config.pool,
@@ -97,9 +101,12 @@ class App:
             Launcher(environment, worker_command, template=worker_command == WORKER_COMMAND),
             classes=config.classes,
             concurrent_requests=config.worker.concurrent_requests,
-            observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),
+            observer=observer,
             faults=faults,
         )
+        self.admin = AdminPort(config.admin, options=channel_options(config.server))
+        """Where models are loaded and unloaded, if that is asked for."""
+        self._manager = _manager(config, self._pool, observer)
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
@@ -138,6 +145,7 @@ class App:
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
+        await self._manage()
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Turn NOT_SERVING, take no new work, give what runs or waits its time, and end the workers."""
@@ -145,6 +153,9 @@ class App:
         self._pool.drain()
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
+        if self._manager is not None:
+            await self._manager.close()
+        await self.admin.stop()
         await self._pool.close()
         if self._tidying is not None:
             self._tidying.cancel()
@@ -213,6 +224,17 @@ class App:
             raise StartError(f"Cannot listen on {address}; is another server there?") from error
         self._server = server
 
+    async def _manage(self) -> None:
+        """Have models change from now on, if that is asked for."""
+        if self._manager is None:
+            return
+        self._manager.start()
+        if self._config.admin.port >= 0:
+            try:
+                await self.admin.start(self._manager, self._boundary, reflected=self._config.server.reflection)
+            except OSError as error:
+                raise StartError(str(error)) from error
+
     async def _tidy(self) -> None:
         """Give the memory of large requests back."""
         while True:
@@ -242,6 +264,19 @@ class App:
         change = asyncio.get_running_loop().create_task(self._health.show(healthy, self._pool.hello))
         self._health_changes.add(change)
         change.add_done_callback(self._health_changes.discard)
+
+
+def _manager(config: Config, pool: Pool, observer: Observer) -> Manager | None:
+    """Return what has models change while they are served; None if neither the files nor an administrator can."""
+    if not config.models.poll_seconds and config.admin.port < 0:
+        return None
+    return Manager(
+        pool.workers,
+        config.models.repository.absolute(),
+        poll_seconds=config.models.poll_seconds,
+        patience_seconds=config.pool.start_seconds,
+        changed=observer.model_changed,
+    )
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -278,7 +313,7 @@ async def serve(
     Parameters
     ----------
     ready_file
-        Gets `{"port", "metrics_port", "pid"}` as JSON, whole at once, when requests are taken.
+        Gets `{"port", "metrics_port", "pid", "admin_port"}` as JSON, whole at once, when requests are taken.
 
     Returns
     -------
@@ -340,8 +375,10 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
+    if app.admin.port is not None:
+        _log.info("models are loaded and unloaded on %s:%d", config.admin.host, app.admin.port)
     if ready_file is not None:
-        facts = {"port": app.port, "metrics_port": app.metrics_port, "pid": os.getpid()}
+        facts = {"port": app.port, "metrics_port": app.metrics_port, "pid": os.getpid(), "admin_port": app.admin.port}
         part = ready_file.with_name(ready_file.name + ".part")
         part.write_text(json.dumps(facts) + "\n", "utf-8")
         part.replace(ready_file)

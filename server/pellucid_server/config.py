@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from pellucid_server.settings.admin import AdminConfig
 from pellucid_server.settings.sections import (
     DEFAULT_CLASSES,
     INTERACTIVE,
@@ -73,6 +74,8 @@ class Config(BaseSettings):
     """What one request may ask for."""
     logging: LoggingConfig = LoggingConfig()
     """What is logged."""
+    admin: AdminConfig = AdminConfig()
+    """Where administrators change what is served."""
     faults: FaultsConfig = FaultsConfig()
     """For tests only."""
 

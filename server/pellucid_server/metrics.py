@@ -68,6 +68,8 @@ class Metrics:
     """Starts of a worker process after the first, by device."""
     worker_losses: Counter
     """Ends of a worker process that nobody asked for, by device and cause."""
+    model_loads: Counter
+    """Versions loaded, not loaded and removed since the server began to serve, by model and outcome."""
 
     @classmethod
     def on(cls, registry: CollectorRegistry) -> "Metrics":
@@ -100,6 +102,7 @@ class Metrics:
             queue_bytes=gauge("pellucid_queue_bytes", "Bytes of the requests that wait.", "class"),
             worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
+            model_loads=counter("pellucid_model_loads", "Model versions that changed.", "model", "outcome"),
         )
 
     def show_queue(self, classes: Iterable[str], waiting: Callable[[], Waiting]) -> None:
@@ -193,6 +196,10 @@ class PoolRecorder(Observer):
     def refused(self, priority: str, cause: str) -> None:
         """Count a request that was not taken."""
         self._metrics.requests_refused.labels(priority, cause).inc()
+
+    def model_changed(self, model: str, outcome: str) -> None:
+        """Count a version that was loaded, could not be loaded, or was removed."""
+        self._metrics.model_loads.labels(model, outcome).inc()
 
 
 class ModelsCollector(Collector):

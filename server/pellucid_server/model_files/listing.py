@@ -1,6 +1,7 @@
 """What there is in a model repository, by the names of its folders: no file is looked into."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +46,11 @@ class Contents:
     others: tuple[Path, ...]
 
 
-def contents(repository: Path) -> Contents:
+def contents(repository: Path, *, only: Collection[tuple[str, int]] | None = None) -> Contents:
     """List what a repository has, without a look into any file.
 
-    A folder is a model's if it has a `model.toml`, or a folder called by a version's number. Hidden ones are not.
+    A folder is a model's if it has a `model.toml`, or a folder called by a version's number. Hidden ones are not. With
+    `only`, versions that are not in it, by name and number, are left out.
 
     Raises
     ------
@@ -84,7 +86,8 @@ def contents(repository: Path) -> Contents:
             versions.extend(Version(path / str(number), path.name, number) for number in numbers)
     if not versions and not broken:
         raise ModelError(f"{shown(repository)} has no models; it needs NAME/model.toml and NAME/1/model.pt2 for each.")
-    return Contents(tuple(versions), tuple(broken), tuple(others))
+    wanted = versions if only is None else [each for each in versions if (each.name, each.number) in only]
+    return Contents(tuple(wanted), tuple(broken), tuple(others))
 
 
 def _version_numbers(path: Path) -> list[int] | None:

@@ -20,3 +20,6 @@ class Observer:
 
     def refused(self, priority: str, cause: str) -> None:
         """Hear that a class had no room for a request: `cause` is "rows", "bytes", "seconds" or "deadline"."""
+
+    def model_changed(self, model: str, outcome: str) -> None:
+        """Hear what came of a version of a model while it is served: "loaded", "failed" or "unloaded"."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
@@ -38,6 +39,8 @@ class WorkerSettings:
     """What an earlier process for the same device found, which is not tried out again."""
     datasets: str = ""
     """Folder of labelled data sets; empty for none."""
+    versions: tuple[tuple[str, int], ...] | None = None
+    """Names and versions to load, whatever else the repository has; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +124,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class ModelsChanged:
-    """Worker to front, unasked: what a `Hello` would say now."""
+    """Worker to front: what a `Hello` would say now."""
 
     hello: Hello
+    change: int = 0
+    """Of the `Adopt` that this answers; 0 if it answers none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,9 @@ Message = (
     | Start
     | Cancel
     | Credit
+    | Prepare
+    | Prepared
+    | Adopt
     | Loading
     | Hello
     | ModelsChanged

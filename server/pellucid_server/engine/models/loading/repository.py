@@ -1,5 +1,6 @@
 """A folder of models, NAME/model.toml and NAME/VERSION/model.pt2 or model.onnx or both: what it has, and loading it."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator
@@ -45,9 +46,28 @@ def load_version(version: Version, device: str, threads: int, *, fast_graph: boo
     ModelError
         It cannot be served. What goes wrong beyond what is foreseen is in the log, too.
     """
-    folder = version.folder
-    try:
+    with _explained(version.folder):
         return _load(version, device, threads, fast_graph)
+
+
+def read_digest(version: Version) -> str:
+    """Return a version's digest, by its files as they are now; see `version_digest`.
+
+    Raises
+    ------
+    ModelError
+        It cannot be served.
+    """
+    with _explained(version.folder):
+        check_file(version.folder.parent / MANIFEST, version.folder.parent)
+        return version_digest(version.folder, read_manifest(version.folder.parent / MANIFEST))
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raise whatever goes wrong with a version's files as a `ModelError`."""
+    try:
+        yield
     except (ModelError, ManifestError, UnfitFileError, ModelFileError) as error:
         raise ModelError(str(error)) from error
     except (UnfitManifestError, TrialError) as error:
