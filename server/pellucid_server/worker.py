@@ -46,6 +46,7 @@ from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
+from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, settle, trim
 from pellucid_server.model_files.listing import ModelError
@@ -187,9 +188,13 @@ class Worker:
         """Send the parts of an answer, as far ahead of its reader as the credit allows."""
         number, credit = start.request_number, self._credits[start.request_number]
         resume = Resume(start.parts_done, start.checkpoint)
+        digest = context.models.find(start.request.model).digest
+        if start.digest not in ("", digest):
+            text = "The worker was lost, and the model has changed since it began; send the request again."
+            raise UnavailableError(text, retry_after_seconds="0.000")
         with contextlib.closing(verb.run(context, start.request, resume)) as steps:
             for position, step in enumerate(steps, start.parts_done):
-                part = Part(number, position, step.body, step.share, step.checkpoint)
+                part = Part(number, position, step.body, step.share, step.checkpoint, digest)
                 credit.spend(part.size_bytes)
                 self._connection.send(part)
 

@@ -69,6 +69,8 @@ class Start:
     """Parts that the caller has; the next one has this number."""
     checkpoint: PartBody | None = None
     """The last of them, if the request goes on from there after a worker was lost."""
+    digest: str = ""
+    """Of the model version that they were made by; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,8 @@ class Part:
     """Share of the request that is done with it, in [0, 1]."""
     checkpoint: bool = False
     """Whether another worker can go on from it, given its body."""
+    digest: str = ""
+    """Of the model version that it was made by: an answer goes on by the same."""
 
     @property
     def size_bytes(self) -> int:

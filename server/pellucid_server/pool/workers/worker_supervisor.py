@@ -369,6 +369,7 @@ def _start(request_number: int, ticket: Ticket) -> Start:
         credit_bytes=credit_bytes,
         parts_done=ticket.parts_sent,
         checkpoint=None if parts is None else parts.checkpoint,
+        digest="" if parts is None else parts.digest,
     )
 
 
