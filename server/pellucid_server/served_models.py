@@ -7,6 +7,7 @@ of before, and those after it on the new ones. A model that is served no more is
 
 import gc
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -32,6 +33,9 @@ from pellucid_server.vocabulary.descriptions import DatasetInfo, ModelInfo, Verd
 from pellucid_server.vocabulary.messages import Hello, ModelsChanged, WorkerSettings
 
 _log = logging.getLogger(__name__)
+
+_SWITCH_SECONDS = 2e-5
+"""How long the thread that loads keeps the interpreter from another one that waits for it, as far as it can be had."""
 
 _LOOK_SECONDS = 0.5
 """How often it is looked whether the last request of a model that is served no more has ended."""
@@ -162,8 +166,13 @@ class ServedModels:
         version = Version(
             Path(self._settings.model_repository) / message.name / str(message.version), message.name, message.version
         )
-        before = fingerprint(version.folder)
-        ready, digest = self._load(version, before, message.tried)
+        before, interval = fingerprint(version.folder), sys.getswitchinterval()
+        # Loading is mostly Python: requests have the interpreter sooner.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        try:
+            ready, digest = self._load(version, before, message.tried)
+        finally:
+            sys.setswitchinterval(interval)
         if not ready.verdict.reason and fingerprint(version.folder) != before:
             # What was read may be half of one file and half of another.
             text = f"{shown(version.folder)}: its files changed while it was loaded."

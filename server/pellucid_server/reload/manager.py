@@ -249,6 +249,9 @@ class Manager:
         state.failed.pop(key, None)
         state.served[key] = outcome.digest
         await self._crew.adopt(state.broken, change=outcome.change)
+        for worker in self._crew.workers:
+            if worker.behind:
+                self._compare(worker)
         if outcome.loaded:
             self._changed(key[0], "loaded")
             _log.info("the model %s version %d, digest %s, was loaded and is served", *key, outcome.digest[:12])
@@ -277,20 +280,25 @@ class Manager:
 
     def _catch_up(self, worker: WorkerSupervisor) -> None:
         """See what a worker that was started again serves; have it, and the others, serve the same."""
-        if worker.hello is None:
-            return
-        found, wanted = digests(worker.hello), self._state.served
-        differ = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-        if differ or worker.hello.broken != self._state.broken:
-            self._spawn(self._align(tuple(differ)))
+        differ = self._compare(worker)
+        if differ or (worker.hello is not None and worker.hello.broken != self._state.broken):
+            self._spawn(self._align(worker, differ))
 
-    async def _align(self, keys: tuple[Key, ...]) -> None:
+    def _compare(self, worker: WorkerSupervisor) -> tuple[Key, ...]:
+        """Return the versions that a worker does not serve as it should, and keep requests for those models from it."""
+        found, wanted = {} if worker.hello is None else digests(worker.hello), self._state.served
+        differ = tuple(sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)))
+        worker.behind = frozenset(name for name, _ in differ)
+        return differ
+
+    async def _align(self, worker: WorkerSupervisor, keys: tuple[Key, ...]) -> None:
         async with self._lock:
             state = self._state
             for key in keys:
                 if key in state.served:
                     await self._load(key)
             await self._crew.adopt(state.broken, removed=tuple(key for key in keys if key not in state.served))
+            self._compare(worker)
 
     async def _poll(self) -> None:
         while True:

@@ -69,6 +69,8 @@ class WorkerSupervisor:
         """Requests that it has and another worker, or its own last process, was lost with."""
         self.suspects = 0
         """Those among them that the other may have died over."""
+        self.behind: frozenset[str] = frozenset()
+        """Names of models that it does not serve as the other workers do."""
         self.settings_now: Callable[[WorkerSettings], WorkerSettings] = lambda settings: settings
         """Gives what the process is started with, of what it is by the configuration."""
         self.on_ready: Callable[[], None] = lambda: None
