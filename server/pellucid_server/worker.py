@@ -231,6 +231,7 @@ def main() -> NoReturn:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--fd", type=int, help="of the socket to the front")
     what.add_argument("--template", type=int, help="fork workers, as asked for on the socket with this descriptor")
+    what.add_argument("--trial", type=int, help="try out a version, as asked for on the socket with this descriptor")
     parser.add_argument("--record", type=int, help="of the flight recorder's file")
     # A terminal sends an interrupt to the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -244,6 +245,11 @@ def main() -> NoReturn:
     registry.discover(methods_package)
     if arguments.template is not None:
         template.serve(arguments.template, "pellucid-templ", {"worker": work})
+    if arguments.trial is not None:
+        # Only where there is no template to fork it from.
+        import_for_loads()
+        trials.answer(arguments.trial)
+        sys.exit()
     work(arguments.fd, arguments.record)
 
 

@@ -5,10 +5,8 @@ forked from it before can. What it makes reads what is to be tried out from a so
 and writes why the version is broken, or an empty text.
 """
 
-import argparse
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pellucid_server import wire
-from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.models.loading.guard import GuardError, do_trials, ending
-from pellucid_server.engine.models.loading.loader import import_for_loads, trial
+from pellucid_server.engine.models.loading.loader import trial
 from pellucid_server.model_files.listing import Version
 from pellucid_server.processes import Process
 from pellucid_server.vocabulary.messages import WorkerSettings
@@ -69,19 +66,8 @@ def answer(descriptor: int) -> None:
     do_trials([trial(version, settings, registry.methods())], connection.detach(), parent)
 
 
-def main() -> None:
-    """Be such a process where there is no template."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--fd", type=int, required=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arguments = parser.parse_args()
-    registry.discover(methods_package)
-    import_for_loads()
-    answer(arguments.fd)
-
-
 def _popen(connection: int) -> Process:
-    command = [sys.executable, "-m", __name__, "--fd", str(connection)]
+    command = [sys.executable, "-m", "pellucid_server.worker", "--trial", str(connection)]
     return subprocess.Popen(command, pass_fds=[connection], stdin=subprocess.DEVNULL)
 
 
@@ -94,7 +80,3 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
             os._exit(0)
         data += piece
     return data
-
-
-if __name__ == "__main__":
-    main()
