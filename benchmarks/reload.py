@@ -98,7 +98,8 @@ async def _churn(server: servers.Running, models: Path, given: argparse.Namespac
         bodies = [(load.PREDICT, questions.predict_row(), explanation_service_pb2.PredictResponse)]
         bodies += [(load.ATTRIBUTE, questions.explain_row(), explanation_service_pb2.AttributeResponse)]
         tasks = [asyncio.create_task(caller(*bodies[number % 2])) for number in range(given.callers)]
-        served, began = [], time.perf_counter()
+        first = await admin.ListVersions(admin_service_pb2.ListVersionsRequest(name=TABLE))
+        served, began = [first.versions[0].model.digest], time.perf_counter()
         for number in range(given.reloads + 1):
             if number % max(1, given.reloads // 10) == 0:
                 print(f"{number:4} reloads, {time.perf_counter() - began:5.0f} s: {_memory(server)}", flush=True)
@@ -110,7 +111,7 @@ async def _churn(server: servers.Running, models: Path, given: argparse.Namespac
             served.append(reply.versions[0].model.digest)
         ended.set()
         await asyncio.gather(*tasks)
-    print(f"{len(set(served))} versions were loaded, and {len(digests.keys() & set(served))} of them were asked")
+    print(f"{len(set(served))} versions were served, and {len(digests.keys() & set(served))} of them were asked")
     print(f"{sum(digests.values())} calls were answered, {sum(failed.values())} failed {dict(failed)}")
     print(f"answers by other models than those: {sum(n for each, n in digests.items() if each not in served)}")
 

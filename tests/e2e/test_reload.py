@@ -1,6 +1,7 @@
 """Models that come, change and go while callers go on asking."""
 
 import contextlib
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pellucid
 import pytest
 import torch
 from e2e import small_models
@@ -16,6 +18,8 @@ from e2e.fault_points import QUICK, Points, counters, kill, serve_with_points, w
 from e2e.messages import attribute, details, predict, spec, table_rows
 from e2e.serving import LONG_SECONDS, Server, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pellucid.admin import AsyncAdminClient
+from pellucid.cli.commands import app
 from pellucid.tensors import from_tensor
 from pellucid.v1 import (
     admin_service_pb2,
@@ -25,6 +29,7 @@ from pellucid.v1 import (
     model_service_pb2,
 )
 from pellucid_server import export
+from typer.testing import CliRunner
 
 POLL_SECONDS = 0.2
 ROW = {"width": 12.0, "height": 3.0, "colour": "green"}
@@ -389,6 +394,40 @@ def test_an_administrator_reads_what_is_wrong_and_nothing_changes(shop, shared_n
 @pytest.fixture(scope="module")
 def shared_name(shared: Shop) -> str:
     return shared.new_model()
+
+
+def test_the_client_and_the_command_for_administrators_list_load_and_unload(shop):
+    name, runner = shop.new_model(), CliRunner()
+    address = ["--address", shop.server.admin_address]
+    with pellucid.AdminClient(shop.server.admin_address) as admin:
+        (listed,) = admin.versions(name)
+        digest = shop.listed(name)[1].model.digest
+        assert (listed.name, listed.version, listed.state, listed.key.digest) == (name, 1, "serving", digest)
+        assert not listed.pending
+        assert [each.state for each in admin.unload(name, version=1)] == ["unloaded"]
+        assert shop.shift(name) is None
+        with pytest.raises(pellucid.errors.UnsupportedError, match="has the digest"):
+            admin.load(name, digest="ab" * 32)
+        with pytest.raises(pellucid.errors.NotFoundError):
+            admin.load("nobody")
+
+    shown = runner.invoke(app, ["admin", "load", name, *address])
+    assert (shown.exit_code, shop.shift(name)) == (0, 0), shown.output
+    assert digest[:12] in shown.output
+    found = runner.invoke(app, ["admin", "list", name, "--json", *address])
+    assert [(each["key"]["version"], each["state"]) for each in json.loads(found.output)] == [(1, "serving")]
+    gone = runner.invoke(app, ["admin", "unload", name, "--version", "1", *address])
+    assert (gone.exit_code, shop.shift(name)) == (0, None)
+    missed = runner.invoke(app, ["admin", "unload", "nobody", *address])
+    assert missed.exit_code == 2
+
+
+async def test_the_client_for_asyncio_does_the_same(shop):
+    name = shop.new_model()
+    async with AsyncAdminClient(shop.server.admin_address) as admin:
+        assert [each.state for each in await admin.unload(name)] == ["unloaded"]
+        assert [each.state for each in await admin.load(name)] == ["serving"]
+        assert [each.version for each in await admin.versions(name)] == [1]
 
 
 def test_a_load_that_fails_says_why_and_leaves_what_was_served(shop):
