@@ -190,7 +190,8 @@ def _take_apart(note: Callable[..., None], name: str, path: Path, row: np.ndarra
 
     def program(chosen: np.ndarray) -> dict[str, np.ndarray]:
         ask = Gradient(Rows({"image": chosen}), target)
-        kernel = ask.kernel(SimpleNamespace(graph=graph), device)  # type: ignore[arg-type]
+        model = SimpleNamespace(graph=graph, graph_for=lambda *layers: graph)
+        kernel = ask.kernel(model, device)  # type: ignore[arg-type]
         batch = ask.recipe.stage(device).rows(0, len(chosen))
         results = kernel(batch, [(ask, len(chosen))])  # type: ignore[arg-type]
         return {key: devices.to_host(values) for key, values in results.items()}

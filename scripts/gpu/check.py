@@ -25,6 +25,7 @@ _LAST_SECONDS = 10.0
 """Kept for the report."""
 
 _TAIL_LINES = 60
+_MOST_LOGGED = 240
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Check:
         """Write the report."""
         tests, figures = _tests(self.folder / "tests.xml"), _read(self.folder / "figures.json")
         whole: dict[str, Any] = {"device": self.device, "facts": self.facts, "tests": tests, "figures": figures}
+        whole["logged"] = _logged(self.folder / "tests")
         whole["stages"] = [asdict(outcome) for outcome in self.outcomes]
         (self.folder / "report.json").write_text(json.dumps(whole, indent=1), "utf-8")
         (self.folder / "report.md").write_text(_markdown(whole), "utf-8")
@@ -136,6 +138,7 @@ def _pytest(folder: Path, chosen: str) -> list[str]:
         "junit_family=xunit1",
         "--durations=15",
         "--timeout=150",
+        f"--basetemp={folder.resolve() / 'tests'}",
         f"--junitxml={folder.resolve() / 'tests.xml'}",
     ]
 
@@ -207,6 +210,17 @@ def _tests(path: Path) -> dict[str, Any]:
     }
 
 
+def _logged(folder: Path) -> list[str]:
+    """Return what the tests' servers logged as errors, with the lines that follow each: its traceback."""
+    found: list[str] = []
+    for log in sorted(folder.rglob("server.log")):
+        lines = log.read_text("utf-8", "replace").splitlines()
+        for number, line in enumerate(lines):
+            if " ERROR " in line and len(found) < _MOST_LOGGED:
+                found += lines[number : number + _TAIL_LINES]
+    return found[:_MOST_LOGGED]
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
@@ -237,6 +251,8 @@ def _markdown(whole: dict[str, Any]) -> str:
         lines += ["", "## Benchmarks", "", "| what | value | unit | of |", "|---|---|---|---|"]
         for each in whole["figures"]:
             lines.append(f"| {each['what']} | {each['value']:.4g} | {each['unit']} | {each.get('note', '')} |")
+    if whole["logged"]:
+        lines += ["", "## Errors that the servers logged", "", "```", *whole["logged"], "```"]
     for each in whole["stages"]:
         if each["code"] != 0 and each["tail"]:
             lines += ["", f"## The end of {each['name']}", "", "```", *each["tail"], "```"]

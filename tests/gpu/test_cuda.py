@@ -125,7 +125,7 @@ def asked(recipe, key):
 class Slow:
     """A program that keeps the device busy for a moment and gives its rows back."""
 
-    evaluation, kind, backward = "forward", "forward", False
+    evaluation, kind, backward, runtime = "forward", "forward", False, "graph"
 
     def __init__(self, device):
         self.device = device
@@ -211,7 +211,7 @@ from pellucid_server.engine.tasks.request_state import RequestState
 from server.engine.test_engine import evaluation, lane
 
 class Asserting:
-    evaluation, kind, backward, device = "forward", "forward", False, sys.argv[1]
+    evaluation, kind, backward, device, runtime = "forward", "forward", False, sys.argv[1], "graph"
     def __call__(self, batch, parts):
         if batch["x"][0, 0] == 1:
             torch._assert_async(torch.zeros(1, device=sys.argv[1]))

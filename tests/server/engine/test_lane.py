@@ -17,6 +17,40 @@ def test_a_short_chunk_has_a_quarter_of_the_rows_and_at_least_one(chunk_rows, lo
     assert lane(chunk_rows=chunk_rows).open(long=long) == room
 
 
+@pytest.mark.parametrize("long", [True, False])
+@pytest.mark.parametrize("first_seconds", [0.02, 0.3, 3.0])
+def test_chunks_soon_grow_on_a_device_on_which_rows_cost_nothing_beside_the_call(first_seconds, long):
+    made, sizes = lane(), []
+    for number in range(8):
+        rows = made.open(long=long)
+        sizes.append(rows)
+        # The first one loads the kernels.
+        made.adapt(rows, first_seconds if number == 0 else 0.02, chunk_seconds=0.05, chunk_bytes=1 << 30)
+
+    assert max(sizes) >= 50
+    assert all(0.02 / sizes[-1] * size <= 0.05 for size in sizes)
+
+
+def test_chunks_grow_where_rows_are_divided_evenly_among_them():
+    made = lane(chunk_rows=10)
+    made.fresh = False
+    for _ in range(20):
+        room = made.open(long=True)
+        chunks = -(-50 // room)
+        made.adapt(-(-50 // chunks), 0.03, chunk_seconds=0.05, chunk_bytes=1 << 30)
+
+    assert made.open(long=True) >= 50
+
+
+def test_a_short_chunk_of_heavy_rows_takes_the_time_that_is_aimed_at():
+    made = lane()
+    for _ in range(40):
+        rows = made.open(long=False)
+        made.adapt(rows, 0.01 * rows, chunk_seconds=0.05, chunk_bytes=1 << 30)
+
+    assert made.open(long=False) in {4, 5}
+
+
 def test_a_lane_of_single_rows_has_room_for_one():
     assert lane(packing=Packing.SINGLE, chunk_rows=16).open(long=True) == 1
 
@@ -133,7 +167,8 @@ def test_chunks_far_shorter_than_what_did_not_fit_do_not_tell_that_it_would():
     made.shrink(128)
 
     for _ in range(640):
-        adapted(made, made.open(long=False), 0.001)
+        made.open(long=False)
+        adapted(made, 16, 0.001)
 
     assert made.open(long=True) == 64
 

@@ -30,6 +30,15 @@ def windows():
     return Windows(inputs, {"x": OTHER[0], "code": np.array([7, 8])}, places)
 
 
+def windows_of_a_number():
+    inputs = {"x": PICTURE, "n": np.array(3.0, np.float32)}
+    places = {
+        "x": Places(Feature("image", True), PICTURE, 3, 2),
+        "n": Places(Feature("tensor", True), inputs["n"], 1, 1),
+    }
+    return Windows(inputs, {"x": OTHER[0], "n": np.array(-1.0, np.float32)}, places)
+
+
 RECIPES = {
     "rows": Rows({"x": SOURCE.normal(size=(7, 2)).astype(np.float32)}),
     "path": Path({"x": OTHER[0]}, {"x": PICTURE, "code": CODES}, np.array([0.0, 0.3, 1.0, 0.77, 1.0, 0.5])),
@@ -37,6 +46,7 @@ RECIPES = {
     "masks of one baseline": masked(1),
     "no full coalition": masked(2, PRESENT[:-1]),
     "windows": windows(),
+    "windows of a number": windows_of_a_number(),
     "noise": Noisy({"x": PICTURE, "code": CODES}, {"x": np.float32(0.5)}, 3, 6),
     "noise by element": Noisy({"x": PICTURE}, {"x": np.abs(OTHER[0])}, 3, 6, 2),
     "picked": Picked({"x": OTHER, "code": np.array([[7, 8], [9, 5]])}, np.array([1, 0, 0, 1, 1])),

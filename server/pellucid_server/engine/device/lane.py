@@ -72,8 +72,12 @@ class Lane:
     """The last seconds for each row in chunks of so many rows, by step of size; see `_step`."""
     chunks: int = 0
     """Chunks since paces were last forgotten."""
+    fresh: bool = True
+    """Whether no chunk has run yet: the first one loads kernels, which may take seconds."""
     model: Hashable = None
     """The model, for the record of row times."""
+    short_rows: int | None = None
+    """Rows that last went into the time aimed at; None before the first chunk."""
     growth: float = 1.0
     """How many times as long a row may take as those that the model was tried on."""
 
@@ -89,8 +93,18 @@ class Lane:
             case Packing.FIXED:
                 self.room = min(FIXED_ROWS, self.row_limit)
             case _:
-                self.room = self.chunk_rows if long else max(1, self.chunk_rows // LONG_FACTOR)
+                self.room = self.chunk_rows if long else self._short()
         return self.room
+
+    def _short(self) -> int:
+        """Return the rows of a chunk that others wait behind.
+
+        They follow from the time that a chunk took: where a large chunk takes no longer than a small one, as on a GPU,
+        a share of the long chunk's rows would be few for nothing, and say nothing of larger ones.
+        """
+        if self.short_rows is None:
+            return max(1, self.chunk_rows // LONG_FACTOR)
+        return max(1, min(self.chunk_rows, self.short_rows))
 
     def adapt(self, rows: int, seconds: float, *, chunk_seconds: float, chunk_bytes: int) -> bool:
         """Set the length of later chunks from the time that one took; tell whether rows go no faster in a larger one.
@@ -104,26 +118,33 @@ class Lane:
         if 2 * rows >= self.fitting_rows:
             self._count_fitted()
         most_rows, row_seconds = self.most_rows(chunk_bytes), max(seconds, 1e-6) / rows
+        self.short_rows = int(chunk_seconds / row_seconds)
         within = int(LONG_FACTOR * chunk_seconds / row_seconds)
         fitting = max(within, min(_FEW_ROWS, int(_FEW_FACTOR * chunk_seconds / row_seconds)))
         if rows > within:
             self.chunk_rows = min(self.chunk_rows, max(1, fitting))
+        fresh, self.fresh = self.fresh, False
         if rows > fitting:
-            self._note(rows, row_seconds)
+            if not fresh:
+                self._note(row_seconds, rows)
         elif filled and (row_seconds < _LIGHT_SECONDS or (2 * seconds < chunk_seconds and not self.paces)):
             # A chunk much smaller than allowed says little of larger ones: growth goes by steps.
             self.chunk_rows = max(1, min(fitting, self.chunk_rows * _GROWTH, most_rows))
-        elif filled:
-            self._note(rows, row_seconds)
+        elif filled and not fresh:
+            self._note(row_seconds, max(rows, self.room))
             self.chunk_rows = self._fastest(min(fitting, most_rows))
         return filled and (2 * seconds >= chunk_seconds or 2 * rows >= most_rows or self.packing is Packing.SINGLE)
 
-    def _note(self, rows: int, row_seconds: float) -> None:
-        """Note the pace of a chunk; now and then forget those of before."""
+    def _note(self, row_seconds: float, size: int) -> None:
+        """Note the pace of chunks of a size; now and then forget those of before.
+
+        A chunk that was to have twelve rows may have had ten, so that fifty make five alike: that is what asking for
+        twelve comes to, and what tells whether to ask for more.
+        """
         self.chunks += 1
         if self.chunks > _REMEMBERED:
             self.chunks, self.paces = 0, {}
-        self.paces[_step(rows)] = [*self.paces.get(_step(rows), []), row_seconds][-4 * _TOLD_BY :]
+        self.paces[_step(size)] = [*self.paces.get(_step(size), []), row_seconds][-4 * _TOLD_BY :]
 
     def _best(self) -> int:
         """Return the step with the fastest rows, the largest of those that measuring cannot tell apart."""

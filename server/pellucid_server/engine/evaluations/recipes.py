@@ -4,6 +4,7 @@ import functools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -365,7 +366,9 @@ class Windows:
             rows[...] = row
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                rows[number - first][part] = baseline[part]
+                # In one step: a row without axes is a number, of which no part can be set.
+                at: tuple[Any, ...] = (number - first, *part) if isinstance(part, tuple) else (number - first, part)
+                rows[at] = baseline[part]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
@@ -398,8 +401,12 @@ class _Windowed:
             rows.copy_(row.expand_as(rows))
             for number in range(max(first, start), min(first + len(rows), start + masks.count)):
                 part = masks.covered(number - start)
-                where = part if isinstance(part, tuple) else torch.from_numpy(part).to(row.device)
-                rows[number - first][where] = baseline[where]
+                if isinstance(part, tuple):
+                    place: tuple[Any, ...] = (number - first, *part)
+                    rows[place] = baseline[part]
+                else:
+                    where = torch.from_numpy(part).to(row.device)
+                    rows[number - first][where] = baseline[where]
             if first <= self.windows < first + len(rows):
                 rows[self.windows - first] = baseline
             start += masks.count
