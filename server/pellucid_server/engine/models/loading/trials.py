@@ -5,6 +5,7 @@ forked from it before can. What it makes reads what is to be tried out from a so
 and writes why the version is broken, or an empty text.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -39,13 +40,17 @@ def try_out(version: Version, settings: WorkerSettings, fork: Fork) -> str:
         None can be started.
     """
     ours, theirs = socket.socketpair()
+    line = b""
     with ours:
         # Were our copy of its end open, its death would never be seen.
         with theirs:
             process = fork(theirs.fileno()) or _popen(theirs.fileno())
         try:
-            ours.sendall(wire.frame((settings, str(version.folder), version.name, version.number, os.getpid())))
-            with ours.makefile("rb") as lines:
+            request = wire.frame((settings, str(version.folder), version.name, version.number, os.getpid()))
+            # One that has ended by now says nothing either.
+            with contextlib.suppress(ConnectionError):
+                ours.sendall(request)
+            with contextlib.suppress(ConnectionError), ours.makefile("rb") as lines:
                 line = lines.readline()
             if line.endswith(b"\n"):
                 return str(json.loads(line))
