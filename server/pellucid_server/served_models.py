@@ -20,6 +20,7 @@ import torch
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
+from pellucid_server.engine.models.graph.leftovers import clear_leftovers
 from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.repository import load_version, read_digest
@@ -173,6 +174,7 @@ class ServedModels:
             ready, digest = self._load(version, before, message.tried)
         finally:
             sys.setswitchinterval(interval)
+            clear_leftovers()
         if not ready.verdict.reason and fingerprint(version.folder) != before:
             # What was read may be half of one file and half of another.
             text = f"{shown(version.folder)}: its files changed while it was loaded."
