@@ -29,6 +29,7 @@ class Running:
     metrics_address: str
     pid: int
     log: Path
+    admin_address: str = ""
 
     def pending(self) -> int:
         """Return how many requests the workers have."""
@@ -59,7 +60,7 @@ def running(models: Path, *, threads: int, settings: Mapping[str, str] | None = 
         try:
             ports = _wait_for(ready, process)
             address, metrics = f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['metrics_port']}"
-            yield Running(address, metrics, process.pid, log)
+            yield Running(address, metrics, process.pid, log, f"127.0.0.1:{ports['admin_port']}")
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)

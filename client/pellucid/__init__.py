@@ -25,12 +25,14 @@ from pellucid.tracing import trace_context
 
 if TYPE_CHECKING:
     from pellucid import aio
+    from pellucid.admin import AdminClient
 
 __version__: str
 
 __all__ = [
     "Ablation",
     "AblationSpec",
+    "AdminClient",
     "Attribution",
     "Blur",
     "Client",
@@ -65,9 +67,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `pellucid.aio`, and ask for the installed version, when they are first used."""
+    """Import what few need, and ask for the installed version, when they are first used."""
     if name == "aio":
         return import_module("pellucid.aio")
+    if name == "AdminClient":
+        return import_module("pellucid.admin").AdminClient
     if name == "__version__":
         return metadata.version("pellucid")
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

@@ -31,11 +31,13 @@ from pellucid_server.metrics import (
 )
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
+from pellucid_server.reload.manager import Manager
+from pellucid_server.rpc.admin_port import AdminPort
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
-from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, add_open_service
+from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
@@ -105,6 +107,13 @@ class App:
             observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),
             faults=faults,
         )
+        self.admin = AdminPort(
+            config.admin,
+            options=channel_options(config.server),
+            listen=lambda server, address: listen_on(server, address, self._security.credentials()),
+        )
+        """Where models are loaded and unloaded, if that is asked for."""
+        self._manager = _manager(config, self._pool)
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
         self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.labels().inc)
@@ -161,6 +170,7 @@ class App:
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
+        await self._manage()
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Turn NOT_SERVING, take no new work, give what runs or waits its time, and end the workers."""
@@ -168,6 +178,9 @@ class App:
         self._pool.drain()
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
+        if self._manager is not None:
+            await self._manager.close()
+        await self.admin.stop()
         # Beside one another: a collector that is away must not make the end later.
         await asyncio.gather(self._pool.close(), self._send_spans())
         if self._tidying is not None:
@@ -253,6 +266,17 @@ class App:
         self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server
 
+    async def _manage(self) -> None:
+        """Have models change from now on, if that is asked for."""
+        if self._manager is None:
+            return
+        self._manager.start()
+        if self._config.admin.port >= 0:
+            try:
+                await self.admin.start(self._manager, self._boundary, reflected=self._config.server.reflection)
+            except OSError as error:
+                raise StartError(str(error)) from error
+
     async def _tidy(self) -> None:
         """Give the memory of large requests back."""
         while True:
@@ -284,6 +308,18 @@ class App:
         change.add_done_callback(self._health_changes.discard)
 
 
+def _manager(config: Config, pool: Pool) -> Manager | None:
+    """Return what has models change while they are served; None if neither the files nor an administrator can."""
+    if not config.models.poll_seconds and config.admin.port < 0:
+        return None
+    return Manager(
+        pool.workers,
+        config.models.repository.absolute(),
+        poll_seconds=config.models.poll_seconds,
+        patience_seconds=config.pool.start_seconds,
+    )
+
+
 async def serve(
     config: Config, *, ready_file: Path | None = None, worker_command: Sequence[str] = WORKER_COMMAND
 ) -> int:
@@ -292,7 +328,8 @@ async def serve(
     Parameters
     ----------
     ready_file
-        Gets `{"port", "metrics_port", "health_port", "pid"}` as JSON, whole at once, when requests are taken.
+        Gets `port`, `metrics_port`, `health_port`, `admin_port` and `pid` as JSON, whole at once, when requests are
+        taken.
 
     Returns
     -------
@@ -354,8 +391,16 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
+    if app.admin.port is not None:
+        _log.info("models are loaded and unloaded on %s:%d", config.admin.host, app.admin.port)
     if ready_file is not None:
-        facts = {"port": app.port, "metrics_port": app.metrics_port, "health_port": app.health_port, "pid": os.getpid()}
+        facts = {
+            "port": app.port,
+            "metrics_port": app.metrics_port,
+            "health_port": app.health_port,
+            "admin_port": app.admin.port,
+            "pid": os.getpid(),
+        }
         part = ready_file.with_name(ready_file.name + ".part")
         part.write_text(json.dumps(facts) + "\n", "utf-8")
         part.replace(ready_file)

@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from pellucid_server.settings.admin import AdminConfig
 from pellucid_server.settings.sections import (
     DEFAULT_CLASSES,
     INTERACTIVE,
@@ -81,6 +82,8 @@ class Config(BaseSettings):
     """What is logged."""
     tracing: TracingConfig = TracingConfig()
     """Where traces of requests go."""
+    admin: AdminConfig = AdminConfig()
+    """Where administrators change what is served."""
     faults: FaultsConfig = FaultsConfig()
     """For tests only."""
 

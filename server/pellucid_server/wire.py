@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-from pellucid_server.vocabulary import descriptions, findings, messages, requests, results, spans
+from pellucid_server.vocabulary import changes, descriptions, findings, messages, requests, results, spans
 
 Buffer = bytes | bytearray | memoryview
 
@@ -105,6 +105,9 @@ CODES: dict[type[Any], int] = {
     messages.ModelsChanged: 112,
     messages.BatchCounts: 120,
     spans.WorkerSpan: 119,
+    changes.Prepare: 113,
+    changes.Prepared: 114,
+    changes.Adopt: 115,
 }
 """The code of each class of the vocabulary, in [10, 127]; a class that is gone leaves its code unused."""
 

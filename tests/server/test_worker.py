@@ -257,6 +257,13 @@ def test_a_worker_without_models_refuses_and_ends(tmp_path):
         assert front.process.wait(20) == 0
 
 
+class Fixed:
+    """Models that do not change."""
+
+    def __init__(self, models):
+        self.now = models
+
+
 class Exhausted:
     """Models of which none can be had."""
 
@@ -291,7 +298,7 @@ def test_a_request_that_fails_in_the_worker_has_a_failure_that_says_whether_less
 ):
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub = Outgoing(), Hub()
-    subject = Worker(connection, Exhausted(error), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
+    subject = Worker(connection, Fixed(Exhausted(error)), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     inputs = {"input": TensorInput(ROW)}
     requests = [
         PredictRequest(ModelKey("m"), inputs),
@@ -321,7 +328,9 @@ def wait_for(condition, seconds=20.0):
 def test_the_heart_says_how_long_a_picture_has_been_decoded():
     engine = Engine(chunk_seconds=0.05, chunk_bytes=1 << 28, threads=1)
     connection, hub, go = Outgoing(), Hub(), threading.Event()
-    subject = Worker(connection, Exhausted(MemoryError()), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
+    subject = Worker(
+        connection, Fixed(Exhausted(MemoryError())), WorkerServices(engine, hub, Helpers(), "cpu"), Faults()
+    )
     began = time.monotonic()
     hub.submit(lambda: hub.offload(lambda: go.wait(20)), request_number=1)
 
@@ -350,7 +359,7 @@ def test_nothing_of_a_request_that_fails_is_left_without_a_collection():
         def find(self, key):
             return hub.offload(refuse)
 
-    subject = Worker(connection, Offloading(), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
+    subject = Worker(connection, Fixed(Offloading()), WorkerServices(engine, hub, Helpers(), "cpu"), Faults())
     array = ROW.copy()
     found = weakref.ref(array)
     gc.collect()

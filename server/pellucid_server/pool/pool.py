@@ -86,7 +86,8 @@ class Pool:
     @property
     def hello(self) -> Hello | None:
         """The models and methods that are served, by what a worker said last; None before the first is ready."""
-        return next((worker.hello for worker in self.workers if worker.hello is not None), None)
+        said = [worker for worker in self.workers if worker.hello is not None]
+        return next((worker.hello for worker in said if not worker.behind), said[0].hello if said else None)
 
     @property
     def healthy(self) -> bool:

@@ -18,8 +18,9 @@ from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.tracing.request_trace import RequestTrace
+from pellucid_server.vocabulary.descriptions import ModelInfo
 from pellucid_server.vocabulary.messages import Hello, Part
-from pellucid_server.vocabulary.requests import PredictRequest, Request
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
 EXPLANATION_SERVICE: ServiceDescriptor = explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"]
@@ -140,7 +141,10 @@ class ModelService:
     ) -> model_service_pb2.GetModelResponse:
         """Describe one model version."""
         key = codec.model_key(request.model)
-        return catalogue.get_model_response(catalogue.find(catalogue.known(self._pool.hello), key))
+        hello = catalogue.known(self._pool.hello)
+        found = catalogue.find(hello, key)
+        at = found.key if isinstance(found, ModelInfo) else ModelKey(found.name, found.version)
+        return catalogue.get_model_response(found, catalogue.stale(hello).get((at.name, at.version), ""))
 
     async def ListMethods(  # noqa: N802 - the schema's name
         self, request: model_service_pb2.ListMethodsRequest, call: Call

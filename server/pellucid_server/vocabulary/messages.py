@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
@@ -39,6 +40,8 @@ class WorkerSettings:
     """What an earlier process for the same device found, which is not tried out again."""
     datasets: str = ""
     """Folder of labelled data sets; empty for none."""
+    versions: tuple[tuple[str, int], ...] | None = None
+    """Names and versions to load, whatever else the repository has; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Start:
     """Parts that the caller has; the next one has this number."""
     checkpoint: PartBody | None = None
     """The last of them, if the request goes on from there after a worker was lost."""
+    digest: str = ""
+    """Of the model version that they were made by; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +127,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class ModelsChanged:
-    """Worker to front, unasked: what a `Hello` would say now."""
+    """Worker to front: what a `Hello` would say now."""
 
     hello: Hello
+    change: int = 0
+    """Of the `Adopt` that this answers; 0 if it answers none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +196,8 @@ class Part:
     """Share of the request that is done with it, in [0, 1]."""
     checkpoint: bool = False
     """Whether another worker can go on from it, given its body."""
+    digest: str = ""
+    """Of the model version that it was made by: an answer goes on by the same."""
 
     @property
     def size_bytes(self) -> int:
@@ -215,6 +224,9 @@ Message = (
     | Start
     | Cancel
     | Credit
+    | Prepare
+    | Prepared
+    | Adopt
     | Loading
     | Hello
     | ModelsChanged
