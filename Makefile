@@ -26,14 +26,14 @@ SHELL := bash
 .DELETE_ON_ERROR:
 # To pin newer versions: install without constraints.txt in an environment of its own, run
 # scripts/constraints.py there, and commit what it prints.
-.PHONY: help demo demo-models test check lint types contracts schema stubs stubs-check format benchmarks soak clean distclean
+.PHONY: help demo demo-models test deploy-check check lint types contracts schema stubs stubs-check format benchmarks soak clean distclean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that spin while they wait would take the cores from the processes beside them.
 export OMP_WAIT_POLICY := PASSIVE
 
 help: ## Say what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo-installed models/.written ## Serve real models, have predictions explained, and stop again.
 	@$(BIN)/python -m demo.run --models models --out demo-output
@@ -46,6 +46,19 @@ test: $(VENV)/.test-installed ## Install, check and test everything.
 	@$(MAKE) $(SIDE_BY_SIDE) $(CHECKS) models/.written
 	@echo "== Tests, in $(TEST_PROCESSES) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
+
+# The container engine and other tools are found on the path, or installed.
+deploy-check: export PYTHONDONTWRITEBYTECODE :=
+deploy-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+deploy-check: $(VENV)/.deploy-installed models/.written ## Check what operators use with their own tools; as root, for minutes.
+	@status=0; scripts/deploy_tools.sh || status=$$?; \
+	case $$status in \
+		0) echo "== Checks with operators' tools, in $(TEST_PROCESSES) processes"; \
+			OMP_NUM_THREADS=1 $(BIN)/pytest -m deploy tests/deploy -n $(TEST_PROCESSES) --dist loadfile \
+				--no-loadscope-reorder --max-worker-restart 0 $(ARGS);; \
+		10) ;; \
+		*) exit $$status;; \
+	esac
 
 check: $(VENV)/.test-installed ## Check all but the tests: lint, types, imports, schema, stubs.
 	@$(MAKE) $(SIDE_BY_SIDE) $(CHECKS)
@@ -69,7 +82,7 @@ schema: $(VENV)/.test-installed
 	@echo "clean"
 
 stubs: $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS) ## Write the Python stubs for proto/ again.
-	@PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh client
+	@PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh client server
 
 # The generator's version has no wheel for Python 3.14 and newer, and takes a compiler many minutes there.
 stubs-check: $(BIN)/python
@@ -79,8 +92,9 @@ stubs-check: $(BIN)/python
 	else \
 		$(MAKE) --silent $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS); \
 		rm -rf build/stubs && mkdir -p build/stubs; \
-		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs; \
+		PYTHON=$(STUBS_VENV)/bin/python scripts/generate_stubs.sh build/stubs build/stubs; \
 		diff -r --exclude=__pycache__ --exclude=__init__.py build/stubs/pellucid/v1 $(STUBS) \
+			&& diff build/stubs/pellucid_server/open_inference_pb2.py server/pellucid_server/open_inference_pb2.py \
 			|| { echo "The stubs are not the schema's: run 'make stubs' and commit." >&2; exit 1; }; \
 		echo "the same"; \
 	fi
@@ -134,6 +148,11 @@ $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== Installing everything that the tests need (the first time: a few minutes, most of them for torch)"
 	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo,test,check]"
 	@touch $@ $(VENV)/.demo-installed
+
+$(VENV)/.deploy-installed: pyproject.toml constraints.txt | $(VENV)/.test-installed
+	@echo "== Installing what the checks with operators' tools need"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo,test,check,deploy-check]"
+	@touch $@ $(VENV)/.test-installed $(VENV)/.demo-installed
 
 $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS): | $(BIN)/python
 	@echo "== Installing the stub generator, grpcio-tools $(GRPCIO_TOOLS)"

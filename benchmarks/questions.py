@@ -39,6 +39,15 @@ def explain_picture(steps: int = STEPS) -> bytes:
     return bytes(request.SerializeToString())
 
 
+def explain_row(steps: int = STEPS) -> bytes:
+    """Return integrated gradients of one row of a table."""
+    spec = explanation_pb2.ExplanationSpec(method="integrated-gradients")
+    spec.parameters["steps"].integer = steps
+    model = explanation_pb2.ModelSpec(name=TABLES)
+    request = explanation_service_pb2.AttributeRequest(model=model, inputs=_row(), explanation=spec)
+    return bytes(request.SerializeToString())
+
+
 def _predict(model: str, inputs: dict[str, input_pb2.Input]) -> bytes:
     request = explanation_service_pb2.PredictRequest(model=explanation_pb2.ModelSpec(name=model), inputs=inputs)
     return bytes(request.SerializeToString())

@@ -29,6 +29,7 @@ class Running:
     metrics_address: str
     pid: int
     log: Path
+    admin_address: str = ""
 
     def pending(self) -> int:
         """Return how many requests the workers have."""
@@ -59,7 +60,7 @@ def running(models: Path, *, threads: int, settings: Mapping[str, str] | None = 
         try:
             ports = _wait_for(ready, process)
             address, metrics = f"127.0.0.1:{ports['port']}", f"127.0.0.1:{ports['metrics_port']}"
-            yield Running(address, metrics, process.pid, log)
+            yield Running(address, metrics, process.pid, log, f"127.0.0.1:{ports['admin_port']}")
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -114,3 +115,16 @@ async def _serve_echo(reply_bytes: int, ready: Path) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_serve_echo(int(sys.argv[1]), Path(sys.argv[2])))
+
+
+@contextlib.contextmanager
+def least(model: Path, *, threads: int) -> Iterator[str]:
+    """Run the least server that predicts (`benchmarks.least_server`) on an ONNX file, and yield its address."""
+    command = [sys.executable, "-m", "benchmarks.least_server", str(model), str(threads)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()

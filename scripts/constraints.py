@@ -10,8 +10,9 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PROJECT = "pellucid[server,cli,demo,test,check]"
+PROJECT = "pellucid[server,cli,demo,test,check,deploy-check]"
 _OF_THE_PLATFORM = ("nvidia-", "cuda-", "triton")
+_OURS = {"tritonclient"}
 
 
 def pins(requirement: Requirement) -> dict[str, str]:
@@ -22,7 +23,7 @@ def pins(requirement: Requirement) -> dict[str, str]:
     while waiting:
         entry = waiting.pop()
         name = canonicalize_name(entry.name)
-        if (name, frozenset(entry.extras)) in seen or name.startswith(_OF_THE_PLATFORM):
+        if (name, frozenset(entry.extras)) in seen or (name.startswith(_OF_THE_PLATFORM) and name not in _OURS):
             continue
         seen.add((name, frozenset(entry.extras)))
         distribution = metadata.distribution(name)

@@ -10,6 +10,7 @@ import pytest
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 LONGEST = [
+    "test_image",
     "test_supervision",
     "test_operators",
     "test_faults",

@@ -21,15 +21,18 @@ from pellucid.receipts import Receipt
 from pellucid.results import Attribution, ExplanationOutcome, Prediction
 from pellucid.sites import Site
 from pellucid.specs import Blur, ExplanationSpec
+from pellucid.tracing import trace_context
 
 if TYPE_CHECKING:
     from pellucid import aio
+    from pellucid.admin import AdminClient
 
 __version__: str
 
 __all__ = [
     "Ablation",
     "AblationSpec",
+    "AdminClient",
     "Attribution",
     "Blur",
     "Client",
@@ -59,13 +62,16 @@ __all__ = [
     "__version__",
     "aio",
     "errors",
+    "trace_context",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `pellucid.aio`, and ask for the installed version, when they are first used."""
+    """Import what few need, and ask for the installed version, when they are first used."""
     if name == "aio":
         return import_module("pellucid.aio")
+    if name == "AdminClient":
+        return import_module("pellucid.admin").AdminClient
     if name == "__version__":
         return metadata.version("pellucid")
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")

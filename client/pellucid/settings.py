@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from pellucid import tracing
 from pellucid.checks import (
     checked_flag,
     checked_mapping,
@@ -75,16 +76,25 @@ class Settings:
         return next(each for each in (_seconds(timeout), self.timeout, default) if each is not None)
 
     def call_metadata(self, priority: str | None) -> Metadata:
-        """Return what is sent with a call; a `priority` of its own goes before the client's.
+        """Return what is sent with a call that begins now: with its trace, unless the client's metadata has one.
+
+        A `priority` of its own goes before the client's.
 
         Raises
         ------
         InvalidRequestError
             The priority cannot be sent, or the token's file cannot be read.
         """
-        own = () if priority is None else ((PRIORITY_KEY, _priority(priority)),)
-        token = () if self.token is None else (self.token.header(),)
-        return tuple((dict(self.metadata) | dict((*own, *token))).items()) if own or token else self.metadata
+        trace = tracing.current()
+        if priority is None and self.token is None and not trace:
+            return self.metadata
+        own: dict[str, str | bytes] = {tracing.TRACE_KEY: trace} if trace else {}
+        sent = own | dict(self.metadata)
+        if priority is not None:
+            sent[PRIORITY_KEY] = _priority(priority)
+        if self.token is not None:
+            sent |= dict([self.token.header()])
+        return tuple(sent.items())
 
 
 def read_settings(

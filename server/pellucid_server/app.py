@@ -31,14 +31,19 @@ from pellucid_server.metrics import (
 )
 from pellucid_server.pool.pool import Pool
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
+from pellucid_server.reload.manager import Manager
+from pellucid_server.rpc.admin_port import AdminPort
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
+from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, add_open_service
 from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
 from pellucid_server.security_metrics import SecurityCollector, quota_counter
+from pellucid_server.tracing.setup import span_export
+from pellucid_server.tracing.tracer import Tracer
 
 __all__ = ["App", "StartError", "channel_options", "serve"]
 
@@ -62,6 +67,9 @@ _LONGEST_DISTURBED_SECONDS = 5.0
 
 _TELLING_SECONDS = 1.0
 """Time for the last callers to be told that the grace is over."""
+
+_SPANS_SECONDS = 2.0
+"""Time for a stopping server's last spans to reach the collector."""
 
 _AT_ONCE_SECONDS = 0.05
 """How soon they may send their requests again: their connections are being ended, so it is to another server."""
@@ -99,8 +107,17 @@ class App:
             observer=PoolRecorder(self._metrics, devices=config.pool.devices, classes=config.classes),
             faults=faults,
         )
+        self.admin = AdminPort(
+            config.admin,
+            options=channel_options(config.server),
+            listen=lambda server, address: listen_on(server, address, self._security.credentials()),
+        )
+        """Where models are loaded and unloaded, if that is asked for."""
+        self._manager = _manager(config, self._pool)
         keys = CallerKeys(config.server.caller_key, config.server.priority_key)
         recorder = RequestRecorder(self._metrics)
+        self._spans = span_export(config.tracing, self._metrics.trace_spans_dropped.labels().inc)
+        tracer = None if self._spans is None else Tracer(config.tracing.sample_ratio, self._spans)
         self._room = Room(config.server.inflight_bytes, config.server.max_message_bytes)
         self._security = Security(config.tls, config.access, quota_counter(self._registry))
         self._registry.register(SecurityCollector(lambda: self._security.certificates, self._security.stale))
@@ -112,6 +129,7 @@ class App:
             classes=config.classes,
             room=self._room,
             gate=self._security.gate,
+            tracer=tracer,
         )
         self._metrics.requests_pending.set_function(lambda: self._pool.pending)
         self._metrics.requests_in_flight.set_function(lambda: self._boundary.in_flight)
@@ -152,6 +170,7 @@ class App:
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
+        await self._manage()
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Turn NOT_SERVING, take no new work, give what runs or waits its time, and end the workers."""
@@ -159,7 +178,11 @@ class App:
         self._pool.drain()
         if self._server is not None:
             await self._drain(self._server, grace_seconds)
-        await self._pool.close()
+        if self._manager is not None:
+            await self._manager.close()
+        await self.admin.stop()
+        # Beside one another: a collector that is away must not make the end later.
+        await asyncio.gather(self._pool.close(), self._send_spans())
         if self._tidying is not None:
             self._tidying.cancel()
         self._boundary.aside.close()
@@ -169,6 +192,11 @@ class App:
             await self._health_server.stop(None)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._stop_metrics)
+
+    async def _send_spans(self) -> None:
+        """Give the last spans some time to reach the collector."""
+        if self._spans is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._spans.close, _SPANS_SECONDS)
 
     def hurry(self) -> None:
         """Let no more time of a stop's grace pass."""
@@ -223,13 +251,31 @@ class App:
             self._security.load(config.host)
         except UnusableFileError as error:
             raise StartError(f"{error}.") from error
-        add_services(server, self._security.sealed(self._pool), self._config.limits, self._boundary)
+        workers = self._security.sealed(self._pool)
+        add_services(server, workers, self._config.limits, self._boundary)
+        if config.open_protocol:
+            add_open_service(server, workers, self._config.limits, self._boundary, ready=lambda: self._pool.healthy)
         health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)
         if config.reflection:
-            names = (*SERVICES[1:], health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+            names = (
+                *SERVICES[1:],
+                *([OPEN_SERVICE.full_name] if config.open_protocol else []),
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
         self._server = server
+
+    async def _manage(self) -> None:
+        """Have models change from now on, if that is asked for."""
+        if self._manager is None:
+            return
+        self._manager.start()
+        if self._config.admin.port >= 0:
+            try:
+                await self.admin.start(self._manager, self._boundary, reflected=self._config.server.reflection)
+            except OSError as error:
+                raise StartError(str(error)) from error
 
     async def _tidy(self) -> None:
         """Give the memory of large requests back."""
@@ -262,6 +308,18 @@ class App:
         change.add_done_callback(self._health_changes.discard)
 
 
+def _manager(config: Config, pool: Pool) -> Manager | None:
+    """Return what has models change while they are served; None if neither the files nor an administrator can."""
+    if not config.models.poll_seconds and config.admin.port < 0:
+        return None
+    return Manager(
+        pool.workers,
+        config.models.repository.absolute(),
+        poll_seconds=config.models.poll_seconds,
+        patience_seconds=config.pool.start_seconds,
+    )
+
+
 async def serve(
     config: Config, *, ready_file: Path | None = None, worker_command: Sequence[str] = WORKER_COMMAND
 ) -> int:
@@ -270,7 +328,8 @@ async def serve(
     Parameters
     ----------
     ready_file
-        Gets `{"port", "metrics_port", "health_port", "pid"}` as JSON, whole at once, when requests are taken.
+        Gets `port`, `metrics_port`, `health_port`, `admin_port` and `pid` as JSON, whole at once, when requests are
+        taken.
 
     Returns
     -------
@@ -332,8 +391,16 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
     _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
+    if app.admin.port is not None:
+        _log.info("models are loaded and unloaded on %s:%d", config.admin.host, app.admin.port)
     if ready_file is not None:
-        facts = {"port": app.port, "metrics_port": app.metrics_port, "health_port": app.health_port, "pid": os.getpid()}
+        facts = {
+            "port": app.port,
+            "metrics_port": app.metrics_port,
+            "health_port": app.health_port,
+            "admin_port": app.admin.port,
+            "pid": os.getpid(),
+        }
         part = ready_file.with_name(ready_file.name + ".part")
         part.write_text(json.dumps(facts) + "\n", "utf-8")
         part.replace(ready_file)

@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from pellucid_server.settings.admin import AdminConfig
 from pellucid_server.settings.sections import (
     DEFAULT_CLASSES,
     INTERACTIVE,
@@ -36,6 +37,7 @@ from pellucid_server.settings.sections import (
     WorkerConfig,
 )
 from pellucid_server.settings.security import AccessConfig, TlsConfig
+from pellucid_server.settings.tracing import TracingConfig
 from pellucid_server.vocabulary.messages import WorkerSettings
 
 _PREFIX = "PELLUCID_"
@@ -78,6 +80,10 @@ class Config(BaseSettings):
     """What one request may ask for."""
     logging: LoggingConfig = LoggingConfig()
     """What is logged."""
+    tracing: TracingConfig = TracingConfig()
+    """Where traces of requests go."""
+    admin: AdminConfig = AdminConfig()
+    """Where administrators change what is served."""
     faults: FaultsConfig = FaultsConfig()
     """For tests only."""
 

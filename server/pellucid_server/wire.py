@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-from pellucid_server.vocabulary import descriptions, findings, messages, requests, results
+from pellucid_server.vocabulary import changes, descriptions, findings, messages, requests, results, spans
 
 Buffer = bytes | bytearray | memoryview
 
@@ -104,6 +104,10 @@ CODES: dict[type[Any], int] = {
     messages.StreamInfo: 111,
     messages.ModelsChanged: 112,
     messages.BatchCounts: 120,
+    spans.WorkerSpan: 119,
+    changes.Prepare: 113,
+    changes.Prepared: 114,
+    changes.Adopt: 115,
 }
 """The code of each class of the vocabulary, in [10, 127]; a class that is gone leaves its code unused."""
 

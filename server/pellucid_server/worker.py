@@ -19,6 +19,7 @@ import time
 import warnings
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,9 +33,9 @@ from pellucid_server.engine.datasets.catalogue import DataSets, scan
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
+from pellucid_server.engine.models.loading import trials
 from pellucid_server.engine.models.loading.guard import GuardError
-from pellucid_server.engine.models.loading.loader import Loader
-from pellucid_server.engine.models.loading.repository import ModelError
+from pellucid_server.engine.models.loading.loader import Loader, import_for_loads
 from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
 from pellucid_server.engine.operations import counterfactuals as _counterfactuals  # noqa: F401 - as above
 from pellucid_server.engine.operations import studies as _studies  # noqa: F401 - it reads what studies are asked
@@ -46,11 +47,16 @@ from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.engine.tasks.part_credit import PartCredit
 from pellucid_server.engine.tasks.request_state import RequestState
+from pellucid_server.engine.tasks.spans import SpanLog
+from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, keep_freed, resident_bytes, settle, trim
+from pellucid_server.model_files.listing import ModelError
 from pellucid_server.processes import name_process
 from pellucid_server.recorder import Recorder
+from pellucid_server.served_models import ServedModels
 from pellucid_server.traces import DiscreetFormatter
+from pellucid_server.vocabulary.changes import Adopt, Prepare
 from pellucid_server.vocabulary.messages import (
     Cancel,
     Credit,
@@ -58,7 +64,6 @@ from pellucid_server.vocabulary.messages import (
     Heartbeat,
     Hello,
     Loading,
-    ModelsChanged,
     Part,
     Progress,
     Refused,
@@ -73,6 +78,9 @@ _log = logging.getLogger(__name__)
 
 _HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
 """What a helper process imports beforehand, if it is not forked: the first superpixels would wait for it."""
+_TRIAL = "trial"
+"""The role of a process that tries out a version while others are served."""
+
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
 
@@ -80,7 +88,7 @@ _PROGRESS_SECONDS = 0.1
 class Worker:
     """Runs the requests that arrive."""
 
-    def __init__(self, connection: Connection, models: Models, services: WorkerServices, faults: Faults) -> None:
+    def __init__(self, connection: Connection, models: ServedModels, services: WorkerServices, faults: Faults) -> None:
         self._connection = connection
         self._models = models
         self._services = services
@@ -101,6 +109,10 @@ class Worker:
                     self._credit(message.request_number, 0, 0)
             case Credit():
                 self._credit(message.request_number, message.parts, message.size_bytes)
+            case Prepare():
+                self._models.prepare(message)
+            case Adopt():
+                self._models.adopt(message)
             case _:
                 _log.warning("the front sent an unexpected %s", type(message).__name__)
 
@@ -139,22 +151,25 @@ class Worker:
             caller=start.caller,
             alone=start.alone,
             model=model,
+            spans=SpanLog(start.trace) if start.trace else None,
         )
         number, hub = start.request_number, self._services.hub
         self._requests[number] = state
         if stream_verb(request) is not None:
             self._credits[number] = PartCredit(hub, state, parts=start.credit_parts, size_bytes=start.credit_bytes)
         prediction = isinstance(request, PredictRequest) and not request.explanations
+        # Those that are served as it arrives: it ends on them, whatever changes meanwhile.
+        models = self._models.now
         hub.submit(
-            lambda: self._run(state, start),
+            lambda: self._run(state, start, models),
             request_number=number,
             prediction=prediction,
             name=type(request).__name__.removesuffix("Request"),
         )
 
-    def _run(self, state: RequestState, start: Start) -> None:
+    def _run(self, state: RequestState, start: Start, models: Models) -> None:
         """Do one request, as a task of the hub, and send what came of it."""
-        result, failed = self._outcome(state, start)
+        result, failed = self._outcome(state, start, models)
         self._requests.pop(state.request_number, None)
         self._credits.pop(state.request_number, None)
         ended, started = time.monotonic(), state.started or state.arrived
@@ -162,19 +177,25 @@ class Worker:
             started - state.arrived, ended - started, state.rows_forward, state.rows_backward, state.rows_by_kind()
         )
         self._faults.reach("answered", model=state.model)
+        done = Done(state.request_number, timing, result, failed)
+        if state.spans is not None:
+            spans = state.spans.report("" if failed is None else failed.reason)
+            done = replace(done, spans=spans, spans_dropped=state.spans.dropped)
         try:
-            self._connection.send(Done(state.request_number, timing, result, failed))
+            self._connection.send(done)
         except Exception:  # noqa: BLE001 - the request must have an answer, and this one cannot be sent again
             _log.exception("request %d: the result cannot be sent", state.request_number)
             self._connection.send(Done(state.request_number, timing, failure=BUG))
 
-    def _outcome(self, state: RequestState, start: Start) -> tuple[Result | None, Failure | None]:
+    def _outcome(self, state: RequestState, start: Start, models: Models) -> tuple[Result | None, Failure | None]:
         try:
             state.check()
             state.started = time.monotonic()
+            if state.spans is not None:
+                state.spans.start()
             self._faults.reach("running", model=state.model)
             context = RequestContext(
-                self._models, self._services, state, _Reporter(self._connection, state.request_number).report
+                models, self._services, state, _Reporter(self._connection, state.request_number).report
             )
             verb = stream_verb(start.request)
             if verb is not None:
@@ -188,9 +209,13 @@ class Worker:
         """Send the parts of an answer, as far ahead of its reader as the credit allows."""
         number, credit = start.request_number, self._credits[start.request_number]
         resume = Resume(start.parts_done, start.checkpoint)
+        digest = context.models.find(start.request.model).digest
+        if start.digest not in ("", digest):
+            text = "The worker was lost, and the model has changed since it began; send the request again."
+            raise UnavailableError(text, retry_after_seconds="0.000")
         with contextlib.closing(verb.run(context, start.request, resume)) as steps:
             for position, step in enumerate(steps, start.parts_done):
-                part = Part(number, position, step.body, step.share, step.checkpoint)
+                part = Part(number, position, step.body, step.share, step.checkpoint, digest)
                 credit.spend(part.size_bytes)
                 self._connection.send(part)
 
@@ -227,6 +252,7 @@ def main() -> NoReturn:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--fd", type=int, help="of the socket to the front")
     what.add_argument("--template", type=int, help="fork workers, as asked for on the socket with this descriptor")
+    what.add_argument("--trial", type=int, help="try out a version, as asked for on the socket with this descriptor")
     parser.add_argument("--record", type=int, help="of the flight recorder's file")
     # A terminal sends an interrupt to the whole group; the front decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -240,6 +266,11 @@ def main() -> NoReturn:
     registry.discover(methods_package)
     if arguments.template is not None:
         template.serve(arguments.template, "pellucid-templ", {"worker": work})
+    if arguments.trial is not None:
+        # Only where there is no template to fork it from.
+        import_for_loads()
+        trials.answer(arguments.trial)
+        sys.exit()
     work(arguments.fd, arguments.record)
 
 
@@ -254,7 +285,8 @@ def work(descriptor: int, record: int | None) -> NoReturn:
     if settings is None:
         os._exit(0)
     _prepare_process(settings)
-    helpers = Helpers(load=_HELPER_MODULES)
+    helpers = Helpers(load=_HELPER_MODULES, roles={_TRIAL: trials.answer})
+    import_for_loads()
     try:
         # Before any thread is started: both fork.
         helpers.prepare()
@@ -357,8 +389,6 @@ def _ready_worker(
     settle()
     methods = registry.methods()
     datasets = scan(Path(settings.datasets)) if settings.datasets else DataSets()
-    worker = Worker(connection, Models.of(loaded.models, loaded.broken, datasets), services, faults)
-    ready.set_result(worker)
     hello = Hello(
         models=tuple(model.info(methods) for model in loaded.models),
         methods=tuple(method.info() for method in methods),
@@ -368,17 +398,27 @@ def _ready_worker(
         streams=stream_infos(),
         datasets=datasets.infos,
     )
+    served = ServedModels(
+        Models.of(loaded.models, loaded.broken, datasets),
+        hello,
+        settings,
+        engine=engine,
+        fork=partial(helpers.fork, _TRIAL),
+        send=connection.send_now,
+    )
+    worker = Worker(connection, served, services, faults)
+    ready.set_result(worker)
     connection.send_now(hello)
     helpers.start()
     if not datasets.complete:
         # Of gigabytes, a digest takes seconds, which no model should wait for.
-        threading.Thread(target=_complete, args=(connection, hello, datasets), name="digests", daemon=True).start()
+        threading.Thread(target=_complete, args=(served, datasets), name="digests", daemon=True).start()
     return worker
 
 
-def _complete(connection: Connection, hello: Hello, datasets: DataSets) -> None:
+def _complete(served: ServedModels, datasets: DataSets) -> None:
     """Send the digests of large data sets when they are there."""
-    connection.send_now(ModelsChanged(replace(hello, datasets=datasets.completed())))
+    served.complete_datasets(datasets.completed())
 
 
 if __name__ == "__main__":

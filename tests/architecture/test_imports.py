@@ -21,19 +21,19 @@ def imported(module):
 
 @pytest.mark.parametrize("module", ["pellucid_server.__main__", "pellucid_server.app"])
 def test_the_front_is_free_of_torch_and_the_engine(module):
-    banned = {"torch", "captum", "onnxruntime", "pellucid_server.engine", "pellucid_server.worker"}
+    banned = {"torch", "captum", "onnxruntime", "pellucid_server.engine", "pellucid_server.worker", "opentelemetry"}
 
     assert imported(module) & banned == set()
 
 
 def test_the_worker_is_free_of_grpc_and_prometheus():
-    banned = {"grpc", "prometheus_client", "pellucid", "pydantic", "pellucid_server.pool"}
+    banned = {"grpc", "prometheus_client", "pellucid", "pydantic", "pellucid_server.pool", "opentelemetry"}
 
     assert imported("pellucid_server.worker") & banned == set()
 
 
 def test_the_client_is_free_of_torch_and_the_server():
-    assert imported("pellucid") & {"torch", "onnxruntime", "pellucid_server"} == set()
+    assert imported("pellucid") & {"torch", "onnxruntime", "pellucid_server", "opentelemetry"} == set()
 
 
 WITHOUT = """

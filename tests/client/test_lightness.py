@@ -17,6 +17,7 @@ HEAVY = [
     "pyarrow",
     "scipy",
     "xarray",
+    "opentelemetry",
     "pellucid_server",
 ]
 

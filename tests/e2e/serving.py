@@ -30,6 +30,7 @@ class Server:
     metrics_address: str
     log: Path
     channel: grpc.Channel
+    admin_address: str = ""
 
     @property
     def explanations(self) -> explanation_service_pb2_grpc.ExplanationServiceStub:
@@ -124,7 +125,8 @@ def serve(
         ports = json.loads(ready.read_text())
         address = f"127.0.0.1:{ports['port']}"
         with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            yield Server(process, address, f"127.0.0.1:{ports['metrics_port']}", log, channel)
+            metrics, admin = (f"127.0.0.1:{ports[name]}" for name in ("metrics_port", "admin_port"))
+            yield Server(process, address, metrics, log, channel, admin)
     finally:
         process.kill()
         process.wait()

@@ -107,6 +107,20 @@ async def test_until_the_workers_are_ready_health_says_so(make_app):
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_the_front_is_alive_before_a_worker_is_ready(make_app):
+    app = make_app("mute", health_port=0)
+    starting = asyncio.create_task(app.start())
+    while not app.health_port:
+        await asyncio.sleep(0)
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.health_port}") as channel:
+        states = [await check(channel, "pellucid.liveness"), await check(channel)]
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await app.stop(grace_seconds=0)
+    assert states == ["SERVING", "NOT_SERVING"]
+
+
 async def test_a_watcher_sees_a_worker_die_and_come_back(channel):
     watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
     seen = [(await watch.read()).status]
@@ -176,7 +190,7 @@ async def test_a_worker_that_refuses_stops_the_start(make_app):
 
 
 async def test_a_running_request_ends_within_the_grace(make_app, tmp_path):
-    app = make_app()
+    app = make_app(health_port=0)
     await app.start()
     os.mkfifo(tmp_path / "gate")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
@@ -189,12 +203,15 @@ async def test_a_running_request_ends_within_the_grace(make_app, tmp_path):
         stopping = asyncio.create_task(app.stop(grace_seconds=600))
 
         states.append((await watch.read()).status)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.health_port}") as plain:
+            probed = [await check(plain), await check(plain, "pellucid.liveness")]
         gate.close()
         reply = await running
         # Open health watches do not hold the stop up.
         await asyncio.wait_for(stopping, 60)
     np.testing.assert_array_equal(from_tensor(reply.outputs["y"].values), 1.0)
     assert states == [STATES.SERVING, STATES.NOT_SERVING]
+    assert probed == ["NOT_SERVING", "SERVING"]
 
 
 async def test_requests_on_their_way_at_a_stop_are_answered_or_refused_and_not_cancelled(make_app):

@@ -14,8 +14,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from pellucid_server.engine.models.files.plain_files import fingerprint
 from pellucid_server.faults import LOADING
+from pellucid_server.model_files.plain_files import fingerprint
 from pellucid_server.vocabulary.descriptions import Verdict
 from pellucid_server.vocabulary.messages import Done, Hello, Refused, Start
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, TensorInput

@@ -232,6 +232,7 @@ def test_what_may_happen_has_its_series_before_it_does(pool_recorder, registry):
         "pellucid_device_busy_seconds_total": 2,
         "pellucid_worker_losses_total": 2 * 3,
         "pellucid_requests_retried_total": 1,
+        "pellucid_trace_spans_dropped_total": 1,
         "pellucid_requests_refused_total": 2 * 8,
     }
 

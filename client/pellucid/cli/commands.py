@@ -8,6 +8,7 @@ import typer
 
 from pellucid.cli import tables
 from pellucid.cli.ablation_commands import ablate, counterfactual
+from pellucid.cli.admin_commands import admin
 from pellucid.cli.asking import (
     AddressOption,
     CallerOption,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.callback()(connect_by)
 app.command()(ablate)
 app.command()(counterfactual)
+app.add_typer(admin, name="admin")
 
 _TABLES = (".npy", ".csv")
 

@@ -32,7 +32,10 @@ Waiting = Mapping[str, tuple[int, int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The collectors. All but the gauges are each written to by the event loop's thread alone, or through `later`."""
+    """The collectors. All but the gauges are each written to by the event loop's thread alone, or through `later`.
+
+    Of spans, the exporter counts those that are dropped, one thread at a time.
+    """
 
     later: Later
     """Takes what is recorded for each request."""
@@ -68,6 +71,8 @@ class Metrics:
     """Rows of each device batch, by device and kind of evaluation."""
     device_busy_seconds: Counters
     """Time in which a batch was on the device, by device and worker."""
+    trace_spans_dropped: Counters
+    """Spans of traces that did not reach the collector; the exporter counts them, one thread at a time."""
     worker_restarts: Counters
     """Starts of a worker process after the first, by device."""
     worker_losses: Counters
@@ -142,6 +147,7 @@ class Metrics:
             device_busy_seconds=counter(
                 "pellucid_device_busy_seconds", "Time in which a batch was on the device.", "device", "worker"
             ),
+            trace_spans_dropped=counter("pellucid_trace_spans_dropped", "Spans that did not reach the collector."),
             worker_restarts=counter("pellucid_worker_restarts", "Starts of a worker after the first.", "device"),
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
             model_loads=counter(

@@ -122,10 +122,12 @@ class Dispatcher:
 
     def ended(self, ticket: Ticket, done: Done, *, whole: bool) -> None:
         """Take the answer to a request (called by a worker)."""
-        queue = self.queues[ticket.priority]
+        queue, now = self.queues[ticket.priority], time.monotonic()
+        if ticket.trace is not None:
+            ticket.trace.answered(now, done)
         rows = done.timing.rows_forward + done.timing.rows_backward
         answered = done.result is not None or (ticket.parts is not None and done.failure is None)
-        queue.release(ticket, now=time.monotonic(), rows=rows, answered=answered, ended=True)
+        queue.release(ticket, now=now, rows=rows, answered=answered, ended=True)
         if whole and answered:
             self.fatal.acquit(ticket.request)
         if ticket.answer.done():
@@ -145,6 +147,8 @@ class Dispatcher:
         condemned = held_against and self._hung_before(suspects)
         for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
+            if ticket.trace is not None:
+                ticket.trace.lost(now)
             self._take_back(ticket, suspected=like_a_suspect, condemned=condemned)
         self._go_on()
         self._on_change()
@@ -184,6 +188,8 @@ class Dispatcher:
             if not ticket.answer.done():
                 ticket.answer.set_exception(error)
             return
+        if ticket.trace is not None:
+            ticket.trace.sent(ticket.sent, device=worker.device, pid=worker.pid or 0)
         if ticket.losses:
             self._observer.retried()
 
@@ -259,6 +265,8 @@ class Dispatcher:
         else:
             ticket.suspect = suspected
             self._again = True
+            if ticket.trace is not None:
+                ticket.trace.queued(time.monotonic())
             self.queues[ticket.priority].put_back(ticket)
 
     def _go_on(self) -> None:

@@ -23,6 +23,7 @@ from pellucid_server.pool.queue.ticket import OnProgress, Ticket
 from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.worker_supervisor import WorkerSupervisor
 from pellucid_server.settings.sections import DEFAULT_CLASSES, PREDICTIONS, ClassConfig, PoolConfig
+from pellucid_server.tracing.request_trace import RequestTrace
 from pellucid_server.vocabulary.messages import Done, Hello, Part, WorkerSettings
 from pellucid_server.vocabulary.requests import PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
@@ -85,7 +86,8 @@ class Pool:
     @property
     def hello(self) -> Hello | None:
         """The models and methods that are served, by what a worker said last; None before the first is ready."""
-        return next((worker.hello for worker in self.workers if worker.hello is not None), None)
+        said = [worker for worker in self.workers if worker.hello is not None]
+        return next((worker.hello for worker in said if not worker.behind), said[0].hello if said else None)
 
     @property
     def healthy(self) -> bool:
@@ -150,6 +152,7 @@ class Pool:
         caller: str = "",
         priority: str = PREDICTIONS,
         on_progress: OnProgress | None = None,
+        trace: RequestTrace | None = None,
     ) -> tuple[Result, RequestTiming]:
         """Do one request; cancelling the call cancels the request.
 
@@ -163,6 +166,8 @@ class Pool:
             Name of its class.
         on_progress
             Called with the share of the request that is done, in [0, 1]; it never becomes less.
+        trace
+            Notes what happens when, if the request's trace is recorded.
 
         Raises
         ------
@@ -179,7 +184,7 @@ class Pool:
         PellucidError
             What the worker answered.
         """
-        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress)
+        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress, trace)
         timer = self._timer(ticket, deadline_seconds)
         try:
             await self._place(ticket)
@@ -201,6 +206,7 @@ class Pool:
         priority: str = PREDICTIONS,
         on_progress: OnProgress | None = None,
         on_end: Callable[[RequestTiming], None] = lambda timing: None,
+        trace: RequestTrace | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts, and yield them in order, each once.
 
@@ -220,7 +226,7 @@ class Pool:
             As for `run`.
         """
         parts = PartQueue(resumes=self._resumes(request))
-        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress)
+        ticket = self._admit(request, priority, caller, deadline_seconds, on_progress, trace)
         ticket.parts = parts
         ticket.answer.add_done_callback(lambda _: parts.wake())
         timer, ended = self._timer(ticket, deadline_seconds), False
@@ -257,6 +263,7 @@ class Pool:
         caller: str,
         deadline_seconds: float | None,
         on_progress: OnProgress | None,
+        trace: RequestTrace | None,
     ) -> Ticket:
         """Refuse a request that is not taken now, whatever the queue is like; return the ticket of any other."""
         self._check_class(request, priority)
@@ -267,7 +274,7 @@ class Pool:
             self._observer.refused(priority, "quarantined")
             raise fatal_error()
         self._check_open(priority)
-        return self._ticket(request, priority, caller, deadline_seconds, on_progress)
+        return self._ticket(request, priority, caller, deadline_seconds, on_progress, trace)
 
     def _timer(self, ticket: Ticket, deadline_seconds: float | None) -> asyncio.TimerHandle | None:
         if deadline_seconds is None:
@@ -321,8 +328,11 @@ class Pool:
         caller: str,
         deadline_seconds: float | None,
         on_progress: OnProgress | None,
+        trace: RequestTrace | None,
     ) -> Ticket:
         now, weights = time.monotonic(), self._weights
+        if trace is not None:
+            trace.queued(now)
         return Ticket(
             request,
             request.model.name,
@@ -336,6 +346,7 @@ class Pool:
             kind(request),
             can_be_cut=weights is not None and weights.can_be_cut(request),
             size_bytes=size_bytes(request),
+            trace=trace,
         )
 
     async def _hold(self, ticket: Ticket) -> None:

@@ -32,7 +32,9 @@ class Routing:
         if len(self._ready) == 1:
             (only,) = self._ready
             return only if _takes(only, ticket, most) else None
-        found = [worker for worker in self._ready if _takes(worker, ticket, most)]
+        # One that does not serve the model as the others do has none of its requests, unless no other is there.
+        able = [worker for worker in self._ready if ticket.model not in worker.behind] or self._ready
+        found = [worker for worker in able if _takes(worker, ticket, most)]
         # Rows of one model pack: stay with a worker that has some, unless its places are taken.
         beside = [each for each in found if each.runs(ticket.model) and each.places(ticket.priority) < places]
         return min(beside or found, key=lambda each: each.load, default=None)

@@ -12,6 +12,8 @@ from pellucid_server.access.policy import ANONYMOUS, Identity
 from pellucid_server.errors import InvalidRequestError, PellucidError
 from pellucid_server.rpc.large_fields import NONE, LargeFields
 from pellucid_server.settings.sections import ServerConfig
+from pellucid_server.tracing import context as tracing
+from pellucid_server.tracing.request_trace import RequestTrace
 from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import RequestTiming
 
@@ -70,6 +72,10 @@ class Call:
     """What was taken out of its request, until the request is read."""
     large_reply: bool = False
     """Whether its reply is: a handler that makes one sets it."""
+    traceparent: str = ""
+    """The trace context that the caller sent, as it was sent; empty if there is none, or more than one."""
+    trace: RequestTrace | None = None
+    """Its trace, if it is recorded."""
     ended: bool = False
     """Whether its outcome stands."""
     given_up: PellucidError | None = None
@@ -140,15 +146,28 @@ def arrival(rpc: str, context: Context) -> Call:
         remaining = None
     if remaining is not None:
         remaining -= min(_RESERVE_SECONDS + _RESERVE_SHARE * remaining, _MOST_RESERVE_SHARE * remaining)
-    return Call(rpc, _request_id(context), time.monotonic(), remaining)
+    request_id, traceparent = _named(context.invocation_metadata() or ())
+    return Call(rpc, request_id, time.monotonic(), remaining, traceparent=traceparent)
 
 
-def _request_id(context: Context) -> str:
-    """Return the caller's own id for the request, if it is one that a log and a header can hold, or a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == ID_KEY and isinstance(value, str) and 0 < len(value) <= _ID_LENGTH and _plain(value):
-            return value
-    return secrets.token_hex(8)
+def _named(metadata: Any) -> tuple[str, str]:
+    """Return the request's id and the caller's trace context, which may be empty.
+
+    The id is the caller's own, if it is one that a log and a header can hold, or a new one.
+    """
+    request_id, parents = "", []
+    for key, value in metadata:
+        if key == ID_KEY and not request_id and _is_id(value):
+            request_id = value
+        elif key == tracing.KEY:
+            parents.append(value)
+    # Of two, neither can be trusted.
+    traceparent = parents[0] if len(parents) == 1 and isinstance(parents[0], str) else ""
+    return request_id or secrets.token_hex(8), traceparent
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _ID_LENGTH and _plain(value)
 
 
 def _text(key: str, metadata: Any) -> str:

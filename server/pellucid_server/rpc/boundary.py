@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from pellucid.v1 import explanation_service_pb2
 
+from pellucid_server import open_inference_pb2
 from pellucid_server.errors import InvalidRequestError, PellucidError, TimedOutError, UnimplementedError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import drop_frames, trim
@@ -27,7 +28,9 @@ from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.large_fields import take_out
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
+from pellucid_server.rpc.tracing import outcome, trace_fields
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
+from pellucid_server.tracing.tracer import Tracer
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.results import RequestTiming, Result
@@ -72,6 +75,8 @@ class Boundary:
         Decides when large requests are read; None is one of the default size.
     gate
         Decides who may ask what; None lets everyone ask everything.
+    tracer
+        Begins the traces of requests; None records none.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Boundary:
         classes: Collection[str] = frozenset(DEFAULT_CLASSES),
         room: Room | None = None,
         gate: Gate | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.gate = gate or Gate()
         """Who may ask what."""
@@ -98,6 +104,8 @@ class Boundary:
         self.last_entered = 0.0
         """When a request last began, on `time.monotonic()`'s clock."""
         self._recorder = recorder
+        self._tracer = tracer
+        self._paths: dict[str, str] = {}
         recorder.follow(served)
         self._served = served
         self._keys = keys or CallerKeys()
@@ -124,6 +132,7 @@ class Boundary:
 
     def name_call(self, rpc: str, call: str) -> None:
         """Say what gRPC calls an RPC: its service's full name, a slash, and its own."""
+        self._paths[rpc] = call
         self._recorder.name_call(rpc, call)
 
     def answered(self, call: Call, answer: Result | Findings) -> None:
@@ -181,7 +190,10 @@ class Boundary:
                     del request
                     async for message in messages:
                         await self._faults.pass_by("replying", model=call.model)
-                        await context.write(await self._serialized(message, call))
+                        reply = await self._serialized(message, call)
+                        await context.write(reply)
+                        if call.trace is not None:
+                            call.trace.part(len(reply))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the one place where all end
                 await self._fail(call, context, error)
             finally:
@@ -193,6 +205,8 @@ class Boundary:
 
     def _begin(self, rpc: str, context: Context) -> tuple[Call, Place]:
         call = arrival(rpc, context)
+        if self._tracer is not None:
+            call.trace = self._tracer.begin(call.traceparent, self._paths.get(rpc, rpc), call.arrived)
         # With the trailers: initial metadata of its own would be one more frame and await a call.
         context.set_trailing_metadata(((ID_KEY, call.request_id),))
         return call, self.room.place((rpc, context.peer()))
@@ -235,6 +249,8 @@ class Boundary:
         # From here on the bytes are the function's alone, and are let go with it.
         del data
         request = await self.aside.run(lambda: _tidied(parse)) if call.large else parse()
+        if call.trace is not None:
+            call.trace.read()
         self._keys.read(call, context)
         self.gate.check(call, request, role, self._served())
         return request
@@ -290,18 +306,24 @@ class Boundary:
             timing=timing,
             received_bytes=call.received_bytes,
             sent_bytes=call.sent_bytes,
+            trace_id="" if call.trace is None else call.trace.context.trace_id,
         )
         if timing is not None:
             self.gate.charge(call, timing.rows_forward + timing.rows_backward)
         if call.timing is not None and code is not grpc.StatusCode.OK:
             self._recorder.wasted(self._labels().model(call.model, call.version)[0], call.timing)
+        if call.trace is not None:
+            labels = self._labels().labels(call.method, call.model, call.version, call.answered_by)
+            call.trace.finish(outcome(code, failure, (*labels, self._class_label(call)), timing))
         level = logging.ERROR if code is grpc.StatusCode.INTERNAL else logging.INFO
         if _log.isEnabledFor(level):
             cause = failure.__cause__ if failure is not None and status.is_bug(failure) else None
-            priority = call.priority if call.priority in {"", *self._classes} else UNKNOWN
-            method = self._labels().method(call.method)
-            fields = _fields(call, code, seconds, (priority, method), timing) | self._failed(failure)
+            words = self._class_label(call), self._labels().method(call.method)
+            fields = _fields(call, code, seconds, words, timing) | self._failed(failure)
             _log.log(level, "request", extra={"fields": fields}, exc_info=cause)
+
+    def _class_label(self, call: Call) -> str:
+        return call.priority if call.priority in {"", *self._classes} else UNKNOWN
 
     def _failed(self, failure: PellucidError | None) -> dict[str, object]:
         """Say what went wrong without the caller's values: the message may quote them, and so may a path."""
@@ -354,6 +376,8 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     model = getattr(request, "model", None)
     if model is not None:
         call.model, call.version = model.name, model.version
+    elif isinstance(request, open_inference_pb2.ModelInferRequest):
+        call.model = request.model_name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
     elif isinstance(request, explanation_service_pb2.AblateRequest):
@@ -392,7 +416,7 @@ def _fields(
 ) -> dict[str, object]:
     """Return what every line has; `words` are the class and the method, in words of the server's own."""
     priority, method = words
-    fields: dict[str, object] = {"id": call.request_id, "rpc": call.rpc, "code": code.name}
+    fields: dict[str, object] = {"id": call.request_id, **trace_fields(call), "rpc": call.rpc, "code": code.name}
     named = {"caller": call.caller, "class": priority, "model": call.model, "method": method}
     fields |= {name: value[:_NAME_LENGTH] for name, value in named.items() if value}
     fields["seconds"] = round(seconds, 6)

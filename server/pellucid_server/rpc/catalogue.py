@@ -88,12 +88,15 @@ def list_models_response(hello: messages.Hello) -> model_service_pb2.ListModelsR
     """Write the list of models, by name, then version, broken ones among them."""
     ordered = sorted(hello.models, key=lambda model: (model.key.name, model.key.version))
     highest = {model.key.name: model.key.version for model in ordered}
+    reasons = stale(hello)
+    keys = {(model.key.name, model.key.version) for model in ordered}
     served = [
         model_service_pb2.ModelSummary(
             model=model_spec(model.key),
             description=model.description,
             latest=model.key.version == highest[model.key.name],
             state=model_service_pb2.MODEL_STATE_SERVING,
+            reason=reasons.get((model.key.name, model.key.version), ""),
         )
         for model in ordered
     ]
@@ -102,13 +105,22 @@ def list_models_response(hello: messages.Hello) -> model_service_pb2.ListModelsR
             model=_broken_spec(each), state=model_service_pb2.MODEL_STATE_BROKEN, reason=each.reason
         )
         for each in hello.broken
+        if (each.name, each.version) not in keys
     ]
     listed = sorted([*served, *broken], key=lambda each: (each.model.name, each.model.version))
     return model_service_pb2.ListModelsResponse(models=listed)
 
 
-def get_model_response(model: descriptions.ModelInfo | descriptions.BrokenModel) -> model_service_pb2.GetModelResponse:
-    """Write all that a caller can know of a model version."""
+def stale(hello: messages.Hello) -> dict[tuple[str, int], str]:
+    """Return why files that have changed could not be loaded, of versions that are served as they were before."""
+    served = {(model.key.name, model.key.version) for model in hello.models}
+    return {(each.name, each.version): each.reason for each in hello.broken if (each.name, each.version) in served}
+
+
+def get_model_response(
+    model: descriptions.ModelInfo | descriptions.BrokenModel, reason: str = ""
+) -> model_service_pb2.GetModelResponse:
+    """Write all that a caller can know of a model version; `reason` is why its changed files could not be loaded."""
     if isinstance(model, descriptions.BrokenModel):
         return model_service_pb2.GetModelResponse(
             model=_broken_spec(model), state=model_service_pb2.MODEL_STATE_BROKEN, reason=model.reason
@@ -128,6 +140,7 @@ def get_model_response(model: descriptions.ModelInfo | descriptions.BrokenModel)
         background_rows=model.background_rows,
         solo=model.solo,
         state=model_service_pb2.MODEL_STATE_SERVING,
+        reason=reason,
     )
 
 

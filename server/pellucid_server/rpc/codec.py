@@ -216,11 +216,12 @@ def read_tensor(tensor: tensor_pb2.Tensor, field: str, large: LargeFields) -> re
     except tensors.TensorError as error:
         refuse(f"{field}.{error.part}", error.what)
     if array.dtype.kind == "f":
-        _check_finite(array, field)
+        check_finite(array, f"{field}.data")
     return array
 
 
-def _check_finite(array: requests.Array, field: str) -> None:
+def check_finite(array: requests.Array, field: str) -> None:
+    """Refuse an array with an element that is not finite; `field` is where its elements are."""
     # In pieces: what is worked out for a whole array would be a quarter of a large message's bytes again.
     elements = array.reshape(-1)
     for start in range(0, len(elements), _PIECE):
@@ -228,7 +229,7 @@ def _check_finite(array: requests.Array, field: str) -> None:
         if not finite.all():
             number = start + int(finite.argmin())
             place = [int(index) for index in np.unravel_index(number, array.shape)]
-            refuse(f"{field}.data", f"has {elements[number]} at {place}; every element must be finite")
+            refuse(field, f"has {elements[number]} at {place}; every element must be finite")
 
 
 def _explanation(spec: explanation_pb2.ExplanationSpec, field: str, large: LargeFields) -> requests.ExplanationSpec:

@@ -14,6 +14,10 @@ from grpc_health.v1.health import aio  # type: ignore[attr-defined]
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
 from pellucid_server.vocabulary.messages import Hello
 
+LIVENESS = "pellucid.liveness"
+"""The front alone, for liveness probes: SERVING for as long as it answers, with or without a worker. No model may have
+such a name."""
+
 SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 """The whole server, by gRPC's convention, and the services of the schema."""
 
@@ -25,6 +29,12 @@ _UNKNOWN = health_pb2.HealthCheckRequest(service="\n")
 
 class Health(aio.HealthServicer):  # type: ignore[misc]
     """The health service; answers `List` too, which gRPC's own names in its schema and does not have."""
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the schema's name
+        """Return the state of what is named; that the front lives, it shows by answering."""
+        if request.service == LIVENESS:
+            return _STATES(status=_STATES.SERVING)
+        return await super().Check(request, context)
 
     async def show(self, healthy: bool, hello: Hello | None) -> None:
         """Set what is answered from now on; a server that is stopping stays NOT_SERVING."""
@@ -75,4 +85,4 @@ class VisibleHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def _visible(self, request: Any, context: Any) -> Any:
         name = request.service
-        return request if name in SERVICES or self._sees(context)(name) else _UNKNOWN
+        return request if name in (LIVENESS, *SERVICES) or self._sees(context)(name) else _UNKNOWN

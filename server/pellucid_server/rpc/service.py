@@ -17,8 +17,10 @@ from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
+from pellucid_server.tracing.request_trace import RequestTrace
+from pellucid_server.vocabulary.descriptions import ModelInfo
 from pellucid_server.vocabulary.messages import Hello, Part
-from pellucid_server.vocabulary.requests import PredictRequest, Request
+from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
 EXPLANATION_SERVICE: ServiceDescriptor = explanation_service_pb2.DESCRIPTOR.services_by_name["ExplanationService"]
@@ -34,7 +36,13 @@ class Workers(Protocol):
         ...
 
     async def run(
-        self, request: Request, deadline_seconds: float | None = None, *, caller: str, priority: str
+        self,
+        request: Request,
+        deadline_seconds: float | None = None,
+        *,
+        caller: str,
+        priority: str,
+        trace: RequestTrace | None = None,
     ) -> tuple[Result, RequestTiming]:
         """Do one request for a caller, in a class of requests."""
         ...
@@ -47,6 +55,7 @@ class Workers(Protocol):
         caller: str,
         priority: str,
         on_end: Callable[[RequestTiming], None],
+        trace: RequestTrace | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts; closing the generator cancels it."""
         ...
@@ -70,7 +79,7 @@ class ExplanationService:
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
-        result, timing = await _run(self._pool, asked, call)
+        result, timing = await run(self._pool, asked, call)
         if asked.explanations:
             self._answered(call, result)
         write = partial(replies.predict_response, result, timing, call.elapsed_seconds, request_id=call.request_id)
@@ -84,7 +93,7 @@ class ExplanationService:
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
-        result, timing = await _run(self._pool, asked, call)
+        result, timing = await run(self._pool, asked, call)
         self._answered(call, result)
         write = partial(replies.attribute_response, result, timing, call.elapsed_seconds)
         return await self._aside.run(write) if call.large_reply else write()
@@ -132,7 +141,10 @@ class ModelService:
     ) -> model_service_pb2.GetModelResponse:
         """Describe one model version."""
         key = codec.model_key(request.model)
-        return catalogue.get_model_response(catalogue.find(catalogue.known(self._pool.hello), key))
+        hello = catalogue.known(self._pool.hello)
+        found = catalogue.find(hello, key)
+        at = found.key if isinstance(found, ModelInfo) else ModelKey(found.name, found.version)
+        return catalogue.get_model_response(found, catalogue.stale(hello).get((at.name, at.version), ""))
 
     async def ListMethods(  # noqa: N802 - the schema's name
         self, request: model_service_pb2.ListMethodsRequest, call: Call
@@ -147,9 +159,12 @@ class ModelService:
         return catalogue.list_datasets_response(catalogue.known(self._gate.shown(self._pool.hello, call)))
 
 
-async def _run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
+async def run(pool: Workers, request: Request, call: Call) -> tuple[Result, RequestTiming]:
+    """Have the pool do a request in its class; note on the call what it took and whether its reply is large."""
     call.priority = call.priority or _default_class(request)
-    result, call.timing = await pool.run(request, call.remaining_seconds, caller=call.caller, priority=call.priority)
+    result, call.timing = await pool.run(
+        request, call.remaining_seconds, caller=call.caller, priority=call.priority, trace=call.trace
+    )
     call.answered_by = replies.model_of(result)
     call.large_reply = replies.size_bytes(result) > LARGE_BYTES
     return result, call.timing
@@ -161,7 +176,9 @@ def _stream(pool: Workers, request: Request, call: Call) -> AsyncGenerator[Part,
     def note(timing: RequestTiming) -> None:
         call.timing = timing
 
-    return pool.stream(request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note)
+    return pool.stream(
+        request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note, trace=call.trace
+    )
 
 
 def _default_class(request: Request) -> str:

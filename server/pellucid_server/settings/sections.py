@@ -49,6 +49,9 @@ class ServerConfig(Section):
     reflection: bool = True
     """Whether callers can ask for the schema; off, tools such as grpcurl need the proto files."""
 
+    open_protocol: bool = True
+    """Whether Predict is also served by the Open Inference Protocol (KServe's version 2), on the same port."""
+
     grace_seconds: float = Field(default=20.0, ge=0, allow_inf_nan=False)
     """Time for running requests to end after SIGTERM; keep below the pod's termination grace period."""
 
@@ -76,6 +79,12 @@ class ModelsConfig(Section):
 
     on_error: Literal["skip", "stop"] = "skip"
     """What a model that cannot be loaded does: "skip" serves the others and lists it, "stop" refuses to start."""
+
+    poll_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Time within which new, changed and removed versions are taken over while serving, beside that of loading them.
+
+    Files are taken to be whole once they have not changed for half of it. 0 takes nothing over until a restart.
+    """
 
     load_seconds: float = Field(default=8.0, gt=0, allow_inf_nan=False)
     """Processor time for trying out a model, beside 2 s for each MiB of graph and 1 s for each 4 MiB of all files."""

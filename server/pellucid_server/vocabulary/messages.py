@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, MethodInfo, ModelInfo, Verdict
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
+from pellucid_server.vocabulary.spans import WorkerSpan
 
 PartBody = Findings
 """What a part of an answer holds: arrays by name."""
@@ -38,6 +40,8 @@ class WorkerSettings:
     """What an earlier process for the same device found, which is not tried out again."""
     datasets: str = ""
     """Folder of labelled data sets; empty for none."""
+    versions: tuple[tuple[str, int], ...] | None = None
+    """Names and versions to load, whatever else the repository has; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Start:
     identity: str = ""
     """Who the caller proved to be; empty if nobody asked for a proof."""
     trace: str = ""
-    """W3C trace context of the request (`traceparent`); empty if it has none."""
+    """Trace context of the request's span (a `traceparent`); empty if it is not recorded, and then no times are."""
     credit_parts: int = 0
     """Parts that may be sent before a `Credit` comes."""
     credit_bytes: int = 0
@@ -66,6 +70,8 @@ class Start:
     """Parts that the caller has; the next one has this number."""
     checkpoint: PartBody | None = None
     """The last of them, if the request goes on from there after a worker was lost."""
+    digest: str = ""
+    """Of the model version that they were made by; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +127,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class ModelsChanged:
-    """Worker to front, unasked: what a `Hello` would say now."""
+    """Worker to front: what a `Hello` would say now."""
 
     hello: Hello
+    change: int = 0
+    """Of the `Adopt` that this answers; 0 if it answers none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +196,13 @@ class Part:
     """Share of the request that is done with it, in [0, 1]."""
     checkpoint: bool = False
     """Whether another worker can go on from it, given its body."""
+    digest: str = ""
+    """Of the model version that it was made by: an answer goes on by the same."""
 
     @property
     def size_bytes(self) -> int:
         """What it takes of a request's credit."""
         return self.body.size_bytes
-
-
-MOST_SHARED_WITH = 64
-"""Most requests that a `Done` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +213,10 @@ class Done:
     timing: RequestTiming
     result: Result | None = None
     failure: Failure | None = None
-    shared_with: tuple[str, ...] = ()
-    """Traces of requests whose rows shared a device batch with this one's, at most 64; empty if that is not known."""
+    spans: tuple[WorkerSpan, ...] = ()
+    """What was done when, if the request has a trace: the work as a whole first."""
+    spans_dropped: int = 0
+    """Spans beyond the bounds, which are not among them."""
 
 
 Message = (
@@ -216,6 +224,9 @@ Message = (
     | Start
     | Cancel
     | Credit
+    | Prepare
+    | Prepared
+    | Adopt
     | Loading
     | Hello
     | ModelsChanged

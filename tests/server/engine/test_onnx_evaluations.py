@@ -14,9 +14,10 @@ from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
-from pellucid_server.engine.models.loading.repository import contents, load_version
+from pellucid_server.engine.models.loading.repository import load_version
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import UnsupportedError
+from pellucid_server.model_files.listing import contents
 from server.engine.models.onnx_networks import FILES, run_with
 
 FILE = FILES["residual"]

@@ -15,6 +15,7 @@ class Worker:
     retried: int = 0
     suspects: int = 0
     ready: bool = True
+    behind: frozenset = frozenset()
 
     @property
     def load(self):
@@ -91,3 +92,12 @@ def test_a_suspect_goes_where_nothing_is_that_was_lost_before():
 
     assert routing(lighter, free).worker_for_suspect() is free
     assert routing(lighter).worker_for_suspect() is None
+
+
+def test_a_worker_that_is_behind_with_a_model_gets_no_request_for_it_though_the_others_have_no_place():
+    full, behind = Worker({"m": 2 * PLACES}), Worker(behind=frozenset({"m"}))
+
+    assert routing(full, behind).worker(ticket("m"), running=0, places=PLACES) is None
+    assert routing(full, behind).worker(ticket("other"), running=0, places=PLACES) is behind
+    # Better an older answer, or an error that says why, than none.
+    assert routing(behind).worker(ticket("m"), running=0, places=PLACES) is behind

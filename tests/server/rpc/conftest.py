@@ -91,7 +91,7 @@ class FakePool:
     """Called as soon as a request has come."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, request, deadline_seconds=None, *, caller="", priority=""):
+    async def run(self, request, deadline_seconds=None, *, caller="", priority="", trace=None):
         self.deadlines.append(deadline_seconds)
         self.askers.append((caller, priority))
         self.started.set()

@@ -40,7 +40,7 @@ class HeldPool:
         self.held = []
         self.changed = asyncio.Event()
 
-    async def run(self, request, deadline_seconds=None, *, caller="", priority=""):
+    async def run(self, request, deadline_seconds=None, *, caller="", priority="", trace=None):
         answer = asyncio.get_running_loop().create_future()
         self.held.append(answer)
         self.changed.set()

@@ -14,9 +14,9 @@ from pellucid_server.engine.datasets.description import MANIFEST, Description, r
 from pellucid_server.engine.datasets.files import Digests, size_bytes
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
 from pellucid_server.engine.models.files.strict_toml import ManifestError
 from pellucid_server.errors import InvalidRequestError, NotFoundError, UnavailableError, UnsupportedError
+from pellucid_server.model_files.plain_files import UnfitFileError, shown
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 
 _log = logging.getLogger(__name__)

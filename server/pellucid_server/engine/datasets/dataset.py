@@ -25,10 +25,10 @@ from pellucid_server.engine.datasets.labels import Labels, as_text
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
-from pellucid_server.engine.models.files.plain_files import UnfitFileError
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.errors import InvalidRequestError, UnavailableError, UnsupportedError
+from pellucid_server.model_files.plain_files import UnfitFileError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
 

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file
 from pellucid_server.engine.models.files.strict_toml import MOST_TEXTS, ManifestError, Table, is_texts, unshowable
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file
 
 MANIFEST = "dataset.toml"
 KINDS = ("pictures", "table", "texts", "tensor")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pellucid_server.engine.datasets.opening import DataFile, DataSetError
 from pellucid_server.engine.datasets.steps import collected, drained
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, shown
+from pellucid_server.model_files.plain_files import UnfitFileError, shown
 
 _MOST_FILES = 10_000_000
 _MOST_DEPTH = 32

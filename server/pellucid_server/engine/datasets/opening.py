@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pellucid_server.engine.models.files.plain_files import shown
+from pellucid_server.model_files.plain_files import shown
 
 _UNREADABLE = (
     OSError,

@@ -5,13 +5,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from pellucid_server.engine.asking.recipe import HostTensors, Tensors
-from pellucid_server.engine.device import accelerator
+from pellucid_server.engine.device import accelerator, batch_spans
 from pellucid_server.engine.device.batch_log import BatchLog, kind_of
 from pellucid_server.engine.device.copies import Copies, copies
 from pellucid_server.engine.device.evaluation import ChunkPart, Evaluation, pack
@@ -100,6 +100,17 @@ class DeviceThread:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
+    def keep(self, models: Collection[Hashable]) -> None:
+        """Forget the lanes of other models than these, where nothing of theirs runs or waits."""
+        with self._change:
+            busy = self._schedule.lane_keys()
+            if self._since is not None and self._running is not None:
+                busy.add(self._running[0])
+            kept = {key: lane for key, lane in self._lanes.items() if key in busy or lane.model in models}
+            if self._running is not None and self._running[0] not in kept:
+                self._running = None
+            self._lanes = kept
+
     def close(self) -> None:
         """Stop the thread after the chunk in progress."""
         with self._change:
@@ -124,20 +135,28 @@ class DeviceThread:
         # torch's thread count is a setting of each thread.
         torch.set_num_threads(self._limits.threads)
         accelerator.prepare_thread(self._limits.device)
-        while True:
-            with self._change:
-                while not (self._closed or self._schedule):
-                    self._change.wait()
-                if self._closed:
-                    return
-                stopped = self._schedule.drop_stopped(time.monotonic())
-                taken = self._take() if self._schedule else None
-            for evaluation, error in stopped:
-                evaluation.finish(error)
-            if stopped:
-                self._copies.forget()
+        # Each chunk in a call of its own: while the thread waits for the next, it keeps nothing of the last.
+        while self._go_on():
+            pass
+
+    def _go_on(self) -> bool:
+        """Wait for work and run a chunk of it; False once the thread is to end."""
+        with self._change:
+            while not (self._closed or self._schedule):
+                self._change.wait()
+            if self._closed:
+                return False
+            stopped = self._schedule.drop_stopped(time.monotonic())
+            taken = self._take() if self._schedule else None
             if taken is not None:
-                self._evaluate(*taken)
+                self._since = time.monotonic()
+        for evaluation, error in stopped:
+            evaluation.finish(error)
+        if stopped:
+            self._copies.forget()
+        if taken is not None:
+            self._evaluate(*taken)
+        return True
 
     def _take(self) -> tuple[Lane, list[ChunkPart]]:
         """Choose the next chunk."""
@@ -167,7 +186,9 @@ class DeviceThread:
             # The chunk computes until its results are fetched.
             self._copies.ahead(self._upcoming)
         failed = {} if results is None else _fold(lane, chunk, results)
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds = ended - started
+        batch_spans.note(lane.kernel, chunk, started, ended, error)
         for each in (error, *failed.values()):
             if each is not None and accelerator.lost(self._limits.device, each):
                 # The thread ends, and the process with it. The record still says whose rows it was at.

@@ -8,7 +8,7 @@ have all cores that the worker may use; the first one's threads have a lower pri
 """
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 
 from pellucid_server.engine.device.batch_log import BatchLog
@@ -103,6 +103,15 @@ class Engine:
     def likely_row_seconds(self, model: Hashable, *, kind: str) -> float:
         """Return the seconds that a row took recently, in chunks of any size; infinity if none was measured."""
         return self._times.likely(model, kind=kind)
+
+    def keep(self, models: Collection[Hashable]) -> None:
+        """Forget what is kept for other models than these, where nothing of theirs runs or waits.
+
+        Callable from any thread.
+        """
+        for thread in {self._main, self._express}:
+            thread.keep(models)
+        self._times.keep(models)
 
     def close(self) -> None:
         """Stop the threads after the chunks in progress."""

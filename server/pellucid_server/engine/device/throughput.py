@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 
 _KEPT = 32
 _ENOUGH = 3
@@ -45,6 +45,13 @@ class ThroughputStats:
         """Return the seconds a row of the fastest recent chunks, full or small; infinity if there was none."""
         key = (model, kind)
         return min([*self._late(self._full, key), *self._late(self._small, key)], default=math.inf)
+
+    def keep(self, models: Collection[Hashable]) -> None:
+        """Forget the times of all other models."""
+        with self._lock:
+            for measured in (self._full, self._small):
+                for key in [key for key in measured if key[0] not in models]:
+                    del measured[key]
 
     def _note(self, measured: _Measured, key: tuple[Hashable, str], row_seconds: float) -> None:
         with self._lock:

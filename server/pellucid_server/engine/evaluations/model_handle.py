@@ -63,8 +63,9 @@ class ModelHandle:
         prediction: bool = False,
         exact: bool = False,
         on_progress: Callable[[float], None] = lambda share: None,
+        span: int = 0,
     ) -> None:
-        self.tally = Tally()
+        self.tally = Tally(span=span)
         self.progress = on_progress
         self._model = model
         self._services = services

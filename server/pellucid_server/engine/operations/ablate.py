@@ -27,6 +27,7 @@ from pellucid_server.errors import InvalidRequestError, TimedOutError, Unsupport
 from pellucid_server.vocabulary.findings import AblationRecord, Column, Findings, Table
 from pellucid_server.vocabulary.requests import AblateRequest, Outcome, TargetSpec
 from pellucid_server.vocabulary.results import Accuracy, Receipt
+from pellucid_server.vocabulary.spans import METHOD
 
 _RESERVE_SECONDS = 0.3
 """Time that a partial answer leaves for its last part to reach the caller."""
@@ -119,7 +120,8 @@ def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> G
     number, partial = 0 if skipped else resume.parts_done, False
     last = _resumed(resume)
     try:
-        with context.named(method.name):
+        with context.named(method.name), context.timed(f"explain {method.name}", **{METHOD: method.name}) as inner:
+            handle.tally.span = inner.span
             for found in method.function(handle, asked.question, params):
                 # What is only put together evaluates nothing, and would not see the deadline.
                 context.request.check()

@@ -1,9 +1,10 @@
 """What an operation works with: the worker's services, the request at hand, and receipts."""
 
+import contextlib
 import functools
 import importlib.metadata
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -20,6 +21,7 @@ from pellucid_server.memory_hygiene import drop_frames
 from pellucid_server.vocabulary.descriptions import BrokenModel, find_broken
 from pellucid_server.vocabulary.requests import ModelKey
 from pellucid_server.vocabulary.results import Failure, Runtime
+from pellucid_server.vocabulary.spans import Attribute
 
 Found = TypeVar("Found")
 
@@ -139,6 +141,8 @@ class RequestContext:
     services: WorkerServices
     request: RequestState
     on_progress: Callable[[float], None] = field(default=lambda share: None)
+    span: int = 0
+    """Number of the span that it is at work for, if the request is traced."""
 
     def of_parts(self, count: int) -> "Callable[[int], RequestContext]":
         """Return what gives each of the request's parts its context, so that progress is the whole request's."""
@@ -148,7 +152,13 @@ class RequestContext:
     def handle(self, model: LoadedModel, *, prediction: bool = False, exact: bool = False) -> ModelHandle:
         """Return a new handle, all of whose asks are `exact` if it is; the work asked of it is in its `tally`."""
         return ModelHandle(
-            model, self.services, self.request, prediction=prediction, exact=exact, on_progress=self.on_progress
+            model,
+            self.services,
+            self.request,
+            prediction=prediction,
+            exact=exact,
+            on_progress=self.on_progress,
+            span=self.span,
         )
 
     def heavy(self, function: Callable[[], Found], *arrays: Arrays, effort: int = 1) -> Found:
@@ -162,6 +172,25 @@ class RequestContext:
     def named(self, name: str) -> AbstractContextManager[None]:
         """Log long turns of this task under `name` meanwhile; it holds nothing of the caller's."""
         return self.services.hub.named(name)
+
+    @contextlib.contextmanager
+    def timed(self, name: str, **attributes: Attribute) -> "Iterator[RequestContext]":
+        """Note what is done meanwhile, with the context that is yielded, as a span of the request if it is traced.
+
+        Name and attributes hold nothing of the caller's.
+        """
+        spans = self.request.spans
+        if spans is None:
+            yield self
+            return
+        number, error = spans.begin(name, self.span, attributes), ""
+        try:
+            yield replace(self, span=number)
+        except Exception as raised:
+            error = raised.reason if isinstance(raised, PellucidError) else type(raised).__name__
+            raise
+        finally:
+            spans.end(number, error)
 
     def runtime(self, model: LoadedModel, tally: Tally) -> Runtime:
         """Say what computed the work of `tally`."""

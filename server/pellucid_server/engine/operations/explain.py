@@ -38,6 +38,7 @@ from pellucid_server.engine.tasks.hub import MOST_HANDS
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from pellucid_server.vocabulary.requests import ExplanationSpec
 from pellucid_server.vocabulary.results import Accuracy, AttributionResult, Receipt
+from pellucid_server.vocabulary.spans import METHOD
 
 _CAUTION = 0.8
 """Part of the least time that is taken for certain: the pace is a measurement."""
@@ -155,8 +156,9 @@ def explain_row(
 
     `time_share` is the part of the time left that may be used up; see `time_share`.
     """
-    with context.named(prepared.method.name):
-        return _explained(context, model, prepared, rows, number, outputs, time_share=time_share)
+    name = prepared.method.name
+    with context.named(name), context.timed(f"explain {name}", **{METHOD: name}) as inner:
+        return _explained(inner, model, prepared, rows, number, outputs, time_share=time_share)
 
 
 def _explained(

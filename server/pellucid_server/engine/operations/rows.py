@@ -45,6 +45,13 @@ def prepare(
         An input is missing, unknown or malformed, the numbers of rows differ, or rows are of lengths that the
         model does not take.
     """
+    with context.timed("prepare"):
+        return _prepared_rows(context, model, inputs, field, most)
+
+
+def _prepared_rows(
+    context: RequestContext, model: LoadedModel, inputs: Mapping[str, Input], field: str, most: int
+) -> Rows:
     known = ", ".join(model.inputs)
     for name in inputs:
         if name not in model.inputs:

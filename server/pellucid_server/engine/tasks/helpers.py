@@ -5,14 +5,15 @@ Nothing long ever runs in the short process, so that short calls only wait for o
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pellucid_server.engine.asking.duration import likely_seconds
 from pellucid_server.engine.tasks import helper
 from pellucid_server.engine.tasks.helper import Helper, Waitable
 from pellucid_server.processes import CAN_ADOPT, Process
-from pellucid_server.template import Template, TemplateError
+from pellucid_server.template import Role, Template, TemplateError
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +27,19 @@ _IDLE_SECONDS = 60.0
 class Helpers:
     """Runs each call in the process for its likely duration; in each process callers take turns.
 
-    `load` are the modules that a process imports before its first call.
+    `load` are the modules that a process imports before its first call. `roles` are what else can be forked from the
+    template of the processes.
     """
 
-    def __init__(self, *, load: Sequence[str] = (), idle_seconds: float = _IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        load: Sequence[str] = (),
+        idle_seconds: float = _IDLE_SECONDS,
+        roles: Mapping[str, Role] = MappingProxyType({}),
+    ) -> None:
         self._template: Template | None = None
+        self._roles = {"helper": helper.answer, **roles}
         self.short = Helper(load=load, name="short-helper", fork=self._fork)
         self.long = Helper(load=load, name="long-helper", idle_seconds=idle_seconds, fork=self._fork)
 
@@ -38,7 +47,7 @@ class Helpers:
         """Have the processes forked from what this one has imported; see `Template.fork_here` for what must hold."""
         if not CAN_ADOPT:
             return
-        template = Template.fork_here("pellucid-templ", {"helper": helper.answer})
+        template = Template.fork_here("pellucid-templ", self._roles)
         try:
             template.greet()
         except TemplateError as error:
@@ -73,16 +82,20 @@ class Helpers:
         if self._template is not None:
             self._template.close()
 
-    def _fork(self, connection: int) -> Process | None:
+    def fork(self, role: str, connection: int) -> Process | None:
+        """Fork a process that does what `role` says on a descriptor; None if there is no template to do so."""
         # The threads of both helpers come here: one may find it lost while the other waits for it.
         template = self._template
         if template is None:
             return None
         try:
-            return template.fork("helper", [connection])
+            return template.fork(role, [connection])
         except TemplateError as error:
             self._lose(template, error)
             return None
+
+    def _fork(self, connection: int) -> Process | None:
+        return self.fork("helper", connection)
 
     def _lose(self, template: Template, error: TemplateError) -> None:
         """Do without a template from now on: processes are started by their command."""

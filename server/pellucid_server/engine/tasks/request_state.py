@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pellucid_server.engine.tasks.spans import SpanLog
 from pellucid_server.errors import CancelledError, OverloadedError, PellucidError, TimedOutError
 from pellucid_server.vocabulary.results import BatchShape, Work
 
@@ -28,6 +29,8 @@ class Tally:
     """What ran rows forward: "onnxruntime", "graph", "fast-graph"."""
     backward_by: set[str] = field(default_factory=set)
     """What ran rows backward."""
+    span: int = 0
+    """Number of the span that asks for the rows, if the request is traced."""
 
     def add(self, evaluation: str, *, rows: int, batch_rows: int, backward: bool, runtime: str) -> None:
         """Note `rows` rows that ran in a batch of `batch_rows`."""
@@ -70,6 +73,8 @@ class RequestState:
     """Evaluated rows by kind of evaluation."""
     held_bytes: int = field(default=0, kw_only=True)
     """Bytes that it holds on the device."""
+    spans: SpanLog | None = field(default=None, kw_only=True)
+    """Where its times are noted, if it is traced."""
 
     def part(self, *, reserve_seconds: float) -> "RequestState":
         """Return the state of a part of the request, to end `reserve_seconds` before it, or sooner if it is short."""
@@ -85,6 +90,7 @@ class RequestState:
             caller=self.caller,
             alone=self.alone,
             model=self.model,
+            spans=self.spans,
         )
 
     def count(self, rows: int, *, kind: str, backward: bool) -> None:

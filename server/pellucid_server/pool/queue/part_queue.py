@@ -38,6 +38,11 @@ class PartQueue:
         last = self._last
         return last.body if self._resumes and last is not None and last.checkpoint else None
 
+    @property
+    def digest(self) -> str:
+        """The digest of the model version that the last part was made by; empty if there is none."""
+        return "" if self._last is None else self._last.digest
+
     def add(self, part: Part) -> None:
         """Take a part that has arrived.
 

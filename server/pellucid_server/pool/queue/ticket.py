@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pellucid_server.errors import PellucidError
 from pellucid_server.pool.queue.part_queue import PartQueue
+from pellucid_server.tracing.request_trace import RequestTrace
 from pellucid_server.vocabulary.messages import Done
 from pellucid_server.vocabulary.requests import Request
 
@@ -53,6 +54,8 @@ class Ticket:
     """The share of it that was last reported as done."""
     parts: PartQueue | None = None
     """What has arrived of an answer in parts; None if it is answered at once."""
+    trace: RequestTrace | None = None
+    """Notes when what happens to it; None if its trace is not recorded."""
 
     @property
     def parts_sent(self) -> int:

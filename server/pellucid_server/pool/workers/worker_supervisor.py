@@ -5,16 +5,19 @@ import itertools
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.ticket import Ticket
 from pellucid_server.pool.workers.backoff import Backoff
+from pellucid_server.pool.workers.changes import Awaited
 from pellucid_server.pool.workers.launcher import Launcher
 from pellucid_server.pool.workers.process import WorkerProcess, WorkerStartError
 from pellucid_server.pool.workers.watchdog import Watchdog
 from pellucid_server.settings.sections import PoolConfig
+from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import Verdict
 from pellucid_server.vocabulary.messages import (
     Cancel,
@@ -77,6 +80,12 @@ class WorkerSupervisor:
         """Requests that it has and another worker, or its own last process, was lost with."""
         self.suspects = 0
         """Those among them that the other may have died over."""
+        self.behind: frozenset[str] = frozenset()
+        """Names of models that it does not serve as the other workers do."""
+        self.settings_now: Callable[[WorkerSettings], WorkerSettings] = lambda settings: settings
+        """Gives what the process is started with, of what it is by the configuration."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called when it is ready, before it has any requests."""
         self._settings = settings
         self._config = config
         self._launcher = launcher
@@ -94,6 +103,7 @@ class WorkerSupervisor:
         self._hung = False
         self._closing = False
         self._request_numbers = itertools.count(1)
+        self._awaited = Awaited()
         self._tickets: dict[int, Ticket] = {}
         self._left_behind: dict[int, Ticket] = {}
         self._by_class: Counter[str] = Counter()
@@ -171,6 +181,28 @@ class WorkerSupervisor:
         if self._tickets.get(ticket.worker_request_number) is ticket and self._process is not None:
             self._process.connection.send(Credit(ticket.worker_request_number, parts, size_bytes))
 
+    async def prepare(self, message: Prepare) -> Prepared:
+        """Have a version loaded beside those that are served; the worker must be ready.
+
+        Raises
+        ------
+        WorkerLostError
+            The worker was lost meanwhile.
+        """
+        assert self._process is not None  # noqa: S101 - a worker that is ready has one
+        self._process.connection.send(message)
+        return await self._awaited.prepared(message.change)
+
+    async def adopt(self, message: Adopt) -> Hello:
+        """Have it serve other models; requests that are sent from now on are done on those. Raises as `prepare`."""
+        assert self._process is not None  # noqa: S101 - a worker that is ready has one
+        self._process.connection.send(message)
+        return await self._awaited.adopted(message.change)
+
+    def give_up(self, seen: str) -> None:
+        """Kill the worker, which has not done what it was asked of its models: the next one may."""
+        self._hang(seen)
+
     def _receive(self, message: Message) -> None:
         self._watchdog.heard()
         match message:
@@ -193,9 +225,12 @@ class WorkerSupervisor:
                 self._observer.beat(self.device, self.number, message)
             case Progress(request_number=request_number, share=share) if request_number in self._tickets:
                 _report(self._tickets[request_number], share)
-            case ModelsChanged(hello=hello):
+            case Prepared():
+                self._awaited.take(message)
+            case ModelsChanged(hello=hello, change=change):
                 self.hello, self._verdicts = hello, hello.verdicts
                 self._owner.changed()
+                self._awaited.take_hello(change, hello)
             case _:
                 _log.warning("the worker for %s sent an unexpected %s", self.device, type(message).__name__)
 
@@ -232,6 +267,7 @@ class WorkerSupervisor:
             return
         self.ready = False
         self.memory_bytes = 0
+        self._awaited.lose()
         self._watchdog.stop()
         now = time.monotonic()
         self._backoff.lived(now - self._ready_since)
@@ -251,7 +287,7 @@ class WorkerSupervisor:
     async def _bring_up(self) -> None:
         began = time.monotonic()
         # What was found of the models before holds as long as their files do; unless it was of no use.
-        settings, self._verdicts = replace(self._settings, verdicts=self._verdicts), ()
+        settings, self._verdicts = replace(self.settings_now(self._settings), verdicts=self._verdicts), ()
         process = await WorkerProcess.launch(self._launcher, settings, self._receive)
         try:
             self.hello = await self._greeting(process)
@@ -270,6 +306,7 @@ class WorkerSupervisor:
             )
             self._busy_before = frozenset()
             self._watchdog.start()
+            self.on_ready()
             self._owner.changed()
         except WorkerStartError:
             await process.end(patience_seconds=self._config.exit_seconds)
@@ -344,10 +381,12 @@ def _start(request_number: int, ticket: Ticket) -> Start:
         ticket.priority,
         ticket.caller,
         ticket.suspect,
+        trace="" if ticket.trace is None else ticket.trace.context.header(),
         credit_parts=credit_parts,
         credit_bytes=credit_bytes,
         parts_done=ticket.parts_sent,
         checkpoint=None if parts is None else parts.checkpoint,
+        digest="" if parts is None else parts.digest,
     )
 
 

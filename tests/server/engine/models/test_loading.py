@@ -4,8 +4,8 @@ import threading
 from collections import namedtuple
 
 import pytest
-from pellucid_server.engine.models.files.plain_files import fingerprint
 from pellucid_server.engine.models.loading import loader as loading
+from pellucid_server.model_files.plain_files import fingerprint
 from pellucid_server.vocabulary.descriptions import Verdict
 from pellucid_server.vocabulary.messages import WorkerSettings
 

@@ -13,8 +13,9 @@ from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.registry import Axiom, Background, Cost, Method, Need
 from pellucid_server.engine.asking.verbs import ATTRIBUTE, DISSECT
 from pellucid_server.engine.models.graph.lengths import Range
-from pellucid_server.engine.models.loading.repository import ModelError, load_repository
+from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.errors import InvalidRequestError
+from pellucid_server.model_files.listing import ModelError
 from pellucid_server.vocabulary.descriptions import CapabilityInfo, OutputInfo
 from pellucid_server.vocabulary.requests import ModelKey, TensorInput
 from torch import nn

@@ -39,7 +39,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file
 from pellucid_server.engine.models.files.strict_toml import (
     MOST_CHARACTERS,
     MOST_TEXTS,
@@ -51,6 +50,7 @@ from pellucid_server.engine.models.files.strict_toml import (
     is_texts,
     unshowable,
 )
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file
 
 RUNTIMES = ("auto", "graph", "onnxruntime")
 MODALITIES = ("tensor", "image", "tabular")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file
 
 _T = TypeVar("_T")
 

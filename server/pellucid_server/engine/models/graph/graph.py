@@ -1,6 +1,7 @@
 """One functional graph for every model, and the graphs derived from it."""
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -108,6 +109,9 @@ class Graph:
         self._output_names = tuple(value.name for value in self.outputs)
         self._open = any(None in value.shape for value in self.inputs)
         self._run = assemble(program.graph, program.tensors)
+        # What runs is part of a cycle of torch's, and would keep the weights until a collection; of a model that was
+        # there when the worker began there is none.
+        weakref.finalize(self, _let_go, self._run)
         self._derived: OrderedDict[tuple[str, ...], Future[Any]] = OrderedDict()
         self._looking, self._deriving = threading.Lock(), threading.Lock()
 
@@ -472,6 +476,11 @@ class Graph:
             return dict(values[:count]), dict(values[count:])
 
         return derived
+
+
+def _let_go(run: Callable[..., Any]) -> None:
+    """Take the weights out of what ran a graph that is no more."""
+    vars(run.__self__).clear()  # type: ignore[attr-defined]  # the method of a module
 
 
 def _results(output: fx.Node) -> tuple[Any, ...]:

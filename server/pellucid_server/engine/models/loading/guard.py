@@ -90,7 +90,7 @@ class Guard:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _end_after(lambda: _do_trials(trials, theirs, parent))
+            _end_after(lambda: do_trials(trials, theirs, parent))
         os.close(theirs)
         return cls(pid, ours)
 
@@ -105,7 +105,7 @@ class Guard:
         line = self._lines.readline()
         if line.endswith(b"\n"):
             return str(json.loads(line))
-        raise GuardError(f"The process that tries models out {_ending(self._reap())}.")
+        raise GuardError(f"The process that tries models out {ending(os.waitstatus_to_exitcode(self._reap()))}.")
 
     def close(self) -> None:
         """End the process and what it has begun."""
@@ -133,7 +133,8 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
     os._exit(0)
 
 
-def _do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
+def do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
+    """Do trials in child processes, and write a line for each to `pipe`; closes all other descriptors."""
     _detach(pipe, parent)
     # What is there now is never looked at by collections here and in the children: they would copy it page by page,
     # and end what is the parent's, such as its connections.
@@ -175,7 +176,8 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
             if reason is None:
                 if done > first:
                     break
-                reason = f"{trial.name}: loading it {_ending(child.end())}: the file is damaged, or made to do that."
+                ended = ending(os.waitstatus_to_exitcode(child.end()))
+                reason = f"{trial.name}: loading it {ended}: the file is damaged, or made to do that."
             os.write(out, json.dumps(reason).encode() + b"\n")
             done += 1
             if child.over:
@@ -357,9 +359,8 @@ def _data_bytes() -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-def _ending(status: int) -> str:
-    """Say how a process ended, by its status: after "it"."""
-    code = os.waitstatus_to_exitcode(status)
+def ending(code: int) -> str:
+    """Say how a process ended, by its exit status, negative if by a signal: after "it"."""
     if code >= 0:
         return f"ended its process (exit status {code})"
     names = {each.value: each.name for each in signal.Signals}

@@ -27,7 +27,7 @@ _NO_LAYERS = "the model has only an ONNX file, of which no value between the inp
 _WHOLE_NUMBERS = "every input of the model is of whole numbers, which have no gradient"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class LoadedModel:
     """A model version that is served. Nothing of it ever changes.
 

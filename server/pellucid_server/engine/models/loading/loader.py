@@ -17,20 +17,13 @@ import torch
 
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.models.exported.archive import program_bytes
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file, fingerprint, shown, size_on_disk
 from pellucid_server.engine.models.loading.guard import Bounds, Grow, Guard, Trial
 from pellucid_server.engine.models.loading.loaded import LoadedModel
-from pellucid_server.engine.models.loading.repository import (
-    GRAPH_FILE,
-    Broken,
-    Contents,
-    ModelError,
-    Version,
-    check_description,
-    contents,
-    load_version,
-)
+from pellucid_server.engine.models.loading.repository import check_description, load_version
 from pellucid_server.faults import LOADING, Faults
+from pellucid_server.model_files.listing import GRAPH_FILE, Broken, Contents, ModelError, Version, contents
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file, fingerprint, shown, size_on_disk
+from pellucid_server.model_files.reasons import Reasons
 from pellucid_server.vocabulary.descriptions import BrokenModel, Verdict
 from pellucid_server.vocabulary.messages import WorkerSettings
 
@@ -55,9 +48,6 @@ _MEMORY_FOR_FILES = 6
 _MEMORY_FOR_GRAPH = 32
 """Bytes of memory for each byte of a graph's text: 10,000 operators are some 10 MiB of it."""
 
-_MOST_REASON_BYTES = 640
-"""Of a reason that callers read: with what goes before it, it fits a status."""
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -66,6 +56,14 @@ class Loaded:
     models: tuple[LoadedModel, ...]
     broken: tuple[BrokenModel, ...]
     verdicts: tuple[Verdict, ...]
+
+
+def import_for_loads() -> None:
+    """Import what the first load would: before a fork, so that each forked process need not do so anew."""
+    for name in _FIRST_LOAD_MODULES:
+        # Other versions of torch have others: children then import those themselves.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 class Loader:
@@ -78,7 +76,7 @@ class Loader:
         self._found = found
         self._fingerprints = dict(zip(found.versions, fingerprints, strict=True))
         self._versions = _in_good_order([*zip(found.versions, known, strict=True)])
-        self._prefixes = tuple(f"{shown(Path(each))}/" for each in _names(Path(settings.model_repository)))
+        self._reasons = Reasons(Path(settings.model_repository))
         self._guard: Guard | None = None
 
     @classmethod
@@ -92,11 +90,8 @@ class Loader:
         """
         if threading.active_count() > 1:
             raise RuntimeError("a fork copies one thread alone, with the locks that others hold")
-        for name in _FIRST_LOAD_MODULES:
-            # Other versions of torch have others: children then import those themselves.
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-        found = contents(Path(settings.model_repository))
+        import_for_loads()
+        found = contents(Path(settings.model_repository), only=settings.versions)
         if found.others:
             _log.warning("passed over, as they are no models: %s", ", ".join(map(shown, found.others)))
         said = {(each.name, each.version, each.fingerprint): each for each in settings.verdicts}
@@ -104,7 +99,7 @@ class Loader:
         fingerprints = [fingerprint(each.folder) for each in found.versions]
         pairs = zip(found.versions, fingerprints, strict=True)
         loader = cls(settings, found, fingerprints, [said.get((each.name, each.number, at)) for each, at in pairs])
-        trials = [_trial(version, settings, methods) for version, verdict in loader._versions if verdict is None]
+        trials = [trial(version, settings, methods) for version, verdict in loader._versions if verdict is None]
         if trials:
             loader._guard = Guard.start(trials)
         return loader
@@ -137,7 +132,7 @@ class Loader:
         self.close()
         self._report(models, broken)
         listed = sorted(broken, key=lambda each: (each.name, each.number))
-        named = tuple(BrokenModel(each.name, each.number, self._reason(each.message)) for each in listed)
+        named = tuple(BrokenModel(each.name, each.number, self._reasons.of(each.message)) for each in listed)
         models.sort(key=lambda model: (model.name, model.version))
         return Loaded(tuple(models), named, tuple(verdicts))
 
@@ -173,25 +168,11 @@ class Loader:
         total = len(self._found.versions) + len(self._found.broken)
         raise ModelError("\n".join([_summary(len(broken), total), *(f"- {each.message}" for each in broken)]))
 
-    def _reason(self, message: str) -> str:
-        """Return a message for callers: without the place of the repository, and in one line of a bounded length."""
-        for prefix in self._prefixes:
-            message = message.replace(prefix, "")
-        line = " ".join(message.split()).encode("utf-8", "backslashreplace")
-        if len(line) > _MOST_REASON_BYTES:
-            line = line[: _MOST_REASON_BYTES - 3] + "…".encode()
-        return line.decode("utf-8", "ignore")
-
 
 def _summary(broken: int, total: int) -> str:
     if broken == total:
         return "No model can be served:"
     return f"{broken} of {total} models cannot be served, and models.on_error is 'stop':"
-
-
-def _names(repository: Path) -> tuple[str, ...]:
-    """Return what a repository is called in messages: as it was given, and where its links lead."""
-    return tuple(dict.fromkeys(str(path) for path in (repository, repository.resolve())))
 
 
 def _in_good_order(versions: list[tuple[Version, Verdict | None]]) -> list[tuple[Version, Verdict | None]]:
@@ -203,7 +184,8 @@ def _in_good_order(versions: list[tuple[Version, Verdict | None]]) -> list[tuple
     return [*ordered[-1:], *ordered[:-1]]
 
 
-def _trial(version: Version, settings: WorkerSettings, methods: Sequence[Method]) -> Trial:
+def trial(version: Version, settings: WorkerSettings, methods: Sequence[Method]) -> Trial:
+    """Return what tries a version out in a child process."""
     disk_bytes = size_on_disk(version.folder)
     bounds = Bounds(
         settings.load_seconds + disk_bytes / _FILE_BYTES_A_SECOND,

@@ -1,10 +1,9 @@
 """A folder of models, NAME/model.toml and NAME/VERSION/model.pt2 or model.onnx or both: what it has, and loading it."""
 
+import contextlib
 import hashlib
 import logging
-import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid_server import wire
@@ -13,7 +12,6 @@ from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.exported.archive import ModelFileError, load_program
 from pellucid_server.engine.models.files.manifest import Manifest, read_manifest
-from pellucid_server.engine.models.files.plain_files import UnfitFileError, check_file, shown, version_files
 from pellucid_server.engine.models.files.strict_toml import ManifestError
 from pellucid_server.engine.models.graph.graph import Graph, UnfitModelError
 from pellucid_server.engine.models.inputs.preprocessing import UnfitManifestError
@@ -22,92 +20,14 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.trial import TrialError
 from pellucid_server.engine.models.loading.twin import LARGEST_TWIN_BYTES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, SessionError, nearest_device
+from pellucid_server.model_files.listing import GRAPH_FILE, MANIFEST, ONNX_FILE, ModelError, Version, contents
+from pellucid_server.model_files.plain_files import UnfitFileError, check_file, shown, version_files
 from pellucid_server.vocabulary.requests import ModelKey
 
 _log = logging.getLogger(__name__)
 
-GRAPH_FILE, ONNX_FILE = "model.pt2", "model.onnx"
 MOST_DESCRIBED_BYTES = 8 << 20
 """Bytes of all that callers can read of a model: signature, labels, layers."""
-
-_MANIFEST = "model.toml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SERVICES = re.compile(r"(pellucid|grpc)\..*")
-"""What gRPC's health check calls services by, beside models."""
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
-
-
-class ModelError(Exception):
-    """A repository or a model in it that cannot be served; the message names the path, and what would be right."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version of a model, at `folder`: nothing in it has been looked at."""
-
-    folder: Path
-    name: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A model, or one version of it, that cannot be served; `number` is 0 for the whole model."""
-
-    name: str
-    number: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What is in a repository, by name, then version; `others` are neither models nor hidden."""
-
-    versions: tuple[Version, ...]
-    broken: tuple[Broken, ...]
-    others: tuple[Path, ...]
-
-
-def contents(repository: Path) -> Contents:
-    """List what a repository has, without a look into any file.
-
-    A folder is a model's if it has a `model.toml`, or a folder called by a version's number. Hidden ones are not.
-
-    Raises
-    ------
-    ModelError
-        The repository is no folder, cannot be listed, or has no models at all.
-    """
-    if not repository.is_dir():
-        raise ModelError(
-            f"{shown(repository)} is not a folder; it must be the model repository, with a folder for each model."
-        )
-    versions: list[Version] = []
-    broken: list[Broken] = []
-    others: list[Path] = []
-    try:
-        paths = sorted(path for path in repository.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ModelError(f"{shown(repository)} cannot be listed: {error.strerror}.") from error
-    for path in paths:
-        try:
-            numbers = _version_numbers(path)
-        except OSError as error:
-            # Such as lost+found, which only the system's administrator can list.
-            if _NAME.fullmatch(path.name):
-                broken.append(Broken(path.name, 0, f"{shown(path)} cannot be listed: {error.strerror}."))
-            else:
-                others.append(path)
-            continue
-        if numbers is None:
-            others.append(path)
-        elif (wrong := _wrong(path, numbers)) is not None:
-            broken.append(Broken(shown(Path(path.name)), 0, wrong))
-        else:
-            versions.extend(Version(path / str(number), path.name, number) for number in numbers)
-    if not versions and not broken:
-        raise ModelError(f"{shown(repository)} has no models; it needs NAME/model.toml and NAME/1/model.pt2 for each.")
-    return Contents(tuple(versions), tuple(broken), tuple(others))
 
 
 def load_version(version: Version, device: str, threads: int, *, fast_graph: bool | None = None) -> LoadedModel:
@@ -127,9 +47,28 @@ def load_version(version: Version, device: str, threads: int, *, fast_graph: boo
     ModelError
         It cannot be served. What goes wrong beyond what is foreseen is in the log, too.
     """
-    folder = version.folder
-    try:
+    with _explained(version.folder):
         return _load(version, device, threads, fast_graph)
+
+
+def read_digest(version: Version) -> str:
+    """Return a version's digest, by its files as they are now; see `version_digest`.
+
+    Raises
+    ------
+    ModelError
+        It cannot be served.
+    """
+    with _explained(version.folder):
+        check_file(version.folder.parent / MANIFEST, version.folder.parent)
+        return version_digest(version.folder, read_manifest(version.folder.parent / MANIFEST))
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Raise whatever goes wrong with a version's files as a `ModelError`."""
+    try:
+        yield
     except (ModelError, ManifestError, UnfitFileError, ModelFileError) as error:
         raise ModelError(str(error)) from error
     except (UnfitManifestError, TrialError) as error:
@@ -208,7 +147,7 @@ def version_digest(folder: Path, manifest: Manifest) -> str:
         A file is not what may be one of a model.
     """
     inside = {path.relative_to(folder).as_posix(): path for path in version_files(folder, folder.parent)}
-    beside = {f"../{name}": folder.parent / name for name in (_MANIFEST, *manifest.files)}
+    beside = {f"../{name}": folder.parent / name for name in (MANIFEST, *manifest.files)}
     files = inside | beside
     lines = (f"{_file_digest(files[name])}  {name}\n" for name in sorted(files, key=str.encode))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -219,37 +158,11 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version_numbers(path: Path) -> list[int] | None:
-    """Return the versions in a folder, in order; None if it is no model's."""
-    if not path.is_dir():
-        return None
-    numbers = sorted(int(each.name) for each in path.iterdir() if _VERSION.fullmatch(each.name) and each.is_dir())
-    manifest = path / _MANIFEST
-    return numbers if numbers or manifest.exists() or manifest.is_symlink() else None
-
-
-def _wrong(path: Path, numbers: list[int]) -> str | None:
-    """Say what is wrong with a model's folder as such, or None."""
-    manifest = path / _MANIFEST
-    if not _NAME.fullmatch(path.name):
-        return (
-            f"{shown(path)}: a model's name must be letters, digits, '.', '_' and '-', a letter or digit first, 128 at "
-            "most."
-        )
-    if _SERVICES.fullmatch(path.name):
-        return f"{shown(path)}: a model's name must not begin as those of services do, with 'pellucid.' or 'grpc.'."
-    if not (manifest.exists() or manifest.is_symlink()):
-        return f"{shown(path)} has no {_MANIFEST}; every model must have one, even if it is empty."
-    if not numbers:
-        return f"{shown(path)} has no version; put the model's file into {shown(path / '1' / GRAPH_FILE)}."
-    return None
-
-
 def _load(version: Version, device: str, threads: int, fast_graph: bool | None) -> LoadedModel:
     folder = version.folder
     files = {path.relative_to(folder).as_posix() for path in version_files(folder, folder.parent)}
-    check_file(folder.parent / _MANIFEST, folder.parent)
-    manifest = read_manifest(folder.parent / _MANIFEST)
+    check_file(folder.parent / MANIFEST, folder.parent)
+    manifest = read_manifest(folder.parent / MANIFEST)
     graph = _graph(folder, files, manifest, device)
     session = _session(folder, files, manifest, device, threads)
     key = ModelKey(version.name, version.number, version_digest(folder, manifest))

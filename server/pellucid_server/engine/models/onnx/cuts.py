@@ -11,12 +11,12 @@ from pellucid_server.engine.asking.recipe import HostTensors
 from pellucid_server.engine.models.graph.cuts import BehindUnits
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.suffix import Context, Rows
+from pellucid_server.engine.models.onnx.beside import DTYPES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.engine.models.onnx.parts import CUT, Part, behind, plan, plan_between, up_to, with_edits
 from pellucid_server.engine.models.onnx.probe import find_values
 from pellucid_server.engine.models.onnx.session import REFUSALS
 from pellucid_server.engine.models.onnx.sessions import Kept, PartSessions
-from pellucid_server.engine.models.onnx.skeleton import DTYPES
 from pellucid_server.engine.models.onnx.values import find_layers
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.requests import Array

@@ -12,6 +12,7 @@ from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.graph.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.graph.lengths import Lengths, Size, length_error, names_a_length, values_error
+from pellucid_server.engine.models.onnx.beside import take_in
 from pellucid_server.engine.models.onnx.file import SessionError, one_line, read_onnx
 from pellucid_server.engine.models.onnx.guards import tripped
 from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session, Weights, nearest_device
@@ -81,9 +82,10 @@ class OnnxModel:
         """Bytes of the largest value in the file, for a row."""
         self.options = Options(path.parent.resolve(), threads, device, trim_seconds)
         """How sessions of the file are opened."""
-        self.skeleton = Skeleton.of(file.model, self.options.folder) if cuttable else None
+        taken = take_in(file.model, self.options.folder)
+        self.skeleton = Skeleton.of(file.model, self.options.folder, taken) if cuttable else None
         """What it can be cut by; None where that was not asked for."""
-        beside, content = Weights(beside=beside_bytes(file.model)), file.model.SerializeToString()
+        beside, content = Weights(taken, beside_bytes(file.model, taken)), file.model.SerializeToString()
         # The weights need not be in memory once more while ONNX Runtime reads them.
         file.model.Clear()
         self._session = Session(content, self.options, weights=beside, largest_value_bytes=file.largest_value_bytes)

@@ -13,11 +13,12 @@ from onnx import TensorProto
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.models.graph.sizes import BatchLayout
+from pellucid_server.engine.models.onnx.beside import DTYPES
 from pellucid_server.engine.models.onnx.file import SessionError
 from pellucid_server.engine.models.onnx.graphs import Shape
 from pellucid_server.engine.models.onnx.parts import shapes_of
 from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session, Weights
-from pellucid_server.engine.models.onnx.skeleton import DTYPES, Skeleton
+from pellucid_server.engine.models.onnx.skeleton import Skeleton
 from pellucid_server.engine.models.onnx.values import FLOATS, Known, Values, counted, inferred_values
 from pellucid_server.vocabulary.requests import Array
 

@@ -4,33 +4,20 @@ A file is cut only where there is nothing else to cut, so that others take no me
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
+from pellucid_server.engine.models.onnx.beside import DTYPES, LEAST_SHARED_BYTES, placeholder
 from pellucid_server.engine.models.onnx.file import SessionError
 from pellucid_server.engine.models.onnx.graphs import Shape, bare, inferred, subgraphs
 from pellucid_server.engine.models.onnx.session import Weights
-
-_LEAST_SHARED_BYTES = 4096
-"""Of a weight that parts share; smaller ones may be shapes, which ONNX Runtime reads while it loads a model."""
-
-_ELSEWHERE = "shared"
-"""The place that a model gives for a weight which is handed over beside it. No such file is read."""
-
-DTYPES: Mapping[int, np.dtype[np.generic]] = {
-    kind: onnx.helper.tensor_dtype_to_np_dtype(kind)
-    for kind in (
-        *(TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32),
-        *(TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL),
-    )
-}
-"""Types that numpy has, of values that may leave a part or enter one."""
 
 _COUNTING = frozenset({"Range", "NonZero", "EyeLike", "CumSum", "CumProd", "Unique", "Loop", "Scan", "If", "Tile"})
 """What makes different numbers of a shape alone, so that a row's depend on its place in the batch."""
@@ -93,17 +80,25 @@ class Skeleton:
     beside: Mapping[Path, tuple[int, ...]]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, folder: Path) -> "Skeleton":
-        """Take what is needed of a model that was read and checked; the model may be changed afterwards."""
+    def of(
+        cls, model: onnx.ModelProto, folder: Path, taken: Mapping[str, onnxruntime.OrtValue] = MappingProxyType({})
+    ) -> "Skeleton":
+        """Take what is needed of a model that was read and checked; the model may be changed afterwards.
+
+        `taken` are weights that are handed over beside it.
+        """
         known = bare(model)
         kept = _without_weights(model)
         wiring = _wiring(kept.graph, {tensor.name for tensor in model.graph.initializer})
         batch, symbols = _named_axes(known, wiring.inputs)
         shapes, kinds = inferred(known)
-        shared: dict[str, onnxruntime.OrtValue] = {}
+        shared: dict[str, onnxruntime.OrtValue] = dict(taken)
         beside: dict[Path, tuple[int, ...]] = {}
         for tensor in model.graph.initializer:
-            found = _shared(tensor)
+            found = None if tensor.name in taken else _shared(tensor)
+            if tensor.name in taken:
+                kept.graph.initializer.append(tensor)
+                continue
             if found is None:
                 kept.graph.initializer.append(tensor)
                 location = next((each.value for each in tensor.external_data if each.key == "location"), None)
@@ -111,8 +106,8 @@ class Skeleton:
                     beside[folder / location] = _fingerprint(folder / location)
                 continue
             shared[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(found)
-            kept.graph.initializer.append(_placeholder(tensor, found.nbytes))
-        return cls(kept, Weights(shared, beside_bytes(model)), wiring, batch, shapes, kinds, symbols, beside)
+            kept.graph.initializer.append(placeholder(tensor, found.nbytes))
+        return cls(kept, Weights(shared, beside_bytes(model, taken)), wiring, batch, shapes, kinds, symbols, beside)
 
     def require_unchanged(self) -> None:
         """Refuse to go on with weights beside the file that are not those which were loaded.
@@ -131,9 +126,13 @@ class Skeleton:
                 raise SessionError("the weights beside the model's file were changed since it was loaded")
 
 
-def beside_bytes(model: onnx.ModelProto) -> int:
-    """Return the bytes of the weights in other files, as if each number took eight: no less than they take."""
-    beside = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
+def beside_bytes(model: onnx.ModelProto, taken: Collection[str] = ()) -> int:
+    """Return the bytes of the weights in other files, as if each number took eight: no less than they take.
+
+    Those of `taken`, by name, are in none.
+    """
+    external = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
+    beside = [each for each in external if each.name not in taken]
     return sum(8 * math.prod(each.dims) for each in beside)
 
 
@@ -158,22 +157,13 @@ def _shared(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.gene
     """Return a weight that parts share; None for one that stays in the model or in its file."""
     if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in DTYPES:
         return None
-    if tensor.ByteSize() <= _LEAST_SHARED_BYTES:
+    if tensor.ByteSize() <= LEAST_SHARED_BYTES:
         return None
     try:
         return np.ascontiguousarray(numpy_helper.to_array(tensor))
     except (TypeError, ValueError):
         # ONNX Runtime says what it makes of such a one.
         return None
-
-
-def _placeholder(tensor: TensorProto, nbytes: int) -> TensorProto:
-    left = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    left.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", _ELSEWHERE), ("length", str(nbytes))):
-        entry = left.external_data.add()
-        entry.key, entry.value = key, value
-    return left
 
 
 def _named_axes(model: onnx.ModelProto, inputs: Sequence[str]) -> tuple[str, frozenset[str]]:

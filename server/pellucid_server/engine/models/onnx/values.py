@@ -12,9 +12,10 @@ from onnx import TensorProto
 
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.sizes import BatchLayout
+from pellucid_server.engine.models.onnx.beside import DTYPES
 from pellucid_server.engine.models.onnx.graphs import Shape
 from pellucid_server.engine.models.onnx.operators import listed
-from pellucid_server.engine.models.onnx.skeleton import DTYPES, Skeleton
+from pellucid_server.engine.models.onnx.skeleton import Skeleton
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 

@@ -81,14 +81,20 @@ def size_on_disk(version: Path) -> int:
 def fingerprint(version: Path) -> str:
     """Return a text that changes with the files of a version, or beside its folder, by their sizes, times and places.
 
-    Files are not read: it takes moments, also for files that are broken or large.
+    Files are not read: it takes moments, also for files that are broken or large. Other versions do not count, nor do
+    hidden folders: the next version may be on its way in one.
     """
     lines = hashlib.sha256()
     model = version.parent
-    beside = [path for path in _listed(model) if path.name == version.name or not path.name.isdecimal()]
+    beside = [path for path in _listed(model) if path.name == version.name or not _elsewhere(path)]
     for path in sorted({part for each in (*beside, version.resolve()) for part in _walk_safely(each)}):
         lines.update(f"{os.fsencode(path)!r} {_facts(path)}\n".encode())
     return lines.hexdigest()
+
+
+def _elsewhere(path: Path) -> bool:
+    """Whether a path beside a version's folder is of another version, or a hidden folder."""
+    return path.name.isdecimal() or (path.name.startswith(".") and path.is_dir() and not path.is_symlink())
 
 
 def shown(path: Path) -> str:

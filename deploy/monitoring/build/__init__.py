@@ -1,0 +1,1 @@
+"""Builds dashboards, objectives and manifests; `python -m deploy.monitoring.build` writes them."""

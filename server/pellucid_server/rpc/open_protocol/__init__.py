@@ -1,0 +1,1 @@
+"""The Open Inference Protocol beside the project's own services: Predict for clients of other servers."""
