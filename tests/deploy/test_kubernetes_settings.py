@@ -141,6 +141,10 @@ def test_each_gpu_has_a_worker(container, config):
     assert gpus == 0 or "cpu" not in config.pool.devices
 
 
+def test_pods_take_new_versions_without_a_restart(config):
+    assert config.models.poll_seconds == 5
+
+
 def test_models_and_data_lie_where_the_server_looks(container, config):
     mounts = {each["name"]: each for each in container["volumeMounts"]}
 
