@@ -167,7 +167,7 @@ def test_the_admin_port_wants_the_same_proofs_and_the_role_admin(secured, certif
     # To change what is served is not to ask it.
     with (
         Client(secured.address, token=secured.tokens["operator"], **desk) as client,
-        pytest.raises(errors.PermissionDeniedError, match="operator does not have the role 'predict'"),
+        pytest.raises(errors.NotFoundError, match="served: none"),
     ):
         client.predict(MODEL, table[:1])
 
