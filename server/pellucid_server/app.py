@@ -89,7 +89,7 @@ class App:
         self.admin = AdminPort(
             config.admin,
             options=channel_options(config.server),
-            listen=lambda server, address: listen_on(server, address, self._security.credentials()),
+            listen=lambda server, address: listen_on(server, address, self._security.credentials(), "admin.port"),
         )
         """Where models are loaded and unloaded, if that is asked for."""
         self._manager = _manager(config, self._pool)
@@ -200,7 +200,7 @@ class App:
                 health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
+        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials(), "server.port")
         self._server = server
 
     async def _manage(self) -> None:
@@ -231,7 +231,9 @@ class App:
             server, _ = start_http_server(config.metrics_port, config.host.strip("[]"), self._registry)
         except OSError as error:
             where = f"{config.host}:{config.metrics_port}"
-            raise StartError(f"Cannot serve metrics on {where}: {error.strerror}.") from error
+            raise StartError(
+                f"Cannot serve metrics on {where}: {error.strerror}. server.metrics_port sets the port."
+            ) from error
         self._metrics_server = server
         self.metrics_port = server.server_port
 
@@ -327,7 +329,8 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     settle()
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
-    _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
+    health = "none" if app.health_port is None else f"{host}:{app.health_port}"
+    _log.info("serving on %s:%d, metrics on %s, health checks on %s", host, app.port, metrics, health)
     if app.admin.port is not None:
         _log.info("models are loaded and unloaded on %s:%d", config.admin.host, app.admin.port)
     if ready_file is not None:
