@@ -9,6 +9,7 @@ from typing import Any
 
 from pellucid_server import logs, token_command
 from pellucid_server.app import StartError, serve
+from pellucid_server.check import command as check_command
 from pellucid_server.config import Config, ConfigError, load
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND
 from pellucid_server.pool.workers.process import WorkerStartError
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None, *, worker_command: Sequence[str
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [token_command.COMMAND]:
         return token_command.main(arguments[1:])
+    if arguments[:1] == [check_command.COMMAND]:
+        return check_command.main(arguments[1:], worker_command=worker_command)
     options = _parser().parse_args(arguments)
     try:
         config = load(options.config, _overrides(options))
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pellucid-server",
         description="Serve the models of a folder over gRPC, with explanations.",
         epilog="Options win over PELLUCID_ environment variables, and those over the settings file. "
-        "`pellucid-server token` makes a token for a caller.",
+        "`pellucid-server check` says what would be served, and `pellucid-server token` makes a token for a caller.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (or PELLUCID_CONFIG)")
     parser.add_argument("--models", metavar="DIR", help="the model repository")

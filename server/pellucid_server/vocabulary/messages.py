@@ -29,7 +29,7 @@ class WorkerSettings:
     fault_folder: str = ""
     """Where tests arm fault points, see `pellucid_server.faults`; empty for none."""
     on_broken_model: str = "skip"
-    """"skip" serves the models that load, "stop" refuses to start unless all do."""
+    """"skip" serves the models that load, "stop" refuses to start unless all do, "report" greets even if none does."""
     load_seconds: float = 8.0
     """Processor time for trying out a model whose files are small."""
     load_bytes: int = 768 << 20

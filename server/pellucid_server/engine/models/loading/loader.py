@@ -163,7 +163,8 @@ class Loader:
         for each in broken:
             what = f"{each.name} version {each.number}" if each.number else each.name
             _log.error("the model %s is broken: %s", what, each.message)
-        if not broken or (models and self._settings.on_broken_model == "skip"):
+        on_broken = self._settings.on_broken_model
+        if not broken or on_broken == "report" or (models and on_broken == "skip"):
             return
         total = len(self._found.versions) + len(self._found.broken)
         raise ModelError("\n".join([_summary(len(broken), total), *(f"- {each.message}" for each in broken)]))

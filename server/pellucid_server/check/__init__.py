@@ -1,0 +1,1 @@
+"""`pellucid-server check`: what a server would serve, found out without starting one."""
