@@ -20,13 +20,18 @@ class SettingsFound:
 
 @dataclass(frozen=True, slots=True)
 class ModelFound:
-    """A model version: `info` is None if it is broken, and then `reason` says why, as `ListModels` does."""
+    """A model version: `info` is None if it is broken, and then `reason` says why, as `ListModels` does.
+
+    `seconds` of processor time and `size_bytes` of memory are what its trial took; None if there was none.
+    """
 
     name: str
     version: int
     info: ModelInfo | None = None
     reason: str = ""
     warnings: tuple[str, ...] = ()
+    seconds: float | None = None
+    size_bytes: int | None = None
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -54,6 +59,8 @@ class RepositoryFound:
     passed_over: tuple[str, ...] = ()
     seconds: float = 0.0
     problem: str = ""
+    strict: bool = False
+    """Whether a server starts only if all models load (`models.on_error`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ def _model(found: ModelFound) -> dict[str, Any]:
         "version": found.version,
         "state": "broken" if found.info is None else "serving",
         "reason": found.reason,
+        "trial_seconds": found.seconds,
+        "trial_bytes": found.size_bytes,
     }
     info = found.info
     if info is None:

@@ -11,7 +11,7 @@ from pellucid_server.config import Config, worker_environment
 from pellucid_server.model_files.listing import GRAPH_FILE, ModelError, contents
 from pellucid_server.pool.workers.launcher import WORKER_COMMAND, Launcher
 from pellucid_server.pool.workers.process import WorkerProcess, WorkerStartError
-from pellucid_server.vocabulary.descriptions import ModelInfo
+from pellucid_server.vocabulary.descriptions import ModelInfo, Verdict
 from pellucid_server.vocabulary.messages import Hello, WorkerSettings
 
 _DEVICE = "cpu"
@@ -39,6 +39,7 @@ async def check_repository(config: Config, worker_command: Sequence[str] = WORKE
         hello.datasets,
         _passed_over(repository),
         time.monotonic() - began,
+        strict=config.models.on_error == "stop",
     )
 
 
@@ -65,7 +66,13 @@ def _models(hello: Hello, repository: Path) -> tuple[ModelFound, ...]:
         for info in hello.models
     ]
     broken = [ModelFound(each.name, each.version, reason=each.reason) for each in hello.broken]
-    return tuple(sorted([*good, *broken], key=lambda each: (each.name, each.version)))
+    tried = {(each.name, each.version): each for each in hello.verdicts}
+    found = (_with_trial(each, tried.get((each.name, each.version))) for each in (*good, *broken))
+    return tuple(sorted(found, key=lambda each: (each.name, each.version)))
+
+
+def _with_trial(found: ModelFound, verdict: Verdict | None) -> ModelFound:
+    return found if verdict is None else replace(found, seconds=verdict.trial_seconds, size_bytes=verdict.trial_bytes)
 
 
 def _warnings(info: ModelInfo, repository: Path) -> list[str]:

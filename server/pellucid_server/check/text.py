@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from pellucid_server.check.report import GOOD, ModelFound, Report, RepositoryFound
+from pellucid_server.check.report import ModelFound, Report, RepositoryFound
 
 _DIGEST_CHARACTERS = 12
-_HEADINGS = ("MODEL", "VERSION", "STATE", "DIGEST", "INPUTS", "OUTPUTS", "LAYERS", "METHODS")
+_HEADINGS = ("MODEL", "VERSION", "STATE", "DIGEST", "INPUTS", "OUTPUTS", "LAYERS", "METHODS", "SECONDS", "MIB")
 
 
 def text(report: Report) -> str:
@@ -37,13 +37,15 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _row(found: ModelFound) -> tuple[str, ...]:
     info, version = found.info, str(found.version) if found.version else "-"
+    seconds = "-" if found.seconds is None else f"{found.seconds:.1f}"
+    mebibytes = "-" if found.size_bytes is None else str(found.size_bytes >> 20)
     if info is None:
-        return found.name, version, "BROKEN", "-", "-", "-", "-", "-"
+        return found.name, version, "BROKEN", "-", "-", "-", "-", "-", seconds, mebibytes
     inputs = ", ".join(f"{each.name} {_shape(each.shape)}" for each in info.inputs)
     outputs = ", ".join(f"{each.name} {_shape(each.shape)}" for each in info.outputs)
     methods = f"{len(found.allowed)} of {len(info.capabilities)}"
     digest = info.key.digest[:_DIGEST_CHARACTERS]
-    return found.name, version, "good", digest, inputs, outputs, str(len(info.layers)), methods
+    return found.name, version, "good", digest, inputs, outputs, str(len(info.layers)), methods, seconds, mebibytes
 
 
 def _notes(found: ModelFound) -> Iterator[str]:
@@ -80,12 +82,14 @@ def _rest(found: RepositoryFound) -> Iterator[str]:
 
 def _verdict(report: Report, found: RepositoryFound) -> str:
     good = sum(each.info is not None for each in found.models)
-    served = f"{good} of {len(found.models)} model versions would be served"
+    total = len(found.models)
     if report.settings.problems:
         return "The server would not start with these settings."
     if found.problem or not good:
         return "The server would not start."
-    return f"All {served}." if report.status == GOOD else f"{served}."
+    if found.strict and good < total:
+        return "The server would not start: models.on_error is 'stop', and not all models can be served."
+    return f"{good} of {total} model versions would be served."
 
 
 def _state(reason: str) -> str:

@@ -191,3 +191,7 @@ class Verdict:
     fingerprint: str
     reason: str = ""
     fast_graph: bool | None = None
+    trial_seconds: float | None = None
+    """Processor time that trying it out took; None if that was not measured."""
+    trial_bytes: int | None = None
+    """The most memory that was seen in use for it."""

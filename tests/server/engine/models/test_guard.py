@@ -204,3 +204,27 @@ def test_each_trial_is_measured_by_what_it_takes_itself():
         return ""
 
     assert outcomes(take, take, take, bounds=bounds) == ["", "", ""]
+
+
+def test_what_each_trial_took_is_measured_of_that_trial_alone():
+    def busy(grow):
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        return ""
+
+    def large(grow):
+        held = b"x" * (100 * MIB)
+        return "" if held[-1:] == b"x" else "it is not there"
+
+    guard = Guard.start([Trial(run.__name__, run, BOUNDS) for run in (busy, large, fine)])
+    try:
+        spent = [(guard.next(), guard.spent)[1] for _ in range(3)]
+    finally:
+        guard.close()
+
+    assert 0.3 <= spent[0].seconds < 0.6
+    assert spent[0].size_bytes < 20 * MIB
+    assert 90 * MIB < spent[1].size_bytes < 120 * MIB
+    assert spent[2].seconds < 0.1
+    assert spent[2].size_bytes < 20 * MIB

@@ -54,6 +54,14 @@ class Bounds:
         return Bounds(self.seconds + more.seconds, self.size_bytes + more.size_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a trial has taken: seconds of processor time, and the most resident memory seen beyond what was there."""
+
+    seconds: float = 0.0
+    size_bytes: int = 0
+
+
 Grow = Callable[[Bounds], None]
 """Asks for more, once a trial has seen what it has to do."""
 
@@ -75,6 +83,8 @@ class Guard:
 
     def __init__(self, pid: int, pipe: int) -> None:
         self.pid = pid
+        self.spent = Spent()
+        """By the trial that `next` last told of."""
         self._lines = os.fdopen(pipe, "rb")
         self._reaped = False
 
@@ -104,7 +114,8 @@ class Guard:
         """
         line = self._lines.readline()
         if line.endswith(b"\n"):
-            return str(json.loads(line))
+            reason, self.spent = outcome(line)
+            return reason
         raise GuardError(f"The process that tries models out {ending(os.waitstatus_to_exitcode(self._reap()))}.")
 
     def close(self) -> None:
@@ -131,6 +142,12 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
         _log.exception("a process that tries models out failed")
         os._exit(1)
     os._exit(0)
+
+
+def outcome(line: bytes) -> tuple[str, Spent]:
+    """Read a line of `do_trials`: why the trial failed, or an empty text, and what it has taken."""
+    reason, seconds, size_bytes = json.loads(line)
+    return str(reason), Spent(float(seconds), int(size_bytes))
 
 
 def do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
@@ -178,7 +195,8 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
                     break
                 ended = ending(os.waitstatus_to_exitcode(child.end()))
                 reason = f"{trial.name}: loading it {ended}: the file is damaged, or made to do that."
-            os.write(out, json.dumps(reason).encode() + b"\n")
+            spent = child.spent
+            os.write(out, json.dumps([reason, round(spent.seconds, 3), spent.size_bytes]).encode() + b"\n")
             done += 1
             if child.over:
                 break
@@ -221,7 +239,7 @@ def _run(trial: Trial, pipe: int) -> None:
     # Measured here, as the other process would come late.
     _send(pipe, {"resident": _resident_bytes("self"), "used": time.process_time()})
     reason = trial.run(grow)[:_MOST_CHARACTERS]
-    _send(pipe, {"reason": reason})
+    _send(pipe, {"reason": reason, "ended": time.process_time(), "left": _resident_bytes("self")})
 
 
 def _send(pipe: int, message: object) -> None:
@@ -234,6 +252,8 @@ class _Child:
     def __init__(self, pid: int, pipe: int) -> None:
         self.over = False
         """Whether it is, or has to be, at its end."""
+        self.spent = Spent()
+        """By the trial that `watch` last watched."""
         self._pid = pid
         self._pipe = pipe
         self._lines = _Lines(pipe)
@@ -247,17 +267,18 @@ class _Child:
         while True:
             for message in self._messages():
                 if "reason" in message:
+                    self.spent = meter.spent(message["ended"], message["left"])
                     return str(message["reason"])
                 if "used" in message:
                     meter.begin(message["resident"], message["used"])
                 else:
                     bounds += Bounds(message["seconds"], message["bytes"])
             if self._lines.ended:
-                self.over = True
+                self.over, self.spent = True, meter.spent()
                 return None
             excess = meter.excess(bounds)
             if excess:
-                self.over = True
+                self.over, self.spent = True, meter.spent()
                 return f"{trial.name}: {excess}"
 
     def end(self) -> int:
@@ -307,10 +328,18 @@ class _Meter:
         self._resident_bytes = resident_bytes
         self._used_before = self._window_used = used_seconds
         self._asleep_seconds = 0.0
+        self._last_used, self._most_bytes = used_seconds, resident_bytes
+
+    def spent(self, used_seconds: float = 0.0, resident_bytes: int = 0) -> Spent:
+        """Return what the trial has taken, as far as was seen or as the process itself says at the end of it."""
+        used, most = max(self._last_used, used_seconds), max(self._most_bytes, resident_bytes)
+        return Spent(used - self._used_before, most - self._resident_bytes)
 
     def excess(self, bounds: Bounds) -> str:
         """Say which of its bounds the process is beyond; empty if none."""
-        if _resident_bytes(self._pid) - self._resident_bytes > bounds.size_bytes:
+        resident_bytes = _resident_bytes(self._pid)
+        self._most_bytes = max(self._most_bytes, resident_bytes)
+        if resident_bytes - self._resident_bytes > bounds.size_bytes:
             return (
                 f"loading it takes more memory than {bounds.size_bytes >> 20} MiB; if the model is your own and needs "
                 "more, raise models.load_bytes."
@@ -323,6 +352,7 @@ class _Meter:
             if sleeps and used - self._window_used < _IDLE_SHARE * window:
                 self._asleep_seconds += window
             self._window_began, self._window_used = now, used
+        self._last_used = max(self._last_used, used)
         # The system counts in hundredths of a second, and the process itself more finely.
         used = max(used - self._used_before, 0.0)
         if used + self._asleep_seconds > bounds.seconds or now - self._began > _WALL_FACTOR * bounds.seconds:

@@ -9,7 +9,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +118,7 @@ class Loader:
         broken = list(self._found.broken)
         verdicts: list[Verdict] = []
         for version, verdict in self._versions:
-            message = self._message(verdict)
+            message, seconds, size_bytes = self._outcome(verdict)
             # What only this process cannot load, for want of memory perhaps, the next one may.
             reason, fast_graph = message, None if verdict is None else verdict.fast_graph
             if not message and not (broken and self._settings.on_broken_model == "stop"):
@@ -126,7 +126,8 @@ class Loader:
                 message = self._load(version, models, fast_graph)
                 if not message and self._settings.fast_graph:
                     fast_graph = models[-1].fast is not None
-            verdicts.append(Verdict(version.name, version.number, self._fingerprints[version], reason, fast_graph))
+            found = Verdict(version.name, version.number, self._fingerprints[version], reason, fast_graph)
+            verdicts.append(replace(found, trial_seconds=seconds, trial_bytes=size_bytes))
             if message:
                 broken.append(Broken(version.name, version.number, message))
         self.close()
@@ -142,12 +143,13 @@ class Loader:
             self._guard.close()
             self._guard = None
 
-    def _message(self, verdict: Verdict | None) -> str:
-        """Return why a version is broken as far as trying it out has shown, or an empty text."""
+    def _outcome(self, verdict: Verdict | None) -> tuple[str, float | None, int | None]:
+        """Return why a version is broken as far as trying it out has shown, or an empty text, and what that took."""
         if verdict is not None:
-            return verdict.reason
+            return verdict.reason, verdict.trial_seconds, verdict.trial_bytes
         assert self._guard is not None  # noqa: S101 - it is there as long as a verdict is missing
-        return self._guard.next()
+        reason = self._guard.next()
+        return reason, self._guard.spent.seconds, self._guard.spent.size_bytes
 
     def _load(self, version: Version, models: list[LoadedModel], fast_graph: bool | None) -> str:
         settings = self._settings

@@ -6,7 +6,6 @@ and writes why the version is broken, or an empty text.
 """
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from pellucid_server import wire
 from pellucid_server.engine.asking import registry
-from pellucid_server.engine.models.loading.guard import GuardError, do_trials, ending
+from pellucid_server.engine.models.loading.guard import GuardError, do_trials, ending, outcome
 from pellucid_server.engine.models.loading.loader import trial
 from pellucid_server.model_files.listing import Version
 from pellucid_server.processes import Process
@@ -53,7 +52,7 @@ def try_out(version: Version, settings: WorkerSettings, fork: Fork) -> str:
             with contextlib.suppress(ConnectionError), ours.makefile("rb") as lines:
                 line = lines.readline()
             if line.endswith(b"\n"):
-                return str(json.loads(line))
+                return outcome(line)[0]
         finally:
             process.kill()
             status = process.wait()
