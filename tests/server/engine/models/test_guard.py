@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from pellucid_server.engine.models.loading.guard import Bounds, Guard, GuardError, Trial
+from pellucid_server.engine.models.loading.guard import Guard, GuardError, Trial
+from pellucid_server.engine.models.loading.meter import Bounds
 
 MIB = 1 << 20
 BOUNDS = Bounds(1.0, 256 * MIB)
@@ -152,7 +153,8 @@ def test_a_guard_that_is_lost_says_how():
 
 PARENT = """
 import os, signal, sys, time
-from pellucid_server.engine.models.loading.guard import Bounds, Guard, Trial
+from pellucid_server.engine.models.loading.guard import Guard, Trial
+from pellucid_server.engine.models.loading.meter import Bounds
 
 def hang(grow):
     sys.stdout.write(f"{os.getppid()} {os.getpid()}\\n")

@@ -17,8 +17,9 @@ import torch
 
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.models.exported.archive import program_bytes
-from pellucid_server.engine.models.loading.guard import Bounds, Grow, Guard, Trial
+from pellucid_server.engine.models.loading.guard import Grow, Guard, Trial
 from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.models.loading.meter import Bounds
 from pellucid_server.engine.models.loading.repository import check_description, load_version
 from pellucid_server.faults import LOADING, Faults
 from pellucid_server.model_files.listing import GRAPH_FILE, Broken, Contents, ModelError, Version, contents
