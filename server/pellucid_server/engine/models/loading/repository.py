@@ -18,6 +18,7 @@ from pellucid_server.engine.models.inputs.preprocessing import UnfitManifestErro
 from pellucid_server.engine.models.loading.assembly import assemble
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.trial import TrialError
+from pellucid_server.engine.models.loading.twin import LARGEST_TWIN_BYTES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, SessionError, nearest_device
 from pellucid_server.model_files.listing import GRAPH_FILE, MANIFEST, ONNX_FILE, ModelError, Version, contents
 from pellucid_server.model_files.plain_files import UnfitFileError, check_file, shown, version_files
@@ -198,7 +199,9 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
             return None
         _log.warning("%s runs on the CPU: the installed ONNX Runtime has no CUDA", shown(path))
     try:
-        return OnnxModel(path, threads=threads, device=where, cuttable=GRAPH_FILE not in files)
+        # Beside a graph, its parts only save time.
+        cuttable = GRAPH_FILE not in files or path.stat().st_size <= LARGEST_TWIN_BYTES
+        return OnnxModel(path, threads=threads, device=where, cuttable=cuttable)
     except SessionError as error:
         raise ModelError(f"{shown(path)}: {error}.") from error
 
