@@ -7,6 +7,7 @@ import pytest
 from pellucid_server import open_inference_pb2 as pb
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc.large_fields import NONE, take_out
+from pellucid_server.rpc.open_protocol.elements import _shape
 from pellucid_server.rpc.open_protocol.messages import infer_response, metadata_response, model_key, predict_request
 from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import descriptions, requests, results
@@ -234,3 +235,12 @@ def test_raw_elements_beyond_the_rows_that_are_taken_are_not_split(rows, monkeyp
         ask(tensor("image", "BYTES", [rows]), raw=[bytes(4 << 22)], of=model(PICTURE))
 
     assert len(split) <= 1
+
+
+def test_millions_of_axes_are_refused_before_they_are_looked_at():
+    class Axes(range):
+        def __iter__(self):
+            raise AssertionError("looked at")
+
+    with pytest.raises(InvalidRequestError, match="has 60000000 axes"):
+        _shape(Axes(60_000_000), "inputs[0]")

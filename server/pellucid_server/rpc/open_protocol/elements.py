@@ -122,9 +122,12 @@ def raw_elements(array: Array) -> bytes:
 
 
 def _shape(lengths: Sequence[int], field: str) -> tuple[int, ...]:
+    # Before they are looked at: millions of them would hold up everyone's requests.
+    if not lengths or len(lengths) > _MOST_AXES:
+        refuse(
+            f"{field}.shape", f"has {len(lengths)} axes; it must have 1 to {_MOST_AXES}, of which axis 0 is the rows"
+        )
     shape = tuple(lengths)
-    if not shape or len(shape) > _MOST_AXES:
-        refuse(f"{field}.shape", f"has {len(shape)} axes; it must have 1 to {_MOST_AXES}, of which axis 0 is the rows")
     if any(length < 0 for length in shape) or 0 in shape[1:]:
         refuse(f"{field}.shape", f"is {list(shape)}; no axis may be negative, and none of a row empty")
     return shape
