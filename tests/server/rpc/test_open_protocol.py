@@ -238,9 +238,12 @@ def test_raw_elements_beyond_the_rows_that_are_taken_are_not_split(rows, monkeyp
 
 
 def test_millions_of_axes_are_refused_before_they_are_looked_at():
-    class Axes(range):
+    class Axes:
+        def __len__(self):
+            return 60_000_000
+
         def __iter__(self):
             raise AssertionError("looked at")
 
     with pytest.raises(InvalidRequestError, match="has 60000000 axes"):
-        _shape(Axes(60_000_000), "inputs[0]")
+        _shape(Axes(), "inputs[0]")
