@@ -27,7 +27,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.repository import load_version, read_digest
 from pellucid_server.engine.models.loading.trials import Fork, try_out
 from pellucid_server.engine.operations.context import Models
-from pellucid_server.memory_hygiene import trim
+from pellucid_server.memory_hygiene import no_full_collections, trim
 from pellucid_server.model_files.listing import ONNX_FILE, ModelError, Version
 from pellucid_server.model_files.plain_files import fingerprint, shown
 from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
@@ -172,7 +172,8 @@ class ServedModels:
         # Loading is mostly Python: requests have the interpreter sooner.
         sys.setswitchinterval(_SWITCH_SECONDS)
         try:
-            ready, digest = self._load(version, before, message.tried)
+            with no_full_collections():
+                ready, digest = self._load(version, before, message.tried)
         finally:
             sys.setswitchinterval(interval)
             clear_leftovers()
