@@ -119,11 +119,15 @@ def main() -> None:
             loop = Loop(networks.network(name), row)
             bare = Bare(Path(folder) / name / "1" / "model.onnx", row, threads=arguments.threads)
             print(f"{name}: {arguments.threads} thread(s), the loop's best chunk is {loop.chunk} of {CHUNKS}")
-            with servers.pellucid(Path(folder), threads=arguments.threads) as address:
-                _measure(address, name, row, loop, bare, arguments.rounds)
+            model = Path(folder) / name / "1" / "model.onnx"
+            with (
+                servers.pellucid(Path(folder), threads=arguments.threads) as address,
+                servers.least(model, threads=arguments.threads) as least,
+            ):
+                _measure(address, least, name, row, loop, bare, arguments.rounds)
 
 
-def _measure(address: str, name: str, row: np.ndarray, loop: Loop, bare: Bare, rounds: int) -> None:
+def _measure(address: str, least: str, name: str, row: np.ndarray, loop: Loop, bare: Bare, rounds: int) -> None:
     explain, predict = _attribute_body(name, row), _predict_body(name, row)
     # The service finds its own best chunk meanwhile.
     for _ in range(3):
@@ -142,10 +146,17 @@ def _measure(address: str, name: str, row: np.ndarray, loop: Loop, bare: Bare, r
         def served(callers: int = callers) -> float:
             return load.requests_per_second(address, load.PREDICT, predict, callers=callers, seconds=SECONDS)
 
-        _report(f"predict, {callers} caller(s)", served, lambda n=callers: bare.rate(n, SECONDS), rounds, aim)
+        def least_served(callers: int = callers) -> float:
+            return load.requests_per_second(least, load.PREDICT, predict, callers=callers, seconds=SECONDS)
+
+        def rival(callers: int = callers) -> float:
+            return bare.rate(callers, SECONDS)
+
+        _report(f"predict, {callers} caller(s)", served, rival, rounds, aim)
+        _report(f"predict by the least server, {callers} caller(s)", least_served, rival, rounds, None)
 
 
-def _report(what: str, served: Callable[[], float], bare: Callable[[], float], rounds: int, aim: float) -> None:
+def _report(what: str, served: Callable[[], float], bare: Callable[[], float], rounds: int, aim: float | None) -> None:
     ratios, mine, rivals = [], [], []
     for _ in range(rounds):
         before = bare()
@@ -155,7 +166,7 @@ def _report(what: str, served: Callable[[], float], bare: Callable[[], float], r
         ratios.append(mine[-1] / rivals[-1])
     print(
         f"  {what}: {statistics.median(mine):.3f}/s, rival {statistics.median(rivals):.3f}/s, ratio "
-        f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f}; aim {aim})",
+        f"{statistics.median(ratios):.3f} (rounds {min(ratios):.3f} to {max(ratios):.3f}; aim {aim or 'none'})",
         flush=True,
     )
 

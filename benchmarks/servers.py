@@ -115,3 +115,16 @@ async def _serve_echo(reply_bytes: int, ready: Path) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_serve_echo(int(sys.argv[1]), Path(sys.argv[2])))
+
+
+@contextlib.contextmanager
+def least(model: Path, *, threads: int) -> Iterator[str]:
+    """Run the least server that predicts (`benchmarks.least_server`) on an ONNX file, and yield its address."""
+    command = [sys.executable, "-m", "benchmarks.least_server", str(model), str(threads)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()

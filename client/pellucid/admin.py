@@ -164,10 +164,7 @@ class AdminClient:
 class AsyncAdminClient:
     """`AdminClient` for asyncio: the same methods, awaited. Make it inside a running event loop.
 
-    Parameters
-    ----------
-    address, timeout, credentials, metadata, retries, wait_for_ready
-        As for `AdminClient`.
+    Parameters are those of `AdminClient`.
     """
 
     def __init__(
@@ -175,6 +172,12 @@ class AsyncAdminClient:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout: float | None = None,
+        tls: bool | None = None,
+        root_certificates: Pem | None = None,
+        client_certificate: Pem | None = None,
+        client_key: Pem | None = None,
+        token: str | Path | None = None,
+        allow_plain_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Mapping[str, str | bytes] | None = None,
         retries: int | None = None,
@@ -183,6 +186,12 @@ class AsyncAdminClient:
         self._client = AsyncClient(
             address,
             timeout=timeout,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            token=token,
+            allow_plain_token=allow_plain_token,
             credentials=credentials,
             metadata=metadata,
             retries=retries,

@@ -6,8 +6,8 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-EXTRAS = {"cpu": "server", "cuda": "server-gpu"}
-"""The project's extra for each flavour of the image."""
+EXTRAS = {"cpu": ("server", "tracing"), "cuda": ("server-gpu", "tracing")}
+"""The project's extras for each flavour of the image."""
 
 _OWN = re.compile(r"pellucid\[([\w,-]+)\]")
 
@@ -27,7 +27,9 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in EXTRAS:
         sys.exit(f"usage: requirements.py {'|'.join(EXTRAS)}")
     project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
-    wanted = {*project["dependencies"], *requirements(project["optional-dependencies"], EXTRAS[sys.argv[1]])}
+    wanted = set(project["dependencies"])
+    for extra in EXTRAS[sys.argv[1]]:
+        wanted.update(requirements(project["optional-dependencies"], extra))
     sys.stdout.writelines(f"{requirement}\n" for requirement in sorted(wanted))
 
 

@@ -1,12 +1,10 @@
 """The server put together: gRPC with health and reflection, the pool, the metrics page, and their ends."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 
 from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.config import Config, worker_environment
-from pellucid_server.errors import UnavailableError
 from pellucid_server.faults import Faults
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import (
@@ -35,6 +32,7 @@ from pellucid_server.reload.manager import Manager
 from pellucid_server.rpc.admin_port import AdminPort
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.draining import drain
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
 from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, add_open_service
 from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
@@ -49,30 +47,11 @@ __all__ = ["App", "StartError", "channel_options", "serve"]
 
 _log = logging.getLogger(__name__)
 
-_ENDLESS_SECONDS = 1e9
-
 _HEAPS = 2
 """Of the front, which runs Python on one thread at a time: one for that and one for gRPC's threads."""
 
-_NOTICE_SECONDS = 0.25
-"""Time in which a stopping server still takes calls, to refuse them: those on their way would be CANCELLED by gRPC."""
-
-_QUIET_SECONDS = 0.05
-_LONGEST_NOTICE_SECONDS = 1.0
-"""The notice ends once nothing has come for that long: a starved process took in fifty calls in 0.5 s."""
-
-_LOOK_SECONDS = 0.02
-_LONGEST_DISTURBED_SECONDS = 5.0
-"""The notice goes on, too, while the machine hardly lets this process run."""
-
-_TELLING_SECONDS = 1.0
-"""Time for the last callers to be told that the grace is over."""
-
 _SPANS_SECONDS = 2.0
 """Time for a stopping server's last spans to reach the collector."""
-
-_AT_ONCE_SECONDS = 0.05
-"""How soon they may send their requests again: their connections are being ended, so it is to another server."""
 
 
 class App:
@@ -110,7 +89,7 @@ class App:
         self.admin = AdminPort(
             config.admin,
             options=channel_options(config.server),
-            listen=lambda server, address: listen_on(server, address, self._security.credentials()),
+            listen=lambda server, address: listen_on(server, address, self._security.credentials(), "admin.port"),
         )
         """Where models are loaded and unloaded, if that is asked for."""
         self._manager = _manager(config, self._pool)
@@ -177,7 +156,7 @@ class App:
         await self._health.enter_graceful_shutdown()
         self._pool.drain()
         if self._server is not None:
-            await self._drain(self._server, grace_seconds)
+            await drain(self._server, self._boundary, self._hurried, grace_seconds)
         if self._manager is not None:
             await self._manager.close()
         await self.admin.stop()
@@ -202,48 +181,6 @@ class App:
         """Let no more time of a stop's grace pass."""
         self._hurried.set()
 
-    async def _drain(self, server: grpc.aio.Server, grace_seconds: float) -> None:
-        """Refuse new work, then new connections; end with the last request, at the latest after the grace."""
-        hurried = asyncio.create_task(self._hurried.wait())
-        began = time.monotonic()
-        await self._notice(hurried, grace_seconds)
-        # gRPC's own grace would always be used up, by health watchers, whose streams stay open for ever. And its end
-        # must not meet the second stop: one of the two would then touch the server that the other has freed.
-        stopping = asyncio.create_task(server.stop(_ENDLESS_SECONDS))
-        ends = {asyncio.create_task(self._boundary.idle()), hurried}
-        left_seconds = max(grace_seconds - (time.monotonic() - began), 0.0)
-        await asyncio.wait({stopping, *ends}, timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
-        await self._tell_the_last()
-        for end in ends:
-            end.cancel()
-        await server.stop(None)
-        await stopping
-
-    async def _notice(self, hurried: "asyncio.Task[Any]", grace_seconds: float) -> None:
-        """Refuse what comes for a while: longer where a busy machine is still taking in what was sent before."""
-        now = disturbed = time.monotonic()
-        least, most, latest = (
-            now + min(seconds, grace_seconds)
-            for seconds in (_NOTICE_SECONDS, _LONGEST_NOTICE_SECONDS, _LONGEST_DISTURBED_SECONDS)
-        )
-        while not hurried.done() and now < latest:
-            entered = self._boundary.last_entered if now < most else 0.0
-            if now >= max(least, entered + _QUIET_SECONDS, disturbed + _QUIET_SECONDS):
-                return
-            before = now
-            await asyncio.wait({hurried}, timeout=_LOOK_SECONDS)
-            now = time.monotonic()
-            if now - before > 3 * _LOOK_SECONDS:
-                # This process was held up, and with it the threads that take calls in.
-                disturbed = now
-
-    async def _tell_the_last(self) -> None:
-        """Answer those whose time is up: gRPC alone would cancel their calls without a word."""
-        text = "The server is shutting down; send the request again, to another one."
-        self._boundary.give_up(UnavailableError(text, retry_after_seconds=f"{_AT_ONCE_SECONDS:.3f}"))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._boundary.idle(), _TELLING_SECONDS)
-
     def _listen(self) -> None:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
@@ -263,7 +200,7 @@ class App:
                 health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             )
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials())
+        self.port = listen_on(server, f"{config.host}:{config.port}", self._security.credentials(), "server.port")
         self._server = server
 
     async def _manage(self) -> None:
@@ -294,7 +231,9 @@ class App:
             server, _ = start_http_server(config.metrics_port, config.host.strip("[]"), self._registry)
         except OSError as error:
             where = f"{config.host}:{config.metrics_port}"
-            raise StartError(f"Cannot serve metrics on {where}: {error.strerror}.") from error
+            raise StartError(
+                f"Cannot serve metrics on {where}: {error.strerror}. server.metrics_port sets the port."
+            ) from error
         self._metrics_server = server
         self.metrics_port = server.server_port
 
@@ -390,7 +329,8 @@ def _announce(app: App, config: Config, ready_file: Path | None) -> None:
     settle()
     host = config.server.host
     metrics = "none" if app.metrics_port is None else f"http://{host}:{app.metrics_port}/metrics"
-    _log.info("serving on %s:%d, metrics on %s", host, app.port, metrics)
+    health = "none" if app.health_port is None else f"{host}:{app.health_port}"
+    _log.info("serving on %s:%d, metrics on %s, health checks on %s", host, app.port, metrics, health)
     if app.admin.port is not None:
         _log.info("models are loaded and unloaded on %s:%d", config.admin.host, app.admin.port)
     if ready_file is not None:

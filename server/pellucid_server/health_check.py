@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def local_address(server: ServerConfig) -> str:
     """Return where a server with these settings answers health checks that come from its own machine."""
-    health_port: int = getattr(server, "health_port", -1)
-    port = health_port if health_port > 0 else server.port
+    port = server.health_port if server.health_port > 0 else server.port
     return f"{_EVERY_ADDRESS.get(server.host, server.host)}:{port}"
 
 

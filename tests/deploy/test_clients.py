@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deploy.tools import ROOT, npm_folder
 from e2e.serving import Server, serve
 from pellucid import Client
 from sklearn.datasets import load_breast_cancer
@@ -18,7 +19,6 @@ from sklearn.datasets import load_breast_cancer
 pytestmark = pytest.mark.deploy
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 MODEL = "breast-cancer"
 SECONDS = 180
 
@@ -46,11 +46,9 @@ def expected(server: Server, row: list[float]) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def node_modules() -> Path:
     """gRPC for Node, as npm installs it."""
-    folder = tmp_path_factory.mktemp("node")
-    run(["npm", "install", "--no-audit", "--no-fund", "@grpc/grpc-js@1", "@grpc/proto-loader@0.8"], cwd=folder)
-    return folder / "node_modules"
+    return npm_folder("clients", "@grpc/grpc-js@1", "@grpc/proto-loader@0.8") / "node_modules"
 
 
 def run(command: Sequence[str], *, given: Any = None, cwd: Path = ROOT, **variables: str) -> str:

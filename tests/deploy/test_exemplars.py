@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from deploy.tools import free_port
 from e2e import otlp, small_models
 from e2e.messages import predict, table_rows
 from e2e.serving import LONG_SECONDS, Server, serve, wait_until
@@ -42,9 +42,7 @@ def prometheus(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The address of a Prometheus that keeps exemplars and scrapes the server."""
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "prometheus.yml").write_text(SETTINGS.format(target=server.metrics_address))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = [
         "prometheus",
         f"--config.file={folder}/prometheus.yml",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import tomllib
 import urllib.request
@@ -15,8 +14,8 @@ import grpc
 import numpy as np
 import onnxruntime
 import pytest
-from deploy.conftest import ROOT
 from deploy.engines import HARDENED, Engine
+from deploy.tools import ROOT, free_port
 from e2e.messages import long_request
 from e2e.serving import LONG_SECONDS, wait_until
 from pellucid import Client
@@ -89,13 +88,6 @@ def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
         yield made
     finally:
         engine("rm", "--force", container)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.fixture(scope="module")

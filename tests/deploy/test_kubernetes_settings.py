@@ -261,3 +261,7 @@ def test_versions_are_the_projects():
     assert runtime["spec"]["containers"][0]["image"] == f"pellucid:{version}"
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == version
     assert images == {f"pellucid:{version}", f"pellucid:{version}-cuda"}
+
+
+def test_new_versions_on_the_volume_are_served_without_a_restart(config):
+    assert 0 < config.models.poll_seconds <= 60

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from deploy.prometheus_tools import Prometheus, Receiver, alertmanager, prometheus, receiver, run
+from deploy.tools import npm_folder
 from e2e import small_models
 from e2e.conftest import models  # noqa: F401 - a fixture
 from e2e.messages import DIABETES_ROW, TABLE_MODEL, TREES_MODEL, attribute, failure, predict, rows, spec, table_rows
@@ -242,20 +243,9 @@ def test_promtool_and_amtool_take_the_shipped_files() -> None:
 
 
 @pytest.fixture(scope="module")
-def grafana_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grafana_types() -> Path:
     """A folder with Grafana's own types and the compiler."""
-    folder = tmp_path_factory.mktemp("grafana")
-    packages = [f"{name}@{version}" for name, version in GRAFANA.items()]
-    found = subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return folder
+    return npm_folder("grafana", *(f"{name}@{version}" for name, version in GRAFANA.items()))
 
 
 TYPES = """

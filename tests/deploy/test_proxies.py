@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 import urllib.request
@@ -17,24 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deploy.tools import ROOT, free_port, running
 from e2e.serving import Server, serve, wait_until
 from pellucid import Client
 from sklearn.datasets import load_breast_cancer
 
 pytestmark = pytest.mark.deploy
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "deploy/proxies"
 MODEL = "breast-cancer"
 CALLERS, CALLS = 8, 400
 SECONDS = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 @pytest.fixture
@@ -67,19 +59,6 @@ def configured(name: str, servers: tuple[Server, ...], listening: int, admin: in
 
 
 @contextmanager
-def running(command: list[str], folder: Path, address: str, ready: Callable[[], bool]) -> Iterator[str]:
-    with (folder / "proxy.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
-    try:
-        wait_until(lambda: process.poll() is not None or ready(), seconds=SECONDS, what="the proxy is ready")
-        assert process.poll() is None, (folder / "proxy.log").read_text()
-        yield address
-    finally:
-        process.terminate()
-        process.wait(SECONDS)
-
-
-@contextmanager
 def envoy(servers: tuple[Server, ...], folder: Path, change: Callable[[str], str] = str) -> Iterator[str]:
     listening, admin = free_port(), free_port()
     (folder / "envoy.yaml").write_text(change(configured("envoy.yaml", servers, listening, admin)))
@@ -93,8 +72,8 @@ def envoy(servers: tuple[Server, ...], folder: Path, change: Callable[[str], str
             return False
         return len(re.findall(r"health_flags::healthy", text)) == len(servers)
 
-    with running(command, folder, f"127.0.0.1:{listening}", healthy) as address:
-        yield address
+    with running(command, folder / "proxy.log", healthy):
+        yield f"127.0.0.1:{listening}"
 
 
 @contextmanager
@@ -103,18 +82,16 @@ def nginx(servers: tuple[Server, ...], folder: Path) -> Iterator[str]:
     text = configured("nginx.conf", servers, listening)
     for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
         text = text.replace("http {", f"http {{\n    {name}_temp_path {folder}/{name};", 1)
+    text = text.replace("http {", "http {\n    access_log off;", 1)
     (folder / "nginx.conf").write_text(f"daemon off;\npid {folder}/nginx.pid;\nerror_log stderr;\n{text}")
-    (folder / "nginx.conf").write_text(
-        (folder / "nginx.conf").read_text().replace("http {", "http {\n    access_log off;", 1)
-    )
     command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", listening)) == 0
 
-    with running(command, folder, f"127.0.0.1:{listening}", listens) as address:
-        yield address
+    with running(command, folder / "proxy.log", listens):
+        yield f"127.0.0.1:{listening}"
 
 
 PROXIES = {"envoy": envoy, "nginx": nginx}

@@ -4,17 +4,23 @@ import hashlib
 import hmac
 import json
 import re
+import secrets
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import grpc
+import numpy as np
 import pytest
-from e2e.serving import serve
+from e2e import otlp
+from e2e.fault_points import counters
+from e2e.serving import LONG_SECONDS, serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pellucid import Client, errors
+from pellucid import AdminClient, Client, errors
+from pellucid.admin import AsyncAdminClient
 from pellucid.aio import AsyncClient
 from pellucid.interventions import Mean
+from pellucid_server import open_inference_pb2 as pb
 from pki import LOCAL, Authority
 
 MODEL = "breast-cancer"
@@ -34,9 +40,9 @@ def secured(table_models, tmp_path_factory):
     authority = Authority(folder / "tls")
     pair = authority.sign("server", "server", LOCAL)
     tokens, policy = {}, '[identities.job]\ncertificates = ["job.example"]\nroles = ["predict"]\n'
-    for name in ("analyst", "web"):
+    for name, roles in (("analyst", '"predict", "explain"'), ("web", '"predict"'), ("operator", '"admin"')):
         tokens[name], lines = made_token(name)
-        policy += lines if name == "analyst" else lines.replace('"predict", "explain"', '"predict"')
+        policy += lines.replace('"predict", "explain"', roles)
     (folder / "access.toml").write_text(policy)
     (folder / "digest.key").write_bytes(KEY + b"\n")
     settings = {
@@ -46,8 +52,16 @@ def secured(table_models, tmp_path_factory):
         "PELLUCID_ACCESS__FILE": str(folder / "access.toml"),
         "PELLUCID_ACCESS__DIGEST_KEY_FILE": str(folder / "digest.key"),
         "PELLUCID_LOGGING__LEVEL": "debug",
+        "PELLUCID_ADMIN__PORT": "0",
+        "PELLUCID_MODELS__POLL_SECONDS": "0.2",
+        "PELLUCID_TRACING__SAMPLE_RATIO": "0",
     }
-    with serve(table_models, folder, settings) as running:
+    with (
+        otlp.collecting() as collector,
+        serve(
+            table_models, folder, settings | otlp.QUICK | {"PELLUCID_TRACING__ENDPOINT": collector.address}
+        ) as running,
+    ):
         ports = json.loads((folder / "ready.json").read_text())
         yield SimpleNamespace(
             address=running.address,
@@ -55,6 +69,9 @@ def secured(table_models, tmp_path_factory):
             authority=authority,
             tokens=tokens,
             log=running.log,
+            admin=running.admin_address,
+            collector=collector,
+            server=running,
         )
 
 
@@ -130,6 +147,83 @@ def test_digests_of_rows_are_hmacs_and_an_answer_can_still_be_replayed(analyst, 
     assert len(found.findings.record.reference_digest) == 64
     assert not again.warnings
     assert any("inputs" in warning for warning in other.warnings)
+
+
+def test_the_admin_port_wants_the_same_proofs_and_the_role_admin(secured, certificates, table):
+    desk = certificates["desk"]
+    with AdminClient(secured.admin, token=secured.tokens["operator"], **desk) as operator:
+        (version,) = operator.versions(MODEL)
+        assert operator.load(MODEL) == (version,)
+    assert (version.name, version.state) == (MODEL, "serving")
+    with (
+        AdminClient(secured.admin, token=secured.tokens["web"], **desk) as web,
+        pytest.raises(errors.PermissionDeniedError, match="web does not have the role 'admin', which LoadModel needs"),
+    ):
+        web.load(MODEL)
+    with AdminClient(secured.admin, **desk) as unknown, pytest.raises(errors.UnauthenticatedError):
+        unknown.versions()
+    with AdminClient(secured.admin, wait_for_ready=False) as plain, pytest.raises(errors.UnavailableError):
+        plain.versions()
+    # To change what is served is not to ask it.
+    with (
+        Client(secured.address, token=secured.tokens["operator"], **desk) as client,
+        pytest.raises(errors.NotFoundError, match="served: none"),
+    ):
+        client.predict(MODEL, table[:1])
+
+    counts = counters(secured.server)
+    for rpc, code in (("ListVersions", "OK"), ("LoadModel", "PERMISSION_DENIED"), ("ListVersions", "UNAUTHENTICATED")):
+        assert counts.total("pellucid_request_seconds_count", rpc=rpc, code=code) >= 1
+    call = "pellucid.v1.AdminService/LoadModel"
+    assert counts.total("grpc_server_call_started_total", grpc_method=call) >= 2
+
+
+async def test_the_admin_client_for_asyncio_proves_itself_too(secured, certificates):
+    async with AsyncAdminClient(secured.admin, token=secured.tokens["operator"], **certificates["desk"]) as operator:
+        (version,) = await operator.versions(MODEL)
+
+    assert version.state == "serving"
+
+
+def test_a_call_by_the_open_protocol_has_role_trace_metrics_and_line_like_any_other(secured, certificates, table):
+    desk = {name: path.read_bytes() for name, path in certificates["desk"].items()}
+    credentials = grpc.ssl_channel_credentials(
+        desk["root_certificates"], desk["client_key"], desk["client_certificate"]
+    )
+    values = table[:2].astype(np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="features", datatype="FP32", shape=values.shape)
+    request = pb.ModelInferRequest(model_name=MODEL, inputs=[tensor], raw_input_contents=[values.tobytes()])
+    trace_id, rpc = secrets.token_hex(16), "inference.GRPCInferenceService/ModelInfer"
+    traced = ("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01")
+    with grpc.secure_channel(secured.address, credentials) as channel:
+        infer = channel.unary_unary(
+            f"/{rpc}",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+
+        def ask(name):
+            metadata = [traced, ("authorization", f"Bearer {secured.tokens[name]}")]
+            return infer(request, metadata=metadata, timeout=LONG_SECONDS)
+
+        with pytest.raises(grpc.RpcError) as caught:
+            ask("operator")
+        before = counters(secured.server)
+        reply = ask("web")
+
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert tuple(reply.outputs[0].shape)[:1] == (2,)
+    spans = secured.collector.wait(trace_id, lambda spans: any(span.name == "work" for span in spans))
+    assert {"work", "batch", rpc} <= {span.name for span in spans}
+    assert secured.server.lines("rpc=ModelInfer", "caller=web", f"trace_id={trace_id}", "code=OK")
+    after = counters(secured.server)
+    labels = {"rpc": "ModelInfer", "model": MODEL, "version": reply.model_version, "code": "OK"}
+    for counter, chosen in (
+        ("pellucid_request_seconds_count", labels),
+        ("pellucid_compute_seconds_count", labels),
+        ("grpc_server_call_duration_seconds_count", {"grpc_method": rpc, "grpc_status": "OK"}),
+    ):
+        assert after.total(counter, **chosen) == before.total(counter, **chosen) + 1
 
 
 def test_the_log_has_names_and_nothing_secret(secured, analyst, table):

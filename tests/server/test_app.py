@@ -169,12 +169,12 @@ async def test_reflection_can_be_switched_off(make_app):
 
 
 @pytest.mark.parametrize("name", ["port", "metrics_port", "health_port"])
-async def test_a_port_that_is_taken_is_named(make_app, name):
+async def test_a_port_that_is_taken_is_named_with_its_setting(make_app, name):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         app = make_app(**{name: port})
 
-        with pytest.raises(StartError, match=f"127.0.0.1:{port}"):
+        with pytest.raises(StartError, match=rf"127\.0\.0\.1:{port}.* server\.{name} "):
             await app.start()
 
     await app.stop(grace_seconds=0)

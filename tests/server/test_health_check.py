@@ -29,7 +29,7 @@ def served() -> Iterator[tuple[int, health.HealthServicer]]:
 def settings(served: tuple[int, health.HealthServicer], tmp_path: Path) -> list[str]:
     """Arguments that name a settings file with the server's port."""
     file = tmp_path / "pellucid.toml"
-    file.write_text(f'[server]\nhost = "0.0.0.0"\nport = {served[0]}\n')
+    file.write_text(f'[server]\nhost = "0.0.0.0"\nhealth_port = {served[0]}\n')
     return ["--config", str(file)]
 
 

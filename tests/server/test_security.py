@@ -298,7 +298,7 @@ async def test_a_server_does_not_start_with_files_that_it_cannot_use(start, tls,
 async def test_a_server_does_not_start_with_an_access_file_that_it_cannot_use(start, access):
     access.write_text("[identities.web]\nroles = ['write']")
 
-    with pytest.raises(StartError, match=r"identities\.web\.roles\.0"):
+    with pytest.raises(StartError, match=r"access\.toml: .*identities\.web\.roles\.0"):
         await start(access={"file": str(access)})
 
 
@@ -358,6 +358,7 @@ async def test_an_access_file_that_changes_is_in_force_soon_and_a_broken_one_is_
         await until(stale)
         assert await code(predict(opened, **bearer)) == "OK"
         assert "what was read before stays in force" in caplog.text
+        assert f"{access}: it is not TOML" in caplog.text
 
         access.write_text(POLICY.replace(hash_line(TOKEN), hash_line(new_token())))
 
@@ -386,3 +387,14 @@ async def test_tokens_over_a_plain_port_for_other_machines_are_warned_of(start, 
     await start(server=server, access={"file": str(access)})
 
     assert "tokens come over the network unencrypted" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "with_file", "warns"), [("0.0.0.0", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)]
+)
+async def test_a_server_that_answers_everyone_on_the_network_says_so(start, access, caplog, host, with_file, warns):
+    server = {"host": host, "port": 0, "metrics_port": 0, "health_port": 0}
+
+    await start(server=server, access={"file": str(access)} if with_file else {})
+
+    assert ("access.file is not set" in caplog.text) is warns

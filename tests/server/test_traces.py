@@ -138,6 +138,13 @@ def test_a_task_whose_error_was_never_fetched_is_logged_without_its_words(log):
 
 @pytest.mark.parametrize("kind", errors.error_classes())
 def test_a_class_whose_message_may_be_logged_says_so_itself(kind):
-    quoting = {"PellucidError", "InvalidRequestError", "NotFoundError", "UnsupportedError"}
+    quoting = {
+        "PellucidError",
+        "InvalidRequestError",
+        "NotFoundError",
+        "UnsupportedError",
+        "UnauthenticatedError",
+        "PermissionDeniedError",
+    }
 
     assert kind.quotes_request is (kind.__name__ in quoting)

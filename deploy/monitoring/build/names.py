@@ -7,6 +7,9 @@ SITE = 'cluster=~"$cluster", namespace=~"$namespace"'
 
 MODEL = f'{SITE}, model=~"$model"'
 METHOD = f'{MODEL}, method=~"$method"'
+PREDICTING = "Predict|ModelInfer"
+"""The RPCs that predict: the service's own, and that of the Open Inference Protocol."""
+
 EXPLAINING = "Attribute|Ablate|Dissect"
 """The RPCs that explain. An explanation asked for beside a prediction counts as `Predict`."""
 
@@ -60,8 +63,8 @@ def _errors(rpc: str, *, refusals: bool) -> tuple[str, str]:
 
 def _late(rpc: str, seconds: float) -> tuple[str, str]:
     by = "sum by (cluster, namespace)"
-    total = f'{by} (rate(pellucid_request_seconds_count{{rpc="{rpc}", code="OK"}}[WINDOW]))'
-    in_time = f'{by} (rate(pellucid_request_seconds_bucket{{rpc="{rpc}", code="OK", le="{seconds}"}}[WINDOW]))'
+    total = f'{by} (rate(pellucid_request_seconds_count{{rpc=~"{rpc}", code="OK"}}[WINDOW]))'
+    in_time = f'{by} (rate(pellucid_request_seconds_bucket{{rpc=~"{rpc}", code="OK", le="{seconds}"}}[WINDOW]))'
     return f"{total}\n-\n{in_time}", total
 
 
@@ -72,14 +75,14 @@ OBJECTIVES = (
     Objective(
         "prediction-errors",
         "PellucidPredictionErrorBudgetBurn",
-        *_errors("Predict", refusals=True),
+        *_errors(PREDICTING, refusals=True),
         0.001,
         "predictions fail",
     ),
     Objective(
         "prediction-latency",
         "PellucidPredictionLatencyBudgetBurn",
-        *_late("Predict", PREDICTION_SECONDS),
+        *_late(PREDICTING, PREDICTION_SECONDS),
         0.01,
         f"predictions take more than {PREDICTION_SECONDS:g} s",
     ),

@@ -1,10 +1,10 @@
 """The overview: rows in the order in which a request passes through."""
 
-from deploy.monitoring.build.names import FAILED, MODEL, OBJECTIVES, RATE, SITE, above, quantile
+from deploy.monitoring.build.names import FAILED, MODEL, OBJECTIVES, PREDICTING, RATE, SITE, above, quantile
 from deploy.monitoring.build.page import Page, Row
 from deploy.monitoring.build.panels import HALF, THIRD, Query, heat, lines, number
 
-_PREDICT = f'{MODEL}, rpc="Predict"'
+_PREDICT = f'{MODEL}, rpc=~"{PREDICTING}"'
 _ABOVE = "A quantile above the last bucket, 20 minutes, is not drawn; the number of such requests is under Errors."
 
 

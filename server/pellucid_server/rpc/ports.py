@@ -21,14 +21,20 @@ class StartError(Exception):
     """The server cannot start; the message tells the operator why."""
 
 
-def listen_on(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Open a port; without credentials it is plain."""
+def listen_on(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None, setting: str) -> int:
+    """Open a port; without credentials it is plain. `setting` is the one that names it.
+
+    Raises
+    ------
+    StartError
+        The port cannot be had.
+    """
     try:
         if credentials is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise StartError(f"Cannot listen on {address}; is another server there?") from error
+        raise StartError(f"Cannot listen on {address}; is another server there? {setting} sets the port.") from error
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
@@ -67,6 +73,6 @@ async def serve_health(config: ServerConfig, servicer: health_pb2_grpc.HealthSer
     """
     server = grpc.aio.server(options=channel_options(config))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = listen_on(server, f"{config.host}:{config.health_port}", None)
+    port = listen_on(server, f"{config.host}:{config.health_port}", None, "server.health_port")
     await server.start()
     return server, port

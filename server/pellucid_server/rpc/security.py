@@ -12,7 +12,7 @@ from pellucid_server.access.access_file import read_policy
 from pellucid_server.access.certificates import Certificates, certificates_reader
 from pellucid_server.access.policy import Policy
 from pellucid_server.access.quotas import Quotas
-from pellucid_server.access.watched import UnusableFileError, Watched, contents_of
+from pellucid_server.access.watched import Contents, UnusableFileError, Watched, contents_of
 from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.sealing import SealedWorkers
 from pellucid_server.rpc.service import Workers
@@ -74,14 +74,16 @@ class Security:
             self.digest_key = _key(access.digest_key_file)
         if tls.certificate is not None and tls.key is not None:
             read = certificates_reader(tls.certificate, tls.key, tls.client_ca)
-            self._tls = Watched("the server's certificate", tls.paths, read)
+            self._tls = Watched("the server's certificate (tls)", tls.paths, read)
             self._watching.append(asyncio.create_task(self._tls.watch(tls.poll_seconds)))
         if access.file is not None:
             path = access.file
-            self._access = Watched("the access file", (path,), lambda contents: read_policy(contents[path]))
+            self._access = Watched("the access file (access.file)", (path,), _policy_reader(path))
             self._watching.append(asyncio.create_task(self._access.watch(access.poll_seconds)))
             if self._tls is None and not host.startswith(_LOOPBACK):
                 _log.warning("tokens come over the network unencrypted, unless something before this server has TLS")
+        elif not host.startswith(_LOOPBACK):
+            _log.warning("everyone who reaches this server may ask it everything: access.file is not set")
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return what the server's port is opened with; new connections always use the certificates in force."""
@@ -109,6 +111,16 @@ class Security:
         """Look at the files no more."""
         for each in self._watching:
             each.cancel()
+
+
+def _policy_reader(path: Path) -> Callable[[Contents], Policy]:
+    def read(contents: Contents) -> Policy:
+        try:
+            return read_policy(contents[path])
+        except UnusableFileError as error:
+            raise UnusableFileError(f"{path}: {error}") from error
+
+    return read
 
 
 def _key(path: Path) -> bytes:

@@ -37,6 +37,12 @@ class ZooModel:
     def cuts_for(self, *layers: str) -> Any:
         return self.graph
 
+    def suffix(self, layer: str) -> Any:
+        return self.graph.suffix(layer), self.graph.runtime
+
+    def unit_suffix(self, layer: str) -> Any:
+        return self.graph.unit_suffix(layer), self.graph.runtime
+
     @property
     def sites(self) -> Any:
         return self.graph.sites

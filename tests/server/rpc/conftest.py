@@ -163,7 +163,7 @@ async def channel(pool, boundary):
 @pytest.fixture
 def lines(caplog):
     """The lines of finished requests, as their fields."""
-    caplog.set_level(logging.INFO, "pellucid_server.rpc.boundary")
+    caplog.set_level(logging.INFO, "pellucid_server.rpc.outcomes")
     return lambda: [record.fields for record in caplog.records if record.message == "request"]
 
 

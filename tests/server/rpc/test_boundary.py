@@ -100,10 +100,10 @@ async def test_the_servers_own_words_reach_a_caller_whose_deadline_passes(explan
 async def test_a_short_deadline_keeps_most_of_its_time(explanations, pool):
     pool.answer = predict_result()
 
-    await explanations.Predict(request(), timeout=0.1)
+    await explanations.Predict(request(), timeout=0.5)
 
     (seconds,) = pool.deadlines
-    assert 0 < seconds < 0.095
+    assert 0 < seconds < 0.475
 
 
 async def test_no_deadline_is_none(explanations, pool):

@@ -17,8 +17,10 @@ from pellucid_server.access.quotas import Quotas
 from pellucid_server.access.tokens import hash_line, new_token
 from pellucid_server.errors import NotFoundError
 from pellucid_server.metrics import Metrics, RequestRecorder
+from pellucid_server.rpc.admin import ADMIN_SERVICE
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.gate import Gate, certificate_names, needed_role
+from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
 from pellucid_server.vocabulary import descriptions, requests
 from server.rpc.conftest import HELLO, MODEL, predict_result, served
@@ -359,7 +361,10 @@ def test_an_rpc_that_is_not_known_is_an_admins():
 
 
 def test_every_rpc_of_the_schema_has_a_role_that_was_thought_about():
-    roles = {m.name: needed_role(s.full_name, m.name) for s in (EXPLANATION_SERVICE, MODEL_SERVICE) for m in s.methods}
+    services = (EXPLANATION_SERVICE, MODEL_SERVICE, OPEN_SERVICE, ADMIN_SERVICE)
+    roles = {
+        method.name: needed_role(service.full_name, method.name) for service in services for method in service.methods
+    }
 
     assert roles == {
         "Predict": "predict",
@@ -370,6 +375,15 @@ def test_every_rpc_of_the_schema_has_a_role_that_was_thought_about():
         "GetModel": "",
         "ListMethods": "",
         "ListDatasets": "dissect",
+        "ServerLive": "",
+        "ServerReady": "",
+        "ServerMetadata": "",
+        "ModelReady": "",
+        "ModelMetadata": "",
+        "ModelInfer": "predict",
+        "ListVersions": "admin",
+        "LoadModel": "admin",
+        "UnloadModel": "admin",
     }
 
 

@@ -100,10 +100,13 @@ class Handle(Protocol):
         """
         ...
 
-    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+    def hold_each(
+        self, rows: Recipe, layers: Sequence[str], *, by_unit: frozenset[str] = frozenset()
+    ) -> tuple[Held, ...]:
         """Run the part before all of `layers` once for some rows, and keep what crosses at each; all different.
 
-        What is held for a layer counts and is released by itself, though values may cross at several.
+        What is held for a layer counts and is released by itself, though values may cross at several. From layers that
+        are in `by_unit`, which `Handle.by_unit` must allow, one can go on with one unit changed in each row.
 
         Raises
         ------
@@ -111,6 +114,13 @@ class Handle(Protocol):
             There is no such layer, or no cut at it.
         OverloadedError
             The request would hold more bytes than one may; then it holds no more than before.
+        """
+        ...
+
+    def by_unit(self, layer: str) -> bool:
+        """Whether rows in which one unit of a layer is changed need less than the whole layer's values.
+
+        They do where linear operators read the layer's value and add up over its units; see `UnitSuffix`.
         """
         ...
 

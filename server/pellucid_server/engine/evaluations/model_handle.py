@@ -81,7 +81,9 @@ class ModelHandle:
         """Run the part before `layer` for some rows, and keep on the device what lies there; see `Handle.hold`."""
         return self.hold_each(rows, (layer,))[0]
 
-    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+    def hold_each(
+        self, rows: Recipe, layers: Sequence[str], *, by_unit: frozenset[str] = frozenset()
+    ) -> tuple[Held, ...]:
         """Run the part before all of `layers` once, and keep what lies before each; see `Handle.hold_each`."""
         for layer in layers:
             self._require_layer(layer)
@@ -96,11 +98,17 @@ class ModelHandle:
         self._request.hold(-least)
         found: dict[str, Held] = {}
         for names in together.values():
-            evaluation = self._evaluate(Prefix(rows, tuple(names), OnDevice()), None)
+            prefix = Prefix(rows, tuple(names), OnDevice(), by_unit=by_unit.intersection(names))
+            evaluation = self._evaluate(prefix, None)
             self._answer(evaluation)
             found.update({each.layer: each for each in held(names, evaluation.results)})
         self._request.hold(sum(each.nbytes for each in found.values()))
         return tuple(found[layer] for layer in layers)
+
+    def by_unit(self, layer: str) -> bool:
+        """Whether rows with one unit of a layer changed are run from behind it; see `Handle.by_unit`."""
+        # On CUDA it is not known to be any faster.
+        return not is_cuda(self._services.device) and self._model.cuts_for(layer).by_unit(layer)
 
     def affine(self, layer: str) -> frozenset[str]:
         """Return the outputs that are affine in a layer's value; see `Handle.affine`."""

@@ -1,6 +1,6 @@
 """What lies before cuts at layers, kept on the device: each layer's values and what else crosses its cut."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ class HeldRows:
 def context_bytes(context: Context) -> int:
     """Return the bytes of what crosses a cut."""
     shared = (each for each in context.shared if isinstance(each, torch.Tensor))
-    return sum(each.nbytes for each in (context.value, *context.rows, *shared))
+    return sum(each.nbytes for each in (context.value, *context.rows, *context.tapped, *shared))
 
 
 class Crossing(dict[str, torch.Tensor]):
@@ -53,10 +53,11 @@ class Crossing(dict[str, torch.Tensor]):
             {
                 _name(cut, place): rows
                 for cut, context in enumerate(contexts)
-                for place, rows in enumerate((context.value, *context.rows))
+                for place, rows in enumerate((context.value, *context.rows, *context.tapped))
             }
         )
         self.shared = tuple(context.shared for context in contexts)
+        self.tapped = tuple(len(context.tapped) for context in contexts)
 
 
 def _name(cut: int, place: int) -> str:
@@ -78,12 +79,13 @@ class _Gathered:
     def __init__(self) -> None:
         self._parts: list[dict[str, torch.Tensor]] = []
         self._shared: tuple[tuple[object, ...], ...] = ()
+        self._tapped: tuple[int, ...] = ()
 
     def add(self, results: Tensors, start: int, count: int) -> None:
         assert isinstance(results, Crossing)  # noqa: S101 - the prefix's kernel makes nothing else
         # A copy, or all rows of a chunk would stay as long as one.
         self._parts.append({name: rows[start : start + count].clone() for name, rows in results.items()})
-        self._shared = results.shared
+        self._shared, self._tapped = results.shared, results.tapped
 
     def contexts(self) -> tuple[Context, ...]:
         """Return what crosses each cut, of all rows. Each has memory of its own, so that each can be let go."""
@@ -92,9 +94,11 @@ class _Gathered:
         for name in parts[0]:
             whole = parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
             found[int(name.split("\0")[1])].append(whole)
-        return tuple(
-            Context(values[0], tuple(values[1:]), shared) for values, shared in zip(found, self._shared, strict=True)
-        )
+        contexts = []
+        for values, shared, tapped in zip(found, self._shared, self._tapped, strict=True):
+            rows = len(values) - tapped
+            contexts.append(Context(values[0], tuple(values[1:rows]), shared, tuple(values[rows:])))
+        return tuple(contexts)
 
     def result(self) -> dict[str, npt.NDArray[np.generic]]:
         return {}
@@ -102,17 +106,18 @@ class _Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Prefix(Plain):
-    """Ask for what crosses cuts at `layers`, by one pass through what lies before them."""
+    """Ask for what crosses cuts at `layers`, by one pass through what lies before them; `by_unit` as for a graph."""
 
     rows: Recipe
     layers: tuple[str, ...]
     fold: Fold
     exact: bool = False
+    by_unit: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         """What may share a chunk."""
-        return ("prefix", *self.layers)
+        return ("prefix", *self.layers, "", *sorted(self.by_unit))
 
     @property
     def derived(self) -> bool:
@@ -121,7 +126,7 @@ class Prefix(Plain):
 
     def kernel(self, model: LoadedModel, device: str) -> "PrefixKernel":
         """Return what evaluates it."""
-        return PrefixKernel(model, device, self.layers)
+        return PrefixKernel(model, device, self.layers, self.by_unit)
 
 
 class PrefixKernel:
@@ -130,9 +135,9 @@ class PrefixKernel:
     evaluation = "prefix"
     backward = False
 
-    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
+    def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...], by_unit: frozenset[str]) -> None:
         cuts = model.cuts_for(*layers)
-        self._run = cuts.prefixes(layers)
+        self._run = cuts.prefixes(layers, by_unit)
         self._layers = layers
         self.runtime = cuts.runtime
         self.kind = f"prefix@{layers[-1]}"
@@ -160,3 +165,34 @@ def joined(parts: Mapping[int, Held]) -> Context:
         return contexts[0]
     columns = zip(*(context.rows for context in contexts), strict=True)
     return Context(contexts[0].value, tuple(torch.cat(column) for column in columns), contexts[0].shared)
+
+
+def before(
+    of: torch.Tensor, held: Sequence[tuple[Held, int]], join: Callable[[Mapping[int, Held]], Context]
+) -> tuple[Context, torch.Tensor | None]:
+    """Return what lies before a layer for all parts of a chunk, and the row of it that goes with each of its rows.
+
+    None for the only row there is, which is then shared and not copied.
+
+    Parameters
+    ----------
+    of
+        The row of what its part holds that goes with each of the chunk's rows, (rows,) int64.
+    held
+        What each part holds, and how many rows it has in the chunk.
+    join
+        What puts held rows one behind the other.
+    """
+    found: dict[int, Held] = {}
+    starts: dict[int, int] = {}
+    offsets = []
+    count = 0
+    for each, rows in held:
+        number = id(each)
+        if number not in found:
+            found[number], starts[number] = each, count
+            count += each.count
+        offsets.append(torch.full((rows,), starts[number], device=of.device))
+    if count == 1:
+        return next(iter(found.values())).context, None
+    return join(found), of + (torch.cat(offsets) if len(offsets) > 1 else offsets[0])

@@ -9,15 +9,14 @@ import torch
 
 from pellucid_server.engine.asking.handle import Held
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.asking.recipe import SCORES, Fold, Recipe, Tensors
+from pellucid_server.engine.asking.recipe import SCORES, Ask, Fold, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
 from pellucid_server.engine.evaluations.gradient import score_and_gradients
-from pellucid_server.engine.evaluations.prefix import joined
+from pellucid_server.engine.evaluations.prefix import before, joined
 from pellucid_server.engine.evaluations.recipes import With
 from pellucid_server.engine.evaluations.targets import layout, scores
 from pellucid_server.engine.models.graph.cuts import Behind
-from pellucid_server.engine.models.graph.suffix import Context
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 
 _OF = "\0of"
@@ -91,8 +90,11 @@ class SuffixKernel:
 
     def __init__(self, model: LoadedModel, device: str, layer: str, target: Target | None, *, gradient: bool) -> None:
         cuts = model.graph_for(layer) if gradient else model.cuts_for(layer)
-        self._suffix: Behind = cuts.suffix(layer)
-        self.runtime = cuts.runtime
+        self._suffix: Behind
+        if gradient:
+            self._suffix, self.runtime = cuts.suffix(layer), cuts.runtime
+        else:
+            self._suffix, self.runtime = model.suffix(layer)
         self._layer = layer
         self._target = target
         self.backward = gradient
@@ -102,7 +104,7 @@ class SuffixKernel:
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return the outputs by name, or the scores, and with them their gradient at the values."""
         values = batch[self._layer]
-        context, of = _before(batch[_OF], parts)
+        context, of = before(batch[_OF], [(_of_suffix(ask).held, rows) for ask, rows in parts], joined)
         if self._target is None:
             with torch.no_grad():
                 return self._suffix(values, context, of)
@@ -114,22 +116,6 @@ class SuffixKernel:
             return {SCORES: scores(output.double(), self._target.space, parts)}
 
 
-def _before(of: torch.Tensor, parts: Parts) -> tuple[Context, torch.Tensor | None]:
-    """Return what lies before the layer for all parts, and the row of it that goes with each value.
-
-    None for the only row there is, which is then shared and not copied.
-    """
-    found: dict[int, Held] = {}
-    starts: dict[int, int] = {}
-    offsets = []
-    count = 0
-    for ask, rows in parts:
-        assert isinstance(ask, Suffix)  # noqa: S101 - the key has no others in a chunk
-        number = id(ask.held)
-        if number not in found:
-            found[number], starts[number] = ask.held, count
-            count += ask.held.count
-        offsets.append(torch.full((rows,), starts[number], device=of.device))
-    if count == 1:
-        return next(iter(found.values())).context, None
-    return joined(found), of + (torch.cat(offsets) if len(offsets) > 1 else offsets[0])
+def _of_suffix(ask: Ask) -> Suffix:
+    assert isinstance(ask, Suffix)  # noqa: S101 - the key has no others in a chunk
+    return ask

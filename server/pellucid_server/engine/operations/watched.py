@@ -93,10 +93,16 @@ class WatchedHandle:
         with self._naming_rows(rows):
             return self._handle.hold(rows, layer)
 
-    def hold_each(self, rows: Recipe, layers: Sequence[str]) -> tuple[Held, ...]:
+    def hold_each(
+        self, rows: Recipe, layers: Sequence[str], *, by_unit: frozenset[str] = frozenset()
+    ) -> tuple[Held, ...]:
         """Run the part before all of `layers` once, and keep what lies before each."""
         with self._naming_rows(rows):
-            return self._handle.hold_each(rows, layers)
+            return self._handle.hold_each(rows, layers, by_unit=by_unit)
+
+    def by_unit(self, layer: str) -> bool:
+        """Whether rows in which one unit of a layer is changed need less than the whole layer's values."""
+        return self._handle.by_unit(layer)
 
     def affine(self, layer: str) -> frozenset[str]:
         """Return the outputs that are affine in a layer's value."""

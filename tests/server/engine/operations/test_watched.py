@@ -378,7 +378,7 @@ def test_every_evaluation_says_whose_the_rows_are(ask):
         def hold(self, rows, layer):
             return self.ask(rows)
 
-        def hold_each(self, rows, layers):
+        def hold_each(self, rows, layers, *, by_unit=frozenset()):
             return self.ask(rows)
 
     question = tensor_question([1.0, 2.0])

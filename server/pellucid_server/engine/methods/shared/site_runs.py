@@ -17,6 +17,7 @@ from pellucid_server.engine.evaluations.patchwork import Patchwork, Piece
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
 from pellucid_server.engine.evaluations.targets import probabilities
+from pellucid_server.engine.evaluations.unit_suffix import UnitSuffix
 from pellucid_server.engine.methods.shared.interventions import Affine, Interventions
 from pellucid_server.engine.methods.shared.places import Places, by_units, from_units
 from pellucid_server.errors import InvalidRequestError, OverloadedError
@@ -86,6 +87,14 @@ class SiteRuns:
         self._affine: dict[str, frozenset[str]] = {}
         self._gradients: dict[tuple[str, int], tuple[float, Floats]] = {}
         self._interventions = Interventions(model, question, self._own)
+        single = {
+            site.layer
+            for each in question.interventions
+            for site in each.sites
+            if site.positions is None and site.units is not None and len(site.units) == 1
+        }
+        self._by_unit = frozenset(layer for layer in single if model.by_unit(layer))
+        """Layers of which single units are changed, and that rows are run from by unit."""
 
     def measure(self, row: int, sets: Sequence[ChangeSet], *, progress: tuple[float, float] | None = None) -> Measured:
         """Return the metric of a row with each set of changes.
@@ -162,7 +171,7 @@ class SiteRuns:
         try:
             for row in range(self._question.count):
                 one = Rows({name: array[row : row + 1] for name, array in self._question.rows.items()})
-                for held in self._model.hold_each(one, chosen):
+                for held in self._model.hold_each(one, chosen, by_unit=self._by_unit.intersection(chosen)):
                     self._held[held.layer, row] = held
         except OverloadedError:
             # More crosses than was expected: each is held when it is needed.
@@ -294,7 +303,9 @@ class SiteRuns:
                 pieces = [tuple(places.piece(order[number]) for number, places in each.items()) for each in merged]
             stacked = np.stack(others) if others else np.empty((0, *own.shape))
             del others
-            yield Suffix(held, Patchwork(held, 0, layer.unit_axis, stacked, tuple(pieces)), target), len(pieces)
+            patchwork = Patchwork(held, 0, layer.unit_axis, stacked, tuple(pieces))
+            by_unit = UnitSuffix.of(patchwork, target) if layer.name in self._by_unit else None
+            yield by_unit or Suffix(held, patchwork, target), len(pieces)
 
     def _other(self, layer: SiteLayer, number: int, own: Floats, row: int, draw: int) -> Floats:
         """Return what an intervention makes of a whole layer."""
@@ -357,7 +368,9 @@ class SiteRuns:
     def _hold(self, layer: str, row: int) -> Held:
         if (layer, row) not in self._held:
             one = Rows({name: array[row : row + 1] for name, array in self._question.rows.items()})
-            self._held[layer, row] = self._model.hold(one, layer)
+            (self._held[layer, row],) = self._model.hold_each(
+                one, (layer,), by_unit=self._by_unit.intersection((layer,))
+            )
         return self._held[layer, row]
 
     def _own(self, layer: str, row: int) -> npt.NDArray[np.generic]:

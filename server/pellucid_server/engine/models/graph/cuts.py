@@ -20,6 +20,16 @@ class Behind(Protocol):
         ...
 
 
+class BehindUnits(Protocol):
+    """What a model does behind one layer of which one unit is changed in each row."""
+
+    def __call__(
+        self, units: torch.Tensor, values: torch.Tensor, context: Context, index: torch.Tensor | None = None
+    ) -> Values:
+        """Return the outputs by name, (n, *shape), had unit `units[i]` the values i, (n, *positions), in row i."""
+        ...
+
+
 class Cuts(Protocol):
     """A model whose layers can be read and changed, without gradients. May be called from several threads.
 
@@ -59,8 +69,18 @@ class Cuts(Protocol):
         """
         ...
 
-    def prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
-        """Return what gives the context of the suffix of each layer, by one pass."""
+    def prefixes(
+        self, layers: tuple[str, ...], by_unit: frozenset[str] = frozenset()
+    ) -> Callable[[Rows], dict[str, Context]]:
+        """Return what gives the context of the suffix of each layer, and of its `unit_suffix` if asked, by one pass."""
+        ...
+
+    def by_unit(self, layer: str) -> bool:
+        """Whether there is a `unit_suffix` behind a layer."""
+        ...
+
+    def unit_suffix(self, layer: str) -> BehindUnits:
+        """Return what the model does behind a layer of which one unit is changed in each row."""
         ...
 
     def suffix(self, layer: str) -> Behind:

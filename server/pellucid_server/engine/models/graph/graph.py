@@ -32,6 +32,8 @@ from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
 from pellucid_server.engine.models.graph.norms import hold_scale, scale_of
 from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, affine_outputs, cut, prefixes
+from pellucid_server.engine.models.graph.taps import Tap, find_taps
+from pellucid_server.engine.models.graph.units import UnitSuffix, unit_suffix
 from pellucid_server.engine.models.graph.ways import SiteWays, Ways
 from pellucid_server.engine.models.operators.contracts import BrokenContractError
 
@@ -265,8 +267,36 @@ class Graph:
         """
         return self._cached(("suffix", layer), lambda: self._suffix(layer))
 
-    def prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+    def by_unit(self, layer: str) -> bool:
+        """Whether there is a `unit_suffix` behind a layer: linear operators read its value, and add up over its units.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        """
+        return bool(self._taps(layer))
+
+    def unit_suffix(self, layer: str) -> UnitSuffix:
+        """Return what the graph does behind `layer` where one unit of it is changed in each row.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If the layer's value has no rows on axis 0.
+        ValueError
+            If `by_unit` says that there is none.
+        """
+        return self._cached(("unit_suffix", layer), lambda: self._unit_suffix(layer))
+
+    def prefixes(
+        self, layers: tuple[str, ...], by_unit: frozenset[str] = frozenset()
+    ) -> Callable[[Rows], dict[str, Context]]:
         """Return a graph that ends before all of the cuts at `layers`, and gives the context of each suffix by name.
+
+        Contexts of layers that are in `by_unit` go with their `unit_suffix`, too.
 
         Raises
         ------
@@ -275,7 +305,8 @@ class Graph:
         UnfitModelError
             If a layer's value has no rows on axis 0.
         """
-        return self._cached(("prefixes", *layers), lambda: self._prefixes(layers))
+        key = ("prefixes", *layers, "", *sorted(by_unit))
+        return self._cached(key, lambda: self._prefixes(layers, by_unit))
 
     def affine_outputs(self, layer: str) -> frozenset[str]:
         """Return the names of the outputs that are surely affine functions of a layer's value, whatever else crosses.
@@ -401,7 +432,22 @@ class Graph:
             outputs=self._output_names,
         )
 
-    def _prefixes(self, layers: tuple[str, ...]) -> Callable[[Rows], dict[str, Context]]:
+    def _taps(self, layer: str) -> tuple[Tap, ...]:
+        site = self.sites[layer]
+        return find_taps(self._values[layer], self._program.tensors, site.unit_axis) if site.cuttable else ()
+
+    def _unit_suffix(self, layer: str) -> UnitSuffix:
+        program = self._program
+        return unit_suffix(
+            program.graph,
+            program.tensors,
+            self._node(layer),
+            self._taps(layer),
+            batch=program.batch,
+            outputs=self._output_names,
+        )
+
+    def _prefixes(self, layers: tuple[str, ...], by_unit: frozenset[str]) -> Callable[[Rows], dict[str, Context]]:
         program = self._program
         return prefixes(
             program.graph,
@@ -409,6 +455,7 @@ class Graph:
             {layer: self._node(layer) for layer in layers},
             batch=program.batch,
             inputs=self._input_names,
+            tapped={layer: [tap.node for tap in self._taps(layer)] for layer in by_unit},
         )
 
     def _copy(self) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

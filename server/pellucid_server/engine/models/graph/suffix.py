@@ -8,6 +8,7 @@ behind the cut together with what makes it, until all that crosses is of the fir
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout
 aten = torch.ops.aten
 
 Rows = Mapping[str, torch.Tensor]
+Run = Callable[[Sequence[torch.Tensor]], Mapping[str, torch.Tensor]]
+"""What runs the part behind a cut: from what enters by row to the outputs by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +37,24 @@ class Context:
         Other values that cross, each (rows, ...): they belong to their row.
     shared
         Tensors and numbers that cross and are the same for any rows of these shapes.
+    tapped
+        What linear operators make of the value, each (rows, ...), where units of it are to be changed one by one.
     """
 
     value: torch.Tensor
     rows: tuple[torch.Tensor, ...]
     shared: tuple[Any, ...]
+    tapped: tuple[torch.Tensor, ...] = ()
 
     @staticmethod
     def join(contexts: Sequence["Context"]) -> "Context":
         """Put contexts of the same suffix, from rows of the same shape, one behind the other."""
         value = torch.cat([context.value for context in contexts])
-        columns = zip(*(context.rows for context in contexts), strict=True)
-        return Context(value, tuple(torch.cat(column) for column in columns), contexts[0].shared)
+        rows, tapped = (
+            tuple(torch.cat(column) for column in zip(*columns, strict=True))
+            for columns in ([context.rows for context in contexts], [context.tapped for context in contexts])
+        )
+        return Context(value, rows, contexts[0].shared, tapped)
 
 
 class Suffix:
@@ -63,13 +72,35 @@ class Suffix:
         outputs: tuple[str, ...],
         row_crossings: int,
         affine: frozenset[str] = frozenset(),
+        plain: bool = False,
     ) -> None:
+        self._plain = plain
         self._prefix = prefix
         self._suffix = suffix
         self._inputs = inputs
         self._outputs = outputs
         self._row_crossings = row_crossings
         self._affine = affine
+
+    def entering(self, context: Context) -> tuple[torch.Tensor, ...]:
+        """Return what `run_by` is given for the context's own rows: the layer's value, and what crosses by row."""
+        return (context.value, *context.rows)
+
+    def run(self, entering: Sequence[torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
+        """Return the outputs by name of what enters, (n, ...) each; of the context, only what rows share is used."""
+        return dict(zip(self._outputs, self._suffix(*entering, *context.shared), strict=True))
+
+    def run_by(self, run: "Run") -> "Suffix":
+        """Return the same, run by something else, without gradients: from what enters to the outputs by name."""
+        return Suffix(
+            self._prefix,
+            run_instead(run, 1 + self._row_crossings, self._outputs),
+            inputs=self._inputs,
+            outputs=self._outputs,
+            row_crossings=self._row_crossings,
+            affine=self._affine,
+            plain=True,
+        )
 
     def affine(self, output: str) -> bool:
         """Whether an output, by name, is surely an affine function of the layer's value, whatever crosses the cut.
@@ -114,18 +145,28 @@ class Suffix:
         ValueError
             If there is no `index` and the context has neither one row nor n.
         """
-        values = _laid_out_like(context.value, values)
-        crossings = [_spread(crossing, len(values), index) for crossing in context.rows]
-        return dict(zip(self._outputs, self._suffix(values, *crossings, *context.shared), strict=True))
+        values = values if self._plain else laid_out_like(context.value, values)
+        return self.run([values, *(spread(crossing, len(values), index) for crossing in context.rows)], context)
 
 
-def _laid_out_like(value: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def run_instead(run: Run, count: int, outputs: Sequence[str]) -> Callable[..., tuple[Any, ...]]:
+    """Return what stands in for a part behind a cut: it takes `count` values by row, and what rows share."""
+
+    def suffix(*entering: Any) -> tuple[Any, ...]:
+        found = run(entering[:count])
+        return tuple(found[name] for name in outputs)
+
+    return suffix
+
+
+def laid_out_like(value: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return values in the layout that the graph makes them in: others take its convolutions twice the time."""
     last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last) and not value.is_contiguous()
     return values.contiguous(memory_format=torch.channels_last) if last else values
 
 
-def _spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:
+def spread(crossing: torch.Tensor, count: int, index: torch.Tensor | None) -> torch.Tensor:
+    """Return what crosses by row for `count` values: that of the row with each, as `Suffix` is given it."""
     if index is not None:
         return crossing.index_select(0, index)
     if len(crossing) == count:
@@ -180,7 +221,7 @@ def cut(
     """Cut `graph` at the value of `node`, which holds the batch by rows."""
     found = Cut.at(graph, node, batch)
     prefix = _prefix_graph(graph, found.crossing)
-    suffix = _suffix_graph(graph, found, batch)
+    suffix = suffix_graph(graph, found, batch)
     return Suffix(
         assemble(prefix, tensors),
         assemble(suffix, tensors),
@@ -198,10 +239,15 @@ def prefixes(
     *,
     batch: Any,
     inputs: tuple[str, ...],
+    tapped: Mapping[str, Sequence[fx.Node]] = MappingProxyType({}),
 ) -> Callable[[Rows], dict[str, Context]]:
-    """Return what runs the part before all of several cuts once: from input rows to what crosses each, by its name."""
+    """Return what runs the part before all of several cuts once: from input rows to what crosses each, by its name.
+
+    `tapped` are operators behind a cut that are run, too, by its name.
+    """
     cuts = {name: Cut.at(graph, node, batch) for name, node in nodes.items()}
-    crossing = list(dict.fromkeys(node for each in cuts.values() for node in each.crossing))
+    more = [node for name in cuts for node in tapped.get(name, ())]
+    crossing = list(dict.fromkeys([*(node for each in cuts.values() for node in each.crossing), *more]))
     places = {node: place for place, node in enumerate(crossing)}
     run = assemble(_prefix_graph(graph, crossing), tensors)
 
@@ -213,6 +259,7 @@ def prefixes(
                 values[places[each.node]],
                 tuple(values[places[node]] for node in each.by_row),
                 tuple(values[places[node]] for node in each.shared),
+                tuple(values[places[node]] for node in tapped.get(name, ())),
             )
             for name, each in cuts.items()
         }
@@ -279,13 +326,14 @@ def _prefix_graph(graph: fx.Graph, results: Sequence[fx.Node]) -> fx.Graph:
     return prefix
 
 
-def _suffix_graph(graph: fx.Graph, where: Cut, batch: Any) -> fx.Graph:
-    """Build the graph from (value, *crossings) to the outputs."""
+def suffix_graph(graph: fx.Graph, where: Cut, batch: Any, given: Sequence[fx.Node] = ()) -> fx.Graph:
+    """Build the graph from (value, *crossings) to the outputs; `given` are values in place of that of the cut."""
     suffix = fx.Graph()
-    copies = {source: suffix.placeholder(source.name) for source in where.crossing}
-    count = suffix.call_function(aten.sym_size.int, (copies[where.node], 0))
+    entering = (*(given or (where.node,)), *where.by_row, *where.shared)
+    copies = {source: suffix.placeholder(source.name) for source in entering}
+    count = suffix.call_function(aten.sym_size.int, (copies[entering[0]], 0))
     for source in graph.nodes:
-        if source not in where.kept:
+        if source not in where.kept or source in copies:
             continue
         counted = source.op != "get_attr" and batch_layout(source, batch) is BatchLayout.COUNT
         copies[source] = count if counted else suffix.node_copy(source, copies.__getitem__)

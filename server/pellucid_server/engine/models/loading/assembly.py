@@ -40,6 +40,7 @@ from pellucid_server.engine.models.loading.trial import (
     run_batches,
     trial_rows,
 )
+from pellucid_server.engine.models.loading.twin import Twin
 from pellucid_server.engine.models.onnx.cuts import OnnxCuts
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, Value
 from pellucid_server.errors import InvalidRequestError
@@ -142,7 +143,19 @@ def assemble(
         gradient_obstacle=obstacle,
         cuts=OnnxCuts(session, rows) if graph is None and session is not None and session.skeleton else None,
         fast=_fast(key.name, graph, rows, fast_graph, gradients=not obstacle),
+        twin=_twin(key.name, graph, session, rows, signature, solo=manifest.solo or not findings.independent),
     )
+
+
+def _twin(
+    name: str, graph: Graph | None, session: OnnxModel | None, rows: Arrays, signature: _Signature, *, solo: bool
+) -> Twin | None:
+    """Return the ONNX file as what runs parts of the graph, where that is plain: float32 of fixed lengths, on a CPU."""
+    if graph is None or session is None or solo or session.skeleton is None or session.guarded:
+        return None
+    values = (*signature.inputs, *signature.outputs)
+    plain = all(value.dtype == np.float32 and None not in value.shape for value in values)
+    return Twin(name, session, rows) if plain and graph.device == session.device == "cpu" else None
 
 
 def _fast(name: str, graph: Graph | None, rows: Arrays, wanted: bool | None, *, gradients: bool) -> Graph | None:

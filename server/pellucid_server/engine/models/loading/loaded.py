@@ -9,13 +9,14 @@ from pellucid_server.engine.asking.question import Arrays, Feature, Question, Ta
 from pellucid_server.engine.asking.registry import Background, Method, Need
 from pellucid_server.engine.asking.verbs import ATTRIBUTE
 from pellucid_server.engine.models.files.manifest import Manifest
-from pellucid_server.engine.models.graph.cuts import Cuts
+from pellucid_server.engine.models.graph.cuts import Behind, BehindUnits, Cuts
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.engine.models.graph.lengths import Lengths
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.inputs.baselines import baseline_rows, default_kind, no_default
 from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.trial import RowBytes
+from pellucid_server.engine.models.loading.twin import Twin
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import CapabilityInfo, LayerInfo, ModelInfo, OutputInfo, ParityInfo
@@ -54,6 +55,8 @@ class LoadedModel:
         The layers of a model that has only an ONNX file.
     fast
         The model's second graph, for speed, where it may take the first one's place.
+    twin
+        The model's ONNX file where it runs parts of the graph in less time.
     solo
         Rows of different requests must not share a batch, as rows depend on one another.
     precision
@@ -83,6 +86,7 @@ class LoadedModel:
     gradient_obstacle: str = ""
     fast: Graph | None = None
     cuts: Cuts | None = None
+    twin: Twin | None = None
 
     @property
     def name(self) -> str:
@@ -135,6 +139,24 @@ class LoadedModel:
     def cuts_for(self, *layers: str) -> Cuts:
         """Return what these layers can be read and changed by: the graph, or the ONNX file where there is no other."""
         return self.cuts if self.graph is None and self.cuts is not None else self.graph_for(*layers)
+
+    def suffix(self, layer: str) -> tuple[Behind, str]:
+        """Return what the model does behind a layer, without gradients, and what runs it, for receipts."""
+        cuts = self.cuts_for(layer)
+        if self.twin is not None and isinstance(cuts, Graph):
+            found = self.twin.suffix(cuts, layer)
+            if found is not None:
+                return found, self.twin.runtime
+        return cuts.suffix(layer), cuts.runtime
+
+    def unit_suffix(self, layer: str) -> tuple[BehindUnits, str]:
+        """Return what it does behind a layer of which one unit is changed in each row, and what runs it."""
+        cuts = self.cuts_for(layer)
+        if self.twin is not None and isinstance(cuts, Graph):
+            found = self.twin.unit_suffix(cuts, layer)
+            if found is not None:
+                return found, self.twin.runtime
+        return cuts.unit_suffix(layer), cuts.runtime
 
     @property
     def layers(self) -> Mapping[str, Layer]:

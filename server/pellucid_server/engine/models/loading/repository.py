@@ -18,6 +18,7 @@ from pellucid_server.engine.models.inputs.preprocessing import UnfitManifestErro
 from pellucid_server.engine.models.loading.assembly import assemble
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.trial import TrialError
+from pellucid_server.engine.models.loading.twin import LARGEST_TWIN_BYTES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, SessionError, nearest_device
 from pellucid_server.engine.models.onnx.ready import ReadyFile
 from pellucid_server.model_files.listing import GRAPH_FILE, MANIFEST, ONNX_FILE, ModelError, Version, contents
@@ -220,7 +221,9 @@ def _session(
             return None
         _log.warning("%s runs on the CPU: the installed ONNX Runtime has no CUDA", shown(path))
     try:
-        return OnnxModel(path, threads=threads, device=where, cuttable=GRAPH_FILE not in files, ready=ready)
+        # Beside a graph, its parts only save time.
+        cuttable = GRAPH_FILE not in files or path.stat().st_size <= LARGEST_TWIN_BYTES
+        return OnnxModel(path, threads=threads, device=where, cuttable=cuttable, ready=ready)
     except SessionError as error:
         raise ModelError(f"{shown(path)}: {error}.") from error
 

@@ -1,6 +1,6 @@
 """Reads and changes the layers of an ONNX file, by parts of it that ONNX Runtime runs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -8,11 +8,12 @@ import torch
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.recipe import HostTensors
+from pellucid_server.engine.models.graph.cuts import BehindUnits
 from pellucid_server.engine.models.graph.names import Layer
 from pellucid_server.engine.models.graph.suffix import Context, Rows
 from pellucid_server.engine.models.onnx.beside import DTYPES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
-from pellucid_server.engine.models.onnx.parts import CUT, Part, behind, plan, up_to, with_edits
+from pellucid_server.engine.models.onnx.parts import CUT, Part, behind, plan, plan_between, up_to, with_edits
 from pellucid_server.engine.models.onnx.probe import find_values
 from pellucid_server.engine.models.onnx.session import REFUSALS
 from pellucid_server.engine.models.onnx.sessions import Kept, PartSessions
@@ -32,6 +33,7 @@ Capturing = Callable[[Rows], tuple[Outputs, Outputs]]
 Editing = Callable[..., tuple[Outputs, Outputs]]
 Prefixes = Callable[[Rows], dict[str, Context]]
 Run = Callable[[Arrays], list[Array]]
+Between = Callable[[Sequence[torch.Tensor]], Outputs]
 
 
 class OnnxCuts:
@@ -94,7 +96,15 @@ class OnnxCuts:
         """
         return self._edits.get((layers, capture), lambda: self._editing(layers, capture))
 
-    def prefixes(self, layers: tuple[str, ...]) -> Prefixes:
+    def by_unit(self, layer: str) -> bool:
+        """Say that no layer has a `unit_suffix`."""
+        return False
+
+    def unit_suffix(self, layer: str) -> BehindUnits:
+        """Refuse: there is none."""
+        raise ValueError(f"there is no suffix by unit behind {layer}")
+
+    def prefixes(self, layers: tuple[str, ...], by_unit: frozenset[str] = frozenset()) -> Prefixes:
         """Return what gives the context of the suffix of each layer, by one pass through what lies before them.
 
         Raises
@@ -117,6 +127,30 @@ class OnnxCuts:
             ONNX Runtime cannot run the part.
         """
         return self._suffixes.get(layer, lambda: self._suffix(layer))
+
+    def between(self, layers: tuple[str, ...], operators: frozenset[str] = frozenset()) -> Between | None:
+        """Return what gives the outputs by name of the values of some layers, (n, *shape) each.
+
+        None if the outputs need more than those, or if none of `operators`, where there are some, makes them.
+
+        Raises
+        ------
+        KeyError
+            There is no such layer.
+        UnsupportedError
+            ONNX Runtime cannot run the part.
+        """
+        names = [self._made[layer] for layer in layers]
+        planned = plan_between(self._skeleton, self._values, names)
+        if planned is None or (operators and operators.isdisjoint(planned.operators)):
+            return None
+        run = self._runner(behind(self._skeleton, self._values, planned), layers)
+
+        def outputs(values: Sequence[torch.Tensor]) -> Outputs:
+            arrays = {name: value.detach().contiguous().numpy() for name, value in zip(names, values, strict=True)}
+            return _tensors(self._skeleton.wiring.outputs, run(arrays))
+
+        return outputs
 
     def _capturing(self, layers: tuple[str, ...]) -> Capturing:
         made = {self._made[layer]: layer for layer in layers}

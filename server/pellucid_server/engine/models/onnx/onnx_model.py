@@ -107,6 +107,11 @@ class OnnxModel:
         self._open = any(None in value.shape for value in self.inputs)
         self._names = [entry.name for entry in self.outputs]
 
+    @property
+    def guarded(self) -> bool:
+        """Whether some of its operators are refused, by what their operands hold."""
+        return bool(self._guards)
+
     def run(self, rows: Arrays) -> dict[str, Array]:
         """Return every output by name, (rows, *shape), of rows of every input, (rows, *features).
 

@@ -58,11 +58,14 @@ class Plan:
         Other values that cross, in the order in which they are made; all hold rows.
     shapes
         Nodes behind the cut that read the shape of a value before it, by number, and the lengths of a row of that.
+    operators
+        Those of the part behind, where `plan_between` made the plan.
     """
 
     value: str
     crossings: tuple[str, ...]
     shapes: Mapping[int, tuple[int, ...]]
+    operators: frozenset[str] = frozenset()
 
     @property
     def crossing(self) -> tuple[str, ...]:
@@ -90,15 +93,48 @@ def plan(skeleton: Skeleton, values: Values, value: str) -> Plan:
             crossing.add(name)
             continue
         number = wiring.maker[name]
-        node = wiring.nodes[number]
-        lengths = values.of(node.input[0]).shape if node.op_type == "Shape" else ()
-        known = tuple(length for length in lengths if length is not None)
-        if node.op_type == "Shape" and values.of(node.input[0]).rows and len(known) == len(lengths):
-            shapes[number] = known
-        else:
+        lengths = _known_lengths(wiring.nodes[number], values)
+        if lengths is None:
             waiting.extend(wiring.reads[number])
+        else:
+            shapes[number] = lengths
     ordered = sorted(crossing, key=lambda name: wiring.maker.get(name, -1))
     return Plan(value, tuple(ordered), shapes)
+
+
+def plan_between(skeleton: Skeleton, values: Values, given: Sequence[str]) -> Plan | None:
+    """Work out the part that makes the outputs of some values; None if they do not suffice.
+
+    Nodes before those values that the outputs need, too, are run again from what is given.
+    """
+    wiring = skeleton.wiring
+    shapes: dict[int, tuple[int, ...]] = {}
+    reached: set[str] = set()
+    operators: set[str] = set()
+    waiting = list(wiring.outputs)
+    while waiting:
+        name = waiting.pop()
+        if name in reached or name in given or name in wiring.constants:
+            continue
+        reached.add(name)
+        if name not in wiring.maker:
+            return None
+        number = wiring.maker[name]
+        operators.add(wiring.nodes[number].op_type)
+        lengths = _known_lengths(wiring.nodes[number], values)
+        if lengths is None:
+            waiting.extend(wiring.reads[number])
+        else:
+            shapes[number] = lengths
+    return Plan(given[0], tuple(given[1:]), shapes, frozenset(operators))
+
+
+def _known_lengths(node: onnx.NodeProto, values: Values) -> tuple[int, ...] | None:
+    """Return the lengths of a row whose shape a node reads; None if it does something else, or some are open."""
+    known = values.of(node.input[0]) if node.op_type == "Shape" else None
+    if known is None or not known.rows or None in known.shape:
+        return None
+    return tuple(length for length in known.shape if length is not None)
 
 
 def up_to(skeleton: Skeleton, wanted: Sequence[str]) -> Part:

@@ -50,7 +50,8 @@ def arrays(rows):
 def layer_values(name, rows, layer):
     """Return what a module makes of rows, (rows, *shape)."""
     kept = []
-    hook = zoo_module(name).get_submodule(layer).register_forward_hook(lambda _, __, value: kept.append(value))
+    # A copy: what follows may write to it.
+    hook = zoo_module(name).get_submodule(layer).register_forward_hook(lambda _, __, value: kept.append(value.clone()))
     with torch.no_grad():
         eager(zoo_module(name), rows)
     hook.remove()

@@ -143,6 +143,31 @@ def test_every_intervention_is_a_forward_pass_with_the_value_changed_by_hand(ben
     np.testing.assert_allclose(column(found, "effects", "after"), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "layer"), CASES, ids=["-".join(case) for case in CASES])
+def test_every_unit_by_itself_is_a_forward_pass_with_that_unit_changed(bench, name, layer):
+    at = site_layers(name, [layer])[layer]
+    sites = [Site(layer, (unit,)) for unit in range(at.units)]
+    rows, source = zoo_rows(name, 2, LENGTH), {key: value.flip(0) for key, value in zoo_rows(name, 2, LENGTH).items()}
+    kinds = ("constant", "scale", "steer", "patch")
+    asked = [intervention(kind, at, sites) for kind in kinds]
+
+    found = findings(bench, name, question(name, asked, rows=rows, source=source))
+
+    places = zip(*(column(found, "effects", each).tolist() for each in ("intervention", "row", "unit")), strict=True)
+    expected = []
+    for kind, row, unit in places:
+        change, mask = changed(kind, name, layer, at, rows, row, source), masked(at, sites[unit])
+
+        def by_hand(value, mask=mask, change=change):
+            return np.where(mask, change(value), value).astype(value.dtype)
+
+        expected += scores(name, one(rows, row), [(layer, by_hand)]).tolist()
+    assert len(expected) == 2 * at.units * len(kinds)
+    np.testing.assert_allclose(column(found, "effects", "after"), expected, rtol=1e-4, atol=1e-5)
+    before = scores(name, rows)[column(found, "effects", "row")]
+    np.testing.assert_allclose(column(found, "effects", "before"), before, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_joint_changes_of_several_layers_hold_at_once(bench, name):
     layers = [layer for layer, shape in NETWORKS[name].items() if shape]
