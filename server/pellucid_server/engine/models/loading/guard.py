@@ -17,12 +17,12 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pellucid_server.engine.models.loading.meter import Bounds, Meter, Spent, resident_bytes
+from pellucid_server.engine.models.loading.meter import Bounds, Meter, Spent, begin_highest, resident_bytes
 from pellucid_server.memory_hygiene import trim
 from pellucid_server.processes import close_descriptors, die_with_parent, name_process
 
@@ -125,29 +125,29 @@ def outcome(line: bytes) -> tuple[str, Spent]:
     return str(reason), Spent(float(seconds), int(size_bytes))
 
 
-def do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
-    """Do trials in child processes, and write a line for each to `pipe`; closes all other descriptors."""
-    _detach(pipe, parent)
+def do_trials(trials: Sequence[Trial], pipe: int, parent: int, kept: Collection[int] = ()) -> None:
+    """Do trials in child processes, and write a line for each to `pipe`; closes all descriptors but those `kept`."""
+    _detach({pipe, *kept}, parent)
     # What is there now is never looked at by collections here and in the children: they would copy it page by page,
     # and end what is the parent's, such as its connections.
     gc.freeze()
     done = 0
     while done < len(trials):
-        done = _do_some(trials, done, pipe)
+        done = _do_some(trials, done, pipe, kept)
 
 
 _MOST_CHARACTERS = 4000
 """Of a reason, so that its line fits a pipe whole."""
 
 
-def _detach(kept: int, parent: int) -> None:
-    """Let go of all that was inherited but the standard streams and one descriptor, and die with the parent."""
+def _detach(kept: Collection[int], parent: int) -> None:
+    """Let go of all that was inherited but the standard streams and some descriptors, and die with the parent."""
     die_with_parent(parent)
     name_process("pellucid-guard")
-    close_descriptors({kept})
+    close_descriptors(kept)
 
 
-def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
+def _do_some(trials: Sequence[Trial], first: int, out: int, kept: Collection[int]) -> int:
     """Do trials in one child, from the first on and as far as that comes; return how many are done then.
 
     A trial that ends the child is done once more in one of its own, unless it was the first there: what went before
@@ -157,7 +157,7 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _end_after(lambda: _run_all(trials, first, theirs, parent))
+        _end_after(lambda: _run_all(trials, first, theirs, parent, kept))
     os.close(theirs)
     child = _Child(pid, ours)
     done = first
@@ -180,8 +180,8 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
     return done
 
 
-def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int) -> None:
-    _detach(pipe, parent)
+def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int, kept: Collection[int]) -> None:
+    _detach({pipe, *kept}, parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Should memory run out, the system is to end this process and not the worker.
     with contextlib.suppress(OSError):
@@ -211,10 +211,11 @@ def _run(trial: Trial, pipe: int) -> None:
         _send(pipe, {"seconds": more.seconds, "bytes": more.size_bytes})
 
     limit()
+    highest_bytes = begin_highest()
     # Measured here, as the other process would come late.
     _send(pipe, {"resident": resident_bytes("self"), "used": time.process_time()})
     reason = trial.run(grow)[:_MOST_CHARACTERS]
-    _send(pipe, {"reason": reason, "ended": time.process_time(), "left": resident_bytes("self")})
+    _send(pipe, {"reason": reason, "ended": time.process_time(), "most": highest_bytes()})
 
 
 def _send(pipe: int, message: object) -> None:
@@ -242,7 +243,7 @@ class _Child:
         while True:
             for message in self._messages():
                 if "reason" in message:
-                    self.spent = meter.spent(message["ended"], message["left"])
+                    self.spent = meter.spent(message["ended"], message["most"])
                     return str(message["reason"])
                 if "used" in message:
                     meter.begin(message["resident"], message["used"])
