@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.check.report import SettingsFound
@@ -15,6 +14,7 @@ from pellucid_server.config import Config
 from pellucid_server.rpc.security import Security
 from pellucid_server.settings.security import AccessConfig, TlsConfig
 
+_EVERYWHERE = {"0.0.0.0", "[::]", "::"}  # noqa: S104 - compared with, not listened on
 _SECURITY_LOG = "pellucid_server.rpc.security"
 
 
@@ -106,22 +106,28 @@ def _port_problems(config: Config) -> Iterator[str]:
         ("server.health_port", server.host, server.health_port),
         ("admin.port", admin.host, admin.port),
     )
-    taken: dict[int, str] = {}
+    seen: list[tuple[str, str, int]] = []
     for setting, host, port in wanted:
         if port < 0:
             continue
-        if port and port in taken:
-            yield f"{setting} and {taken[port]} are both {port}; each needs a port of its own."
+        same = [name for name, address, number in seen if number == port and _overlap(address, host)]
+        if port and same:
+            yield f"{setting} and {same[0]} are both {port}; each needs a port of its own."
             continue
-        taken[port] = setting
+        seen.append((setting, host, port))
         problem = _listening_problem(host.strip("[]"), port)
         if problem:
             yield f"Cannot listen on {host}:{port}: {problem}. {setting} sets the port."
 
 
+def _overlap(first: str, second: str) -> bool:
+    """Tell whether one port cannot be had on both addresses."""
+    return first == second or not {first, second}.isdisjoint(_EVERYWHERE)
+
+
 def _listening_problem(host: str, port: int) -> str:
     """Say why a port cannot be had; empty if it can."""
-    if host.startswith(("unix:", "/")) or Path(host).is_absolute():
+    if host.startswith("unix:"):
         return ""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
