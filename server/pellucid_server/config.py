@@ -206,6 +206,9 @@ def _check_readable(path: Path) -> None:
         raise ConfigError(f"The settings file {path} cannot be read: {reason}.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The settings file {path} is not TOML: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        text = f"The settings file {path} has a number of too many digits, or is nested too deep."
+        raise ConfigError(text) from error
 
 
 def _check_variables() -> None:

@@ -1,8 +1,10 @@
 """What the processes do so that memory which nobody needs is given back."""
 
+import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 TRIM_SECONDS = 10.0
@@ -12,6 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """glibc's numbers of the settings, in malloc.h."""
 
 _KEPT_BYTES = 1 << 30
+_NEVER = (1 << 31) - 1
 
 _libc = ctypes.CDLL(None)
 
@@ -56,6 +59,21 @@ def settle() -> None:
     # A full collection waits until there is a quarter as much that is new as the last one found. That was all that
     # is frozen now: what requests leave behind, and the arrays that it holds, would wait for hours.
     gc.collect()
+
+
+@contextlib.contextmanager
+def no_full_collections() -> Iterator[None]:
+    """Leave full collections for later; what is young is collected as ever.
+
+    One that comes while a model is loaded looks at all that there is of it by then, and finds next to nothing: the
+    requests of the process wait for 40 to 100 ms.
+    """
+    first, second, third = gc.get_threshold()
+    gc.set_threshold(first, second, _NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(first, second, third)
 
 
 def drop_frames(error: BaseException | None) -> None:

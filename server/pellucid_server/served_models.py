@@ -22,12 +22,13 @@ from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.models.graph.leftovers import clear_leftovers
 from pellucid_server.engine.models.loading.guard import GuardError
+from pellucid_server.engine.models.loading.handover import Handover
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.repository import load_version, read_digest
 from pellucid_server.engine.models.loading.trials import Fork, try_out
 from pellucid_server.engine.operations.context import Models
-from pellucid_server.memory_hygiene import trim
-from pellucid_server.model_files.listing import ModelError, Version
+from pellucid_server.memory_hygiene import no_full_collections, trim
+from pellucid_server.model_files.listing import ONNX_FILE, ModelError, Version
 from pellucid_server.model_files.plain_files import fingerprint, shown
 from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import DatasetInfo, ModelInfo, Verdict
@@ -171,7 +172,8 @@ class ServedModels:
         # Loading is mostly Python: requests have the interpreter sooner.
         sys.setswitchinterval(_SWITCH_SECONDS)
         try:
-            ready, digest = self._load(version, before, message.tried)
+            with no_full_collections():
+                ready, digest = self._load(version, before, message.tried)
         finally:
             sys.setswitchinterval(interval)
             clear_leftovers()
@@ -193,11 +195,16 @@ class ServedModels:
                 fast = served.fast is not None if settings.fast_graph else None
                 return _Ready(replace(verdict, fast_graph=fast)), digest
             known = tried is not None and tried.fingerprint == at
-            reason = tried.reason if tried is not None and known else try_out(version, settings, self._fork)
+            reason, ready = "" if tried is None else tried.reason, None
+            # Another process reads and checks an ONNX file, whatever is known of it: that keeps the interpreter.
+            if not known or (not reason and (version.folder / ONNX_FILE).is_file()):
+                with Handover() as handover:
+                    reason = try_out(version, settings, self._fork, handover.descriptor)
+                    ready = None if reason else handover.take()
             if reason:
                 return _Ready(replace(verdict, reason=reason)), ""
             wanted = (tried.fast_graph if tried is not None and known else None) if settings.fast_graph else False
-            model = load_version(version, settings.device, settings.threads, fast_graph=wanted)
+            model = load_version(version, settings.device, settings.threads, fast_graph=wanted, ready=ready)
             info = model.info(registry.methods())
         except (ModelError, GuardError) as error:
             return _Ready(replace(verdict, reason=str(error))), ""

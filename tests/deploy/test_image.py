@@ -23,7 +23,8 @@ from pellucid.v1 import explanation_service_pb2_grpc
 from pellucid_server.settings.sections import ServerConfig
 from sklearn.datasets import load_breast_cancer
 
-pytestmark = pytest.mark.deploy
+# The base takes minutes where the machine is busy.
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 
 DOCKERFILE = ROOT / "deploy" / "image" / "Dockerfile"
 MODELS = ROOT / "models"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pellucid
 import pytest
 import torch
@@ -87,6 +88,13 @@ class Shop:
         (beside / "model.pt2").write_bytes(self.files[variant])
         beside.rename(self.repository / name / str(version))
 
+    def put_onnx(self, name: str, version: int, variant: int) -> None:
+        """Put a version into place whole that is an ONNX file alone."""
+        beside = self.repository / name / f".{version}"
+        beside.mkdir()
+        (beside / "model.onnx").write_bytes(onnx_variant(variant))
+        beside.rename(self.repository / name / str(version))
+
     def path(self, name: str, version: int = 1) -> Path:
         return self.repository / name / str(version) / "model.pt2"
 
@@ -128,6 +136,28 @@ class Shop:
     def admin(self) -> Iterator[admin_service_pb2_grpc.AdminServiceStub]:
         with grpc.insecure_channel(self.server.admin_address) as channel:
             yield admin_service_pb2_grpc.AdminServiceStub(channel)
+
+
+def onnx_variant(shift: int) -> bytes:
+    """Return the linear model with a number added to its scores as an ONNX file, with weights of more than a page."""
+    width = 1024
+    wide, narrow = np.zeros((5, width), np.float32), np.zeros((width, 2), np.float32)
+    wide[:, :5], narrow[:5] = np.eye(5), small_models.WEIGHT.T
+    tensors = {"wide": wide, "narrow": narrow, "bias": (small_models.BIAS + shift).astype(np.float32)}
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["features", "wide"], ["spread"]),
+            onnx.helper.make_node("MatMul", ["spread", "narrow"], ["sums"]),
+            onnx.helper.make_node("Add", ["sums", "bias"], ["output"]),
+        ],
+        "scores",
+        [onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["rows", 5])],
+        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["rows", 2])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in tensors.items()],
+    )
+    imports = [onnx.helper.make_opsetid("", 17)]
+    content: bytes = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    return content
 
 
 def variant_of(reply: explanation_service_pb2.PredictResponse) -> int:
@@ -495,7 +525,15 @@ def test_two_workers_serve_a_version_together_or_not_at_all(files, tmp_path):
             (loaded,) = admin.LoadModel(load(name, 2), timeout=LONG_SECONDS).versions
             asked = [shop.shift(name) for _ in range(20)]
 
+            shop.put_onnx(name, 3, variant=2)
+            (by_onnx,) = admin.LoadModel(load(name, 3), timeout=LONG_SECONDS).versions
+            asked_by_onnx = [shop.shift(name) for _ in range(20)]
+            admin.UnloadModel(unload(name, 3), timeout=LONG_SECONDS)
+            shutil.rmtree(shop.path(name, 3).parent)
+
         assert asked == [1] * 20
+        assert asked_by_onnx == [2] * 20
+        assert by_onnx.model.digest in {digest for digest, variant in callers.seen if variant == 2}
         assert not callers.failed
         pids = worker_pids(server)
         kill(min(pids))

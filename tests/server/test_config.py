@@ -75,6 +75,7 @@ def test_a_variable_separates_devices_by_commas(monkeypatch):
         ("[classes.interactive]\nexplanations = false\n", "explanations that name no class are interactive"),
         ("[pool]\ndevices = []\n", "pool.devices is []: there must be one device at least."),
         ("[server\n", "is not TOML"),
+        ("[server]\nport = " + "1" * 5000, "has a number of too many digits, or is nested too deep."),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value(file, text, message):

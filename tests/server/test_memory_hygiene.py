@@ -6,7 +6,7 @@ import sys
 import weakref
 
 import pytest
-from pellucid_server.memory_hygiene import drop_frames
+from pellucid_server.memory_hygiene import drop_frames, no_full_collections
 
 SETTLED = """
 import gc, weakref
@@ -100,3 +100,30 @@ def test_memory_that_was_freed_between_what_is_used_goes_back_to_the_system():
     ended = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
 
     assert int(ended.stdout) > 100 * 2**20
+
+
+def test_full_collections_are_left_for_later_and_come_again_afterwards():
+    full = []
+
+    def note(phase, info):
+        if phase == "start" and info["generation"] == 2:
+            full.append(info)
+
+    def leave_behind():
+        for _ in range(300_000):
+            node = []
+            node.append(node)
+            kept.append([node])
+
+    kept = []
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        with no_full_collections():
+            leave_behind()
+            during = len(full)
+        leave_behind()
+    finally:
+        gc.callbacks.remove(note)
+    assert not during
+    assert full

@@ -160,6 +160,28 @@ async def test_the_health_port_is_plain_under_mutual_tls_and_has_health_alone(st
         watch.cancel()
 
 
+async def test_the_health_port_reads_nothing_large_and_keeps_no_strangers_names(start):
+    app = await start()
+    names = [*"abc"]
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{app.health_port}") as health,
+        grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as main,
+    ):
+        large = health_pb2.HealthCheckRequest(service="x" * 5000)
+        with pytest.raises(grpc.RpcError) as caught:
+            await health_pb2_grpc.HealthStub(health).Check(large, timeout=60)
+        watches = [
+            health_pb2_grpc.HealthStub(main).Watch(health_pb2.HealthCheckRequest(service=name * 5000), timeout=60)
+            for name in names
+        ]
+        states = [(await watch.read()).status for watch in watches]
+        kept = sum(map(len, app._health._server_watchers))
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert states == [health_pb2.HealthCheckResponse.SERVICE_UNKNOWN] * 3
+    assert kept < 500
+
+
 async def test_the_health_port_says_not_serving_while_the_server_stops(start, tls, authority):
     app = await start(tls=tls)
     async with channel(app, authority) as opened, plain(app.health_port) as health:

@@ -1,7 +1,10 @@
 """When files that change are taken to be whole, by what looks at a repository see."""
 
+from pathlib import Path
+
 import pytest
 from pellucid_server.model_files.listing import ModelError
+from pellucid_server.model_files.plain_files import fingerprint
 from pellucid_server.model_files.sight import Sight, look
 from pellucid_server.reload.watcher import Changes, Watcher
 
@@ -108,3 +111,17 @@ def test_what_is_being_copied_under_a_hidden_name_is_not_seen(tmp_path):
 def test_an_empty_repository_is_an_error_and_not_one_without_models(tmp_path):
     with pytest.raises(ModelError, match="has no models"):
         look(tmp_path)
+
+
+def test_a_model_of_many_versions_is_listed_once_for_all_of_them(tmp_path, monkeypatch):
+    model = tmp_path / "m"
+    for number in range(1, 41):
+        (model / str(number)).mkdir(parents=True)
+    (model / "model.toml").touch()
+    separately = {("m", number): fingerprint(model / str(number)) for number in range(1, 41)}
+    listed = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or iterdir(path))
+
+    assert look(tmp_path).versions == separately
+    assert listed.count(model) <= 3

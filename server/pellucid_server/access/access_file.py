@@ -109,6 +109,8 @@ def read_policy(data: bytes) -> Policy:
         raise UnusableFileError("it is nested too deep") from error
     except ValidationError as error:
         raise UnusableFileError("; ".join(_problem(each) for each in error.errors(include_input=False))) from error
+    except ValueError as error:
+        raise UnusableFileError("it has a number of too many digits") from error
     if not found.identities and found.anonymous is None:
         raise UnusableFileError("it has no identity; give one under [identities.NAME], or [anonymous]")
     tokens: dict[bytes, str] = {}

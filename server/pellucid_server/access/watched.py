@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -65,13 +66,13 @@ class Watched(Generic[Read]):
                 _log.exception("%s could not be looked at", self._what)
 
     async def look(self) -> None:
-        """Read the files again if they have changed.
+        """Read the files again if they have changed; requests go on meanwhile.
 
         What cannot be used is reported at the next look if it is still so: files are found half written, or one of a
         pair new and the other not yet.
         """
         try:
-            found: Contents | str = await asyncio.get_running_loop().run_in_executor(None, contents_of, self._paths)
+            found: Contents | str = await asyncio.to_thread(contents_of, self._paths)
         except UnusableFileError as error:
             found = str(error)
         if found == self._seen:
@@ -84,14 +85,17 @@ class Watched(Generic[Read]):
             self.stale = False
             _log.info("%s is as before again", self._what)
         else:
-            self._take(found)
+            await self._take(found)
 
-    def _take(self, contents: Contents) -> None:
+    async def _take(self, contents: Contents) -> None:
+        # A bug in reading is no reason to say that all is well.
+        self._problem = "reading it failed"
         try:
-            self.value = self._read(contents)
+            self.value = await asyncio.to_thread(self._read, contents)
         except UnusableFileError as error:
             self._problem = str(error)
             return
+        self._problem = ""
         self._in_force, self.stale = contents, False
         _log.info("%s has changed and was read again", self._what)
 
@@ -109,15 +113,22 @@ def contents_of(paths: tuple[Path, ...]) -> Contents:
     Raises
     ------
     UnusableFileError
-        One cannot be read, or is far larger than any of its kind.
+        One is no plain file, cannot be read, or is far larger than any of its kind.
     """
     found: dict[Path, bytes] = {}
     for path in paths:
         try:
-            with path.open("rb") as file:
+            with os.fdopen(_opened(path), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise UnusableFileError(f"{path} is not a plain file")
                 found[path] = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise UnusableFileError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
         if len(found[path]) > _MOST_BYTES:
             raise UnusableFileError(f"{path} has more than {_MOST_BYTES >> 20} MiB")
     return found
+
+
+def _opened(path: Path) -> int:
+    """Open a file; a pipe that has no writer would hold its reader for ever, and with it the end of the server."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

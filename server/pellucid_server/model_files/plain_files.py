@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _MOST_FILES = 10_000
@@ -78,16 +78,22 @@ def size_on_disk(version: Path) -> int:
     return sum(itertools.islice(sizes, _MOST_FILES))
 
 
-def fingerprint(version: Path) -> str:
+def beside_versions(model: Path) -> tuple[Path, ...]:
+    """Return what a model's folder has that counts for every version: neither versions nor hidden folders."""
+    return tuple(path for path in _listed(model) if not _elsewhere(path))
+
+
+def fingerprint(version: Path, beside: Collection[Path] | None = None) -> str:
     """Return a text that changes with the files of a version, or beside its folder, by their sizes, times and places.
 
     Files are not read: it takes moments, also for files that are broken or large. Other versions do not count, nor do
-    hidden folders: the next version may be on its way in one.
+    hidden folders: the next version may be on its way in one. `beside` is what `beside_versions` returns, by default as
+    it is now; to list a folder of thousands of versions once for each of them would take minutes.
     """
     lines = hashlib.sha256()
-    model = version.parent
-    beside = [path for path in _listed(model) if path.name == version.name or not _elsewhere(path)]
-    for path in sorted({part for each in (*beside, version.resolve()) for part in _walk_safely(each)}):
+    own = [version] if os.path.lexists(version) else []
+    shared = beside_versions(version.parent) if beside is None else beside
+    for path in sorted({part for each in (*shared, *own, version.resolve()) for part in _walk_safely(each)}):
         lines.update(f"{os.fsencode(path)!r} {_facts(path)}\n".encode())
     return lines.hexdigest()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pellucid_server.model_files.listing import contents
-from pellucid_server.model_files.plain_files import fingerprint
+from pellucid_server.model_files.plain_files import beside_versions, fingerprint
 from pellucid_server.model_files.reasons import Reasons
 
 Key = tuple[str, int]
@@ -37,7 +37,8 @@ def look(repository: Path) -> Sight:
         It is no folder, cannot be listed, or has no models at all.
     """
     found, reasons = contents(repository), Reasons(repository)
+    beside = {folder: beside_versions(folder) for folder in {each.folder.parent for each in found.versions}}
     return Sight(
-        {(each.name, each.number): fingerprint(each.folder) for each in found.versions},
+        {(each.name, each.number): fingerprint(each.folder, beside[each.folder.parent]) for each in found.versions},
         {each.name: reasons.of(each.message) for each in found.broken},
     )

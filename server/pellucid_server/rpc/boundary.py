@@ -26,7 +26,7 @@ from pellucid_server.rpc import status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.gate import Gate
-from pellucid_server.rpc.large_fields import take_out
+from pellucid_server.rpc.large_fields import has_more_fields, take_out
 from pellucid_server.rpc.outcomes import Outcomes
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
 from pellucid_server.settings.sections import DEFAULT_CLASSES, ServerConfig
@@ -38,6 +38,9 @@ from pellucid_server.vocabulary.results import Result
 _log = logging.getLogger(__name__)
 
 _NOTICE_SECONDS = 0.1
+
+_MOST_OPEN_FIELDS = 10_000
+"""Inputs, outputs and their contents in a large request of the Open Inference Protocol."""
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
 StreamHandler = Callable[[Any, Call], AsyncGenerator[Message, None]]
@@ -303,6 +306,9 @@ async def _wait_for(turn: "asyncio.Future[None]", call: Call) -> None:
 
 def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
     if call.large:
+        if request_class is open_inference_pb2.ModelInferRequest and has_more_fields(data, _MOST_OPEN_FIELDS):
+            text = f"The request has more than {_MOST_OPEN_FIELDS} fields; send each input once, with all of its rows."
+            raise InvalidRequestError(text, field="inputs")
         data, call.large_fields = take_out(data, request_class)
     try:
         request = request_class.FromString(data)

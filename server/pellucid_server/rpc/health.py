@@ -23,6 +23,8 @@ SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
 
 _STATES = health_pb2.HealthCheckResponse
 
+_LONGEST_NAME = 128
+
 _UNKNOWN = health_pb2.HealthCheckRequest(service="\n")
 """A name that no model has."""
 
@@ -85,4 +87,7 @@ class VisibleHealth(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def _visible(self, request: Any, context: Any) -> Any:
         name = request.service
+        if len(name) > _LONGEST_NAME:
+            # No model has such a name, and a watcher's is kept for as long as it watches.
+            return _UNKNOWN
         return request if name in (LIVENESS, *SERVICES) or self._sees(context)(name) else _UNKNOWN

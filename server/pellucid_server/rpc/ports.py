@@ -16,6 +16,9 @@ _LEAST_PING_MS = 9_000
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_PATIENCE_MS = 20_000
 
+_MOST_HEALTH_BYTES = 4096
+"""A health check has a name of 128 characters at most. Its port is open to everyone: nothing large is read there."""
+
 
 class StartError(Exception):
     """The server cannot start; the message tells the operator why."""
@@ -71,7 +74,8 @@ async def serve_health(config: ServerConfig, servicer: health_pb2_grpc.HealthSer
     StartError
         The port cannot be had.
     """
-    server = grpc.aio.server(options=channel_options(config))
+    options = {**dict(channel_options(config)), "grpc.max_receive_message_length": _MOST_HEALTH_BYTES}
+    server = grpc.aio.server(options=list(options.items()))
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     port = listen_on(server, f"{config.host}:{config.health_port}", None, "server.health_port")
     await server.start()

@@ -88,6 +88,7 @@ def test_an_admin_sees_no_model_for_that():
         ("", "it has no identity"),
         ("[identities.web", "it is not TOML"),
         ("a = " + "[" * 100_000, "it is nested too deep|it is not TOML"),
+        ("[anonymous]\nrequests_burst = " + "1" * 5000, "it has a number of too many digits"),
         ("[identities.web]\nrole = []", "identities.web.role: there is no such setting"),
         ('[identities.web]\nroles = ["write"]', r"identities.web.roles.0: .*'predict'"),
         ('[identities.web.models]\n"*" = ["admin"]', r"identities.web.models.\*.0: .*'predict'"),

@@ -10,7 +10,7 @@ from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2, explanation_service_pb2, input_pb2
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc import codec, large_fields
-from pellucid_server.rpc.large_fields import LEAST_BYTES, take_out
+from pellucid_server.rpc.large_fields import LEAST_BYTES, has_more_fields, take_out
 from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.wire import encode
 
@@ -146,3 +146,12 @@ def test_damaged_messages_fail_or_read_as_they_do_for_protobuf(monkeypatch: pyte
         outcomes[found[0][0]] += 1
 
     assert min(outcomes.values()) > 30, outcomes
+
+
+@pytest.mark.parametrize(("entries", "more"), [(7, False), (8, True), (1 << 20, True)])
+def test_fields_are_counted_without_a_parse_and_without_those_of_messages_inside(entries: int, more: bool) -> None:
+    one = bytes([5 << 3 | 2, 4]) + b"\x0a\x02ab"
+
+    assert has_more_fields(one * entries, 7) is more
+    # What is no message is the parser's to answer for.
+    assert not has_more_fields(one * 7 + b"\xff" * 20, 8)

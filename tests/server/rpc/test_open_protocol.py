@@ -7,6 +7,7 @@ import pytest
 from pellucid_server import open_inference_pb2 as pb
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.rpc.large_fields import NONE, take_out
+from pellucid_server.rpc.open_protocol.elements import _shape
 from pellucid_server.rpc.open_protocol.messages import infer_response, metadata_response, model_key, predict_request
 from pellucid_server.settings.sections import LimitsConfig
 from pellucid_server.vocabulary import descriptions, requests, results
@@ -153,7 +154,11 @@ ONE = tensor("x", "FP32", [1, 3], fp32_contents=[1, 2, 3])
         ([tensor("x", "FP32", [2, 0], fp32_contents=[])], {}, "inputs[0].shape"),
         ([tensor("x", "FP32", [0, 3], fp32_contents=[])], {}, "inputs"),
         ([tensor("x", "FP32", [2], fp32_contents=[1])], {}, "inputs[0].contents.fp32_contents"),
-        ([tensor("x", "FP32", [1 << 40, 1 << 40], fp32_contents=[1])], {}, "inputs[0].contents.fp32_contents"),
+        ([tensor("x", "FP32", [1 << 40, 1 << 40], fp32_contents=[1])], {}, "inputs"),
+        ([tensor("x", "FP32", [1, 1 << 40], fp32_contents=[1])], {}, "inputs[0].contents.fp32_contents"),
+        ([tensor(f"x{number}", "FP32", [1], fp32_contents=[1]) for number in range(2)], {}, "inputs"),
+        ([tensor("image", "BYTES", [1])], {"raw": [bytes(4) * 2], "of": model(PICTURE)}, "inputs[0]"),
+        ([tensor("image", "BYTES", [3])], {"raw": [bytes(4) * 2], "of": model(PICTURE)}, "inputs[0]"),
         ([tensor("x", "INT8", [1], int_contents=[300])], {}, "inputs[0].contents.int_contents"),
         ([tensor("x", "FP16", [1], fp32_contents=[1])], {}, "inputs[0].datatype"),
         ([tensor("x", "FP32", [1], fp32_contents=[float("nan")])], {}, "inputs[0]"),
@@ -218,3 +223,27 @@ def test_metadata_says_what_goes_in_and_comes_out():
         ("image", "FP32", [-1, 3, 8, 8]),
     ]
     assert found.outputs[0].shape == [-1, 2]
+
+
+@pytest.mark.parametrize("rows", [1, 1 << 22])
+def test_raw_elements_beyond_the_rows_that_are_taken_are_not_split(rows, monkeypatch):
+    split = []
+    unpack = struct.unpack_from
+    monkeypatch.setattr(struct, "unpack_from", lambda *each: split.append(1) or unpack(*each))
+
+    with pytest.raises(InvalidRequestError):
+        ask(tensor("image", "BYTES", [rows]), raw=[bytes(4 << 22)], of=model(PICTURE))
+
+    assert len(split) <= 1
+
+
+def test_millions_of_axes_are_refused_before_they_are_looked_at():
+    class Axes:
+        def __len__(self):
+            return 60_000_000
+
+        def __iter__(self):
+            raise AssertionError("looked at")
+
+    with pytest.raises(InvalidRequestError, match="has 60000000 axes"):
+        _shape(Axes(), "inputs[0]")

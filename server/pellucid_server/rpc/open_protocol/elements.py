@@ -108,10 +108,12 @@ def read_bytes(
     shape = _shape(tensor.shape, field)
     if shape[1:] not in ((), (1,)):
         refuse(f"{field}.shape", f"is {list(shape)}; a BYTES input has one element for each row: [rows] or [rows, 1]")
-    found = list(tensor.contents.bytes_contents) if raw is None else _split(bytes(raw), field)
-    if len(found) != shape[0]:
-        refuse(field, f"has {len(found)} elements; shape {list(shape)} takes {shape[0]}")
-    return found
+    if raw is not None:
+        return _split(bytes(raw), shape, field)
+    given = tensor.contents.bytes_contents
+    if len(given) != shape[0]:
+        refuse(field, f"has {len(given)} elements; shape {list(shape)} takes {shape[0]}")
+    return list(given)
 
 
 def raw_elements(array: Array) -> bytes:
@@ -120,9 +122,12 @@ def raw_elements(array: Array) -> bytes:
 
 
 def _shape(lengths: Sequence[int], field: str) -> tuple[int, ...]:
+    # Before they are looked at: millions of them would hold up everyone's requests.
+    if not lengths or len(lengths) > _MOST_AXES:
+        refuse(
+            f"{field}.shape", f"has {len(lengths)} axes; it must have 1 to {_MOST_AXES}, of which axis 0 is the rows"
+        )
     shape = tuple(lengths)
-    if not shape or len(shape) > _MOST_AXES:
-        refuse(f"{field}.shape", f"has {len(shape)} axes; it must have 1 to {_MOST_AXES}, of which axis 0 is the rows")
     if any(length < 0 for length in shape) or 0 in shape[1:]:
         refuse(f"{field}.shape", f"is {list(shape)}; no axis may be negative, and none of a row empty")
     return shape
@@ -172,15 +177,18 @@ def _kept(elements: npt.NDArray[Any], name: str, kind: _Type, field: str) -> Arr
     return elements.astype(kind.kept, copy=False)
 
 
-def _split(raw: bytes, field: str) -> list[bytes]:
-    """Split raw bytes into elements, each behind its length in four bytes."""
+def _split(raw: bytes, shape: tuple[int, ...], field: str) -> list[bytes]:
+    """Split raw bytes into the elements that a shape takes, each behind its length in four bytes."""
     found: list[bytes] = []
     at = 0
-    while at < len(raw):
+    while at < len(raw) and len(found) < shape[0]:
         end = at + 4
         length = struct.unpack_from("<I", raw, at)[0] if end <= len(raw) else len(raw)
         if end + length > len(raw):
             refuse(field, f"has raw bytes that end within element {len(found)}; each is its length in 4 bytes, then it")
         found.append(raw[end : end + length])
         at = end + length
+    if at < len(raw) or len(found) < shape[0]:
+        more = "more" if at < len(raw) else f"{len(found)}"
+        refuse(field, f"has {more} elements; shape {list(shape)} takes {shape[0]}")
     return found

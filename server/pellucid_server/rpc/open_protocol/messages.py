@@ -54,6 +54,7 @@ def predict_request(
     tensors = request.inputs
     if not tensors:
         refuse("inputs", "is empty; give the rows of each of the model's inputs by its name")
+    _check_sizes(request, model, limits.predict_rows)
     raw = _raw(request, large)
     names = [tensor.name for tensor in tensors]
     if len(set(names)) < len(names):
@@ -190,6 +191,19 @@ def _check_counts(counts: Mapping[str, int], most: int) -> None:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
         refuse("inputs", f"must have the same number of rows in each input; {listed}")
-    rows = next(iter(counts.values()))
+    _check_rows(next(iter(counts.values())), most)
+
+
+def _check_sizes(request: open_inference_pb2.ModelInferRequest, model: descriptions.ModelInfo, most: int) -> None:
+    """Refuse what is too much by its counts, before any of it is looked at: millions of elements take a minute."""
+    takes = max(len(model.inputs), *(len(each.columns) for each in model.inputs))
+    if len(request.inputs) > takes:
+        refuse("inputs", f"has {len(request.inputs)} entries; this model takes {takes} at most")
+    for tensor in request.inputs:
+        if tensor.shape and tensor.shape[0] > most:
+            _check_rows(tensor.shape[0], most)
+
+
+def _check_rows(rows: int, most: int) -> None:
     if not 1 <= rows <= most:
         refuse("inputs", f"has {rows} rows; it must be 1 to {most} for this request")

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from pellucid_server.engine.models.loading.handover import Handover
 from pellucid_server.engine.models.onnx.file import SessionError, checked_model
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel
 from pellucid_server.errors import InvalidRequestError
@@ -118,6 +119,19 @@ def in_loop(body):
         [node("Identity", ["on"], ["still"]), body], "body", inputs, [value("still", (), BOOL), value("y")]
     )
     return [node("Loop", ["turns", ""], ["out"], body=inner)], constant("turns", 1, np.int64)
+
+
+def test_a_guard_of_a_file_that_another_process_read_says_what_it_found(load, tmp_path):
+    body, tensors = ENDING["LSTM"]
+    session = load(shaped(model([body], tensors), rank=4))
+    with Handover() as place:
+        session.ready.write(place.descriptor, "")
+        ready, _ = place.take()
+    other = OnnxModel(tmp_path / "model.onnx", threads=1, device="cpu", ready=ready)
+
+    np.testing.assert_array_equal(other.run(rows(1))["y"], session.run(rows(1))["y"])
+    with pytest.raises(InvalidRequestError, match=r"node 'this' \(LSTM\) takes an array that is empty"):
+        other.run(rows(-1))
 
 
 @pytest.mark.parametrize("place", [in_branch, in_branch_that_is_always_taken, in_loop])

@@ -100,9 +100,14 @@ def rebuilt_payloads(text: bytes, name: str) -> Mapping[str, schema.PayloadMeta]
 
 def _parsed(text: bytes, where: str) -> object:
     try:
-        return json.loads(text.decode("utf-8"))
+        # Without a call of Python, the parser would keep the interpreter from other threads from start to end.
+        return json.loads(text.decode("utf-8"), object_hook=_itself)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{where} is not JSON: the file is damaged; {REMEDY}.") from error
+
+
+def _itself(data: dict[str, object]) -> dict[str, object]:
+    return data
 
 
 def _member(data: object, name: str) -> object:

@@ -55,6 +55,10 @@ def _derived(graph: fx.Graph, check: Check) -> fx.Graph | None:
         return _Derivation(mode, check).run(graph)
     except _NotSimpleError:
         return None
+    finally:
+        # torch keeps the environments of sizes for longer than their models, each with what was derived in it.
+        if mode.shape_env is not None:
+            mode.shape_env.fake_tensor_cache.clear()
 
 
 class _NotSimpleError(Exception):

@@ -17,7 +17,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,29 +133,29 @@ def _end_after(work: Callable[[], None]) -> NoReturn:
     os._exit(0)
 
 
-def do_trials(trials: Sequence[Trial], pipe: int, parent: int) -> None:
-    """Do trials in child processes, and write a line for each to `pipe`; closes all other descriptors."""
-    _detach(pipe, parent)
+def do_trials(trials: Sequence[Trial], pipe: int, parent: int, kept: Collection[int] = ()) -> None:
+    """Do trials in child processes, and write a line for each to `pipe`; closes all descriptors but those `kept`."""
+    _detach({pipe, *kept}, parent)
     # What is there now is never looked at by collections here and in the children: they would copy it page by page,
     # and end what is the parent's, such as its connections.
     gc.freeze()
     done = 0
     while done < len(trials):
-        done = _do_some(trials, done, pipe)
+        done = _do_some(trials, done, pipe, kept)
 
 
 _MOST_CHARACTERS = 4000
 """Of a reason, so that its line fits a pipe whole."""
 
 
-def _detach(kept: int, parent: int) -> None:
-    """Let go of all that was inherited but the standard streams and one descriptor, and die with the parent."""
+def _detach(kept: Collection[int], parent: int) -> None:
+    """Let go of all that was inherited but the standard streams and some descriptors, and die with the parent."""
     die_with_parent(parent)
     name_process("pellucid-guard")
-    close_descriptors({kept})
+    close_descriptors(kept)
 
 
-def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
+def _do_some(trials: Sequence[Trial], first: int, out: int, kept: Collection[int]) -> int:
     """Do trials in one child, from the first on and as far as that comes; return how many are done then.
 
     A trial that ends the child is done once more in one of its own, unless it was the first there: what went before
@@ -165,7 +165,7 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _end_after(lambda: _run_all(trials, first, theirs, parent))
+        _end_after(lambda: _run_all(trials, first, theirs, parent, kept))
     os.close(theirs)
     child = _Child(pid, ours)
     done = first
@@ -187,8 +187,8 @@ def _do_some(trials: Sequence[Trial], first: int, out: int) -> int:
     return done
 
 
-def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int) -> None:
-    _detach(pipe, parent)
+def _run_all(trials: Sequence[Trial], first: int, pipe: int, parent: int, kept: Collection[int]) -> None:
+    _detach({pipe, *kept}, parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Should memory run out, the system is to end this process and not the worker.
     with contextlib.suppress(OSError):

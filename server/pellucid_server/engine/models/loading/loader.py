@@ -184,17 +184,25 @@ def _in_good_order(versions: list[tuple[Version, Verdict | None]]) -> list[tuple
     return [*ordered[-1:], *ordered[:-1]]
 
 
-def trial(version: Version, settings: WorkerSettings, methods: Sequence[Method]) -> Trial:
-    """Return what tries a version out in a child process."""
+def trial(version: Version, settings: WorkerSettings, methods: Sequence[Method], handover: int | None = None) -> Trial:
+    """Return what tries a version out in a child process; `handover` is a file for what need not be done again."""
     disk_bytes = size_on_disk(version.folder)
     bounds = Bounds(
         settings.load_seconds + disk_bytes / _FILE_BYTES_A_SECOND,
         settings.load_bytes + _MEMORY_FOR_FILES * disk_bytes,
     )
-    return Trial(shown(version.folder), partial(_try_out, version, settings, methods, disk_bytes), bounds)
+    run = partial(_try_out, version, settings, methods, disk_bytes, handover)
+    return Trial(shown(version.folder), run, bounds)
 
 
-def _try_out(version: Version, settings: WorkerSettings, methods: Sequence[Method], disk_bytes: int, grow: Grow) -> str:
+def _try_out(
+    version: Version,
+    settings: WorkerSettings,
+    methods: Sequence[Method],
+    disk_bytes: int,
+    handover: int | None,
+    grow: Grow,
+) -> str:
     """Do all of a load on the CPU; return why it failed, or an empty text."""
     # The worker says it again when it loads the model.
     logging.disable(logging.WARNING)
@@ -206,7 +214,10 @@ def _try_out(version: Version, settings: WorkerSettings, methods: Sequence[Metho
         graph_bytes = min(_graph_bytes(version), disk_bytes)
         grow(Bounds(graph_bytes / _GRAPH_BYTES_A_SECOND, _MEMORY_FOR_GRAPH * graph_bytes))
         # The second graph has the first one's operators: the worker itself compares the two.
-        check_description(version, load_version(version, "cpu", settings.threads, fast_graph=False), methods)
+        model = load_version(version, "cpu", settings.threads, fast_graph=False, keep_ready=True)
+        check_description(version, model, methods)
+        if handover is not None and model.session is not None and model.session.ready is not None:
+            model.session.ready.write(handover, model.digest)
     except ModelError as error:
         return str(error)
     return ""

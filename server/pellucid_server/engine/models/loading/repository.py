@@ -20,6 +20,7 @@ from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.models.loading.trial import TrialError
 from pellucid_server.engine.models.loading.twin import LARGEST_TWIN_BYTES
 from pellucid_server.engine.models.onnx.onnx_model import OnnxModel, SessionError, nearest_device
+from pellucid_server.engine.models.onnx.ready import ReadyFile
 from pellucid_server.model_files.listing import GRAPH_FILE, MANIFEST, ONNX_FILE, ModelError, Version, contents
 from pellucid_server.model_files.plain_files import UnfitFileError, check_file, shown, version_files
 from pellucid_server.vocabulary.requests import ModelKey
@@ -30,7 +31,15 @@ MOST_DESCRIBED_BYTES = 8 << 20
 """Bytes of all that callers can read of a model: signature, labels, layers."""
 
 
-def load_version(version: Version, device: str, threads: int, *, fast_graph: bool | None = None) -> LoadedModel:
+def load_version(
+    version: Version,
+    device: str,
+    threads: int,
+    *,
+    fast_graph: bool | None = None,
+    ready: tuple[ReadyFile, str] | None = None,
+    keep_ready: bool = False,
+) -> LoadedModel:
     """Load a version, try it out and warm it up.
 
     Parameters
@@ -41,14 +50,21 @@ def load_version(version: Version, device: str, threads: int, *, fast_graph: boo
         Threads of ONNX Runtime; torch's are for the caller to set.
     fast_graph
         Whether to use the model's second graph, for speed; None where that agrees with the first. On a CPU only.
+    ready
+        What another process has made of its ONNX file, and the digest of the version that it was made of.
+    keep_ready
+        Whether to keep what this process has made of it.
 
     Raises
     ------
     ModelError
-        It cannot be served. What goes wrong beyond what is foreseen is in the log, too.
+        It cannot be served, or has another digest. What goes wrong beyond what is foreseen is in the log, too.
     """
     with _explained(version.folder):
-        return _load(version, device, threads, fast_graph)
+        model = _load(version, device, threads, fast_graph, ready)
+        if model.session is not None and not keep_ready:
+            model.session.ready = None
+        return model
 
 
 def read_digest(version: Version) -> str:
@@ -158,14 +174,18 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _load(version: Version, device: str, threads: int, fast_graph: bool | None) -> LoadedModel:
+def _load(
+    version: Version, device: str, threads: int, fast_graph: bool | None, ready: tuple[ReadyFile, str] | None
+) -> LoadedModel:
     folder = version.folder
     files = {path.relative_to(folder).as_posix() for path in version_files(folder, folder.parent)}
     check_file(folder.parent / MANIFEST, folder.parent)
     manifest = read_manifest(folder.parent / MANIFEST)
     graph = _graph(folder, files, manifest, device)
-    session = _session(folder, files, manifest, device, threads)
+    session = _session(folder, files, manifest, device, threads, None if ready is None else ready[0])
     key = ModelKey(version.name, version.number, version_digest(folder, manifest))
+    if ready is not None and key.digest != ready[1]:
+        raise ModelError(f"{shown(folder)}: its files changed while it was loaded.")
     # On CUDA it is not known to be any faster.
     fast_graph = False if is_cuda(device) else fast_graph
     return assemble(key, folder.parent, manifest, graph, session, fast_graph=fast_graph)
@@ -183,7 +203,9 @@ def _graph(folder: Path, files: set[str], manifest: Manifest, device: str) -> Gr
         raise ModelError(f"{shown(path)}: {error}") from error
 
 
-def _session(folder: Path, files: set[str], manifest: Manifest, device: str, threads: int) -> OnnxModel | None:
+def _session(
+    folder: Path, files: set[str], manifest: Manifest, device: str, threads: int, ready: ReadyFile | None
+) -> OnnxModel | None:
     path = folder / ONNX_FILE
     there = ONNX_FILE in files
     if manifest.runtime == "graph" or (manifest.runtime == "auto" and not there):
@@ -201,7 +223,7 @@ def _session(folder: Path, files: set[str], manifest: Manifest, device: str, thr
     try:
         # Beside a graph, its parts only save time.
         cuttable = GRAPH_FILE not in files or path.stat().st_size <= LARGEST_TWIN_BYTES
-        return OnnxModel(path, threads=threads, device=where, cuttable=cuttable)
+        return OnnxModel(path, threads=threads, device=where, cuttable=cuttable, ready=ready)
     except SessionError as error:
         raise ModelError(f"{shown(path)}: {error}.") from error
 

@@ -29,8 +29,10 @@ Fork = Callable[[int], Process | None]
 """Makes a process that does `answer` on a descriptor; None if it cannot."""
 
 
-def try_out(version: Version, settings: WorkerSettings, fork: Fork) -> str:
+def try_out(version: Version, settings: WorkerSettings, fork: Fork, handover: int) -> str:
     """Try a version out in another process; return why it is broken, or an empty text. Blocks for as long as it takes.
+
+    `handover` is an empty file; what is not to be read and checked once more is written to it (`Handover`).
 
     Raises
     ------
@@ -49,7 +51,8 @@ def try_out(version: Version, settings: WorkerSettings, fork: Fork) -> str:
             request = wire.frame((settings, str(version.folder), version.name, version.number, os.getpid()))
             # One that has ended by now says nothing either.
             with contextlib.suppress(ConnectionError):
-                ours.sendall(request)
+                socket.send_fds(ours, [request[:1]], [handover])
+                ours.sendall(request[1:])
             with contextlib.suppress(ConnectionError), ours.makefile("rb") as lines:
                 line = lines.readline()
             if line.endswith(b"\n"):
@@ -63,12 +66,14 @@ def try_out(version: Version, settings: WorkerSettings, fork: Fork) -> str:
 def answer(descriptor: int) -> None:
     """Try out the version that is named on a socket."""
     connection = socket.socket(fileno=descriptor)
-    data = _exactly(connection, wire.LENGTH.size)
+    first, (handover, *_), _, _ = socket.recv_fds(connection, 1, 1)
+    data = first + _exactly(connection, wire.LENGTH.size - 1)
     (length,) = wire.LENGTH.unpack(data)
     settings, folder, name, number, parent = wire.decode(_exactly(connection, length))
     os.nice(_NICENESS)
     version = Version(Path(folder), name, number)
-    do_trials([trial(version, settings, registry.methods())], connection.detach(), parent)
+    trials = [trial(version, settings, registry.methods(), handover)]
+    do_trials(trials, connection.detach(), parent, {handover})
 
 
 def _popen(connection: int) -> Process:

@@ -174,11 +174,11 @@ def _chain(number: int, name: str, vectors: bool) -> list[onnx.NodeProto]:
     return nodes
 
 
-def tripped(error: Exception, needed: Sequence[AnyGuard]) -> str | None:
-    """Return what a guard found that ended a run with an error of ONNX Runtime, or None where none did."""
-    found = _TRIPPED.search(str(error)) if needed else None
-    if found and int(found.group(1)) < len(needed):
-        return needed[int(found.group(1))].harm
-    if needed and _UNNAMED_SIZE.search(str(error)):
+def tripped(error: Exception, harms: Sequence[str]) -> str | None:
+    """Return what a guard found that ended a run with an error of ONNX Runtime, of what each guard finds; or None."""
+    found = _TRIPPED.search(str(error)) if harms else None
+    if found and int(found.group(1)) < len(harms):
+        return harms[int(found.group(1))]
+    if harms and _UNNAMED_SIZE.search(str(error)):
         return "nodes would make a value of too many elements of them"
-    return "nodes take an array that is empty" if needed and _UNNAMED.search(str(error)) else None
+    return "nodes take an array that is empty" if harms and _UNNAMED.search(str(error)) else None

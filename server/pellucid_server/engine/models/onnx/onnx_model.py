@@ -12,11 +12,10 @@ from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.device.memory import out_of_memory
 from pellucid_server.engine.models.graph.index_ranges import index_error, names_an_index
 from pellucid_server.engine.models.graph.lengths import Lengths, Size, length_error, names_a_length, values_error
-from pellucid_server.engine.models.onnx.beside import take_in
 from pellucid_server.engine.models.onnx.file import SessionError, one_line, read_onnx
 from pellucid_server.engine.models.onnx.guards import tripped
-from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session, Weights, nearest_device
-from pellucid_server.engine.models.onnx.skeleton import Skeleton, beside_bytes
+from pellucid_server.engine.models.onnx.ready import ReadyFile
+from pellucid_server.engine.models.onnx.session import REFUSALS, Options, Session, nearest_device
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.memory_hygiene import TRIM_SECONDS
 from pellucid_server.vocabulary.requests import Array
@@ -63,7 +62,9 @@ class OnnxModel:
         several times what the largest batch needs, and without that would stay for good. On CUDA, a run that took more
         than an idle session may keep gives it back at once (`Arena`).
     cuttable
-        Whether to keep what is needed to cut it (`OnnxCuts`): its weights once more.
+        Whether to keep what is needed to cut it (`OnnxCuts`).
+    ready
+        What another process has made of the file, which is not read then; it was made `cuttable` if that is wanted.
 
     Raises
     ------
@@ -73,24 +74,32 @@ class OnnxModel:
     """
 
     def __init__(
-        self, path: Path, *, threads: int, device: str, trim_seconds: float = TRIM_SECONDS, cuttable: bool = False
+        self,
+        path: Path,
+        *,
+        threads: int,
+        device: str,
+        trim_seconds: float = TRIM_SECONDS,
+        cuttable: bool = False,
+        ready: ReadyFile | None = None,
     ) -> None:
         self.device = device
         """Where it runs."""
-        file = read_onnx(path)
-        self.largest_value_bytes = file.largest_value_bytes
-        """Bytes of the largest value in the file, for a row."""
         self.options = Options(path.parent.resolve(), threads, device, trim_seconds)
         """How sessions of the file are opened."""
-        taken = take_in(file.model, self.options.folder)
-        self.skeleton = Skeleton.of(file.model, self.options.folder, taken) if cuttable else None
+        if ready is None:
+            ready = ReadyFile.of(read_onnx(path), self.options.folder, cuttable=cuttable)
+        self.ready: ReadyFile | None = ready
+        """What the session was opened with; None once it is not needed (`load_version`)."""
+        self.largest_value_bytes = ready.largest_value_bytes
+        """Bytes of the largest value in the file, for a row."""
+        self.skeleton = ready.skeleton
         """What it can be cut by; None where that was not asked for."""
-        beside, content = Weights(taken, beside_bytes(file.model, taken)), file.model.SerializeToString()
-        # The weights need not be in memory once more while ONNX Runtime reads them.
-        file.model.Clear()
-        self._session = Session(content, self.options, weights=beside, largest_value_bytes=file.largest_value_bytes)
-        self._guards = file.guards
-        self._refusing = file.refusing
+        self._session = Session(
+            ready.content, self.options, weights=ready.weights, largest_value_bytes=ready.largest_value_bytes
+        )
+        self._guards = ready.harms
+        self._refusing = ready.refusing
         self.inputs = tuple(_value(entry, path, "input") for entry in self._session.inputs)
         self.outputs = tuple(_value(entry, path, "output") for entry in self._session.outputs)
         self.lengths = Lengths({entry.name: _sizes(entry.shape) for entry in self._session.inputs}, {})

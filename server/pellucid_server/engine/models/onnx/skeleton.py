@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -95,7 +96,7 @@ class Skeleton:
         shared: dict[str, onnxruntime.OrtValue] = dict(taken)
         beside: dict[Path, tuple[int, ...]] = {}
         for tensor in model.graph.initializer:
-            found = None if tensor.name in taken else _shared(tensor)
+            found = None if tensor.name in taken else large_weight(tensor)
             if tensor.name in taken:
                 kept.graph.initializer.append(tensor)
                 continue
@@ -108,6 +109,31 @@ class Skeleton:
             shared[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(found)
             kept.graph.initializer.append(placeholder(tensor, found.nbytes))
         return cls(kept, Weights(shared, beside_bytes(model, taken)), wiring, batch, shapes, kinds, symbols, beside)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all but the model, its weights and what follows from it, as JSON can hold it."""
+        return {
+            "batch": self.batch,
+            "shapes": self.shapes,
+            "kinds": self.kinds,
+            "symbols": sorted(self.symbols),
+            "beside": [(str(path), known) for path, known in self.beside.items()],
+        }
+
+    @classmethod
+    def of_facts(cls, content: bytes, weights: Weights, facts: Mapping[str, Any]) -> "Skeleton":
+        """Make it of its model, serialized, its weights, and what `facts` gave."""
+        model = onnx.ModelProto.FromString(content)
+        return cls(
+            model,
+            weights,
+            _wiring(model.graph, {tensor.name for tensor in model.graph.initializer}),
+            facts["batch"],
+            {name: tuple(shape) for name, shape in facts["shapes"].items()},
+            facts["kinds"],
+            frozenset(facts["symbols"]),
+            {Path(path): tuple(known) for path, known in facts["beside"]},
+        )
 
     def require_unchanged(self) -> None:
         """Refuse to go on with weights beside the file that are not those which were loaded.
@@ -153,8 +179,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return lean
 
 
-def _shared(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
-    """Return a weight that parts share; None for one that stays in the model or in its file."""
+def large_weight(tensor: TensorProto) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]] | None:
+    """Return a weight that is handed over beside a model; None for one that stays in the model or in its file."""
     if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in DTYPES:
         return None
     if tensor.ByteSize() <= LEAST_SHARED_BYTES:
