@@ -155,7 +155,7 @@ $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.deploy-installed: pyproject.toml constraints.txt | $(VENV)/.test-installed
 	@echo "== Installing what the checks with operators' tools need"
 	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo,test,check,deploy-check]"
-	@touch $@ $(VENV)/.test-installed $(VENV)/.demo-installed
+	@touch $@ $(VENV)/.test-installed $(VENV)/.demo-installed $(VENV)/.docs-installed
 
 $(VENV)/.docs-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== Installing what the documentation's site needs"

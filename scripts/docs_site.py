@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security-policy.md"}
 """Files at the root that are pages of the site, and the pages' names there."""
 DECISIONS = "docs/adr"
-_LINK = re.compile(r"(?P<image>!?)\[(?P<label>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
+_CODE = r"^ *(?P<fence>```|~~~).*?^ *(?P=fence) *$|`[^`\n]+`"
+_LINK = re.compile(rf"{_CODE}|(?P<image>!?)\[(?P<label>[^\[\]]*)\]\((?P<target>[^()\s]+)\)", re.MULTILINE | re.DOTALL)
+"""What is code is matched first, and is no link."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -58,6 +60,8 @@ def rewritten(markdown: str, file: str, page: str, repository: str | None) -> st
     """
 
     def link(match: re.Match[str]) -> str:
+        if match["target"] is None:
+            return match[0]
         target, mark, anchor = match["target"].partition("#")
         if not target or ":" in target:
             return match[0]
