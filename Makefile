@@ -26,7 +26,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 # To pin newer versions: install without constraints.txt in an environment of its own, run
 # scripts/constraints.py there, and commit what it prints.
-.PHONY: help demo demo-models test deploy-check check lint types contracts schema stubs stubs-check format benchmarks soak clean distclean
+.PHONY: help demo demo-models test deploy-check check lint types contracts schema stubs stubs-check format benchmarks soak docs clean distclean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that spin while they wait would take the cores from the processes beside them.
@@ -125,6 +125,9 @@ benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of spe
 soak: $(VENV)/.test-installed models/.written ## Load the server for SOAK_SECONDS, kill workers and callers, judge all answers.
 	@$(BIN)/python -m soak --models models --seconds $(SOAK_SECONDS) --workers $(SOAK_WORKERS)
 
+docs: $(VENV)/.docs-installed ## Write the documentation as a site to build/docs; every link in it must lead somewhere.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean: ## Remove what was written here, but for the virtual environments.
 	rm -rf build dist demo-output $(DEMO_MODELS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
@@ -152,7 +155,12 @@ $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.deploy-installed: pyproject.toml constraints.txt | $(VENV)/.test-installed
 	@echo "== Installing what the checks with operators' tools need"
 	@$(BIN)/python -m pip install -c constraints.txt -e ".[server,cli,demo,test,check,deploy-check]"
-	@touch $@ $(VENV)/.test-installed $(VENV)/.demo-installed
+	@touch $@ $(VENV)/.test-installed $(VENV)/.demo-installed $(VENV)/.docs-installed
+
+$(VENV)/.docs-installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing what the documentation's site needs"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[docs]"
+	@touch $@
 
 $(STUBS_VENV)/.grpcio-tools-$(GRPCIO_TOOLS): | $(BIN)/python
 	@echo "== Installing the stub generator, grpcio-tools $(GRPCIO_TOOLS)"
