@@ -17,6 +17,8 @@ echo "2 failed, 3 passed in 5.00s"
 exit $TEST_STATUS
 """
 
+UNSET = "unset"
+
 Run = Callable[..., "tuple[int, list[str]]"]
 
 
@@ -48,9 +50,10 @@ def run(tmp_path: Path) -> Run:
     def start(*, test: int = 0, deploy: int = 0, says: str = "4 passed in 6.00s", **more: str) -> tuple[int, list[str]]:
         given = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DEPLOY_CHECK": ""}
         told = {"TEST_STATUS": str(test), "DEPLOY_STATUS": str(deploy), "DEPLOY_SAYS": says}
+        variables = {**os.environ, **given, **told, **more}
         done = subprocess.run(
             [str(tmp_path / ".ci" / "run")],
-            env={**os.environ, **given, **told, **more},
+            env={name: value for name, value in variables.items() if value != UNSET},
             capture_output=True,
             text=True,
             check=False,
@@ -105,6 +108,16 @@ def test_where_nothing_that_is_checked_has_changed_the_script_says_so(commits: C
     assert "== make deploy-check was not run: nothing that it checks has changed within 20 commits" in lines
     assert lines[-1] == "2 failed, 3 passed in 5.00s"
     assert "making deploy-check" in asked
+
+
+def test_by_itself_the_script_checks_nothing_with_operators_tools(commits: Callable[..., None], run: Run) -> None:
+    commits(1, "server/app.py")
+
+    status, lines = run(DEPLOY_CHECK=UNSET)
+
+    assert status == 0
+    assert "making deploy-check" not in lines
+    assert "== make deploy-check was not run: DEPLOY_CHECK is not set" in lines
 
 
 def test_failed_tests_end_the_script_with_their_status_and_summary(commits: Callable[..., None], run: Run) -> None:
