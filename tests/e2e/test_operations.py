@@ -45,6 +45,7 @@ def test_reflection_lists_the_services_and_describes_the_schema(server: Server) 
     assert {service.name for service in listed.list_services_response.service} == {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
         "pellucid.v1.ExplanationService",
         "pellucid.v1.ModelService",
     }
