@@ -62,7 +62,7 @@ class ServerConfig(Section):
     """Time for an aged connection's calls to end; keep above the longest deadline that callers set."""
 
     caller_key: MetadataKey = "x-pellucid-caller"
-    """Metadata key by which callers are told apart, to be fair to each; without it, by the address they call from."""
+    """Metadata key that identifies a caller, so that callers share fairly; without it, the caller's address does."""
 
     priority_key: MetadataKey = "x-pellucid-priority"
     """Metadata key by which a call names its class; without it, the kind of call decides."""
@@ -107,7 +107,7 @@ class PoolConfig(Section):
     """Time for a worker to load and try out all models; one that takes longer is killed: a failed start."""
 
     restart_initial_seconds: float = Field(default=0.5, gt=0, allow_inf_nan=False)
-    """Wait before a lost worker is started again; doubles with each loss on end."""
+    """Wait before a lost worker is started again; doubles with each loss in a row."""
 
     restart_max_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """Longest such wait; after a worker that was ready for ten times its own wait, the next wait is the initial one."""

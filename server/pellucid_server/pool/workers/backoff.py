@@ -5,7 +5,7 @@ _STABLE = 10.0
 
 
 class Backoff:
-    """Waits that double with each failure on end.
+    """Waits that double with each failure in a row.
 
     Parameters
     ----------
