@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import grpc
 
@@ -65,6 +65,26 @@ class ModelVersion:
 Versions = tuple[ModelVersion, ...]
 
 
+class Connection(TypedDict, total=False):
+    """What the clients are made with beside the address, each as for `pellucid.Client`.
+
+    `timeout` is the deadline of every call in seconds; None, or left out, is 30, and 300 for loads. A load that its
+    caller does not wait for any more goes on.
+    """
+
+    timeout: float | None
+    tls: bool | None
+    root_certificates: Pem | None
+    client_certificate: Pem | None
+    client_key: Pem | None
+    token: str | Path | None
+    allow_plain_token: bool
+    credentials: grpc.ChannelCredentials | None
+    metadata: Mapping[str, str | bytes] | None
+    retries: int | None
+    wait_for_ready: bool
+
+
 class AdminClient:
     """Loads and unloads a server's models, over its admin port; close it, or use it in a `with` statement.
 
@@ -72,45 +92,12 @@ class AdminClient:
     ----------
     address
         "host:port" of the admin port.
-    timeout
-        Deadline of every call in seconds; None for 30, and 300 for loads. A load that its caller does not wait for
-        any more goes on.
-    tls, root_certificates, client_certificate, client_key, token, allow_plain_token
-        As for `pellucid.Client`; a server that asks for tokens wants one with the role "admin" here.
-    credentials, metadata, retries, wait_for_ready
-        As for `pellucid.Client`.
+    **connection
+        As for `pellucid.Client`: see `Connection`. A server that asks for tokens wants one with the role "admin" here.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout: float | None = None,
-        tls: bool | None = None,
-        root_certificates: Pem | None = None,
-        client_certificate: Pem | None = None,
-        client_key: Pem | None = None,
-        token: str | Path | None = None,
-        allow_plain_token: bool = False,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Mapping[str, str | bytes] | None = None,
-        retries: int | None = None,
-        wait_for_ready: bool = True,
-    ) -> None:
-        self._client = Client(
-            address,
-            timeout=timeout,
-            tls=tls,
-            root_certificates=root_certificates,
-            client_certificate=client_certificate,
-            client_key=client_key,
-            token=token,
-            allow_plain_token=allow_plain_token,
-            credentials=credentials,
-            metadata=metadata,
-            retries=retries,
-            wait_for_ready=wait_for_ready,
-        )
+    def __init__(self, address: str = DEFAULT_ADDRESS, **connection: Unpack[Connection]) -> None:
+        self._client = Client(address, **connection)
 
     def versions(self, name: str = "", *, timeout: float | None = None) -> Versions:
         """List the versions of a model, or of all, by name, then version."""
@@ -167,36 +154,8 @@ class AsyncAdminClient:
     Parameters are those of `AdminClient`.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout: float | None = None,
-        tls: bool | None = None,
-        root_certificates: Pem | None = None,
-        client_certificate: Pem | None = None,
-        client_key: Pem | None = None,
-        token: str | Path | None = None,
-        allow_plain_token: bool = False,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Mapping[str, str | bytes] | None = None,
-        retries: int | None = None,
-        wait_for_ready: bool = True,
-    ) -> None:
-        self._client = AsyncClient(
-            address,
-            timeout=timeout,
-            tls=tls,
-            root_certificates=root_certificates,
-            client_certificate=client_certificate,
-            client_key=client_key,
-            token=token,
-            allow_plain_token=allow_plain_token,
-            credentials=credentials,
-            metadata=metadata,
-            retries=retries,
-            wait_for_ready=wait_for_ready,
-        )
+    def __init__(self, address: str = DEFAULT_ADDRESS, **connection: Unpack[Connection]) -> None:
+        self._client = AsyncClient(address, **connection)
 
     async def versions(self, name: str = "", *, timeout: float | None = None) -> Versions:
         """List the versions of a model, or of all; see `AdminClient.versions`."""
