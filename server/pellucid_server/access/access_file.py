@@ -84,11 +84,17 @@ class _Known(_Entry):
     names_callers: bool = False
 
 
+class _Anonymous(_Entry):
+    """Everyone without proof: never an administrator."""
+
+    roles: tuple[_ModelRole, ...] = ()
+
+
 class _File(Section):
     """The whole file."""
 
     identities: dict[_Name, _Known] = Field(default_factory=dict)
-    anonymous: _Entry | None = None
+    anonymous: _Anonymous | None = None
 
 
 def read_policy(data: bytes) -> Policy:

@@ -96,6 +96,7 @@ def test_an_admin_sees_no_model_for_that():
         ("[identities.anonymous]\nroles = []", 'not "anonymous"'),
         ("[identities.web]\nrequests_per_second = 0", "identities.web.requests_per_second: .*greater than 0"),
         ("[anonymous]\ntokens = []", "anonymous.tokens: there is no such setting"),
+        ('[anonymous]\nroles = ["admin"]', r"anonymous.roles.0: .*'predict'"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(text, message):
