@@ -249,7 +249,8 @@ async def test_a_load_whose_caller_leaves_goes_on():
     shop.workers[0].held = asyncio.Event()
     shop.disk[TWO] = "b"
     asked = asyncio.create_task(shop.manager.load("m", 2))
-    await asyncio.sleep(0.05)
+    while not any(isinstance(each, Prepare) for each in shop.workers[0].said):
+        await asyncio.sleep(0)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     shop.workers[0].held.set()
