@@ -38,6 +38,7 @@ from pellucid_server.engine.models.loading.guard import GuardError
 from pellucid_server.engine.models.loading.loader import Loader, import_for_loads
 from pellucid_server.engine.operations import ablate as _ablate  # noqa: F401 - it registers what answers Ablate
 from pellucid_server.engine.operations import counterfactuals as _counterfactuals  # noqa: F401 - as above
+from pellucid_server.engine.operations import dissect as _dissect  # noqa: F401 - as above
 from pellucid_server.engine.operations import studies as _studies  # noqa: F401 - it reads what studies are asked
 from pellucid_server.engine.operations.attribute import attribute
 from pellucid_server.engine.operations.context import BUG, Models, RequestContext, failure
@@ -70,7 +71,7 @@ from pellucid_server.vocabulary.messages import (
     Start,
     WorkerSettings,
 )
-from pellucid_server.vocabulary.requests import AblateRequest, AttributeRequest, PredictRequest, Request
+from pellucid_server.vocabulary.requests import AblateRequest, AttributeRequest, DissectRequest, PredictRequest, Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
 from pellucid_server.worker_connection import Connection
 
@@ -194,9 +195,7 @@ class Worker:
             if state.spans is not None:
                 state.spans.start()
             self._faults.reach("running", model=state.model)
-            context = RequestContext(
-                models, self._services, state, _Reporter(self._connection, state.request_number).report
-            )
+            context = RequestContext(models, self._services, state, _Reporter(self._connection, state).report)
             verb = stream_verb(start.request)
             if verb is not None:
                 self._send_parts(context, start, verb)
@@ -215,7 +214,17 @@ class Worker:
             raise UnavailableError(text, retry_after_seconds="0.000")
         with contextlib.closing(verb.run(context, start.request, resume)) as steps:
             for position, step in enumerate(steps, start.parts_done):
-                part = Part(number, position, step.body, step.share, step.checkpoint, digest)
+                part = Part(
+                    number,
+                    position,
+                    step.body,
+                    step.share,
+                    step.checkpoint,
+                    digest,
+                    step.state,
+                    step.preview,
+                    step.silent,
+                )
                 credit.spend(part.size_bytes)
                 self._connection.send(part)
 
@@ -225,16 +234,16 @@ class Worker:
                 return predict(context, request)
             case AttributeRequest():
                 return attribute(context, request)
-            case AblateRequest():
-                raise AssertionError("Ablate is answered in parts")
+            case AblateRequest() | DissectRequest():
+                raise AssertionError("Ablate and Dissect are answered in parts")
 
 
 class _Reporter:
     """Sends a request's progress, at most ten times a second and never less than before."""
 
-    def __init__(self, connection: Connection, request_number: int) -> None:
+    def __init__(self, connection: Connection, state: RequestState) -> None:
         self._connection = connection
-        self._request_number = request_number
+        self._state = state
         self._sent = time.monotonic()
         self._share = 0.0
 
@@ -243,7 +252,8 @@ class _Reporter:
         now = time.monotonic()
         if share > self._share and now - self._sent >= _PROGRESS_SECONDS:
             self._sent, self._share = now, share
-            self._connection.send(Progress(self._request_number, share))
+            state = self._state
+            self._connection.send(Progress(state.request_number, share, state.rows_done, state.rows_asked))
 
 
 def main() -> NoReturn:

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from pellucid.v1 import ablation_pb2 as pellucid_dot_v1_dot_ablation__pb2
+from pellucid.v1 import dissection_pb2 as pellucid_dot_v1_dot_dissection__pb2
 from pellucid.v1 import explanation_pb2 as pellucid_dot_v1_dot_explanation__pb2
 from pellucid.v1 import findings_pb2 as pellucid_dot_v1_dot_findings__pb2
 from pellucid.v1 import input_pb2 as pellucid_dot_v1_dot_input__pb2
 from pellucid.v1 import tensor_pb2 as pellucid_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pellucid/v1/explanation_service.proto\x12\x0bpellucid.v1\x1a\x19google/protobuf/any.proto\x1a\x1apellucid/v1/ablation.proto\x1a\x1dpellucid/v1/explanation.proto\x1a\x1apellucid/v1/findings.proto\x1a\x17pellucid/v1/input.proto\x1a\x18pellucid/v1/tensor.proto\"\x96\x02\n\x0ePredictRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x37\n\x06inputs\x18\x02 \x03(\x0b\x32\'.pellucid.v1.PredictRequest.InputsEntry\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x32\n\x0c\x65xplanations\x18\x05 \x03(\x0b\x32\x1c.pellucid.v1.ExplanationSpec\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\x42\x08\n\x06_top_k\"c\n\nClassScore\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_probability\"6\n\nTopClasses\x12(\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x17.pellucid.v1.ClassScore\"S\n\x06Output\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.pellucid.v1.TopClasses\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"g\n\x11\x45xplanationResult\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Status\x12-\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x18.pellucid.v1.Explanation\"O\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\"\xa6\x02\n\x0fPredictResponse\x12:\n\x07outputs\x18\x01 \x03(\x0b\x32).pellucid.v1.PredictResponse.OutputsEntry\x12\x34\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\x1e.pellucid.v1.ExplanationResult\x12%\n\x07receipt\x18\x03 \x01(\x0b\x32\x14.pellucid.v1.Receipt\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Timing\x12\x10\n\x08warnings\x18\x05 \x03(\t\x1a\x43\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.Output:\x02\x38\x01\"\xea\x01\n\x10\x41ttributeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x39\n\x06inputs\x18\x02 \x03(\x0b\x32).pellucid.v1.AttributeRequest.InputsEntry\x12\x31\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1c.pellucid.v1.ExplanationSpec\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\"\x90\x01\n\x11\x41ttributeResponse\x12-\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x18.pellucid.v1.Explanation\x12\'\n\nprediction\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.Output\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.pellucid.v1.Timing\"\xc1\x05\n\rAblateRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x36\n\x06inputs\x18\x02 \x03(\x0b\x32&.pellucid.v1.AblateRequest.InputsEntry\x12\x0e\n\x06method\x18\x03 \x01(\t\x12>\n\nparameters\x18\x04 \x03(\x0b\x32*.pellucid.v1.AblateRequest.ParametersEntry\x12#\n\x06target\x18\x05 \x01(\x0b\x32\x13.pellucid.v1.Target\x12#\n\x06metric\x18\x06 \x01(\x0e\x32\x13.pellucid.v1.Metric\x12\x30\n\rinterventions\x18\x07 \x03(\x0b\x32\x19.pellucid.v1.Intervention\x12\x36\n\x06source\x18\x08 \x03(\x0b\x32&.pellucid.v1.AblateRequest.SourceEntry\x12\x0f\n\x07\x64\x61taset\x18\t \x01(\t\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12#\n\x06wanted\x18\x0c \x01(\x0b\x32\x13.pellucid.v1.Wanted\x12(\n\x07\x63olumns\x18\r \x03(\x0b\x32\x17.pellucid.v1.ColumnRule\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\x1aJ\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.ParamValue:\x02\x38\x01\x1a\x41\n\x0bSourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\"Y\n\x0e\x41\x62lateResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\'\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x03 \x01(\x03\"7\n\x0e\x44issectRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\"Z\n\x0f\x44issectResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\'\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x03 \x01(\x03\x32\xb3\x02\n\x12\x45xplanationService\x12\x44\n\x07Predict\x12\x1b.pellucid.v1.PredictRequest\x1a\x1c.pellucid.v1.PredictResponse\x12J\n\tAttribute\x12\x1d.pellucid.v1.AttributeRequest\x1a\x1e.pellucid.v1.AttributeResponse\x12\x43\n\x06\x41\x62late\x12\x1a.pellucid.v1.AblateRequest\x1a\x1b.pellucid.v1.AblateResponse0\x01\x12\x46\n\x07\x44issect\x12\x1b.pellucid.v1.DissectRequest\x1a\x1c.pellucid.v1.DissectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%pellucid/v1/explanation_service.proto\x12\x0bpellucid.v1\x1a\x19google/protobuf/any.proto\x1a\x1apellucid/v1/ablation.proto\x1a\x1cpellucid/v1/dissection.proto\x1a\x1dpellucid/v1/explanation.proto\x1a\x1apellucid/v1/findings.proto\x1a\x17pellucid/v1/input.proto\x1a\x18pellucid/v1/tensor.proto\"\x96\x02\n\x0ePredictRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x37\n\x06inputs\x18\x02 \x03(\x0b\x32\'.pellucid.v1.PredictRequest.InputsEntry\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x32\n\x0c\x65xplanations\x18\x05 \x03(\x0b\x32\x1c.pellucid.v1.ExplanationSpec\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\x42\x08\n\x06_top_k\"c\n\nClassScore\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x18\n\x0bprobability\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_probability\"6\n\nTopClasses\x12(\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x17.pellucid.v1.ClassScore\"S\n\x06Output\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12$\n\x03top\x18\x02 \x03(\x0b\x32\x17.pellucid.v1.TopClasses\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"g\n\x11\x45xplanationResult\x12#\n\x06status\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Status\x12-\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x18.pellucid.v1.Explanation\"O\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x02 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x03 \x01(\x01\"\xa6\x02\n\x0fPredictResponse\x12:\n\x07outputs\x18\x01 \x03(\x0b\x32).pellucid.v1.PredictResponse.OutputsEntry\x12\x34\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\x1e.pellucid.v1.ExplanationResult\x12%\n\x07receipt\x18\x03 \x01(\x0b\x32\x14.pellucid.v1.Receipt\x12#\n\x06timing\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Timing\x12\x10\n\x08warnings\x18\x05 \x03(\t\x1a\x43\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.Output:\x02\x38\x01\"\xea\x01\n\x10\x41ttributeRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x39\n\x06inputs\x18\x02 \x03(\x0b\x32).pellucid.v1.AttributeRequest.InputsEntry\x12\x31\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x1c.pellucid.v1.ExplanationSpec\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\"\x90\x01\n\x11\x41ttributeResponse\x12-\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32\x18.pellucid.v1.Explanation\x12\'\n\nprediction\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.Output\x12#\n\x06timing\x18\x03 \x01(\x0b\x32\x13.pellucid.v1.Timing\"\xc1\x05\n\rAblateRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x36\n\x06inputs\x18\x02 \x03(\x0b\x32&.pellucid.v1.AblateRequest.InputsEntry\x12\x0e\n\x06method\x18\x03 \x01(\t\x12>\n\nparameters\x18\x04 \x03(\x0b\x32*.pellucid.v1.AblateRequest.ParametersEntry\x12#\n\x06target\x18\x05 \x01(\x0b\x32\x13.pellucid.v1.Target\x12#\n\x06metric\x18\x06 \x01(\x0e\x32\x13.pellucid.v1.Metric\x12\x30\n\rinterventions\x18\x07 \x03(\x0b\x32\x19.pellucid.v1.Intervention\x12\x36\n\x06source\x18\x08 \x03(\x0b\x32&.pellucid.v1.AblateRequest.SourceEntry\x12\x0f\n\x07\x64\x61taset\x18\t \x01(\t\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12#\n\x06wanted\x18\x0c \x01(\x0b\x32\x13.pellucid.v1.Wanted\x12(\n\x07\x63olumns\x18\r \x03(\x0b\x32\x17.pellucid.v1.ColumnRule\x1a\x41\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\x1aJ\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.ParamValue:\x02\x38\x01\x1a\x41\n\x0bSourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12!\n\x05value\x18\x02 \x01(\x0b\x32\x12.pellucid.v1.Input:\x02\x38\x01\"Y\n\x0e\x41\x62lateResponse\x12\x10\n\x08progress\x18\x01 \x01(\x01\x12\'\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x03 \x01(\x03\"\xe2\x02\n\x0e\x44issectRequest\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x0e\n\x06method\x18\x02 \x01(\t\x12?\n\nparameters\x18\x03 \x03(\x0b\x32+.pellucid.v1.DissectRequest.ParametersEntry\x12\'\n\x06layers\x18\x04 \x03(\x0b\x32\x17.pellucid.v1.LayerUnits\x12!\n\x05probe\x18\x05 \x01(\x0b\x32\x12.pellucid.v1.Probe\x12#\n\x06target\x18\x06 \x01(\x0b\x32\x13.pellucid.v1.Target\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\r\n\x05\x65xact\x18\x08 \x01(\x08\x1aJ\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.ParamValue:\x02\x38\x01\"\x82\x01\n\x0f\x44issectResponse\x12\'\n\x08progress\x18\x01 \x01(\x0b\x32\x15.pellucid.v1.Progress\x12\'\n\x08\x66indings\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x03 \x01(\x03\x12\x0f\n\x07preview\x18\x04 \x01(\x08\x32\xb3\x02\n\x12\x45xplanationService\x12\x44\n\x07Predict\x12\x1b.pellucid.v1.PredictRequest\x1a\x1c.pellucid.v1.PredictResponse\x12J\n\tAttribute\x12\x1d.pellucid.v1.AttributeRequest\x1a\x1e.pellucid.v1.AttributeResponse\x12\x43\n\x06\x41\x62late\x12\x1a.pellucid.v1.AblateRequest\x1a\x1b.pellucid.v1.AblateResponse0\x01\x12\x46\n\x07\x44issect\x12\x1b.pellucid.v1.DissectRequest\x1a\x1c.pellucid.v1.DissectResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,46 +50,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABLATEREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_ABLATEREQUEST_SOURCEENTRY']._loaded_options = None
   _globals['_ABLATEREQUEST_SOURCEENTRY']._serialized_options = b'8\001'
-  _globals['_PREDICTREQUEST']._serialized_start=220
-  _globals['_PREDICTREQUEST']._serialized_end=498
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=423
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=488
-  _globals['_CLASSSCORE']._serialized_start=500
-  _globals['_CLASSSCORE']._serialized_end=599
-  _globals['_TOPCLASSES']._serialized_start=601
-  _globals['_TOPCLASSES']._serialized_end=655
-  _globals['_OUTPUT']._serialized_start=657
-  _globals['_OUTPUT']._serialized_end=740
-  _globals['_STATUS']._serialized_start=742
-  _globals['_STATUS']._serialized_end=820
-  _globals['_EXPLANATIONRESULT']._serialized_start=822
-  _globals['_EXPLANATIONRESULT']._serialized_end=925
-  _globals['_TIMING']._serialized_start=927
-  _globals['_TIMING']._serialized_end=1006
-  _globals['_PREDICTRESPONSE']._serialized_start=1009
-  _globals['_PREDICTRESPONSE']._serialized_end=1303
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1236
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1303
-  _globals['_ATTRIBUTEREQUEST']._serialized_start=1306
-  _globals['_ATTRIBUTEREQUEST']._serialized_end=1540
-  _globals['_ATTRIBUTEREQUEST_INPUTSENTRY']._serialized_start=423
-  _globals['_ATTRIBUTEREQUEST_INPUTSENTRY']._serialized_end=488
-  _globals['_ATTRIBUTERESPONSE']._serialized_start=1543
-  _globals['_ATTRIBUTERESPONSE']._serialized_end=1687
-  _globals['_ABLATEREQUEST']._serialized_start=1690
-  _globals['_ABLATEREQUEST']._serialized_end=2395
-  _globals['_ABLATEREQUEST_INPUTSENTRY']._serialized_start=423
-  _globals['_ABLATEREQUEST_INPUTSENTRY']._serialized_end=488
-  _globals['_ABLATEREQUEST_PARAMETERSENTRY']._serialized_start=2254
-  _globals['_ABLATEREQUEST_PARAMETERSENTRY']._serialized_end=2328
-  _globals['_ABLATEREQUEST_SOURCEENTRY']._serialized_start=2330
-  _globals['_ABLATEREQUEST_SOURCEENTRY']._serialized_end=2395
-  _globals['_ABLATERESPONSE']._serialized_start=2397
-  _globals['_ABLATERESPONSE']._serialized_end=2486
-  _globals['_DISSECTREQUEST']._serialized_start=2488
-  _globals['_DISSECTREQUEST']._serialized_end=2543
-  _globals['_DISSECTRESPONSE']._serialized_start=2545
-  _globals['_DISSECTRESPONSE']._serialized_end=2635
-  _globals['_EXPLANATIONSERVICE']._serialized_start=2638
-  _globals['_EXPLANATIONSERVICE']._serialized_end=2945
+  _globals['_DISSECTREQUEST_PARAMETERSENTRY']._loaded_options = None
+  _globals['_DISSECTREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_PREDICTREQUEST']._serialized_start=250
+  _globals['_PREDICTREQUEST']._serialized_end=528
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=453
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=518
+  _globals['_CLASSSCORE']._serialized_start=530
+  _globals['_CLASSSCORE']._serialized_end=629
+  _globals['_TOPCLASSES']._serialized_start=631
+  _globals['_TOPCLASSES']._serialized_end=685
+  _globals['_OUTPUT']._serialized_start=687
+  _globals['_OUTPUT']._serialized_end=770
+  _globals['_STATUS']._serialized_start=772
+  _globals['_STATUS']._serialized_end=850
+  _globals['_EXPLANATIONRESULT']._serialized_start=852
+  _globals['_EXPLANATIONRESULT']._serialized_end=955
+  _globals['_TIMING']._serialized_start=957
+  _globals['_TIMING']._serialized_end=1036
+  _globals['_PREDICTRESPONSE']._serialized_start=1039
+  _globals['_PREDICTRESPONSE']._serialized_end=1333
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1266
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1333
+  _globals['_ATTRIBUTEREQUEST']._serialized_start=1336
+  _globals['_ATTRIBUTEREQUEST']._serialized_end=1570
+  _globals['_ATTRIBUTEREQUEST_INPUTSENTRY']._serialized_start=453
+  _globals['_ATTRIBUTEREQUEST_INPUTSENTRY']._serialized_end=518
+  _globals['_ATTRIBUTERESPONSE']._serialized_start=1573
+  _globals['_ATTRIBUTERESPONSE']._serialized_end=1717
+  _globals['_ABLATEREQUEST']._serialized_start=1720
+  _globals['_ABLATEREQUEST']._serialized_end=2425
+  _globals['_ABLATEREQUEST_INPUTSENTRY']._serialized_start=453
+  _globals['_ABLATEREQUEST_INPUTSENTRY']._serialized_end=518
+  _globals['_ABLATEREQUEST_PARAMETERSENTRY']._serialized_start=2284
+  _globals['_ABLATEREQUEST_PARAMETERSENTRY']._serialized_end=2358
+  _globals['_ABLATEREQUEST_SOURCEENTRY']._serialized_start=2360
+  _globals['_ABLATEREQUEST_SOURCEENTRY']._serialized_end=2425
+  _globals['_ABLATERESPONSE']._serialized_start=2427
+  _globals['_ABLATERESPONSE']._serialized_end=2516
+  _globals['_DISSECTREQUEST']._serialized_start=2519
+  _globals['_DISSECTREQUEST']._serialized_end=2873
+  _globals['_DISSECTREQUEST_PARAMETERSENTRY']._serialized_start=2284
+  _globals['_DISSECTREQUEST_PARAMETERSENTRY']._serialized_end=2358
+  _globals['_DISSECTRESPONSE']._serialized_start=2876
+  _globals['_DISSECTRESPONSE']._serialized_end=3006
+  _globals['_EXPLANATIONSERVICE']._serialized_start=3009
+  _globals['_EXPLANATIONSERVICE']._serialized_end=3316
 # @@protoc_insertion_point(module_scope)

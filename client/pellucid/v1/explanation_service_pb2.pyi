@@ -1,5 +1,6 @@
 from google.protobuf import any_pb2 as _any_pb2
 from pellucid.v1 import ablation_pb2 as _ablation_pb2
+from pellucid.v1 import dissection_pb2 as _dissection_pb2
 from pellucid.v1 import explanation_pb2 as _explanation_pb2
 from pellucid.v1 import findings_pb2 as _findings_pb2
 from pellucid.v1 import input_pb2 as _input_pb2
@@ -196,17 +197,40 @@ class AblateResponse(_message.Message):
     def __init__(self, progress: _Optional[float] = ..., findings: _Optional[_Union[_findings_pb2.Findings, _Mapping]] = ..., part: _Optional[int] = ...) -> None: ...
 
 class DissectRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "method", "parameters", "layers", "probe", "target", "seed", "exact")
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: _explanation_pb2.ParamValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_explanation_pb2.ParamValue, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
     model: _explanation_pb2.ModelSpec
-    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ...) -> None: ...
+    method: str
+    parameters: _containers.MessageMap[str, _explanation_pb2.ParamValue]
+    layers: _containers.RepeatedCompositeFieldContainer[_dissection_pb2.LayerUnits]
+    probe: _dissection_pb2.Probe
+    target: _explanation_pb2.Target
+    seed: int
+    exact: bool
+    def __init__(self, model: _Optional[_Union[_explanation_pb2.ModelSpec, _Mapping]] = ..., method: _Optional[str] = ..., parameters: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., layers: _Optional[_Iterable[_Union[_dissection_pb2.LayerUnits, _Mapping]]] = ..., probe: _Optional[_Union[_dissection_pb2.Probe, _Mapping]] = ..., target: _Optional[_Union[_explanation_pb2.Target, _Mapping]] = ..., seed: _Optional[int] = ..., exact: bool = ...) -> None: ...
 
 class DissectResponse(_message.Message):
-    __slots__ = ("progress", "findings", "part")
+    __slots__ = ("progress", "findings", "part", "preview")
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
-    progress: float
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    progress: _dissection_pb2.Progress
     findings: _findings_pb2.Findings
     part: int
-    def __init__(self, progress: _Optional[float] = ..., findings: _Optional[_Union[_findings_pb2.Findings, _Mapping]] = ..., part: _Optional[int] = ...) -> None: ...
+    preview: bool
+    def __init__(self, progress: _Optional[_Union[_dissection_pb2.Progress, _Mapping]] = ..., findings: _Optional[_Union[_findings_pb2.Findings, _Mapping]] = ..., part: _Optional[int] = ..., preview: bool = ...) -> None: ...

@@ -83,7 +83,8 @@ class ExplanationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Dissect(self, request, context):
-        """What is inside the model? Not implemented yet; its messages may change.
+        """What is inside the model? Its messages may change. On a server with stored jobs (see `JobService`)
+        the same request joins the job that runs, or gets the stored answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

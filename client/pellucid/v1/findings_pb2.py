@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from pellucid.v1 import ablation_pb2 as pellucid_dot_v1_dot_ablation__pb2
+from pellucid.v1 import dissection_pb2 as pellucid_dot_v1_dot_dissection__pb2
 from pellucid.v1 import explanation_pb2 as pellucid_dot_v1_dot_explanation__pb2
 from pellucid.v1 import input_pb2 as pellucid_dot_v1_dot_input__pb2
 from pellucid.v1 import tensor_pb2 as pellucid_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apellucid/v1/findings.proto\x12\x0bpellucid.v1\x1a\x1apellucid/v1/ablation.proto\x1a\x1dpellucid/v1/explanation.proto\x1a\x17pellucid/v1/input.proto\x1a\x18pellucid/v1/tensor.proto\"\\\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12(\n\x0b\x63oordinates\x18\x03 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x0c\n\x04unit\x18\x04 \x01(\t\"\x7f\n\nNamedArray\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x1f\n\x04\x61xes\x18\x02 \x03(\x0b\x32\x11.pellucid.v1.Axis\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07missing\x18\x05 \x01(\x08\"\xb4\x01\n\x0bNamedColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07numbers\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.TensorH\x00\x12#\n\x05texts\x18\x03 \x01(\x0b\x32\x12.pellucid.v1.TextsH\x00\x12$\n\x07missing\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\tB\x08\n\x06values\"E\n\nNamedTable\x12)\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x18.pellucid.v1.NamedColumn\x12\x0c\n\x04text\x18\x02 \x01(\t\"X\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\x03\x12\x0e\n\x06height\x18\x04 \x01(\x03\x12\x0c\n\x04text\x18\x05 \x01(\t\"\x90\x05\n\x08\x46indings\x12\x31\n\x06\x61rrays\x18\x01 \x03(\x0b\x32!.pellucid.v1.Findings.ArraysEntry\x12\x31\n\x06tables\x18\x02 \x03(\x0b\x32!.pellucid.v1.Findings.TablesEntry\x12\x35\n\x08pictures\x18\x03 \x03(\x0b\x32#.pellucid.v1.Findings.PicturesEntry\x12\'\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x0b\x32\x15.pellucid.v1.Accuracy\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x35\n\x08resolved\x18\x06 \x03(\x0b\x32#.pellucid.v1.Findings.ResolvedEntry\x12%\n\x07receipt\x18\x07 \x01(\x0b\x32\x14.pellucid.v1.Receipt\x12-\n\x08\x61\x62lation\x18\x08 \x01(\x0b\x32\x1b.pellucid.v1.AblationRecord\x1a\x46\n\x0b\x41rraysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.NamedArray:\x02\x38\x01\x1a\x46\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.NamedTable:\x02\x38\x01\x1a\x45\n\rPicturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.pellucid.v1.Picture:\x02\x38\x01\x1aH\n\rResolvedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.ParamValue:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apellucid/v1/findings.proto\x12\x0bpellucid.v1\x1a\x1apellucid/v1/ablation.proto\x1a\x1cpellucid/v1/dissection.proto\x1a\x1dpellucid/v1/explanation.proto\x1a\x17pellucid/v1/input.proto\x1a\x18pellucid/v1/tensor.proto\"\\\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12(\n\x0b\x63oordinates\x18\x03 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x0c\n\x04unit\x18\x04 \x01(\t\"\x7f\n\nNamedArray\x12#\n\x06values\x18\x01 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x1f\n\x04\x61xes\x18\x02 \x03(\x0b\x32\x11.pellucid.v1.Axis\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x0f\n\x07missing\x18\x05 \x01(\x08\"\xb4\x01\n\x0bNamedColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07numbers\x18\x02 \x01(\x0b\x32\x13.pellucid.v1.TensorH\x00\x12#\n\x05texts\x18\x03 \x01(\x0b\x32\x12.pellucid.v1.TextsH\x00\x12$\n\x07missing\x18\x04 \x01(\x0b\x32\x13.pellucid.v1.Tensor\x12\x0c\n\x04unit\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\tB\x08\n\x06values\"E\n\nNamedTable\x12)\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x18.pellucid.v1.NamedColumn\x12\x0c\n\x04text\x18\x02 \x01(\t\"X\n\x07Picture\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\x03\x12\x0e\n\x06height\x18\x04 \x01(\x03\x12\x0c\n\x04text\x18\x05 \x01(\t\"\xc3\x05\n\x08\x46indings\x12\x31\n\x06\x61rrays\x18\x01 \x03(\x0b\x32!.pellucid.v1.Findings.ArraysEntry\x12\x31\n\x06tables\x18\x02 \x03(\x0b\x32!.pellucid.v1.Findings.TablesEntry\x12\x35\n\x08pictures\x18\x03 \x03(\x0b\x32#.pellucid.v1.Findings.PicturesEntry\x12\'\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x0b\x32\x15.pellucid.v1.Accuracy\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12\x35\n\x08resolved\x18\x06 \x03(\x0b\x32#.pellucid.v1.Findings.ResolvedEntry\x12%\n\x07receipt\x18\x07 \x01(\x0b\x32\x14.pellucid.v1.Receipt\x12-\n\x08\x61\x62lation\x18\x08 \x01(\x0b\x32\x1b.pellucid.v1.AblationRecord\x12\x31\n\ndissection\x18\t \x01(\x0b\x32\x1d.pellucid.v1.DissectionRecord\x1a\x46\n\x0b\x41rraysEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.NamedArray:\x02\x38\x01\x1a\x46\n\x0bTablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.NamedTable:\x02\x38\x01\x1a\x45\n\rPicturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.pellucid.v1.Picture:\x02\x38\x01\x1aH\n\rResolvedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.pellucid.v1.ParamValue:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,24 +44,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDINGS_PICTURESENTRY']._serialized_options = b'8\001'
   _globals['_FINDINGS_RESOLVEDENTRY']._loaded_options = None
   _globals['_FINDINGS_RESOLVEDENTRY']._serialized_options = b'8\001'
-  _globals['_AXIS']._serialized_start=153
-  _globals['_AXIS']._serialized_end=245
-  _globals['_NAMEDARRAY']._serialized_start=247
-  _globals['_NAMEDARRAY']._serialized_end=374
-  _globals['_NAMEDCOLUMN']._serialized_start=377
-  _globals['_NAMEDCOLUMN']._serialized_end=557
-  _globals['_NAMEDTABLE']._serialized_start=559
-  _globals['_NAMEDTABLE']._serialized_end=628
-  _globals['_PICTURE']._serialized_start=630
-  _globals['_PICTURE']._serialized_end=718
-  _globals['_FINDINGS']._serialized_start=721
-  _globals['_FINDINGS']._serialized_end=1377
-  _globals['_FINDINGS_ARRAYSENTRY']._serialized_start=1090
-  _globals['_FINDINGS_ARRAYSENTRY']._serialized_end=1160
-  _globals['_FINDINGS_TABLESENTRY']._serialized_start=1162
-  _globals['_FINDINGS_TABLESENTRY']._serialized_end=1232
-  _globals['_FINDINGS_PICTURESENTRY']._serialized_start=1234
-  _globals['_FINDINGS_PICTURESENTRY']._serialized_end=1303
-  _globals['_FINDINGS_RESOLVEDENTRY']._serialized_start=1305
-  _globals['_FINDINGS_RESOLVEDENTRY']._serialized_end=1377
+  _globals['_AXIS']._serialized_start=183
+  _globals['_AXIS']._serialized_end=275
+  _globals['_NAMEDARRAY']._serialized_start=277
+  _globals['_NAMEDARRAY']._serialized_end=404
+  _globals['_NAMEDCOLUMN']._serialized_start=407
+  _globals['_NAMEDCOLUMN']._serialized_end=587
+  _globals['_NAMEDTABLE']._serialized_start=589
+  _globals['_NAMEDTABLE']._serialized_end=658
+  _globals['_PICTURE']._serialized_start=660
+  _globals['_PICTURE']._serialized_end=748
+  _globals['_FINDINGS']._serialized_start=751
+  _globals['_FINDINGS']._serialized_end=1458
+  _globals['_FINDINGS_ARRAYSENTRY']._serialized_start=1171
+  _globals['_FINDINGS_ARRAYSENTRY']._serialized_end=1241
+  _globals['_FINDINGS_TABLESENTRY']._serialized_start=1243
+  _globals['_FINDINGS_TABLESENTRY']._serialized_end=1313
+  _globals['_FINDINGS_PICTURESENTRY']._serialized_start=1315
+  _globals['_FINDINGS_PICTURESENTRY']._serialized_end=1384
+  _globals['_FINDINGS_RESOLVEDENTRY']._serialized_start=1386
+  _globals['_FINDINGS_RESOLVEDENTRY']._serialized_end=1458
 # @@protoc_insertion_point(module_scope)

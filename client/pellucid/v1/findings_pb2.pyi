@@ -1,4 +1,5 @@
 from pellucid.v1 import ablation_pb2 as _ablation_pb2
+from pellucid.v1 import dissection_pb2 as _dissection_pb2
 from pellucid.v1 import explanation_pb2 as _explanation_pb2
 from pellucid.v1 import input_pb2 as _input_pb2
 from pellucid.v1 import tensor_pb2 as _tensor_pb2
@@ -74,7 +75,7 @@ class Picture(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., media_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Findings(_message.Message):
-    __slots__ = ("arrays", "tables", "pictures", "accuracy", "warnings", "resolved", "receipt", "ablation")
+    __slots__ = ("arrays", "tables", "pictures", "accuracy", "warnings", "resolved", "receipt", "ablation", "dissection")
     class ArraysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +112,7 @@ class Findings(_message.Message):
     RESOLVED_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     ABLATION_FIELD_NUMBER: _ClassVar[int]
+    DISSECTION_FIELD_NUMBER: _ClassVar[int]
     arrays: _containers.MessageMap[str, NamedArray]
     tables: _containers.MessageMap[str, NamedTable]
     pictures: _containers.MessageMap[str, Picture]
@@ -119,4 +121,5 @@ class Findings(_message.Message):
     resolved: _containers.MessageMap[str, _explanation_pb2.ParamValue]
     receipt: _explanation_pb2.Receipt
     ablation: _ablation_pb2.AblationRecord
-    def __init__(self, arrays: _Optional[_Mapping[str, NamedArray]] = ..., tables: _Optional[_Mapping[str, NamedTable]] = ..., pictures: _Optional[_Mapping[str, Picture]] = ..., accuracy: _Optional[_Union[_explanation_pb2.Accuracy, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., resolved: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ..., ablation: _Optional[_Union[_ablation_pb2.AblationRecord, _Mapping]] = ...) -> None: ...
+    dissection: _dissection_pb2.DissectionRecord
+    def __init__(self, arrays: _Optional[_Mapping[str, NamedArray]] = ..., tables: _Optional[_Mapping[str, NamedTable]] = ..., pictures: _Optional[_Mapping[str, Picture]] = ..., accuracy: _Optional[_Union[_explanation_pb2.Accuracy, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., resolved: _Optional[_Mapping[str, _explanation_pb2.ParamValue]] = ..., receipt: _Optional[_Union[_explanation_pb2.Receipt, _Mapping]] = ..., ablation: _Optional[_Union[_ablation_pb2.AblationRecord, _Mapping]] = ..., dissection: _Optional[_Union[_dissection_pb2.DissectionRecord, _Mapping]] = ...) -> None: ...

@@ -252,7 +252,7 @@ class Dispatcher:
             ticket.fail(shutting_down())
         elif suspected and condemned:
             ticket.fail(fatal_error())
-        elif ticket.parts is not None and ticket.parts_sent and ticket.parts.checkpoint is None:
+        elif ticket.parts is not None and not ticket.parts.redoable and ticket.parts.checkpoint is None:
             count = ticket.parts_sent
             text = f"The worker was lost after it had sent {count} parts of the answer; send the request again."
             ticket.fail(UnavailableError(text, retry_after_seconds=self.recovery()))

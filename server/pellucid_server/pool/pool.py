@@ -17,7 +17,7 @@ from pellucid_server.faults import Faults
 from pellucid_server.pool.dispatch import Dispatcher, shutting_down, timing_with_wait
 from pellucid_server.pool.observer import Observer
 from pellucid_server.pool.queue.cost_estimator import CostEstimator, kind, size_bytes
-from pellucid_server.pool.queue.part_queue import PartQueue
+from pellucid_server.pool.queue.part_queue import Begun, PartQueue
 from pellucid_server.pool.queue.quarantine import fatal_error
 from pellucid_server.pool.queue.ticket import OnProgress, Ticket
 from pellucid_server.pool.workers.launcher import Launcher
@@ -165,7 +165,7 @@ class Pool:
         priority
             Name of its class.
         on_progress
-            Called with the share of the request that is done, in [0, 1]; it never becomes less.
+            Called with how much of the request is done; the share never becomes less.
         trace
             Notes what happens when, if the request's trace is recorded.
 
@@ -207,6 +207,7 @@ class Pool:
         on_progress: OnProgress | None = None,
         on_end: Callable[[RequestTiming], None] = lambda timing: None,
         trace: RequestTrace | None = None,
+        begun: Begun | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts, and yield them in order, each once.
 
@@ -217,6 +218,8 @@ class Pool:
         ----------
         on_end
             Called with the timing when the last part was yielded.
+        begun
+            How far the request had come before, if it goes on from there.
 
         Raises
         ------
@@ -225,7 +228,7 @@ class Pool:
         PellucidError
             As for `run`.
         """
-        parts = PartQueue(resumes=self._resumes(request))
+        parts = PartQueue(resumes=self._resumes(request), begun=begun)
         ticket = self._admit(request, priority, caller, deadline_seconds, on_progress, trace)
         ticket.parts = parts
         ticket.answer.add_done_callback(lambda _: parts.wake())

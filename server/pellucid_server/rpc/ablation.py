@@ -166,14 +166,25 @@ def _site(message: ablation_pb2.Site, field: str) -> requests.SiteSpec:
     require_pattern(message.layer, f"{field}.layer")
     return requests.SiteSpec(
         layer=message.layer,
-        part=enum_word(message.part, _PARTS, ablation_pb2.SitePart, f"{field}.part"),
-        units=_indices(message.units, f"{field}.units"),
-        positions=_indices(message.positions, f"{field}.positions"),
+        part=part_word(message.part, f"{field}.part"),
+        units=indices(message.units, f"{field}.units"),
+        positions=indices(message.positions, f"{field}.positions"),
         each=enum_word(message.each, _EACH, ablation_pb2.Each, f"{field}.each"),
     )
 
 
-def _indices(message: Iterable[int], field: str) -> tuple[int, ...]:
+def part_word(number: int, field: str) -> str:
+    """Return what of a layer is meant: "", "heads" or "branch"."""
+    return enum_word(number, _PARTS, ablation_pb2.SitePart, field)
+
+
+def part_number(word: str) -> ablation_pb2.SitePart:
+    """Return the schema's number of what of a layer is meant."""
+    return _PART_NUMBERS[word]
+
+
+def indices(message: Iterable[int], field: str) -> tuple[int, ...]:
+    """Read indices that must differ and not be negative."""
     # Copied first: protobuf's containers are slow to look through, and there may be a hundred thousand.
     numbers = tuple(message)
     if not numbers:

@@ -31,9 +31,9 @@ def require_bounded(request: explanation_service_pb2.AblateRequest) -> None:
     for field in ("method", "dataset"):
         require_short(getattr(request, field), field)
     require_short(request.target.output, "target.output")
-    _require_small(request.target.outcome, "target.outcome")
-    _require_small(request.target.contrast, "target.contrast")
-    _require_small(request.wanted.outcome, "wanted.outcome")
+    require_small(request.target.outcome, "target.outcome")
+    require_small(request.target.contrast, "target.contrast")
+    require_small(request.wanted.outcome, "wanted.outcome")
     _require_few_sites(request.interventions)
     if len(request.columns) > MOST_RULES:
         refuse("columns", f"has {len(request.columns)} entries; at most {MOST_RULES} are taken")
@@ -44,7 +44,8 @@ def require_bounded(request: explanation_service_pb2.AblateRequest) -> None:
             refuse(f"{field}.categories", f"has {len(rule.categories)} entries; at most {MOST_CATEGORIES} are taken")
 
 
-def _require_small(outcome: explanation_pb2.Outcome, field: str) -> None:
+def require_small(outcome: explanation_pb2.Outcome, field: str) -> None:
+    """Refuse an element's name that is too long."""
     require_short(outcome.label, f"{field}.label")
     if len(outcome.index) > MOST_AXES:
         refuse(f"{field}.index", f"has {len(outcome.index)} entries; at most {MOST_AXES} are taken")

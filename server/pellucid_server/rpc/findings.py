@@ -3,6 +3,7 @@
 from pellucid import tensors
 from pellucid.v1 import explanation_service_pb2, findings_pb2, input_pb2
 
+from pellucid_server.rpc import dissection
 from pellucid_server.rpc.ablation import record_message
 from pellucid_server.rpc.replies import accuracy_message, param_value, receipt_message
 from pellucid_server.vocabulary import findings, messages
@@ -26,6 +27,7 @@ def findings_message(found: findings.Findings) -> findings_pb2.Findings:
         resolved={name: param_value(value) for name, value in found.resolved.items()},
         receipt=None if found.receipt is None else receipt_message(found.receipt),
         ablation=None if found.ablation is None else record_message(found.ablation),
+        dissection=None if found.dissection is None else dissection.record_message(found.dissection),
     )
 
 

@@ -113,7 +113,7 @@ class Gate:
         shown = self.shown(catalogue.known(hello), call)
         assert shown is not None  # noqa: S101 - it is, if what it is made from is
         _check_model(model, shown)
-        dataset = getattr(request, "dataset", "")
+        dataset = _dataset_named(request)
         held = identity.roles_for(model)
         for each in _roles(request, role, dataset):
             if each not in held:
@@ -250,6 +250,14 @@ def _model_named(request: Any) -> str | None:
     if "model" in fields:
         return str(request.model.name)
     return next((str(getattr(request, field)) for field in ("model_name", "name") if field in fields), None)
+
+
+def _dataset_named(request: Any) -> str:
+    """Return the name of the data set that a request would read; empty for none."""
+    fields = request.DESCRIPTOR.fields_by_name
+    if "probe" in fields:
+        return str(request.probe.dataset)
+    return str(getattr(request, "dataset", ""))
 
 
 def _check_model(name: str, shown: Hello) -> None:

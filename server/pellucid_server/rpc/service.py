@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -10,16 +11,18 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
 from pellucid_server.errors import UnimplementedError
-from pellucid_server.rpc import ablation, catalogue, codec, findings, replies
+from pellucid_server.pool.queue.ticket import OnProgress
+from pellucid_server.rpc import ablation, catalogue, codec, dissection, findings, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.following import Rate, Reports, followed
 from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import INTERACTIVE, PREDICTIONS, LimitsConfig
 from pellucid_server.tracing.request_trace import RequestTrace
 from pellucid_server.vocabulary.descriptions import ModelInfo
-from pellucid_server.vocabulary.messages import Hello, Part
+from pellucid_server.vocabulary.messages import Hello, Part, Progress
 from pellucid_server.vocabulary.requests import ModelKey, PredictRequest, Request
 from pellucid_server.vocabulary.results import RequestTiming, Result
 
@@ -54,6 +57,7 @@ class Workers(Protocol):
         *,
         caller: str,
         priority: str,
+        on_progress: OnProgress | None = None,
         on_end: Callable[[RequestTiming], None],
         trace: RequestTrace | None = None,
     ) -> AsyncGenerator[Part, None]:
@@ -116,11 +120,35 @@ class ExplanationService:
                     self._answered(call, part.body)
                 yield findings.ablate_response(part)
 
-    def Dissect(  # noqa: N802 - the schema's name
+    async def Dissect(  # noqa: N802 - the schema's name
         self, request: explanation_service_pb2.DissectRequest, call: Call
     ) -> AsyncGenerator[explanation_service_pb2.DissectResponse, None]:
-        """Refuse: this server cannot do it."""
-        raise UnimplementedError("This server does not have Dissect; it has Predict and Attribute.", rpc="Dissect")
+        """Look into a model and send what is found, part by part, and how far it is between."""
+        hello = self._pool.hello
+        if hello is None or not any(each.verb == "Dissect" for each in hello.streams):
+            raise UnimplementedError("This server does not have Dissect; it has Predict and Attribute.", rpc="Dissect")
+        read = partial(dissection.dissect_request, request, self._limits, call.take_large_fields())
+        del request
+        asked = await self._aside.run(read) if call.large else read()
+        del read
+        reports, rate, number = Reports(), Rate(), 0
+        parts = _stream(self._pool, asked, call, reports.take)
+        async with contextlib.aclosing(followed(parts, reports)) as found:
+            async for each in found:
+                if isinstance(each, Progress):
+                    yield explanation_service_pb2.DissectResponse(progress=rate.message(each))
+                elif not each.silent:
+                    if each.body.receipt is not None:
+                        call.answered_by = each.body.receipt.model
+                        self._answered(call, each.body)
+                    progress = rate.message(replace(reports.last, share=max(each.share, reports.last.share)))
+                    yield explanation_service_pb2.DissectResponse(
+                        progress=progress,
+                        findings=findings.findings_message(each.body),
+                        part=0 if each.preview else number,
+                        preview=each.preview,
+                    )
+                    number += not each.preview
 
 
 class ModelService:
@@ -170,14 +198,22 @@ async def run(pool: Workers, request: Request, call: Call) -> tuple[Result, Requ
     return result, call.timing
 
 
-def _stream(pool: Workers, request: Request, call: Call) -> AsyncGenerator[Part, None]:
+def _stream(
+    pool: Workers, request: Request, call: Call, on_progress: OnProgress | None = None
+) -> AsyncGenerator[Part, None]:
     call.priority = call.priority or _default_class(request)
 
     def note(timing: RequestTiming) -> None:
         call.timing = timing
 
     return pool.stream(
-        request, call.remaining_seconds, caller=call.caller, priority=call.priority, on_end=note, trace=call.trace
+        request,
+        call.remaining_seconds,
+        caller=call.caller,
+        priority=call.priority,
+        on_progress=on_progress,
+        on_end=note,
+        trace=call.trace,
     )
 
 

@@ -204,6 +204,9 @@ class LimitsConfig(Section):
     predict_rows: int = Field(default=1024, ge=1)
     """Rows of a Predict without explanations; a model's own limit may be lower."""
 
+    probe_rows: int = Field(default=4096, ge=1)
+    """Rows that one Dissect brings itself; those of data sets are not counted."""
+
     attribute_rows: int = Field(default=64, ge=1)
     """Rows of an Attribute, or of a Predict with explanations."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.vocabulary.requests import Array, ColumnRule, InterventionSpec, ParamValue, Wanted
+from pellucid_server.vocabulary.requests import Array, ColumnRule, InterventionSpec, LayerSpec, ParamValue, Wanted
 from pellucid_server.vocabulary.results import Accuracy, Receipt
 
 DATA_TYPES = frozenset(np.dtype(kind) for kind in ("?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))
@@ -189,6 +189,42 @@ class AblationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DissectionRecord:
+    """What an answer of `Dissect` is a function of, beside its receipt; see `DissectionRecord` in the schema."""
+
+    layers: tuple[LayerSpec, ...] = ()
+    dataset: str = ""
+    dataset_digest: str = ""
+    rows: int = 0
+    masks_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a method stands: what it needs to go on from here, on another worker, another day.
+
+    Attributes
+    ----------
+    arrays
+        Its arrays by name, of any of `DATA_TYPES`; they may hold NaN and infinities.
+    values
+        Its numbers and texts by name.
+    parts
+        Parts of the answer that were yielded behind it: a method that goes on from here yields them again, and they
+        are dropped.
+    """
+
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, ParamValue] = field(default_factory=dict)
+    parts: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of its arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What a method found, or a part of it.
 
@@ -206,6 +242,8 @@ class Findings:
         What they are a function of; None in a part that is not the last.
     ablation
         What else an answer of `Ablate` is a function of; None in others, and in parts before the last.
+    dissection
+        What else an answer of `Dissect` is a function of; likewise.
     """
 
     arrays: Mapping[str, NamedArray] = field(default_factory=dict)
@@ -216,6 +254,7 @@ class Findings:
     resolved: Mapping[str, ParamValue] = field(default_factory=dict)
     receipt: Receipt | None = None
     ablation: AblationRecord | None = None
+    dissection: DissectionRecord | None = None
 
     @property
     def size_bytes(self) -> int:

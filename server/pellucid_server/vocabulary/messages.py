@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 
 from pellucid_server.vocabulary.changes import Adopt, Prepare, Prepared
 from pellucid_server.vocabulary.descriptions import BrokenModel, DatasetInfo, MethodInfo, ModelInfo, Verdict
-from pellucid_server.vocabulary.findings import Findings
+from pellucid_server.vocabulary.findings import Findings, State
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure, RequestTiming, Result
 from pellucid_server.vocabulary.spans import WorkerSpan
 
 PartBody = Findings
 """What a part of an answer holds: arrays by name."""
+
+Checkpoint = Findings | State
+"""What a worker needs to go on with an answer: where its method stood, or else the last part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ class Start:
     """Their bytes."""
     parts_done: int = 0
     """Parts that the caller has; the next one has this number."""
-    checkpoint: PartBody | None = None
-    """The last of them, if the request goes on from there after a worker was lost."""
+    checkpoint: Checkpoint | None = None
+    """What the request goes on from after a worker was lost, if it does."""
     digest: str = ""
     """Of the model version that they were made by; empty where there are none."""
 
@@ -143,10 +146,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Worker to front: share of the request done, in [0, 1]; it never becomes less."""
+    """Worker to front: share of the request done, in [0, 1]; it never becomes less.
+
+    `rows_done` of `rows` are rows looked at, or steps; both are 0 where a method counts none.
+    """
 
     request_number: int
     share: float
+    rows_done: int = 0
+    rows: int = 0
 
 
 BATCH_BOUNDS = tuple(1 << power for power in range(15))
@@ -198,11 +206,17 @@ class Part:
     """Whether another worker can go on from it, given its body."""
     digest: str = ""
     """Of the model version that it was made by: an answer goes on by the same."""
+    state: State | None = None
+    """Where the method stood, if it is a checkpoint by that: it stays with the service."""
+    preview: bool = False
+    """Whether the body is an estimate so far, which later parts replace. It is no part of the answer."""
+    silent: bool = False
+    """Whether it has a state alone, and no body for a caller."""
 
     @property
     def size_bytes(self) -> int:
         """What it takes of a request's credit."""
-        return self.body.size_bytes
+        return self.body.size_bytes + (0 if self.state is None else self.state.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)

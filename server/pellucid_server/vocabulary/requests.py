@@ -219,4 +219,58 @@ class AblateRequest:
     columns: tuple[ColumnRule, ...] = ()
 
 
-Request = PredictRequest | AttributeRequest | AblateRequest
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A layer that is looked at, as asked for; see `LayerUnits` in the schema. `part` is "", "heads" or "branch"."""
+
+    layer: str
+    part: str = ""
+    units: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSpec:
+    """Where a concept is in a row that came with the request; `mask` is (height, width) bool, None for everywhere."""
+
+    concept: str
+    category: str = ""
+    row: int = 0
+    mask: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSpec:
+    """The rows that are looked at, as asked for; see `Probe` in the schema."""
+
+    dataset: str = ""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    masks: tuple[MaskSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DissectRequest:
+    """Ask what is inside a model; see `DissectRequest` in the schema. `probe` and `target` are None where absent."""
+
+    model: ModelKey
+    method: str = ""
+    parameters: Mapping[str, ParamValue] = field(default_factory=dict)
+    layers: tuple[LayerSpec, ...] = ()
+    probe: ProbeSpec | None = None
+    target: TargetSpec | None = None
+    seed: int = 0
+    exact: bool = False
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """The rows that came with it, of each model input."""
+        return {} if self.probe is None else self.probe.inputs
+
+    @property
+    def dataset(self) -> str:
+        """The data set that it names; empty for none."""
+        return "" if self.probe is None else self.probe.dataset
+
+
+Request = PredictRequest | AttributeRequest | AblateRequest | DissectRequest

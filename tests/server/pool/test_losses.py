@@ -91,7 +91,7 @@ async def test_progress_does_not_keep_a_request_from_being_done_again(make_pool,
     shares = []
 
     (name,) = deeds(tmp_path, "die", 1)
-    result, _ = await pool.run(request(name), 20, on_progress=shares.append)
+    result, _ = await pool.run(request(name), 20, on_progress=lambda progress: shares.append(progress.share))
 
     assert result.outputs["y"].values == ALONE
     assert shares == [0.5]

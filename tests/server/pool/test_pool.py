@@ -113,7 +113,7 @@ async def test_a_waiting_request_that_has_no_frame_fails_alone(make_pool, diary)
 async def test_progress_is_passed_on(pool):
     shares = []
 
-    await pool.run(request("progress"), 20, on_progress=shares.append)
+    await pool.run(request("progress"), 20, on_progress=lambda progress: shares.append(progress.share))
 
     assert shares == [0.25, 0.75]
 

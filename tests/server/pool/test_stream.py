@@ -180,7 +180,7 @@ async def test_progress_never_becomes_less_when_another_worker_begins_again(make
     pool, shares = make_pool(), []
     await pool.start()
 
-    await pool.run(request(f"back/{tmp_path}/begun"), 20, on_progress=shares.append)
+    await pool.run(request(f"back/{tmp_path}/begun"), 20, on_progress=lambda progress: shares.append(progress.share))
 
     assert shares == [0.25, 0.75, 1.0]
 

@@ -30,7 +30,7 @@ class Servicer:
         self.calls.append(call)
         try:
             for share in self.shares:
-                yield service_pb.DissectResponse(progress=share)
+                yield service_pb.DissectResponse(progress={"share": share})
             self.waiting.set()
             await self._end(call)
         finally:
@@ -68,7 +68,7 @@ async def received(call):
     shares = []
     try:
         async for message in call:
-            shares.append(message.progress)
+            shares.append(message.progress.share)
     except grpc.aio.AioRpcError as error:
         return shares, error
     return shares, None
@@ -99,10 +99,10 @@ async def test_messages_are_sent_as_they_come(dissect, servicer):
 
     first = await asyncio.wait_for(call.read(), 20)
 
-    assert first.progress == 0.25
+    assert first.progress.share == 0.25
     assert not servicer.closed.is_set()
     servicer.end.set()
-    assert [(await call.read()).progress, await call.read()] == [0.5, grpc.aio.EOF]
+    assert [(await call.read()).progress.share, await call.read()] == [0.5, grpc.aio.EOF]
 
 
 async def test_an_error_after_messages_arrives_with_its_details(dissect, servicer, registry):

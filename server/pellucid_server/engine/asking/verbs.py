@@ -6,30 +6,11 @@ from typing import Any, Generic, TypeVar
 
 from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.question import Arrays, Attribution, Question
+from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
+from pellucid_server.engine.asking.question import Attribution, Question
 from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.asking.studies import StudyQuestion
 from pellucid_server.vocabulary.findings import Findings
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeQuestion:
-    """Asks what is inside some layers.
-
-    Attributes
-    ----------
-    data
-        The rows whose values at the layers are looked at, (rows, *features) each. Read-only.
-    layers
-        The layers' names.
-    seed
-        Seed of everything random.
-    """
-
-    data: Arrays
-    layers: tuple[str, ...]
-    seed: int = 0
-
 
 F = TypeVar("F", bound=Callable[..., Any])
 """The type of a verb's methods."""
@@ -65,5 +46,5 @@ COUNTERFACTUAL: Verb[Callable[[Handle, tuple[CounterfactualQuestion, ...], Any],
 STUDY: Verb[Callable[[Handle, StudyQuestion, Any], Iterator[Findings]]] = Verb("ablate", asked="study")
 """How well does a model do on labelled data if a part of it were different? Answered in parts."""
 
-DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Findings]]] = Verb("dissect")
+DISSECT: Verb[Callable[[Handle, ProbeQuestion, Any], Iterator[Yielded]]] = Verb("dissect")
 """What is inside the model? Answered in parts."""

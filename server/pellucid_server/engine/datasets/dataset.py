@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pellucid_server.engine.asking.probes import Concept, Pixels, ProbeBatch
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.studies import Batch, Decision
 from pellucid_server.engine.datasets.cells import as_number
@@ -86,6 +87,38 @@ class DataSet:
                 yield self._batch(model, inputs, labels, taken, run)
             if number == 0:
                 raise self._error("it has no rows.")
+
+    def probe(self, model: LoadedModel, most: int = 0, run: Run = here) -> "DataSetProbe":
+        """Return the rows as methods of `Dissect` look at them: the first `most`, or all for 0.
+
+        Raises
+        ------
+        UnsupportedError
+            The data set does not fit the model, or has no rows.
+        """
+        count = self.info.rows
+        if count is None:
+            with self.unchanged(run):
+                count = run(lambda: sum(1 for _ in self._guarded(records(self.folder, self.description))))
+        if not count:
+            raise self._error("it has no rows.")
+        return DataSetProbe(self, model, min(most or count, count), run)
+
+    def taken_batches(
+        self, model: LoadedModel, rows_per_batch: int, first: int, stop: int, run: Run
+    ) -> Iterator[tuple[Arrays, list[Record]]]:
+        """Give the rows from number `first` up to `stop`, at most so many at once, as the model takes them and as read.
+
+        Raises
+        ------
+        UnsupportedError, UnavailableError
+            As for `batches`.
+        """
+        inputs = self._inputs(model)
+        with self.unchanged(run):
+            found = itertools.islice(records(self.folder, self.description), first, stop)
+            while taken := run(partial(self._taken, found, rows_per_batch)):
+                yield self._rows(model, inputs, taken, run), taken
 
     def sample(self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = here) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
@@ -316,6 +349,52 @@ class DataSet:
     def _error(self, text: str) -> UnsupportedError:
         subject = f"datasets/{self.info.name}"
         return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSetProbe:
+    """The rows of a data set, as methods of `Dissect` look at them; see `ProbeSet`."""
+
+    dataset: DataSet
+    model: LoadedModel
+    count: int
+    run: Run = here
+    concepts: tuple[Concept, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What the rows are."""
+        return self.dataset.description.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, as far as they are known."""
+        return self.dataset.info.classes
+
+    def batches(self, rows_per_batch: int, *, first: int = 0, masks: bool = False) -> Iterator[ProbeBatch]:
+        """Give the rows from number `first` on, at most so many at once."""
+        label = self.dataset.description.label
+        for rows, taken in self.dataset.taken_batches(self.model, rows_per_batch, first, self.count, self.run):
+            numbers = np.array([record.number for record in taken], np.int64)
+            yield ProbeBatch(rows, numbers, tuple(as_text(record.cells.get(label, "")) for record in taken))
+
+    def rows(self, numbers: Sequence[int]) -> Arrays:
+        """Return the rows of these numbers, in this order."""
+        found = {number: self._one(number) for number in sorted(set(numbers))}
+        return {
+            name: np.concatenate([found[number][name] for number in numbers]) for name in next(iter(found.values()))
+        }
+
+    def pictures(self, numbers: Sequence[int]) -> tuple[Pixels, ...]:
+        """Return what the model sees of these rows' pictures."""
+        raise self.dataset.unfit("its rows are no pictures.")
+
+    def names(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        """Return what these rows are called."""
+        return tuple(f"row {number}" for number in numbers)
+
+    def _one(self, number: int) -> Arrays:
+        return next(self.dataset.taken_batches(self.model, 1, number, number + 1, self.run))[0]
 
 
 def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:

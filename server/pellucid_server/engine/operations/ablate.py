@@ -140,7 +140,7 @@ def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> G
 def _resumed(resume: Resume) -> Findings:
     """Return what the last part that the caller has says of the whole answer; it is empty at the start."""
     found = resume.checkpoint
-    return Findings() if found is None else Findings(accuracy=found.accuracy, resolved=found.resolved)
+    return Findings() if not isinstance(found, Findings) else Findings(accuracy=found.accuracy, resolved=found.resolved)
 
 
 def _with_earlier(found: Findings, before: Findings) -> Findings:

@@ -65,6 +65,21 @@ def resolve_interventions(
     return ResolvedSites(dict(finder.layers), tuple(found))
 
 
+def find_layers(
+    context: RequestContext, model: LoadedModel, layer: str, part: str, rows: Arrays, field: str
+) -> tuple[SiteLayer, ...]:
+    """Find the layers, or parts of layers, that a name or a pattern stands for.
+
+    `rows` are looked at where the shape of a layer depends on the row.
+
+    Raises
+    ------
+    NotFoundError, InvalidRequestError
+        There is no such layer, or none that holds a row of the batch at each place of axis 0.
+    """
+    return _Finder(context, model, rows).named(SiteSpec(layer, part), field)
+
+
 def _intervention(
     spec: InterventionSpec, sites: tuple[Site, ...], layers: Mapping[str, SiteLayer], field: str, reference: str
 ) -> Intervention:
@@ -153,6 +168,12 @@ class _Finder:
                 self._given = 0
                 self._context.services.hub.signal().wait(until=time.monotonic())
         return found
+
+    def named(self, spec: SiteSpec, field: str) -> tuple[SiteLayer, ...]:
+        """Return the layers that `spec` stands for."""
+        names = self._names(spec, f"{field}.layer")
+        self._learn(names)
+        return tuple(self.layers[name] for name in names)
 
     def _names(self, spec: SiteSpec, field: str) -> list[str]:
         suffix = f":{spec.part}" if spec.part else ""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pellucid_server.engine.operations.context import RequestContext
-from pellucid_server.vocabulary.messages import PartBody, StreamInfo
+from pellucid_server.vocabulary.findings import State
+from pellucid_server.vocabulary.messages import Checkpoint, PartBody, StreamInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +17,21 @@ class Step:
     share: float
     """Share of the request that is done with it, in [0, 1]; it never becomes less."""
     checkpoint: bool = False
-    """Whether another worker can go on from here, given the body."""
+    """Whether another worker can go on from here, given the state, or else the body."""
+    state: State | None = None
+    """Where the method stands."""
+    preview: bool = False
+    """Whether the body is an estimate so far, and no part of the answer."""
+    silent: bool = False
+    """Whether the state is all there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Where an operation begins: after so many parts, of which the last was `checkpoint`; None at the start."""
+    """Where an operation begins: after so many parts, from `checkpoint`, which is None at the start."""
 
     parts_done: int = 0
-    checkpoint: PartBody | None = None
+    checkpoint: Checkpoint | None = None
 
 
 StreamOperation = Callable[[RequestContext, Any, Resume], Generator[Step, None, None]]

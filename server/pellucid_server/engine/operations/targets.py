@@ -70,6 +70,24 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
     )
 
 
+def element_of(spec: TargetSpec, infos: tuple[OutputInfo, ...], *, field: str) -> Target:
+    """Find the scalar that `spec` names where there is no row by which an element could be the highest.
+
+    Raises
+    ------
+    InvalidRequestError
+        There is no such output, element or label, none is named, or the output cannot be read in that space.
+    """
+    info = output_of(spec.output, infos, field)
+    if any(length < 0 for length in info.shape):
+        text = f"{field} is of {info.name!r}, whose rows differ in shape; choose another output."
+        raise InvalidRequestError(text, field=f"{field}.output")
+    if info.shape and not (spec.outcome.index or spec.outcome.label):
+        where = f"{field}.outcome"
+        raise InvalidRequestError(f"{where} is empty; set its index or its label.", field=where)
+    return resolve(spec, infos, {info.name: np.zeros(info.shape)}, field=field).target
+
+
 def highest(values: npt.NDArray[np.generic]) -> int:
     """Return the flat index of the highest value, the lowest of equal ones: the class that a prediction names first.
 

@@ -71,6 +71,10 @@ class RequestState:
     model: str = field(default="", kw_only=True)
     rows: Counter[str] = field(default_factory=Counter, kw_only=True)
     """Evaluated rows by kind of evaluation."""
+    rows_done: int = field(default=0, kw_only=True)
+    """Rows looked at, or steps done, as callers read them of a long request; 0 where they are not counted."""
+    rows_asked: int = field(default=0, kw_only=True)
+    """Rows, or steps, in all."""
     held_bytes: int = field(default=0, kw_only=True)
     """Bytes that it holds on the device."""
     spans: SpanLog | None = field(default=None, kw_only=True)

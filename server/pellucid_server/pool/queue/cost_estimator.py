@@ -6,6 +6,7 @@ from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import (
     AblateRequest,
     AttributeRequest,
+    DissectRequest,
     ExplanationSpec,
     Input,
     ModelKey,
@@ -75,6 +76,8 @@ def kind(request: Request) -> str:
     model = (request.model.name, str(request.model.version))
     if isinstance(request, AblateRequest):
         return "/".join((*model, "ablate", request.method))
+    if isinstance(request, DissectRequest):
+        return "/".join((*model, "dissect", request.method))
     return "/".join((*model, *(each.method for each in _explanations(request))))
 
 
@@ -89,6 +92,11 @@ def size_bytes(request: Request) -> int:
         values += [*request.parameters.values()]
         values += [each.vector for each in request.interventions if each.vector is not None]
         numbers = sum(len(site.units) + len(site.positions) for each in request.interventions for site in each.sites)
+    if isinstance(request, DissectRequest):
+        values += [*request.parameters.values()]
+        masks = () if request.probe is None else request.probe.masks
+        values += [each.mask for each in masks if each.mask is not None]
+        numbers = sum(len(each.units) for each in request.layers)
     inputs = sum(_input_bytes(each) for group in groups for each in group.values())
     return inputs + sum(map(_value_bytes, values)) + _CELL_BYTES * numbers
 

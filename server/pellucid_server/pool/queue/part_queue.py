@@ -2,14 +2,24 @@
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 
-from pellucid_server.vocabulary.messages import Part, PartBody
+from pellucid_server.vocabulary.messages import Checkpoint, Part
 
 WINDOW_PARTS = 16
 """Most parts of a request that a worker is ahead of its reader."""
 
 WINDOW_BYTES = 8 << 20
 """Bytes of parts after which the same holds; the last part may go beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far a request had come when it was last worked on: its parts, what it goes on from, the model's digest."""
+
+    parts: int
+    checkpoint: Checkpoint
+    digest: str
 
 
 class PartQueue:
@@ -19,11 +29,14 @@ class PartQueue:
     ----------
     resumes
         Whether the verb can go on from a part that is a checkpoint.
+    begun
+        How far the request had come before; None for one that is new.
     """
 
-    def __init__(self, *, resumes: bool = False) -> None:
-        self.count = 0
+    def __init__(self, *, resumes: bool = False, begun: Begun | None = None) -> None:
+        self.count = 0 if begun is None else begun.parts
         """Parts that have arrived."""
+        self._begun = begun
         self._resumes = resumes
         self._waiting: deque[Part] = deque()
         self._waiting_bytes = 0
@@ -33,15 +46,26 @@ class PartQueue:
         self._changed = asyncio.Event()
 
     @property
-    def checkpoint(self) -> PartBody | None:
-        """The body of the last part that arrived, if a worker can go on from there."""
+    def checkpoint(self) -> Checkpoint | None:
+        """What the last part that arrived is gone on from, if a worker can; previews do not count."""
         last = self._last
-        return last.body if self._resumes and last is not None and last.checkpoint else None
+        if last is None:
+            return None if self._begun is None else self._begun.checkpoint
+        if not self._resumes or not last.checkpoint:
+            return None
+        return last.body if last.state is None else last.state
 
     @property
     def digest(self) -> str:
         """The digest of the model version that the last part was made by; empty if there is none."""
-        return "" if self._last is None else self._last.digest
+        if self._last is None:
+            return "" if self._begun is None else self._begun.digest
+        return self._last.digest
+
+    @property
+    def redoable(self) -> bool:
+        """Whether the request can begin anew as if nothing had happened: nothing but previews has arrived."""
+        return self._last is None and self._begun is None
 
     def add(self, part: Part) -> None:
         """Take a part that has arrived.
@@ -54,7 +78,8 @@ class PartQueue:
         if part.number != self.count:
             raise ValueError(f"part {part.number} came where part {self.count} was due")
         self.count += 1
-        self._last = part
+        if not part.preview:
+            self._last = part
         self._waiting.append(part)
         self._waiting_bytes += part.size_bytes
         self._changed.set()

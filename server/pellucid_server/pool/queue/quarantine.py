@@ -11,6 +11,7 @@ from pellucid_server import wire
 from pellucid_server.errors import FatalRequestError
 from pellucid_server.vocabulary.requests import (
     AttributeRequest,
+    DissectRequest,
     ExplanationSpec,
     Input,
     PicturesInput,
@@ -112,6 +113,10 @@ def _in_order(request: Request) -> Request:
         )
     if isinstance(request, AttributeRequest):
         return replace(request, inputs=_sorted(request.inputs), explanation=_spec_in_order(request.explanation))
+    if isinstance(request, DissectRequest):
+        probe = request.probe
+        ordered = None if probe is None else replace(probe, inputs=_sorted(probe.inputs))
+        return replace(request, parameters=dict(sorted(request.parameters.items())), probe=ordered)
     return replace(request, inputs=_sorted(request.inputs))
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pellucid_server.errors import PellucidError
 from pellucid_server.pool.queue.part_queue import PartQueue
 from pellucid_server.tracing.request_trace import RequestTrace
-from pellucid_server.vocabulary.messages import Done
+from pellucid_server.vocabulary.messages import Done, Progress
 from pellucid_server.vocabulary.requests import Request
 
-OnProgress = Callable[[float], None]
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(slots=True, eq=False)

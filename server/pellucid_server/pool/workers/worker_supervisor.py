@@ -223,8 +223,8 @@ class WorkerSupervisor:
                 self._watchdog.beat(message)
                 self.memory_bytes = message.memory_bytes
                 self._observer.beat(self.device, self.number, message)
-            case Progress(request_number=request_number, share=share) if request_number in self._tickets:
-                _report(self._tickets[request_number], share)
+            case Progress(request_number=request_number) if request_number in self._tickets:
+                _report(self._tickets[request_number], message)
             case Prepared():
                 self._awaited.take(message)
             case ModelsChanged(hello=hello, change=change):
@@ -390,8 +390,8 @@ def _start(request_number: int, ticket: Ticket) -> Start:
     )
 
 
-def _report(ticket: Ticket, share: float) -> None:
+def _report(ticket: Ticket, progress: Progress) -> None:
     """Report a request's progress, which becomes no less when another worker begins again."""
-    if ticket.on_progress is not None and not ticket.answer.done() and share > ticket.share:
-        ticket.share = share
-        ticket.on_progress(share)
+    if ticket.on_progress is not None and not ticket.answer.done() and progress.share > ticket.share:
+        ticket.share = progress.share
+        ticket.on_progress(progress)

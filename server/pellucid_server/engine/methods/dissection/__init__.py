@@ -1,0 +1,1 @@
+"""The methods of `Dissect`: what is inside a model."""

@@ -1,0 +1,142 @@
+"""`Dissect`: what is inside a model; answered in parts, from states that another worker can go on from."""
+
+import dataclasses
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from pellucid_server.engine.asking import registry
+from pellucid_server.engine.asking.probes import Preview, ProbeQuestion, Saved
+from pellucid_server.engine.asking.registry import Method
+from pellucid_server.engine.asking.verbs import DISSECT
+from pellucid_server.engine.evaluations.model_handle import ModelHandle
+from pellucid_server.engine.models.loading.loaded import LoadedModel
+from pellucid_server.engine.operations.context import RequestContext
+from pellucid_server.engine.operations.probe_layers import probe_layers
+from pellucid_server.engine.operations.probe_sets import OpenedProbe, opened_probe
+from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
+from pellucid_server.engine.operations.targets import element_of
+from pellucid_server.errors import UnsupportedError
+from pellucid_server.vocabulary.findings import DissectionRecord, Findings, State
+from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec
+from pellucid_server.vocabulary.results import Receipt
+from pellucid_server.vocabulary.spans import METHOD
+
+
+@answers_in_parts("Dissect", DissectRequest, resumes=True)
+def dissect(context: RequestContext, request: DissectRequest, resume: Resume) -> Generator[Step, None, None]:
+    """Yield what the method finds, part by part, and what it is a function of in the last part.
+
+    A request whose worker was lost goes on from the method's last state; parts of the answer that were yielded behind
+    it are made again and dropped, as they are a function of the request alone.
+
+    Raises
+    ------
+    PellucidError
+        The request is wrong, or the model does not allow the method.
+    """
+    model = context.models.find(request.model)
+    method = registry.lookup(request.method, DISSECT, field="method")
+    reason = model.refusal(method)
+    if reason:
+        text = f"{model.name} does not allow {method.name}: {reason}"
+        raise UnsupportedError(text, subject=f"models/{model.name}/{model.version}")
+    params = method.resolve(request.parameters)
+    probe = opened_probe(context, model, request.probe)
+    found_layers = probe_layers(context, model, request.layers, probe.rows)
+    target = None if request.target is None else element_of(request.target, model.outputs, field="target")
+    state = resume.checkpoint if isinstance(resume.checkpoint, State) else None
+    question = ProbeQuestion(
+        layers=found_layers.layers,
+        probe=probe.rows,
+        features=model.features,
+        inputs={name: each.info for name, each in model.inputs.items()},
+        outputs=model.outputs,
+        target=target,
+        seed=request.seed,
+        exact=request.exact,
+        state=state,
+        background=model.background,
+    )
+    shares = _Shares(context)
+    handle = replace(context, on_progress=shares.take).handle(model, exact=request.exact)
+    standing, skipped, number, last = state or State(), 0 if state is None else state.parts, 0, Findings()
+    with context.named(method.name), context.timed(f"dissect {method.name}", **{METHOD: method.name}) as inner:
+        handle.tally.span = inner.span
+        for found in method.function(handle, question, params):
+            context.request.check()
+            match found:
+                case Saved(state=standing, rows_done=done, rows=rows):
+                    number = 0
+                    shares.count(done, rows)
+                    yield Step(Findings(), shares.last, checkpoint=True, state=standing, silent=True)
+                case Preview(findings=preview):
+                    yield Step(preview, shares.last, preview=True)
+                case _:
+                    number += 1
+                    last = replace(
+                        found, accuracy=found.accuracy or last.accuracy, resolved={**last.resolved, **found.resolved}
+                    )
+                    if number > skipped or standing is not state:
+                        yield Step(last, shares.last, checkpoint=True, state=replace(standing, parts=number))
+    yield Step(_last_part(context, model, request, method, params, probe, found_layers.specs, handle, last), 1.0)
+
+
+class _Shares:
+    """The progress that a method reported last, in share and in rows."""
+
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
+        self.last = 0.0
+
+    def take(self, share: float) -> None:
+        """Note progress and pass it on."""
+        self.last = max(self.last, min(share, 1.0))
+        self._context.on_progress(self.last)
+
+    def count(self, done: int, rows: int) -> None:
+        """Note how many rows are done."""
+        request = self._context.request
+        request.rows_done, request.rows_asked = done, rows
+        if rows:
+            self.take(done / rows)
+
+
+def _last_part(
+    context: RequestContext,
+    model: LoadedModel,
+    request: DissectRequest,
+    method: Method,
+    params: Any,
+    probe: OpenedProbe,
+    layers: tuple[LayerSpec, ...],
+    handle: ModelHandle,
+    last: Findings,
+) -> Findings:
+    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
+    parameters = {name: value for name, value in values.items() if value is not None} | dict(last.resolved)
+    receipt = Receipt(
+        model=model.key,
+        input_digest=probe.digest,
+        runtime=context.runtime(model, handle.tally),
+        work=handle.tally.work(),
+        method=method.name,
+        parameters=parameters,
+        target=request.target,
+        seed=request.seed,
+        exact=request.exact,
+    )
+    record = DissectionRecord(
+        layers=layers,
+        dataset=request.dataset,
+        dataset_digest=probe.dataset_digest,
+        rows=0 if request.probe is None else request.probe.rows,
+        masks_digest=probe.masks_digest,
+    )
+    return Findings(
+        accuracy=last.accuracy,
+        warnings=probe.warnings,
+        resolved=last.resolved,
+        receipt=receipt,
+        dissection=record,
+    )

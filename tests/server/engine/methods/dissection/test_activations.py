@@ -1,0 +1,1 @@
+"""activations: what units do over a probe set."""

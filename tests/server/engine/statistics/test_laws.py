@@ -1,0 +1,105 @@
+"""The laws of statistics, for every one: parts as the whole, halves merged, states that go on."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pellucid_server.engine.statistics
+import pytest
+from pellucid_server.engine.statistics.moments import Moments
+
+Summary = Callable[[Any], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A statistic: a fresh one, arguments of `update` for some batches, and what two of them are compared by."""
+
+    make: Callable[[], Any]
+    batches: Sequence[tuple[Any, ...]]
+    summary: Summary
+    exact_merge: bool = False
+    """Whether halves merged are the whole bit for bit; else to rounding."""
+    tolerance: float = 1e-12
+
+
+def values(seed, *shape):
+    return np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)
+
+
+CASES = {
+    Moments: Case(
+        lambda: Moments(4),
+        [(values(seed, 4, count),) for seed, count in enumerate((5, 1, 0, 7, 12, 3))],
+        lambda found: (found.count, found.mean, found.variance),
+    ),
+}
+
+
+def found_statistics():
+    package = pellucid_server.engine.statistics
+    for entry in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        for _, kind in inspect.getmembers(importlib.import_module(entry.name), inspect.isclass):
+            if kind.__module__ == entry.name and {"update", "merge", "state", "from_state"} <= set(vars(kind)):
+                yield kind
+
+
+def updated(case, batches):
+    found = case.make()
+    for batch in batches:
+        found.update(*batch)
+    return found
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+def near(one, other, tolerance):
+    return all(
+        np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_every_statistic_has_its_case():
+    kinds = [kind for kind in found_statistics() if kind.__name__ != "Statistic"]
+    assert {kind.__name__ for kind in kinds} == {kind.__name__ for kind in CASES}
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+def test_two_halves_merged_are_the_whole(kind):
+    case = CASES[kind]
+    whole = case.summary(updated(case, case.batches))
+    for split in range(len(case.batches) + 1):
+        merged = updated(case, case.batches[:split])
+        merged.merge(updated(case, case.batches[split:]))
+        if case.exact_merge:
+            assert equal(case.summary(merged), whole), split
+        else:
+            assert near(case.summary(merged), whole, case.tolerance), split
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(kind):
+    case = CASES[kind]
+    whole = case.summary(updated(case, case.batches))
+    for split in range(len(case.batches) + 1):
+        resumed = kind.from_state(updated(case, case.batches[:split]).state())
+        for batch in case.batches[split:]:
+            resumed.update(*batch)
+        assert equal(case.summary(resumed), whole), split
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+def test_a_state_stays_as_it_is_when_the_statistic_goes_on(kind):
+    case = CASES[kind]
+    found = updated(case, case.batches[:1])
+    state = found.state()
+    before = {name: array.copy() for name, array in state.items()}
+    for batch in case.batches[1:]:
+        found.update(*batch)
+    assert all(np.array_equal(state[name], before[name], equal_nan=True) for name in before)
