@@ -224,6 +224,8 @@ class Worker:
                     step.state,
                     step.preview,
                     step.silent,
+                    context.request.rows_done,
+                    context.request.rows_asked,
                 )
                 credit.spend(part.size_bytes)
                 self._connection.send(part)

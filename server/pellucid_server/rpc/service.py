@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -141,7 +140,7 @@ class ExplanationService:
                     if each.body.receipt is not None:
                         call.answered_by = each.body.receipt.model
                         self._answered(call, each.body)
-                    progress = rate.message(replace(reports.last, share=max(each.share, reports.last.share)))
+                    progress = rate.message(Progress(0, max(each.share, reports.last.share), each.rows_done, each.rows))
                     yield explanation_service_pb2.DissectResponse(
                         progress=progress,
                         findings=findings.findings_message(each.body),

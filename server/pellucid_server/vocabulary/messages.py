@@ -212,6 +212,9 @@ class Part:
     """Whether the body is an estimate so far, which later parts replace. It is no part of the answer."""
     silent: bool = False
     """Whether it has a state alone, and no body for a caller."""
+    rows_done: int = 0
+    """Rows looked at with it, or steps done, of `rows`; both 0 where a method counts none."""
+    rows: int = 0
 
     @property
     def size_bytes(self) -> int:
