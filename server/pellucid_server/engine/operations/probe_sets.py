@@ -7,6 +7,7 @@ import numpy as np
 
 from pellucid_server.engine.asking.probes import Concept, Pixels, ProbeBatch, ProbeSet
 from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.datasets.probe import open_probe
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.dataset_rows import offloaded
@@ -46,7 +47,7 @@ def opened_probe(context: RequestContext, model: LoadedModel, spec: ProbeSpec | 
         datasets, run = context.models.datasets, offloaded(context)
         found = datasets.find(spec.dataset, place="probe.dataset")
         files = datasets.digest(found, run)
-        return OpenedProbe(found.probe(model, spec.rows, run), files, files)
+        return OpenedProbe(open_probe(found, model, spec.rows, run), files, files)
     rows = prepare(context, model, spec.inputs, field="probe.inputs", most=MOST_INLINE_ROWS)
     return OpenedProbe(_Inline(rows, spec), digest(rows.arrays))
 
