@@ -104,9 +104,15 @@ def places(first: float, last: float, whole: int, count: int, length: int) -> np
     return np.clip(found, 0, length - 1)
 
 
+def has_shape_of(shape: tuple[int, ...], box: Box) -> bool:
+    """Say whether a mask, (height, width), has the shape of its picture, but for the rounding of sizes."""
+    height, width = shape
+    return abs(width * box.picture_height - height * box.picture_width) <= max(box.picture_width, box.picture_height)
+
+
 def _sampled(given: MarkedMap, box: Box, height: int, width: int) -> npt.NDArray[np.int64]:
     tall, wide = given.values.shape
-    if abs(wide * box.picture_height - tall * box.picture_width) > max(box.picture_width, box.picture_height):
+    if not has_shape_of((tall, wide), box):
         sizes = f"{wide} by {tall} pixels, and its picture {box.picture_width} by {box.picture_height}"
         raise DataSetError(f"{given.where} has {sizes}; a mask must have its picture's shape, upright, at any size.")
     if int(given.values.max(initial=0)) >= len(given.concepts) or (given.concepts[given.values] == UNKNOWN).any():
