@@ -62,7 +62,7 @@ class Grating:
     frequency
         Cycles per pixel; 0 for a uniform colour.
     phase
-        Degrees at the grating's centre: at 0 a crest lies there.
+        Degrees at the middle of the picture: at 0 a crest lies there.
     contrast
         Michelson contrast, in [0, 1]: the crest of the colour's strongest channel is at 0.5 + 0.5 contrast.
     colour
@@ -72,7 +72,8 @@ class Grating:
     size
         Diameter of the window in pixels: of the circle, or of two standard deviations on either side.
     centre
-        Where the grating is centred, in pixels to the right of and below the middle of the picture.
+        Where the window is centred, in pixels to the right of and below the middle of the picture; the stripes stay
+        where they are.
     """
 
     orientation: float = 0.0
@@ -132,7 +133,7 @@ class Canvas:
 
     def _wave(self, grating: Grating) -> Floats:
         """Return the windowed wave, (height, width), in [-1, 1]."""
-        across, down = self._places(grating)
+        across, down = self._places((0.0, 0.0))
         angle = np.deg2rad(grating.orientation + 90.0)
         turn = 2 * np.pi * grating.frequency
         # Rows count downwards, and angles are seen with the vertical axis upwards.
@@ -142,6 +143,7 @@ class Canvas:
         wave = np.outer(np.cos(up), np.cos(along)) - np.outer(np.sin(up), np.sin(along))
         if grating.window == "none":
             return wave
+        across, down = self._places(grating.centre)
         square = np.add.outer(np.square(down), np.square(across))
         radius = grating.size / 2
         if grating.window == "gaussian":
@@ -149,9 +151,9 @@ class Canvas:
         # The rim is as wide as a pixel, so that the disc grows smoothly with its size.
         return np.asarray(wave * np.clip(radius - np.sqrt(square) + 0.5, 0.0, 1.0))
 
-    def _places(self, grating: Grating) -> tuple[Floats, Floats]:
-        """Return where columns and rows stand from the grating's centre, in pixels to the right and downwards."""
+    def _places(self, centre: tuple[float, float]) -> tuple[Floats, Floats]:
+        """Return where columns and rows stand from a centre, in pixels to the right and downwards."""
         _, height, width = self.shape
-        right, below = grating.centre
+        right, below = centre
         columns, rows = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)
         return columns - ((width - 1) / 2 + right), rows - ((height - 1) / 2 + below)

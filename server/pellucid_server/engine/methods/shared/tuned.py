@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.methods.shared.tuning_measures import NEAR, Floats, Indices, harmonics, peak, ratio, taken
+from pellucid_server.engine.methods.shared.tuning_measures import NEAR, Floats, Indices, harmonics, peak, ratio
 
 MEASURES = ("larger", "F0", "F1", "max")
 """What sums up the responses over phases: mean, first harmonic, the larger of both (unit by unit), or the largest."""
@@ -113,5 +113,5 @@ def _measured(f0: Floats, f1: Floats, counted: Floats, measure: str) -> Floats:
 
 def suppression(curves: Floats) -> Floats:
     """Return how much each curve has fallen at its end, as a share of its peak; NaN where the peak is not above 0."""
-    most = taken(curves, peak(curves))
+    most = curves.max(axis=1)
     return ratio(most - curves[:, -1], most)

@@ -207,8 +207,13 @@ def _frequency_columns(stimuli: Stimuli, found: Tuned, none: Floats) -> dict[str
         "fitted spatial frequency": column(
             fit.peak + none, "cycles/pixel", "The peak of the Gaussian over log frequency fitted, if it is inside."
         ),
-        "bandwidth": column(fit.width + none, "octaves", "Full width at half height of that Gaussian."),
-        "bandwidth fit": column(fit.explained + none, text="Share of the curve's variance that the fit explains."),
+        "bandwidth": column(
+            measures.octave_width(curves, frequencies) + none,
+            "octaves",
+            "Full width at half height; straight lines between frequencies.",
+        ),
+        "fitted bandwidth": column(fit.width + none, "octaves", "Full width at half height of that Gaussian."),
+        "frequency fit": column(fit.explained + none, text="Share of the curve's variance that the fit explains."),
     }
 
 

@@ -22,7 +22,10 @@ FLAT = 1e-3
 """Length of a normalised vector sum below which it has no direction that means anything."""
 
 _FITTED = 3
-"""Points above 0 that a curve of three parameters needs."""
+"""Points that a curve of three parameters needs."""
+
+_SEEN = 0.01
+"""Share of the peak that a point must have to count as one of those."""
 
 
 def peak(curves: Floats) -> Indices:
@@ -104,13 +107,34 @@ def half_width(curves: Floats, step: float) -> Floats:
     return np.asarray(sum(_first_fall(side, half) for side in sides) / 2 * step)
 
 
+def octave_width(curves: Floats, frequencies: Floats) -> Floats:
+    """Return the full width at half height around the peak, in octaves; NaN where a side does not fall to the half.
+
+    As `half_width`, over equally spaced logarithms of frequency and not around a circle; (units, n).
+    """
+    count = len(frequencies)
+    if count < 2:
+        return np.full(len(curves), np.nan)
+    best = peak(curves)
+    steps = np.arange(count)
+    half = taken(curves, best) / 2
+    total = np.zeros(len(curves))
+    for way in (1, -1):
+        places = best[:, None] + way * steps
+        inside = (places >= 0) & (places < count)
+        side = np.take_along_axis(curves, np.clip(places, 0, count - 1), axis=1)
+        total += _first_fall(np.where(inside, side, np.inf), half)
+    return np.asarray(total * np.log2(frequencies[1] / frequencies[0]), np.float64)
+
+
 def _first_fall(curves: Floats, level: Floats) -> Floats:
     """Return where each curve first falls to a level, in steps from its start; NaN where it does not."""
     below = curves <= level[:, None]
     at = np.argmax(below, axis=1)
     fallen = below.any(axis=1) & (at > 0)
     before, after = taken(curves, np.maximum(at - 1, 0)), taken(curves, at)
-    return np.where(fallen, at - 1 + ratio(before - level, before - after), np.nan)
+    share = ratio(np.where(fallen, before - level, 0.0), np.where(fallen, before - after, 0.0))
+    return np.where(fallen, at - 1 + share, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +201,7 @@ def _log_fit(curves: Floats, terms: Floats) -> tuple[Floats, Floats]:
     shares = np.divide(curves, most, out=np.zeros_like(curves), where=most > 0)
     logs = np.log(np.where(shares > 0, shares, 1.0))
     weights = np.square(shares)
-    enough = (shares > NEAR).sum(axis=1) >= _FITTED
+    enough = (shares >= _SEEN).sum(axis=1) >= _FITTED
     left = np.einsum("un,ni,nj->uij", weights, terms, terms)
     right = np.einsum("un,ni->ui", weights * logs, terms)
     enough &= np.linalg.cond(left) < 1e12

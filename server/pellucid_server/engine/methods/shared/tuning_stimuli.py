@@ -123,11 +123,9 @@ def frequencies(lowest: float | None, highest: float, count: int, short_side: in
         lowest = max(highest / _OCTAVES_DOWN ** (count - 1), 1 / short_side)
     if count == 1 or lowest >= highest:
         return np.array([highest])
-    # The ends are exact, and so are octaves.
-    shares = np.arange(count) / (count - 1)
-    found = highest * (lowest / highest) ** (1 - shares)
-    found[0], found[-1] = lowest, highest
-    return found
+    # In this order whole octaves are exact.
+    octaves = np.log2(highest / lowest) * np.arange(count - 1, -1, -1) / (count - 1)
+    return np.asarray(highest / 2.0**octaves, np.float64)
 
 
 def sizes(count: int, short_side: int) -> Floats:

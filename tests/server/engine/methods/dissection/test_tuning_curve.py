@@ -1,5 +1,6 @@
 """Tuning curves of planted units: gratings find what was planted, and closed forms are met."""
 
+import colorsys
 import dataclasses
 
 import numpy as np
@@ -58,15 +59,18 @@ def energy(*pairs):
 
 @pytest.mark.parametrize("orientation", [0, 30, 45, 90, 135, 165])
 def test_a_gabor_unit_peaks_at_its_orientation_and_frequency(orientation):
-    kernel = gabor(orientation, 0.125, sigma=6)
+    kernel = gabor(orientation, 0.125, sigma=4)
 
-    found = answer(rectified(grey(kernel)), **GRID)
+    found = answer(rectified(grey(kernel)), **{**GRID, "frequencies": 7})
 
     assert preference(found, "peak orientation") == orientation
     assert preference(found, "orientation") == pytest.approx(orientation, abs=0.5)
     assert preference(found, "spatial frequency") == 0.125
     assert preference(found, "spatial frequency in the image") == 4
-    assert preference(found, "fitted spatial frequency") == pytest.approx(0.125, rel=0.03)
+    assert preference(found, "fitted spatial frequency") == pytest.approx(0.125, rel=0.1)
+    # A Gaussian of 4 pixels passes one of 1 / (8 pi) cycles per pixel around 0.125: its half height is there.
+    swing = np.sqrt(2 * np.log(2)) / (8 * np.pi)
+    assert preference(found, "bandwidth") == pytest.approx(np.log2((0.125 + swing) / (0.125 - swing)), rel=0.02)
     assert preference(found, "OSI") > 0.8
     assert preference(found, "circular variance") == pytest.approx(1 - preference(found, "OSI"))
     assert preference(found, "responsive")
@@ -134,7 +138,8 @@ def test_simple_units_follow_the_phase_and_energy_units_do_not():
     simple = answer(rectified(even), **GRID, phases=16)
     complex_ = answer(energy((even, odd)), **GRID)
 
-    assert preference(simple, "F1/F0") == pytest.approx(np.pi / 2, rel=0.01)
+    # pi / 2 with phases without end; the mean of a half wave at 16 places is cot(pi / 16) / 16.
+    assert preference(simple, "F1/F0") == pytest.approx(8 * np.tan(np.pi / 16), rel=1e-5)
     assert preference(simple, "phase") == 0
     assert preference(complex_, "F1/F0") < 0.02
     assert preference(complex_, "peak orientation") == 30
@@ -143,9 +148,9 @@ def test_simple_units_follow_the_phase_and_energy_units_do_not():
 
 
 def test_a_units_gain_changes_no_measure():
-    kernel = grey(gabor(60, 0.125, sigma=5))
+    kernel = grey(gabor(60, 0.125, sigma=2))
 
-    found = answer(rectified(kernel, 1e3 * kernel, 1e-3 * kernel), 3, frequencies=3)
+    found = answer(rectified(kernel, 10 * kernel, 0.1 * kernel), 3, frequencies=3)
 
     names = [
         "OSI",
@@ -189,11 +194,11 @@ def test_contrast_and_size_curves_are_closed_forms():
 def test_a_surround_suppresses_large_gratings():
     kernel = gabor(0, 0.125)
     y, x = np.mgrid[:32, :32] - 15.5
-    kernel = np.where(np.hypot(x, y) < 8, kernel, -0.2 * kernel)
+    kernel = np.where(np.hypot(x, y) < 8, kernel, -0.1 * kernel)
 
-    found = answer(rectified(grey(kernel)), **{**GRID, "vary": "size", "sizes": 17})
+    found = answer(rectified(grey(kernel)), **{**GRID, "vary": "size", "sizes": 17}, window="circle")
 
-    assert preference(found, "size") == pytest.approx(0.5, rel=0.1)
+    assert preference(found, "size") == pytest.approx(0.5, rel=0.15)
     assert 0.2 < preference(found, "suppression index") < 1
     sizes = curve(found, "size")
     expected = (sizes.max() - sizes[-1]) / sizes.max()
@@ -218,27 +223,35 @@ def test_a_colour_unit_prefers_its_hue_though_no_grey_grating_drives_it():
 
 def test_gratings_of_a_colour_pair_drive_an_opponent_unit():
     wave = gabor(90, 0.125)
-    opponent = np.stack([wave, -wave, 0 * wave])
+    opponent = rectified(np.stack([wave, -wave, 0 * wave]), grey(wave))
 
-    grey_one = answer(rectified(opponent), **GRID)
-    coloured = answer(rectified(opponent), **GRID, pair="red-green")
-    hues = answer(rectified(opponent), **{**GRID, "vary": "colour"}, pair="red-green", colours="grating")
+    grey_one = answer(opponent, 2, **GRID)
+    coloured = answer(opponent, 2, **GRID, pair="red-green")
+    hues = answer(opponent, 2, **{**GRID, "vary": "colour"}, pair="red-green", colours="grating")
 
     assert not preference(grey_one, "responsive")
     assert preference(coloured, "peak orientation") == 90
-    assert curve(hues, "colour").argmax() in (0, 11, 1)
+    expected = []
+    for hue in range(0, 360, 30):
+        red, green, blue = colorsys.hsv_to_rgb(hue / 360, 1, 1)
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        most = max(abs(level - luma) for level in (red, green, blue))
+        expected.append(max(0, (red - green) / most))
+    np.testing.assert_allclose(
+        np.maximum(curve(hues, "colour"), 0), curve(hues, "colour")[0] / expected[0] * np.array(expected), atol=1e-5
+    )
 
 
 def test_a_spot_of_the_picture_is_where_the_unit_looks():
     kernel = np.zeros((32, 32))
-    kernel[4:12, 20:28] = gabor(90, 0.125, side=8)
+    kernel[8:16, 24:32] = gabor(90, 0.125, side=8)
 
     found = answer(rectified(grey(kernel)), **{**GRID, "vary": "position", "positions": 4})
 
     places = found.arrays["conv/position"]
     down, across = np.unravel_index(places.values[0].argmax(), (4, 4))
     assert places.axes[1].coordinates[down] == -4
-    assert places.axes[2].coordinates[across] == 12 or places.axes[2].coordinates[across] == 4
+    assert places.axes[2].coordinates[across] == 12
 
 
 def test_units_that_are_dead_or_flat_have_no_preference():
@@ -263,8 +276,6 @@ def test_units_that_are_dead_or_flat_have_no_preference():
 
 
 def test_a_unit_that_answers_one_orientation_alone_has_selectivity_one():
-    y, _ = np.mgrid[:32, :32]
-
     def function(rows):
         # What is left of a picture once each row is alike along its length: of gratings, horizontal ones alone.
         picture = levels(rows).mean(axis=1)
@@ -358,7 +369,7 @@ def test_positions_are_taken_at_the_middle_or_summed_up():
     middle, mean, most = best("centre"), best("mean"), best("max")
     np.testing.assert_allclose(mean[0], middle[0], rtol=1e-6)
     np.testing.assert_allclose(most[0], middle[0] * 15 / 8, rtol=1e-6)
-    assert middle[1] == mean[1] == most[1] == 0
+    np.testing.assert_allclose([middle[1], mean[1], most[1]], 0, atol=1e-12)
 
 
 def test_layers_that_count_units_last_are_read_by_unit():
@@ -389,7 +400,9 @@ def test_each_unit_sees_variations_of_its_own_best_grating():
 
     for name in ("contrast", "size", "position", "orientation", "spatial-frequency", "phase"):
         for unit, alone in enumerate(singly):
-            np.testing.assert_array_equal(curve(together, name, unit), curve(alone, name), err_msg=name)
+            np.testing.assert_allclose(
+                curve(together, name, unit), curve(alone, name), rtol=1e-9, atol=1e-9, err_msg=name
+            )
 
 
 def same(one, other):
@@ -404,7 +417,7 @@ def same(one, other):
 
 def test_an_answer_that_is_gone_on_with_from_any_state_is_the_uninterrupted_one(monkeypatch):
     # Two groups of layers, the second with two: states in the grid, in the variations, and between groups.
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.unit_responses.MOST_TOGETHER", 2000)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.unit_responses.MOST_TOGETHER", 500)
     kernels = [grey(gabor(30 * place, 0.125)) for place in range(4)]
     layers = {"a": 4, "b": 1, "c": 2}
     functions = {"a": rectified(*kernels), "b": rectified(kernels[2]), "c": rectified(*kernels[1:3])}

@@ -52,7 +52,7 @@ def picture_question(units, *, channels=3, side=32, width=None, unit_axis=0, **m
 
 
 def gabor(orientation, frequency, *, side=32, phase=0.0, sigma=None):
-    """Return an even Gabor over grey levels, (side, side); sigma None for none of the Gaussian, with unit sum of squares.
+    """Return a Gabor without a mean, (side, side), whose squares add up to 1; without sigma, it has no window.
 
     `orientation` is that of its stripes, in degrees counter-clockwise from horizontal.
     """
