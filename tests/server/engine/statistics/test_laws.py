@@ -12,10 +12,10 @@ import pellucid_server.engine.statistics
 import pytest
 from pellucid_server.engine.statistics.class_means import ClassMeans
 from pellucid_server.engine.statistics.covariance import Covariance
-from pellucid_server.engine.statistics.highest import Highest
 from pellucid_server.engine.statistics.moments import Moments
 from pellucid_server.engine.statistics.ranges import Ranges
 from pellucid_server.engine.statistics.sample import Sample
+from pellucid_server.engine.statistics.top_examples import TopExamples
 
 Summary = Callable[[Any], Sequence[Any]]
 
@@ -59,10 +59,10 @@ CASES = {
         [(rows,) for _, rows in numbered()],
         lambda found: (found.count, found.mean, found.matrix),
     ),
-    Highest: Case(
-        lambda: Highest(4, 6),
-        [(rows.T, numbers % 3 + np.arange(4)[:, None], numbers) for numbers, rows in numbered()],
-        lambda found: (found.values, found.rows, found.places),
+    TopExamples: Case(
+        lambda: TopExamples(4, 6),
+        [(rows.T, numbers, numbers % 3 + np.arange(4)[:, None]) for numbers, rows in numbered()],
+        lambda found: (found.values, found.rows, found.positions),
         exact_merge=True,
     ),
     Ranges: Case(
