@@ -57,10 +57,10 @@ class TopExamples:
         positions: npt.NDArray[np.int64],
     ) -> None:
         count = self.values.shape[1]
-        joined = [
-            np.concatenate([mine[units], theirs], axis=1)
-            for mine, theirs in ((self.values, values), (self.rows, rows), (self.positions, positions))
-        ]
-        order = np.lexsort((joined[1], -joined[0]), axis=1)[:, :count]
-        for mine, each in zip((self.values, self.rows, self.positions), joined, strict=True):
-            mine[units] = np.take_along_axis(each, order, axis=1)
+        all_values = np.concatenate([self.values[units], values], axis=1)
+        all_rows = np.concatenate([self.rows[units], rows], axis=1)
+        all_positions = np.concatenate([self.positions[units], positions], axis=1)
+        order = np.lexsort((all_rows, -all_values), axis=1)[:, :count]
+        self.values[units] = np.take_along_axis(all_values, order, axis=1)
+        self.rows[units] = np.take_along_axis(all_rows, order, axis=1)
+        self.positions[units] = np.take_along_axis(all_positions, order, axis=1)

@@ -146,7 +146,7 @@ def _legend(draw: ImageDraw.ImageDraw, names: list[str]) -> None:
     if len(names) < 2:
         return
     font = ImageFont.load_default()
-    shown = names[:_MOST_LEGEND] + (["..."] if len(names) > _MOST_LEGEND else [])
+    shown = [*names[:_MOST_LEGEND], *(["..."] if len(names) > _MOST_LEGEND else [])]
     for number, name in enumerate(shown):
         y = 4 + number * _LINE
         draw.rectangle((4, y + 2, 12, y + 10), fill=PALETTE[number % len(PALETTE)])

@@ -73,7 +73,7 @@ class Projected:
         found = {"pca": self._pca, "nmf": self._nmf, "tsne": self._tsne, "umap": self._umap}[algorithm](
             name, sample, covariance
         )
-        figures = (*found.figures, *self._neighbours(sample.values, found.coordinates))
+        figures = (*found.figures, *self._neighbours(sample, found.coordinates))
         used = len(sample.keys)
         figures += (("rows", float(used), f"Rows that have coordinates, of {self._settings.rows}."),)
         order = np.argsort(sample.keys)
@@ -155,16 +155,16 @@ class Projected:
         text = f"{name}: sizes of clusters and distances between them mean little in a UMAP."
         return Projection(coordinates, warnings=(text,))
 
-    def _neighbours(self, rows: Rows, coordinates: Floats) -> tuple[tuple[str, float, str], ...]:
+    def _neighbours(self, sample: Sample, coordinates: Floats) -> tuple[tuple[str, float, str], ...]:
         """Compare neighbours among the first rows of the sample, which are a random sample themselves."""
         params = self._params
-        some = rows[: params.quality_rows]
+        # By their numbers: of rows equally far away, the first is nearest.
+        order = np.argsort(sample.keys[: params.quality_rows])
+        some = sample.values[order]
         neighbours = min(params.quality_neighbours, (len(some) - 1) // 2)
         if neighbours < 1:
             return ()
-        found = self._handle.compute(
-            embeddings.kept_neighbours, some, coordinates[: len(some)], neighbours, params.metric
-        )
+        found = self._handle.compute(embeddings.kept_neighbours, some, coordinates[order], neighbours, params.metric)
         of = f"of {neighbours} neighbours of {len(some)} rows"
         return (
             ("trustworthiness", found[0], f"Whether neighbours in the picture are neighbours in the layer, {of}."),

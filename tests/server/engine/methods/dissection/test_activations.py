@@ -164,7 +164,8 @@ def test_the_highest_rows_are_named_with_their_positions_and_ties_go_by_row():
 
     table = found("activations", {"conv": values}, top=3).tables["conv/top"]
 
-    lines = list(zip(*(column(table, name).tolist() for name in ("unit", "rank", "row", "name", "value", "y", "x"))))
+    columns = [column(table, name).tolist() for name in ("unit", "rank", "row", "name", "value", "y", "x")]
+    lines = list(zip(*columns, strict=True))
     assert lines[:2] == [(0, 1, 3, "row 3", 7, 2, 0), (0, 2, 2, "row 2", 5, 1, 3)]
     assert [line[:3] for line in lines[3:]] == [(1, 1, 0), (1, 2, 1), (1, 3, 2)]
     assert {line[5:] for line in lines[3:]} == {(0, 2)}
@@ -356,4 +357,4 @@ def test_maps_are_drawn_each_in_its_own_scale():
 def test_findings_come_layer_by_layer():
     parts = [part for part in yielded("activations", maps()) if isinstance(part, Findings)]
 
-    assert [list(part.tables)[0] for part in parts] == ["conv/units", "dense/units", "layers"]
+    assert [next(iter(part.tables)) for part in parts] == ["conv/units", "dense/units", "layers"]
