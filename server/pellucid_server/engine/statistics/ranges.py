@@ -26,15 +26,19 @@ class Ranges:
         """Take values in, (units, n)."""
         if not values.shape[1]:
             return
-        self.minimum = np.minimum(self.minimum, values.min(1))
-        self.maximum = np.maximum(self.maximum, values.max(1))
-        self.positive = self.positive + np.count_nonzero(np.greater(values, 0), axis=1)
+        self.join(values.min(1), values.max(1), np.count_nonzero(np.greater(values, 0), axis=1))
 
     def merge(self, other: Self) -> None:
         """Take in what another one has seen."""
-        self.minimum = np.minimum(self.minimum, other.minimum)
-        self.maximum = np.maximum(self.maximum, other.maximum)
-        self.positive = self.positive + other.positive
+        self.join(other.minimum, other.maximum, other.positive)
+
+    def join(
+        self, minimum: npt.NDArray[np.generic], maximum: npt.NDArray[np.generic], positive: npt.NDArray[np.int64]
+    ) -> None:
+        """Take in values by their minimum, their maximum and how many are positive, (units,) each."""
+        self.minimum = np.minimum(self.minimum, minimum)
+        self.maximum = np.maximum(self.maximum, maximum)
+        self.positive = self.positive + positive
 
     def state(self) -> Arrays:
         """Return all of it."""

@@ -7,6 +7,7 @@ generalization", ICLR 2018 (class selectivity).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +94,8 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     pace = Pace()
     for batch, values in layer_batches(handle, question, probe, done):
         for each in question.layers:
-            found[each.name].update(values[each.name], batch.numbers, batch.labels)
+            update = partial(found[each.name].update, values[each.name], batch.numbers, batch.labels)
+            handle.beside(update)
         done += batch.count
         if pace.due() or done >= probe.count:
             states = {name: nested(name, summary.state()) for name, summary in found.items()}

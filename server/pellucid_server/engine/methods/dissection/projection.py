@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
             rows = reduction(values[name])
             if params.algorithm == "nmf":
                 _require_positive(name, rows, batch.numbers.tolist())
-            gathered.update(name, rows, batch.numbers)
+            handle.beside(partial(gathered.update, name, rows, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
         if pace.due() or gathered.done >= probe.count:
             yield Saved(gathered.state(), gathered.done, probe.count)

@@ -76,12 +76,7 @@ class UnitSummary:
 
     def update(self, values: Values, numbers: npt.NDArray[np.int64], labels: Sequence[str]) -> None:
         """Take rows in: their values, (rows, units, positions), their numbers, and their labels if they have any."""
-        by_unit = values.transpose(1, 0, 2)
-        for each in self.settings.positions:
-            those = by_unit if len(each.indices) == self._positions else by_unit[:, :, each.indices]
-            flat = those.reshape(len(those), -1)
-            self.moments[each.name].update(flat)
-            self.ranges[each.name].update(flat)
+        self._take_statistics(values)
         kept = values if len(self._indices) == self._positions else values[:, :, self._indices]
         self._take_responses(kept, labels)
         self._take_highest(kept, numbers)
@@ -131,6 +126,21 @@ class UnitSummary:
         found |= {"responses": self.responses, "population": self.population, "classes": self.classes}
         found |= {"highest": self.highest, "sample": self.sample}
         return found if self.covariance is None else {**found, "covariance": self.covariance}
+
+    def _take_statistics(self, values: Values) -> None:
+        """Sum up over rows first: each position by itself, and then each class of them, which copies no values."""
+        rows = len(values)
+        mean = values.mean(0, dtype=np.float64)
+        centred = values - mean
+        deviations = np.einsum("rup,rup->up", centred, centred)
+        least, most, positive = values.min(0), values.max(0), np.count_nonzero(np.greater(values, 0), axis=0)
+        for each in self.settings.positions:
+            at = each.indices
+            means = mean[:, at]
+            middle = means.mean(1)
+            between = rows * np.square(means - middle[:, None]).sum(1)
+            self.moments[each.name].join(rows * len(at), middle, deviations[:, at].sum(1) + between)
+            self.ranges[each.name].join(least[:, at].min(1), most[:, at].max(1), positive[:, at].sum(1))
 
     def _take_responses(self, values: Values, labels: Sequence[str]) -> None:
         rates = np.maximum(values, 0).mean(2, dtype=np.float64)
