@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pellucid_server.engine.statistics
 import pytest
+from pellucid_server.engine.statistics.class_means import ClassMeans
+from pellucid_server.engine.statistics.covariance import Covariance
 from pellucid_server.engine.statistics.moments import Moments
+from pellucid_server.engine.statistics.ranges import Ranges
+from pellucid_server.engine.statistics.sample import Sample
+from pellucid_server.engine.statistics.top_examples import TopExamples
 
 Summary = Callable[[Any], Sequence[Any]]
 
@@ -31,7 +36,47 @@ def values(seed, *shape):
     return np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)
 
 
+COUNTS = (5, 1, 0, 7, 12, 3)
+
+
+def numbered():
+    """Row numbers and rows of four columns, with ties, in batches of `COUNTS`."""
+    first = 0
+    for seed, count in enumerate(COUNTS):
+        yield np.arange(first, first + count), np.round(values(seed, count, 4))
+        first += count
+
+
 CASES = {
+    ClassMeans: Case(
+        lambda: ClassMeans(4, 3),
+        [(["cat", "", "hen", "ape", "bee"][: len(rows)] * 3, np.repeat(rows, 3, 0)) for _, rows in numbered()][:2]
+        + [(["hen"] * len(rows), rows) for _, rows in numbered()],
+        lambda found: (found.counts, found.means, found.overfull),
+    ),
+    Covariance: Case(
+        lambda: Covariance(4),
+        [(rows,) for _, rows in numbered()],
+        lambda found: (found.count, found.mean, found.matrix),
+    ),
+    TopExamples: Case(
+        lambda: TopExamples(4, 6),
+        [(rows.T, numbers, numbers % 3 + np.arange(4)[:, None]) for numbers, rows in numbered()],
+        lambda found: (found.values, found.rows, found.positions),
+        exact_merge=True,
+    ),
+    Ranges: Case(
+        lambda: Ranges(4),
+        [(rows.T - 3,) for _, rows in numbered()],
+        lambda found: (found.minimum, found.maximum, found.positive),
+        exact_merge=True,
+    ),
+    Sample: Case(
+        lambda: Sample(4, 9, seed=-3),
+        list(numbered()),
+        lambda found: (found.keys, found.values),
+        exact_merge=True,
+    ),
     Moments: Case(
         lambda: Moments(4),
         [(values(seed, 4, count),) for seed, count in enumerate((5, 1, 0, 7, 12, 3))],
