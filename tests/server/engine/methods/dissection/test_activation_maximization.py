@@ -10,6 +10,7 @@ from pellucid_server.engine.asking.counterfactuals import CellColumn
 from pellucid_server.engine.asking.question import Feature, Target
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError
+from pellucid_server.vocabulary.findings import Findings
 from PIL import Image
 from server.engine.methods.dissection.looked_into import LookedInto, Probe, column, graph_of, together
 from torch import nn
@@ -369,9 +370,7 @@ def test_a_tables_best_row_is_the_best_of_all_its_rows_and_in_the_callers_units(
 
     found = network.found(METHOD, question)
 
-    rows = np.array(
-        [[height, colour, grade] for height in (120, 200) for colour in range(3) for grade in range(3)], float
-    )
+    rows = np.array(list(itertools.product((120, 200), range(3), range(3))), float)
     with torch.no_grad():
         values = module.score(torch.from_numpy(Cells().encode(rows))).numpy()[:, 0]
     best = rows[values.argmax()]
@@ -456,4 +455,5 @@ def test_a_cancelled_request_ends_in_the_middle(linear):
         network.yielded(
             METHOD, network.question(network.layer("hidden")), each=cancel, request=request, lowest=0.0, highest=1.0
         )
-    assert len(seen) == 2
+    assert len(seen) < 5
+    assert not any(isinstance(each, Findings) for each in seen)
