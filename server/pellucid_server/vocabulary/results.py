@@ -171,7 +171,7 @@ class AttributeResult:
 
 Result = PredictResult | AttributeResult
 
-KINDS = ("forward", "gradient", "activations", "edited", "prefix", "suffix", "suffix-gradient")
+KINDS = ("forward", "gradient", "activations", "edited", "prefix", "suffix", "suffix-gradient", "unit", "unit-gradient")
 """Kinds of evaluation."""
 
 

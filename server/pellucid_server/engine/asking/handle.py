@@ -143,10 +143,11 @@ class Handle(Protocol):
         """
         ...
 
-    def beside(self, function: Callable[[], Found]) -> Found:
-        """Call `function` on a thread of the worker, while other requests go on.
+    def beside(self, byte_count: int, function: Callable[[], Found]) -> Found:
+        """Call `function`, which works on arrays of `byte_count` bytes: on a thread beside the hub if they are many.
 
-        For work on large arrays, which lets go of the interpreter. It must not ask the handle for anything.
+        For calls into numpy and torch that let go of the interpreter, and run for more than some milliseconds. Other
+        requests go on meanwhile.
         """
         ...
 

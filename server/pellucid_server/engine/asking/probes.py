@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.engine.asking.counterfactuals import Cells
 from pellucid_server.engine.asking.question import Arrays, Feature, Target
 from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.vocabulary.findings import Findings, State
@@ -184,6 +185,13 @@ class ProbeQuestion:
         Background rows of the model, (rows, *features) each; empty if it has none.
     tables
         How rows are made of values in the columns' own units, by the name of each input that is a table.
+    disclosable
+        Whether rows of the background, and the extremes of their columns, may be shown to callers.
+    cells
+        By input: tables in the caller's own terms; their `values` are no row's, and 0.
+    boxes
+        By input of tensors: the smallest and the largest value of its elements, broadcastable to (*features), where
+        the model states them.
     """
 
     layers: tuple[ProbeLayer, ...] = ()
@@ -197,6 +205,9 @@ class ProbeQuestion:
     state: State | None = None
     background: Arrays = field(default_factory=dict)
     tables: Mapping[str, TableCodec] = field(default_factory=dict)
+    disclosable: bool = False
+    cells: Mapping[str, Cells] = field(default_factory=dict)
+    boxes: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

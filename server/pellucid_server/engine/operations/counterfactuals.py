@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pellucid_server.engine.asking.counterfactuals import Cells, CounterfactualQuestion, Floats, Goal, Pixels
+from pellucid_server.engine.asking.counterfactuals import Cells, CounterfactualQuestion, Goal, Pixels
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.registry import Method, Need
 from pellucid_server.engine.models.inputs.tables import TablePreprocessor
@@ -17,6 +17,7 @@ from pellucid_server.engine.operations.predict import outputs_of
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.streams import Resume
 from pellucid_server.engine.operations.targets import Resolved, highest, resolve
+from pellucid_server.engine.operations.terms import boxes
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.descriptions import ColumnInfo
 from pellucid_server.vocabulary.findings import AblationRecord
@@ -47,7 +48,7 @@ def read_counterfactuals(
     cells = _cells(model, request, rows, rules)
     info = next(info for info in model.outputs if info.name == targets[0].target.output)
     width = predictions[0][info.name].size
-    pixels, boxes = _pixels(model), _boxes(model)
+    pixels, bounds = _pixels(model), boxes(model)
     questions = tuple(
         CounterfactualQuestion(
             inputs=rows.row(number),
@@ -58,7 +59,7 @@ def read_counterfactuals(
             labels=info.labels if len(info.labels) == width else (),
             cells=cells[number],
             pixels=pixels,
-            boxes=boxes,
+            boxes=bounds,
             background=model.background,
             disclosable=model.manifest.disclosable,
             gradients=model.obstacle(Need.GRADIENTS),
@@ -155,14 +156,3 @@ def _pixels(model: LoadedModel) -> dict[str, Pixels]:
         for name, image in images.items()
         if image is not None
     }
-
-
-def _boxes(model: LoadedModel) -> dict[str, tuple[Floats, Floats]]:
-    """Return the smallest and largest value of tensors' elements, where the manifest has them."""
-    found: dict[str, tuple[Floats, Floats]] = {}
-    for entry in model.manifest.inputs:
-        if entry.ranges:
-            pairs = np.array(entry.ranges, np.float64)
-            lows, highs = pairs.T if len(pairs) > 1 else pairs[0]
-            found[entry.name] = np.asarray(lows), np.asarray(highs)
-    return found

@@ -17,6 +17,7 @@ from pellucid_server.engine.operations.probe_layers import probe_layers
 from pellucid_server.engine.operations.probe_sets import OpenedProbe, opened_probe
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
 from pellucid_server.engine.operations.targets import element_of
+from pellucid_server.engine.operations.terms import boxes, cells
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.findings import DissectionRecord, Findings, State
 from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec
@@ -59,6 +60,9 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
         state=state,
         background=model.background,
         tables={name: each for name, each in model.inputs.items() if isinstance(each, TablePreprocessor)},
+        disclosable=model.manifest.disclosable,
+        cells=cells(model),
+        boxes=boxes(model),
     )
     shares = _Shares(context)
     handle = replace(context, on_progress=shares.take).handle(model, exact=request.exact)

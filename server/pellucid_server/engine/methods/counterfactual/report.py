@@ -1,15 +1,14 @@
 """Counterfactuals as tables, arrays and pictures."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.methods.counterfactual.columns import Space
 from pellucid_server.engine.methods.counterfactual.fields import Field
+from pellucid_server.engine.methods.shared.pngs import png
 from pellucid_server.vocabulary.findings import Axis, Column, NamedArray, Picture, Table
 
 Floats = npt.NDArray[np.float64]
@@ -215,26 +214,9 @@ def _axes(count: int, picture: bool) -> tuple[Axis, ...]:
 
 
 def pictures(question: CounterfactualQuestion, field: Field, values: Floats, said: str) -> dict[str, Picture]:
-    """Write the changed pictures as PNG files that the model, sent one, makes exactly this row of.
-
-    The model cuts the middle out of a picture whose short side is its `resize`: around the row there is a margin,
-    which repeats its edge, and which the model does not look at. Where there can be no margin of whole pixels there is
-    none.
-    """
-    found: dict[str, Picture] = {}
-    for name, levels in field.split(values).items():
-        pixels = question.pixels.get(name)
-        if pixels is None:
-            continue
-        plane = np.moveaxis(levels, 0, -1).astype(np.uint8)
-        rims = [(max(pixels.resize - length, 0)) for length in plane.shape[:2]]
-        if any(rim % 2 for rim in rims):
-            rims = [0, 0]
-        padded = np.pad(plane, [(rim // 2, rim // 2) for rim in rims] + [(0, 0)], mode="edge")
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(padded[..., 0] if padded.shape[2] == 1 else padded)).save(file, "PNG")
-        margin = f" The outermost {max(rims) // 2} pixels are a margin that the model cuts off." if any(rims) else ""
-        found[f"counterfactual/{question.number}/{name}"] = Picture(
-            file.getvalue(), padded.shape[1], padded.shape[0], f"{said}{margin}"
-        )
-    return found
+    """Write the changed pictures as PNG files that the model, sent one, makes exactly this row of."""
+    return {
+        f"counterfactual/{question.number}/{name}": png(levels, said, question.pixels[name].resize)
+        for name, levels in field.split(values).items()
+        if name in question.pixels
+    }

@@ -32,6 +32,8 @@ from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings, State
 
+_EFFORT = 16
+"""How many times as long as hashing values it takes to sum them up."""
 _COVARIANCE_ELEMENTS = 1 << 20
 """Of all layers together: covariances of 1,447 units."""
 _CLASS_ELEMENTS = 1 << 20
@@ -95,7 +97,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     for batch, values in layer_batches(handle, question, probe, done):
         for each in question.layers:
             update = partial(found[each.name].update, values[each.name], batch.numbers, batch.labels)
-            handle.beside(update)
+            handle.beside(_EFFORT * values[each.name].nbytes, update)
         done += batch.count
         if pace.due() or done >= probe.count:
             states = {name: nested(name, summary.state()) for name, summary in found.items()}

@@ -26,6 +26,8 @@ from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, State, Table
 
+_EFFORT = 16
+"""How many times as long as hashing rows it takes to take them in."""
 _MOST_COVARIANCES = 2048
 """Columns up to which principal components are exact."""
 _MOST_ELEMENTS = 1 << 25
@@ -102,7 +104,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
             rows = reduction(values[name])
             if params.algorithm == "nmf":
                 _require_positive(name, rows, batch.numbers.tolist())
-            handle.beside(partial(gathered.update, name, rows, batch.numbers))
+            handle.beside(_EFFORT * rows.nbytes, partial(gathered.update, name, rows, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
         if pace.due() or gathered.done >= probe.count:
             yield Saved(gathered.state(), gathered.done, probe.count)

@@ -31,7 +31,16 @@ from pellucid_server.engine.models.graph.index_ranges import (
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
 from pellucid_server.engine.models.graph.norms import hold_scale, scale_of
-from pellucid_server.engine.models.graph.suffix import Context, Rows, Suffix, affine_outputs, cut, prefixes
+from pellucid_server.engine.models.graph.rectifiers import before_rectifier
+from pellucid_server.engine.models.graph.suffix import (
+    Context,
+    Rows,
+    Suffix,
+    affine_outputs,
+    cut,
+    prefixes,
+    truncated,
+)
 from pellucid_server.engine.models.graph.taps import Tap, find_taps
 from pellucid_server.engine.models.graph.units import UnitSuffix, unit_suffix
 from pellucid_server.engine.models.graph.ways import SiteWays, Ways
@@ -188,6 +197,22 @@ class Graph:
             If a layer's value has no rows on axis 0.
         """
         return self._cached(("capturing", *layers), lambda: self._capturing(layers))
+
+    def up_to(self, layer: str, *, rectified: bool = True) -> Callable[[Rows], torch.Tensor]:
+        """Return a graph that ends at `layer` and returns its value, (batch, *shape); what is behind does not run.
+
+        Without `rectified`, it ends before the rectifier that makes the layer's value, if one does: where that cuts
+        off all values below 0, the value before it still has a gradient. It records gradients where they are enabled
+        and the rows require them.
+
+        Raises
+        ------
+        KeyError
+            If there is no such layer.
+        UnfitModelError
+            If the layer's value has no rows on axis 0.
+        """
+        return self._cached(("up_to", layer, "" if rectified else "before"), lambda: self._up_to(layer, rectified))
 
     def with_leaf_at(self, layer: str) -> Derived:
         """Return a graph in which the value of `layer`, which is returned too, is a leaf that requires gradients.
@@ -358,6 +383,12 @@ class Graph:
     def _capturing(self, layers: tuple[str, ...]) -> Derived:
         graph, copies = self._copy()
         return self._returning(graph, {layer: copies[self._node(layer)] for layer in layers})
+
+    def _up_to(self, layer: str, rectified: bool) -> Callable[[Rows], torch.Tensor]:
+        node, program = self._node(layer), self._program
+        return truncated(
+            program.graph, program.tensors, node if rectified else before_rectifier(node), self._input_names
+        )
 
     def _with_leaf_at(self, layer: str) -> Derived:
         graph, copies = self._copy()

@@ -267,6 +267,19 @@ def prefixes(
     return contexts
 
 
+def truncated(
+    graph: fx.Graph, tensors: Mapping[str, torch.Tensor], node: fx.Node, inputs: tuple[str, ...]
+) -> Callable[[Rows], torch.Tensor]:
+    """Return what runs the part up to the value of `node` and nothing behind it, with gradients if they are enabled."""
+    run = assemble(_prefix_graph(graph, [node]), tensors)
+
+    def value(rows: Rows) -> torch.Tensor:
+        found: torch.Tensor = run(*[rows[name] for name in inputs])[0]
+        return found
+
+    return value
+
+
 def affine_outputs(graph: fx.Graph, node: fx.Node, outputs: Sequence[str]) -> frozenset[str]:
     """Return the names of the outputs that are affine in the value of `node`, or do not depend on it."""
     depending, affine = affine_values(graph, node)
