@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.question import Arrays, Scores
 from pellucid_server.engine.asking.recipe import SCORES, Ask, NonFinite, Recipe
 from pellucid_server.errors import InvalidRequestError
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,13 @@ class Handle(Protocol):
         For Python that runs for more than some ten milliseconds: it would slow the device thread down.
         Arguments and result are arrays, numbers, strings, and tuples and dicts of them. Long calls have a process
         of their own; a function counts as long unless `takes` (`engine/asking/duration.py`) declares it short.
+        """
+        ...
+
+    def beside(self, function: Callable[[], Found]) -> Found:
+        """Call `function` on a thread of the worker, while other requests go on.
+
+        For work on large arrays, which lets go of the interpreter. It must not ask the handle for anything.
         """
         ...
 

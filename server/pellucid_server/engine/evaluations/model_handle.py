@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pellucid_server.engine.asking.handle import Answer, Held, UnfitLayerError
+from pellucid_server.engine.asking.handle import Answer, Found, Held, UnfitLayerError
 from pellucid_server.engine.asking.recipe import Ask, HostTensors, Layout, Recipe
 from pellucid_server.engine.device.accelerator import is_cuda
 from pellucid_server.engine.device.engine import Engine, Evaluation, Lane
@@ -145,6 +145,11 @@ class ModelHandle:
         """Run a module-level function of the engine in a helper process: short calls never wait for long ones."""
         request, finished = self._request, self._services.hub.signal()
         return self._services.helper.call(function, arguments, request.check, finished, caller=request.caller)
+
+    def beside(self, function: Callable[[], Found]) -> Found:
+        """Call `function` on a thread of the worker; see `Handle.beside`."""
+        self._request.check()
+        return self._services.hub.offload(function)
 
     def seconds_left(self) -> float:
         """Return the time until the request's deadline, at least 0; infinity if it has none or the answer is exact."""
