@@ -12,6 +12,7 @@ from pellucid_server.engine.datasets import records
 from pellucid_server.engine.datasets.dataset import DataSet
 from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
 from pellucid_server.engine.datasets.files import Digests, size_bytes
+from pellucid_server.engine.datasets.masks.readers import open_masks
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
 from pellucid_server.engine.models.files.strict_toml import ManifestError
@@ -144,6 +145,9 @@ def _read(path: Path, digests: Digests, most_bytes: int) -> DataSet:
         raise DataSetError("A data set's name must be letters, digits, '.', '_' and '-', a letter or digit first.")
     description = read_description(path / MANIFEST)
     _check_columns(path, description)
+    rows = records.count(path, description, most_bytes=_MOST_COUNTED_BYTES)
+    # Columns of concepts are read as long as rows are counted.
+    masks = None if rows is None and description.concepts else open_masks(path, description)
     info = DatasetInfo(
         name=path.name,
         description=description.description,
@@ -152,8 +156,10 @@ def _read(path: Path, digests: Digests, most_bytes: int) -> DataSet:
         label=description.label,
         groups=description.groups,
         classes=_classes(path, description),
-        rows=records.count(path, description, most_bytes=_MOST_COUNTED_BYTES),
+        rows=rows,
         digest=digests.of_folder(path) if size_bytes(path) <= most_bytes else "",
+        concepts=None if masks is None else len(masks.concepts),
+        categories=() if masks is None else tuple(dict.fromkeys(each.category for each in masks.concepts)),
     )
     return DataSet(info, path, description)
 
@@ -165,8 +171,14 @@ def _check_columns(path: Path, description: Description) -> None:
             raise DataSetError(
                 "groups are columns of a CSV file, and data is a folder; list the pictures in a CSV file."
             )
+        wrong = next((name for name in description.concepts if name != description.label), None)
+        if wrong is not None:
+            raise DataSetError(
+                f"concepts has {wrong!r}, and data is a folder; its only column is {description.label!r}, the class."
+            )
         return
-    needed = (description.label, *description.groups, *description.ignored)
+    label = (description.label,) if description.label else ()
+    needed = (*label, *description.groups, *description.ignored, *description.concepts)
     content = (description.content,) if description.content else ()
     missing = next((name for name in (*content, *needed) if name not in names), None)
     if missing is not None:
