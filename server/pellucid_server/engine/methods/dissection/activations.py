@@ -97,7 +97,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     for batch, values in layer_batches(handle, question, probe, done):
         for each in question.layers:
             update = partial(found[each.name].update, values[each.name], batch.numbers, batch.labels)
-            handle.beside(_EFFORT * values[each.name].nbytes, update)
+            handle.beside(update, byte_count=_EFFORT * values[each.name].nbytes)
         done += batch.count
         if pace.due() or done >= probe.count:
             states = {name: nested(name, summary.state()) for name, summary in found.items()}

@@ -104,7 +104,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
             rows = reduction(values[name])
             if params.algorithm == "nmf":
                 _require_positive(name, rows, batch.numbers.tolist())
-            handle.beside(_EFFORT * rows.nbytes, partial(gathered.update, name, rows, batch.numbers))
+            handle.beside(partial(gathered.update, name, rows, batch.numbers), byte_count=_EFFORT * rows.nbytes)
         gathered.count(batch.numbers, batch.labels)
         if pace.due() or gathered.done >= probe.count:
             yield Saved(gathered.state(), gathered.done, probe.count)

@@ -86,7 +86,7 @@ class Climb:
         rows = space.rows(self._points)
         scores, gradients, dark = goals.lit_gradient(handle, rows, self._of)
         whole = _of_all(gradients, rows)
-        handle.beside(8 * self._points.nbytes, lambda: self._take(scores, space.points(whole), dark))
+        handle.beside(lambda: self._take(scores, space.points(whole), dark), byte_count=8 * self._points.nbytes)
 
     def best(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the best point of each objective, (objectives, elements), and whether it has one that is finite."""
