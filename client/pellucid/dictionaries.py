@@ -244,7 +244,8 @@ def read_dictionary(tables: Mapping[str, Table]) -> Dictionary:
 
 def _entry(values: Mapping[str, Any]) -> Entry:
     # An empty text is no concept.
-    return Entry(**{name: None if value == "" else value for name, value in values.items()})
+    given: dict[str, Any] = {name: None if value == "" else value for name, value in values.items()}
+    return Entry(**given)
 
 
 def _best_first(entries: list[Entry]) -> tuple[Entry, ...]:

@@ -5,16 +5,21 @@ import importlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pellucid.ablations import drawn_html
 from pellucid.accuracy import Accuracy
 from pellucid.catalogue import Model
 from pellucid.dictionaries import DICTIONARY, Dictionary, read_dictionary
 from pellucid.dissection_records import DissectionRecord
 from pellucid.findings import Axis, Findings, NamedArray, Picture, Table
 from pellucid.receipts import ModelKey, ParameterValue, Receipt, json_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +110,39 @@ class Dissection:
             raise LookupError(f"{self.method} has no table {DICTIONARY!r}; its tables are: {others}.")
         return read_dictionary(self.tables)
 
+    def plot(self) -> "Figure":
+        """Draw what the method found: bars, curves, maps, points or pictures. Needs `pellucid[plot]`.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ValueError
+            There is nothing to draw.
+        """
+        from pellucid.plots_dissection import dissection_figure  # noqa: PLC0415 - matplotlib is an extra
+
+        return dissection_figure(self)
+
+    def to_html(self, path: str | Path) -> int:
+        """Write one page with all of it, which needs no network: numbers, tables to search and sort, and pictures.
+
+        Returns
+        -------
+        int
+            The file's size in bytes.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        from pellucid.reports import report_page  # noqa: PLC0415 - few need it
+
+        page = report_page(self).encode()
+        Path(path).write_bytes(page)
+        return len(page)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes."""
         return {"method": self.method, "progress": self.progress, "rows": self.rows} | self.findings.to_dict()
@@ -150,8 +188,8 @@ class Dissection:
         return f"<Dissection by {self.method}{of}{done}: {shown}>"
 
     def _repr_html_(self) -> str:
-        """Return the heading and the findings for a notebook."""
-        return f"<p>{html.escape(repr(self))}</p>" + self.findings._repr_html_()
+        """Return the heading, the picture where it can be made, and the findings, for a notebook."""
+        return f"<p>{html.escape(repr(self))}</p>" + drawn_html(self) + self.findings._repr_html_()
 
 
 def _differing(arrays: Mapping[str, NamedArray]) -> set[str]:
