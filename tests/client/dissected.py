@@ -182,7 +182,7 @@ def tuning_answer(units=5):
     angles, frequencies = np.arange(0, 180, 15.0), np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     peaks = 30.0 * np.arange(units)
     turned = np.exp(-(((angles - peaks[:, None] + 90) % 180 - 90) ** 2) / 400)
-    turned[2] = 0
+    turned[2:3] = 0
     tuned = np.exp(-((np.log2(frequencies) - np.arange(units)[:, None]) ** 2))
     numbered = Axis("unit", coordinates=np.arange(units))
     shades = NamedArray("conv1/colour", np.eye(units, 3), (numbered, Axis("colour", ("red", "green", "blue"))))

@@ -64,7 +64,8 @@ class Page:
 
     def until(self, script: str) -> None:
         """Wait until a script evaluates to true, looked at with each frame that the browser draws."""
-        frame = f"new Promise((done) => {{ const look = () => ({script}) ? done(true) : requestAnimationFrame(look); look(); }})"
+        look = f"const look = () => ({script}) ? done(true) : requestAnimationFrame(look); look();"
+        frame = f"new Promise((done) => {{ {look} }})"
         # While a page is opened, the page before goes away under the script.
         end = time.monotonic() + _SECONDS
         while True:
