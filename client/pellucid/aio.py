@@ -13,9 +13,10 @@ import grpc
 
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating_aio import AsyncAblating
-from pellucid.ablation_calls import PartReader
+from pellucid.ablation_calls import StreamReader
 from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
+from pellucid.dissecting_aio import AsyncDissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
@@ -27,7 +28,7 @@ from pellucid.specs import Element, ExplanationSpec, Space
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncAblating):
+class AsyncClient(AsyncAblating, AsyncDissecting):
     """`pellucid.Client` for asyncio: the same methods, awaited. Make it inside a running event loop.
 
     Cancelling the task that awaits a call cancels the call, and its work on the server; so does an
@@ -257,7 +258,7 @@ class AsyncClient(AsyncAblating):
         return reply
 
     async def _parts(
-        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+        self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None
     ) -> AsyncGenerator[Findings, None]:
         """Make the call that a flow returns, and yield the parts of its answer; see `Client`."""
         seconds = self._settings.seconds(timeout, ablation_calls.ABLATE_SECONDS)

@@ -13,8 +13,9 @@ import grpc
 
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating import Ablating
-from pellucid.ablation_calls import PartReader
+from pellucid.ablation_calls import StreamReader
 from pellucid.catalogue import Dataset, Method, Model, ModelSummary
+from pellucid.dissecting import Dissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
 from pellucid.results import Attribution, Prediction
@@ -29,7 +30,7 @@ DEFAULT_ADDRESS = "localhost:50051"
 """Where a server listens unless it is told otherwise."""
 
 
-class Client(Ablating):
+class Client(Ablating, Dissecting):
     """Asks a server for predictions and explanations; close it, or use it in a `with` statement.
 
     One client serves many threads. Every call has a deadline, and is tried again, with growing pauses,
@@ -354,7 +355,7 @@ class Client(Ablating):
         return reply
 
     def _parts(
-        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+        self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None
     ) -> Generator[Findings, None, None]:
         """Make the call that a flow returns, and yield the parts of its answer; all of it within one deadline.
 
