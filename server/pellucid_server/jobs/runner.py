@@ -46,6 +46,7 @@ class Workers(Protocol):
         on_progress: OnProgress | None = None,
         on_end: Callable[[RequestTiming], None],
         begun: Begun | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts."""
         ...
@@ -101,6 +102,7 @@ class Runner:
         self._written: Part | None = None
         self._written_at = -CHECKPOINT_SECONDS
         self._advanced = False
+        self._counted = job.record.resumed
         self._parts = 0
         self._dataset_digest = job.record.dataset_digest
 
@@ -115,7 +117,13 @@ class Runner:
         job, losses = self._job, 0
         request = await self._writing.run(lambda store: store.request(job.id))
         self._standing = self._written = await self._writing.run(lambda store: store.checkpoint(job.id))
-        await self._put(state=RUNNING, started=job.record.started or self._outside.clock())
+        begun = job.record.started is not None
+        await self._put(
+            state=RUNNING,
+            started=job.record.started if begun else self._outside.clock(),
+            resumed=job.record.resumed + begun,
+        )
+        self._counted = job.record.resumed
         try:
             while True:
                 await self._outside.ready()
@@ -127,7 +135,7 @@ class Runner:
                     losses = 1 if self._advanced else losses + 1
                     if losses >= MOST_LOSSES or (isinstance(error, FatalRequestError) and not self._advanced):
                         raise
-                    await self._put(resumed=job.record.resumed + 1)
+                    self._note_loss()
                 except OverloadedError as error:
                     # The queue of its class is full: there is no hurry.
                     if "retry_after_seconds" not in error.metadata:
@@ -163,6 +171,7 @@ class Runner:
             on_progress=job.report,
             on_end=lambda timing: self._outside.charge(job.record.owner, timing),
             begun=begun,
+            on_lost=self._note_loss,
         )
         try:
             async with contextlib.aclosing(parts):
@@ -201,11 +210,18 @@ class Runner:
     async def _save_standing(self) -> None:
         """Write where the job stands, if it has got on since that was written."""
         standing, job = self._standing, self._job
+        if job.record.resumed != self._counted:
+            self._counted = job.record.resumed
+            await self._put(resumed=self._counted)
         if standing is None or standing is self._written:
             return
         await self._writing.run(lambda store: store.save_checkpoint(job.id, standing))
         self._written, self._written_at = standing, time.monotonic()
         job.change(size_bytes=await self._writing.run(lambda store: store.size(job.id)))
+
+    def _note_loss(self) -> None:
+        """Count that the work is gone on with, by another worker."""
+        self._job.change(resumed=self._job.record.resumed + 1)
 
     def _check_served(self) -> None:
         """Refuse to go on by another model version, or with other data, than the job was begun with."""

@@ -208,11 +208,13 @@ class Pool:
         on_end: Callable[[RequestTiming], None] = lambda timing: None,
         trace: RequestTrace | None = None,
         begun: Begun | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts, and yield them in order, each once.
 
         Closing the generator, or cancelling its reader, cancels the request. The worker is at most 16 parts or 8 MiB
-        ahead of the reader. A request of a lost worker is done again only from a checkpoint, or if it has sent nothing.
+        ahead of the reader. A request of a lost worker is done again only from a checkpoint, or if it has sent nothing,
+        and as often as it gets on to another checkpoint in between.
 
         Parameters
         ----------
@@ -220,6 +222,8 @@ class Pool:
             Called with the timing when the last part was yielded.
         begun
             How far the request had come before, if it goes on from there.
+        on_lost
+            Called whenever a worker was lost and another one is to go on with the request.
 
         Raises
         ------
@@ -230,7 +234,7 @@ class Pool:
         """
         parts = PartQueue(resumes=self._resumes(request), begun=begun)
         ticket = self._admit(request, priority, caller, deadline_seconds, on_progress, trace)
-        ticket.parts = parts
+        ticket.parts, ticket.on_lost = parts, on_lost
         ticket.answer.add_done_callback(lambda _: parts.wake())
         timer, ended = self._timer(ticket, deadline_seconds), False
         try:

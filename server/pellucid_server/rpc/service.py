@@ -62,6 +62,7 @@ class Workers(Protocol):
         on_end: Callable[[RequestTiming], None],
         trace: RequestTrace | None = None,
         begun: Begun | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts; closing the generator cancels it."""
         ...
