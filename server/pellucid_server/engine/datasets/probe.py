@@ -62,16 +62,17 @@ class DataSetProbe:
 
     def rows(self, numbers: Sequence[int]) -> Arrays:
         """Return the rows of these numbers, in this order."""
+        if not numbers:
+            return {name: array[:0] for name, array in self.rows([0]).items()}
         found = {taken.records[0].number: taken.rows for taken in self.dataset.picked(self.model, numbers, self.run)}
-        names = next(iter(found.values()))
-        return {name: np.concatenate([found[number][name] for number in numbers]) for name in names}
+        return {name: np.concatenate([found[number][name] for number in numbers]) for name in found[numbers[0]]}
 
     def pictures(self, numbers: Sequence[int]) -> tuple[Pixels, ...]:
         """Return what the model sees of these rows' pictures."""
         if self.kind != "pictures":
             raise self.dataset.unfit("its rows are no pictures.")
-        (found,) = self.rows(numbers).items() if numbers else [("", ())]
-        return tuple(seen_pixels(row, self.model.inputs[found[0]].info) for row in found[1])
+        ((name, found),) = self.rows(numbers).items()
+        return tuple(seen_pixels(row, self.model.inputs[name].info) for row in found)
 
     def names(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """Return what these rows are called: a picture by its file."""

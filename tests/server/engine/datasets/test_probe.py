@@ -412,3 +412,11 @@ def test_ten_times_the_rows_take_the_same_memory(tmp_path, model):
 
     assert (few, many) == (40, 400)
     assert large < 1.1 * small
+
+
+def test_no_numbers_are_no_rows_pictures_or_names(generated, model):
+    probe = opened(generated, model)
+
+    assert probe.rows([])["image"].shape == (0, 3, SIDE, SIDE)
+    assert probe.pictures([]) == ()
+    assert probe.names([]) == ()
