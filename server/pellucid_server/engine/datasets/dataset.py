@@ -224,7 +224,7 @@ class DataSet:
 
     def _is_fresh(self, found: Stamp) -> bool:
         """Say whether a file may still be being written: what is wrong with it may be right in a moment."""
-        last = max((facts[1] for _, facts in found), default=0)
+        last = found.latest_ns
         return last > self.described_ns and abs(time.time_ns() - last) < FRESH_SECONDS * 1e9
 
     def _unread(self, inputs: "Sequence[Preprocessor]", needed: set[str]) -> frozenset[str]:
