@@ -51,7 +51,7 @@ class Params:
         "Cycles per pixel; left out, octaves down from the highest, but at least a cycle in the shorter side.",
         minimum=1e-6,
     )
-    highest_frequency: float = parameter(0.25, "Cycles per pixel, at most 0.5, where sampling ends.", minimum=1e-6)
+    highest_frequency: float = parameter(0.4, "Cycles per pixel, at most 0.5, where sampling ends.", minimum=1e-6)
     phases: int = parameter(8, "Phases of the grid, over 360 degrees; even, at least 4.", minimum=4, maximum=64)
     contrast: float = parameter(1.0, "Michelson contrast of the grid's gratings.", minimum=0.001, maximum=1.0)
     pair: str = parameter(

@@ -15,6 +15,10 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 MOST_GRID_BYTES = 4 << 20
 """The responses to the whole grid are part of the answer up to this size."""
 
+_MOSTLY = 0.75
+"""Share of what the gratings evoke that lies below the blank's response, from which on a warning says so: of a linear
+unit it is a half."""
+
 PREFERENCES = "preferences"
 """The table of every layer's units."""
 
@@ -63,11 +67,11 @@ def _warnings(layer: ProbeLayer, found: Tuned) -> tuple[str, ...]:
     silent = int((~found.responsive).sum())
     if silent:
         said.append(f"{silent} of {len(found.responsive)} units of {layer.name} do not respond to the gratings.")
-    below = found.negative_share > 0.5
+    below = found.negative_share > _MOSTLY
     if below.any():
         said.append(
-            f"{int(below.sum())} units of {layer.name} respond to most gratings less than to the blank; their "
-            "preferences say little."
+            f"{int(below.sum())} of {len(below)} units of {layer.name} respond to gratings mostly less than to the "
+            "blank; their preferences say little."
         )
     return tuple(said)
 
