@@ -18,6 +18,7 @@ MOST_UNITS = 6
 _MOST_COLUMNS = 12
 """Columns of a table that are drawn."""
 _MOST_ACROSS = 3
+_MOST_LABELS = 5
 
 _ORIENTATION = "orientation"
 _LINES = ("spatial-frequency", "phase", "contrast", "size", "colour")
@@ -123,7 +124,8 @@ def draw_line(axes: Axes, curve: NamedArray, places: Mapping[int, int], name: st
         axes.set_xticks(across[::step], [literal(each) for each in axis.labels[::step]], fontsize=7, rotation=90)
     if name in _LOGARITHMIC and (across > 0).all():
         axes.set_xscale("log", base=2)
-        axes.set_xticks(across, [f"{each:.2g}" for each in across])
+        ticks = across[:: -(-len(across) // _MOST_LABELS)]
+        axes.set_xticks(ticks, [f"{each:.2g}" for each in ticks])
         axes.minorticks_off()
     axes.axhline(0, color="0.7", linewidth=0.6)
     unit_text = f" ({axis.unit})" if axis.unit else ""

@@ -77,6 +77,15 @@ def test_a_width_whose_side_is_not_measured_is_missing():
     assert np.isnan(measures.octave_width(np.ones((1, 1)), np.array([0.1]))[0])
 
 
+def test_the_index_is_the_one_that_allensdk_asserts_for_a_measured_curve():
+    curve = np.array([[5.5, 4.44, 3.54166667, 4.10869565, 4.42, 4.55319149]])
+
+    length, _ = measures.vector_sum(curve, np.arange(0, 180, 30.0), 180.0)
+
+    # allensdk/test/brain_observatory/ecephys/stimulus_analysis/test_stimulus_analysis.py, test_osi
+    assert length[0] == pytest.approx(0.07873455094232604, rel=1e-7)
+
+
 def test_curves_without_a_vector_sum_have_none():
     curves = np.zeros((4, 12))
     curves[1], curves[2], curves[3, 4], curves[3, 5] = 2.0, np.sin(np.deg2rad(DEGREES) * 2), 1.0, -0.5

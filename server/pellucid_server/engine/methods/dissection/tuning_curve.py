@@ -72,7 +72,9 @@ class Params:
         "out where the input has one channel.",
     )
     contrasts: int = parameter(8, "Contrasts, equally spaced up to 1.", minimum=2, maximum=64)
-    sizes: int = parameter(8, "Diameters, equally spaced in octaves up to the shorter side.", minimum=2, maximum=64)
+    sizes: int = parameter(
+        8, "Diameters, equally spaced in octaves from 3 pixels to the shorter side.", minimum=2, maximum=64
+    )
     hues: int = parameter(12, "Hues of the circle of HSV, at constant luma.", minimum=3, maximum=72)
     colours: str = parameter(
         "uniform",

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.probes import ProbeLayer, Saved
+from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.vocabulary.descriptions import InputInfo
 from pellucid_server.vocabulary.findings import Findings
 from server.engine.methods.dissection.units_of_rows import Units, gabor, grey, levels, linear, picture_question
 
@@ -347,6 +349,31 @@ def test_models_without_pictures_and_tables_are_refused():
         ran(Units(), dataclasses.replace(question, inputs=texts), input="text")
     with pytest.raises(InvalidRequestError, match="layers is empty"):
         ran(Units(), dataclasses.replace(question, layers=()))
+
+
+def test_other_inputs_are_held_at_the_reference():
+    kernel = gabor(60, 0.125)
+
+    def function(rows):
+        assert (rows["age"] == rows["age"][0]).all()
+        return np.maximum(linear(grey(kernel))(rows), 0) * rows["age"]
+
+    question = picture_question({"conv": 1})
+    age = InputInfo("age", "tensor", "float32", (1,))
+    ages = {"image": np.zeros((3, 3, 32, 32), np.float32), "age": np.array([[1.0], [2.0], [6.0]], np.float32)}
+    question = dataclasses.replace(
+        question,
+        inputs={"age": age, **question.inputs},
+        features={**question.features, "age": Feature("tensor", True)},
+        background=ages,
+    )
+
+    def response(**parameters):
+        (found,) = answers(Units(conv=function), question, **GRID, **parameters)
+        return preference(found, "response")
+
+    assert response(reference="mean") == pytest.approx(1.5 * response(reference="medoid"), rel=1e-6)
+    assert response(reference="zeros") == 0
 
 
 def test_a_response_that_is_not_finite_is_refused_by_name():
