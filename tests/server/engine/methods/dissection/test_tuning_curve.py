@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 from pellucid_server.engine.asking import registry
-from pellucid_server.engine.asking.probes import ProbeLayer, Saved
+from pellucid_server.engine.asking.probes import Preview, ProbeLayer, Saved
 from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.engine.asking.verbs import DISSECT
@@ -411,6 +411,7 @@ def test_layers_that_count_units_last_are_read_by_unit():
     layer = dataclasses.replace(question.layers[0], units=np.array([0, 2]))
     (found,) = answers(Units(tokens=function), dataclasses.replace(question, layers=(layer,)), **GRID)
 
+    assert any("5 positions on one axis" in text for text in found.warnings)
     columns = found.tables["preferences"].columns
     assert columns["unit"].values.tolist() == [0, 2]
     assert columns["response"].values[1] == pytest.approx(2 * columns["response"].values[0])
@@ -467,6 +468,33 @@ def test_an_answer_that_is_gone_on_with_from_any_state_is_the_uninterrupted_one(
         for each in rest:
             same(each, expected[next(iter(each.arrays)).partition("/")[0]])
         assert next(iter(rest[-1].arrays)).startswith("c/")
+
+
+def test_curves_over_the_grid_are_previewed_before_the_variations_are_shown():
+    functions = {"a": rectified(grey(gabor(30, 0.125))), "b": rectified(grey(gabor(90, 0.125)))}
+
+    found = ran(Units(**functions), picture_question({"a": 1, "b": 1}), **{**GRID, "vary": "contrast"})
+
+    (preview,) = [each.findings for each in found if isinstance(each, Preview)]
+    parts = [each for each in found if isinstance(each, Findings)]
+    assert preference(preview, "peak orientation", 0) == 30
+    assert preference(preview, "peak orientation", 1) == 90
+    assert preference(preview, "c50") is None
+    assert np.isnan(preview.arrays["a/contrast"].values).all()
+    for part, name in zip(parts, "ab", strict=True):
+        curve = f"{name}/orientation"
+        np.testing.assert_array_equal(preview.arrays[curve].values, part.arrays[curve].values)
+        assert preference(part, "c50") == pytest.approx(0.5, abs=1e-4)
+
+
+def test_gratings_fit_pictures_that_are_no_squares():
+    y, x = np.mgrid[:24, :40] - np.array([11.5, 19.5])[:, None, None]
+    kernel = grey(np.cos(2 * np.pi * 0.125 * x + 0 * y))
+
+    (found,) = answers(Units(conv=rectified(kernel)), picture_question({"conv": 1}, side=24, width=40), **GRID)
+
+    assert preference(found, "peak orientation") == 90
+    assert preference(found, "spatial frequency in the image") == 0.125 * 24
 
 
 def test_progress_ends_at_all_rows():
