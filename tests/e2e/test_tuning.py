@@ -19,7 +19,7 @@ def stub(server):
 
 
 def found(stub, model, layer, units=(), **parameters):
-    """Return the findings that have a table, and the last response."""
+    """Return the findings that have a table and are no preview, and the last response."""
     asked = explanation_service_pb2.DissectRequest(
         model=explanation_pb2.ModelSpec(name=model),
         method="tuning-curve",
@@ -28,7 +28,7 @@ def found(stub, model, layer, units=(), **parameters):
     for name, value in parameters.items():
         asked.parameters[name].CopyFrom(value)
     responses = list(stub.Dissect(asked, timeout=120))
-    (part,) = [read_findings(each.findings) for each in responses if each.findings.tables]
+    (part,) = [read_findings(each.findings) for each in responses if each.findings.tables and not each.preview]
     return part, responses[-1]
 
 
