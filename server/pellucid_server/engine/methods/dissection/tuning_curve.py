@@ -14,7 +14,6 @@ import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
-from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared import tuning_stimuli
@@ -129,7 +128,7 @@ def tuning_curve(handle: Handle, question: ProbeQuestion, params: Params) -> Ite
     info = _input(question, params.input)
     if info.modality == "image":
         stimuli = _stimuli(info, params)
-        reference = {} if len(question.inputs) == 1 else _reference(question, params)
+        reference = {} if len(question.inputs) == 1 else reference_row(question, params.reference)
         others = {name: row for name, row in reference.items() if name != info.name}
         pictures = PictureTuning(
             handle,
@@ -143,7 +142,9 @@ def tuning_curve(handle: Handle, question: ProbeQuestion, params: Params) -> Ite
         yield from pictures.run(question)
         return
     columns = swept_columns(question, info.name, _chosen(info, params.column), params.points, params.low, params.high)
-    tables = ColumnTuning(handle, columns, info.name, _reference(question, params), response=params.response)
+    tables = ColumnTuning(
+        handle, columns, info.name, reference_row(question, params.reference), response=params.response
+    )
     yield from tables.run(question)
 
 
@@ -248,7 +249,3 @@ def _varied(params: Params, canvas: Canvas) -> frozenset[str]:
     right = f"must name some of {', '.join(CURVES)}, or none"
     require(names == ["none"] or all(each in CURVES for each in names), "vary", params.vary, right)
     return frozenset(names) - {"none"} - (frozenset() if canvas.coloured else {"colour"})
-
-
-def _reference(question: ProbeQuestion, params: Params) -> Arrays:
-    return reference_row(question, params.reference)

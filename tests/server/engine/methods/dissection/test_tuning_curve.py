@@ -170,6 +170,16 @@ def test_a_units_gain_changes_no_measure():
         np.testing.assert_allclose(values, values[0], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("gain", [1e-30, 1e30])
+def test_huge_and_tiny_units_are_measured_as_others_are(gain):
+    kernel = grey(gabor(60, 0.125, sigma=2))
+
+    found, other = (answer(rectified(each), **{**GRID, "vary": "contrast"}) for each in (kernel, gain * kernel))
+
+    for name in ("OSI", "orientation", "half width", "bandwidth", "F1/F0", "c50"):
+        assert preference(other, name) == pytest.approx(preference(found, name), rel=1e-4), name
+
+
 def test_directions_of_motion_are_alike_to_a_network_of_single_frames():
     found = answer(rectified(grey(gabor(60, 0.125))), **GRID)
 
@@ -377,8 +387,9 @@ def test_other_inputs_are_held_at_the_reference():
 
 
 def test_a_response_that_is_not_finite_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match="Unit 1 of conv responds inf"):
-        answer(lambda rows: np.array([[0, np.inf]] * len(rows["image"])), 2)
+    for value, said in ((np.inf, "inf"), (np.nan, "nan"), (-2e37, "-2e[+]37")):
+        with pytest.raises(UnsupportedError, match=rf"Unit 1 of conv responds {said} .* beyond 1e\+37"):
+            answer(lambda rows, value=value: np.array([[0, value]] * len(rows["image"])), 2)
 
 
 def test_positions_are_taken_at_the_middle_or_summed_up():
