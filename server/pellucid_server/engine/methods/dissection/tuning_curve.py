@@ -14,7 +14,6 @@ import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
-from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared import tuning_stimuli
@@ -51,7 +50,7 @@ class Params:
         "Cycles per pixel; left out, octaves down from the highest, but at least a cycle in the shorter side.",
         minimum=1e-6,
     )
-    highest_frequency: float = parameter(0.25, "Cycles per pixel, at most 0.5, where sampling ends.", minimum=1e-6)
+    highest_frequency: float = parameter(0.4, "Cycles per pixel, at most 0.5, where sampling ends.", minimum=1e-6)
     phases: int = parameter(8, "Phases of the grid, over 360 degrees; even, at least 4.", minimum=4, maximum=64)
     contrast: float = parameter(1.0, "Michelson contrast of the grid's gratings.", minimum=0.001, maximum=1.0)
     pair: str = parameter(
@@ -72,7 +71,9 @@ class Params:
         "out where the input has one channel.",
     )
     contrasts: int = parameter(8, "Contrasts, equally spaced up to 1.", minimum=2, maximum=64)
-    sizes: int = parameter(8, "Diameters, equally spaced in octaves up to the shorter side.", minimum=2, maximum=64)
+    sizes: int = parameter(
+        8, "Diameters, equally spaced in octaves from 3 pixels to the shorter side.", minimum=2, maximum=64
+    )
     hues: int = parameter(12, "Hues of the circle of HSV, at constant luma.", minimum=3, maximum=72)
     colours: str = parameter(
         "uniform",
@@ -127,7 +128,7 @@ def tuning_curve(handle: Handle, question: ProbeQuestion, params: Params) -> Ite
     info = _input(question, params.input)
     if info.modality == "image":
         stimuli = _stimuli(info, params)
-        reference = {} if len(question.inputs) == 1 else _reference(question, params)
+        reference = {} if len(question.inputs) == 1 else reference_row(question, params.reference)
         others = {name: row for name, row in reference.items() if name != info.name}
         pictures = PictureTuning(
             handle,
@@ -141,7 +142,9 @@ def tuning_curve(handle: Handle, question: ProbeQuestion, params: Params) -> Ite
         yield from pictures.run(question)
         return
     columns = swept_columns(question, info.name, _chosen(info, params.column), params.points, params.low, params.high)
-    tables = ColumnTuning(handle, columns, info.name, _reference(question, params), response=params.response)
+    tables = ColumnTuning(
+        handle, columns, info.name, reference_row(question, params.reference), response=params.response
+    )
     yield from tables.run(question)
 
 
@@ -246,7 +249,3 @@ def _varied(params: Params, canvas: Canvas) -> frozenset[str]:
     right = f"must name some of {', '.join(CURVES)}, or none"
     require(names == ["none"] or all(each in CURVES for each in names), "vary", params.vary, right)
     return frozenset(names) - {"none"} - (frozenset() if canvas.coloured else {"colour"})
-
-
-def _reference(question: ProbeQuestion, params: Params) -> Arrays:
-    return reference_row(question, params.reference)

@@ -16,8 +16,8 @@ def reference_row(question: ProbeQuestion, kind: str) -> Arrays:
     ----------
     kind
         "probe", the probe's first row; "medoid" or "mean" of the model's background; "zeros"; empty for the first of
-        these that there is. The mean of a table has the most frequent category where there are categories, and the
-        mean of whole numbers is the most frequent one.
+        these that there is. Masks are on where others are zero. The mean of a table has the most frequent category
+        where there are categories, and the mean of whole numbers is the most frequent one.
 
     Raises
     ------
@@ -29,7 +29,11 @@ def reference_row(question: ProbeQuestion, kind: str) -> Arrays:
         require(question.probe is not None, "reference", kind, "needs a probe, of which to take the first row")
         return question.probe.rows([0]) if question.probe is not None else {}
     if kind == "zeros":
-        return {name: np.zeros((1, *_lengths(each.shape)), each.data_type) for name, each in question.inputs.items()}
+        # A mask that is switched off would leave the model nothing to go by.
+        return {
+            name: np.full((1, *_lengths(each.shape)), question.features[name].mask, each.data_type)
+            for name, each in question.inputs.items()
+        }
     require(bool(question.background), "reference", kind, "needs a background, which the model does not have")
     if kind == "medoid":
         return medoid(question.background, question.features)

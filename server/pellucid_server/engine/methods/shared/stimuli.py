@@ -114,21 +114,18 @@ class Canvas:
 
     def draw(self, gratings: Sequence[Grating]) -> npt.NDArray[np.float32]:
         """Return the standardized pictures, (gratings, channels, height, width)."""
-        mean = np.array(self.mean)[:, None, None]
-        deviation = np.array(self.standard_deviation)[:, None, None]
+        mean, deviation = np.array(self.mean), np.array(self.standard_deviation)
+        # Alpha is 1 everywhere: no colour reaches behind the third channel.
+        blank = np.where(np.arange(self.shape[0]) < _RGB, BLANK, 1.0)
+        offsets = ((255.0 * blank - mean) / deviation).tolist()
         found = np.empty((len(gratings), *self.shape), np.float32)
         for row, each in zip(found, gratings, strict=True):
-            row[...] = (255.0 * self.levels(each) - mean) / deviation
-        return found
-
-    def levels(self, grating: Grating) -> Floats:
-        """Return a picture's levels, (channels, height, width), in [0, 1]."""
-        wave = 0.5 * grating.contrast * self._wave(grating)
-        colour = np.asarray(grating.colour)[:_RGB]
-        found = np.ones(self.shape)
-        shown = found[:_RGB]
-        # Weights that add up to 0 do so only to rounding: levels stay within their range.
-        shown[...] = np.clip(BLANK + np.broadcast_to(colour, len(shown))[:, None, None] * wave, 0.0, 1.0)
+            wave = self._wave(each).astype(np.float32)
+            swings = np.zeros(self.shape[0])
+            swings[:_RGB] = 255.0 * BLANK * each.contrast * np.asarray(each.colour) / deviation[:_RGB]
+            for channel, swing, offset in zip(row, swings.tolist(), offsets, strict=True):
+                np.multiply(wave, swing, out=channel)
+                np.add(channel, offset, out=channel)
         return found
 
     def _wave(self, grating: Grating) -> Floats:

@@ -1,6 +1,6 @@
 """Findings of tuning curves for gratings: arrays of curves, and the table of preferences, a layer at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,13 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 
 MOST_GRID_BYTES = 4 << 20
 """The responses to the whole grid are part of the answer up to this size."""
+
+_MOSTLY = 0.75
+"""Share of what the gratings evoke that lies below the blank's response, from which on a warning says so: of a linear
+unit it is a half."""
+
+_SEQUENCE = 2
+"""Axes of a layer whose positions are on one, such as tokens."""
 
 PREFERENCES = "preferences"
 """The table of every layer's units."""
@@ -35,13 +42,17 @@ def column(values: Floats, unit: str = "", text: str = "") -> Column:
     return Column(np.where(missing, 0.0, values).astype(np.float64), missing=missing, unit=unit, text=text)
 
 
-def findings(layer: ProbeLayer, stimuli: Stimuli, found: Tuned, curves: Mapping[str, Floats]) -> Findings:
+def findings(
+    layer: ProbeLayer, stimuli: Stimuli, found: Tuned, curves: Mapping[str, Floats], response: str
+) -> Findings:
     """Return what was found of a layer.
 
     Parameters
     ----------
     curves
         Evoked responses to variations of each unit's best grating, and "colour" where hues were uniform, (units, n).
+    response
+        How positions became one response.
     """
     arrays = {**_grid_curves(layer, stimuli, found), **_other_curves(layer, stimuli, curves)}
     if found.evoked.size * 4 <= MOST_GRID_BYTES:
@@ -54,20 +65,48 @@ def findings(layer: ProbeLayer, stimuli: Stimuli, found: Tuned, curves: Mapping[
     return Findings(
         arrays={f"{layer.name}/{name}": array for name, array in arrays.items()},
         tables={PREFERENCES: Table(columns, "What each unit prefers; missing where it has no preference.")},
-        warnings=_warnings(layer, found),
+        warnings=_warnings(layer, found, response),
     )
 
 
-def _warnings(layer: ProbeLayer, found: Tuned) -> tuple[str, ...]:
+def joined(parts: Sequence[Findings]) -> Findings:
+    """Put what was found of several layers into one, without the responses to the whole grid, which are long."""
+    tables = [part.tables[PREFERENCES] for part in parts]
+    columns = {name: _joined_column([table.columns[name] for table in tables]) for name in tables[0].columns}
+    return Findings(
+        arrays={
+            name: array for part in parts for name, array in part.arrays.items() if not name.endswith("/responses")
+        },
+        tables={PREFERENCES: Table(columns, tables[0].text)},
+        warnings=tuple(text for part in parts for text in part.warnings),
+    )
+
+
+def _joined_column(columns: Sequence[Column]) -> Column:
+    first = columns[0]
+    if isinstance(first.values, tuple):
+        return Column(tuple(text for each in columns for text in each.values), None, first.unit, first.text)
+    missing = [each.missing for each in columns if each.missing is not None]
+    values = np.concatenate([np.asarray(each.values) for each in columns])
+    return Column(values, np.concatenate(missing) if missing else None, first.unit, first.text)
+
+
+def _warnings(layer: ProbeLayer, found: Tuned, response: str) -> tuple[str, ...]:
     said = []
+    shape = layer.layer.shape
+    if response == "centre" and len(shape) == _SEQUENCE and layer.layer.positions > 1:
+        said.append(
+            f"{layer.name} has its {layer.layer.positions} positions on one axis; the middle one, whose response this "
+            "is, need not lie in the middle of the picture. Ask for the mean or the max of them."
+        )
     silent = int((~found.responsive).sum())
     if silent:
         said.append(f"{silent} of {len(found.responsive)} units of {layer.name} do not respond to the gratings.")
-    below = found.negative_share > 0.5
+    below = found.negative_share > _MOSTLY
     if below.any():
         said.append(
-            f"{int(below.sum())} units of {layer.name} respond to most gratings less than to the blank; their "
-            "preferences say little."
+            f"{int(below.sum())} of {len(below)} units of {layer.name} respond to gratings mostly less than to the "
+            "blank; their preferences say little."
         )
     return tuple(said)
 

@@ -5,14 +5,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Yielded
+from pellucid_server.engine.asking.probes import Preview, ProbeLayer, ProbeQuestion, Yielded
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.methods.shared.stimuli import Grating
 from pellucid_server.engine.methods.shared.tuned import Tuned, tuned
-from pellucid_server.engine.methods.shared.tuning_answers import findings
+from pellucid_server.engine.methods.shared.tuning_answers import findings, joined
 from pellucid_server.engine.methods.shared.tuning_measures import Floats
 from pellucid_server.engine.methods.shared.tuning_stimuli import Stimuli
 from pellucid_server.engine.methods.shared.unit_responses import Follow, Make, UnitResponses, grouped
+from pellucid_server.vocabulary.findings import Findings
 
 
 class PictureTuning:
@@ -74,14 +75,22 @@ class PictureTuning:
         best = np.concatenate([each.best for each in tunings])
         distinct = np.unique(best[best >= 0])
         if self._each and len(distinct):
-            # A unit without a best grating finds its -1 in no place of the sorted numbers.
+            yield Preview(joined(self._found(responses, layers, tunings)))
             owners = np.where(best >= 0, np.searchsorted(distinct, best), -1)
             count = len(distinct) * self._each
             make = self._make_variations(distinct.tolist())
             rows = before + common + count + most * (groups - 1)
             yield from responses.gather(make, common, count, before, rows, Follow(owners, self._each, common))
-        for number, (each, found) in enumerate(zip(layers, tunings, strict=True)):
-            yield findings(each, self._stimuli, found, self._curves(responses.of(number), found))
+        yield from self._found(responses, layers, tunings)
+
+    def _found(
+        self, responses: UnitResponses, layers: tuple[ProbeLayer, ...], tunings: Sequence[Tuned]
+    ) -> list[Findings]:
+        """Return what is found of each layer by what was evaluated so far."""
+        return [
+            findings(each, self._stimuli, found, self._curves(responses.of(number), found), self._response)
+            for number, (each, found) in enumerate(zip(layers, tunings, strict=True))
+        ]
 
     def _tuned(self, responses: UnitResponses, number: int) -> Tuned:
         values = responses.of(number)

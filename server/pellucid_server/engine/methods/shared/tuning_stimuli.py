@@ -15,7 +15,6 @@ CURVES = ("contrast", "size", "colour", "position")
 """What can be varied beside orientation, spatial frequency and phase."""
 
 _OCTAVES_DOWN = 2.0
-_SMALLEST_SIZE = 1 / 16
 _SMALLEST_PIXELS = 3.0
 _POSITION_SIZE = 0.25
 
@@ -129,9 +128,8 @@ def frequencies(lowest: float | None, highest: float, count: int, short_side: in
 
 
 def sizes(count: int, short_side: int) -> Floats:
-    """Return diameters as shares of the shorter side, of equally spaced logarithms, up to the whole of it."""
-    least = min(1.0, max(_SMALLEST_SIZE, _SMALLEST_PIXELS / short_side))
-    return np.geomspace(least, 1.0, count)
+    """Return diameters as shares of the shorter side, equally spaced in octaves: from 3 pixels to the whole of it."""
+    return np.geomspace(min(1.0, _SMALLEST_PIXELS / short_side), 1.0, count)
 
 
 def pair_colour(pair: str, canvas: Canvas) -> tuple[float, ...]:

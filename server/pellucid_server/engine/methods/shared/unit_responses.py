@@ -26,6 +26,8 @@ MOST_OF_A_LAYER = 1 << 23
 
 _MOST_ROWS = 32
 _MOST_CHUNK_BYTES = 32 << 20
+_LARGEST = 1e37
+"""The largest magnitude of a response: differences and sums of some stay within float32."""
 _SAVED_BYTES = 1 << 20
 """A state is saved after each chunk of rows, or after as many as it has of these."""
 
@@ -192,11 +194,13 @@ class UnitResponses:
 
 def _require_finite(responses: npt.NDArray[np.float64], layer: ProbeLayer) -> None:
     """Refuse a network that overflows on such rows: what is not finite can be neither compared nor averaged."""
-    bad = np.argwhere(~np.isfinite(responses))
+    # NaN compares with nothing.
+    bad = np.argwhere(~(np.abs(responses) <= _LARGEST))
     if len(bad):
         row, unit = (int(each) for each in bad[0])
         text = (
             f"Unit {int(layer.units[unit])} of {layer.name} responds {responses[row, unit]} to a stimulus; there is no "
-            "tuning curve where a response is not finite. Name other units, or a lower contrast."
+            f"tuning curve of a response that is not finite, or beyond {_LARGEST:g}. Name other units, or a lower "
+            "contrast."
         )
         raise UnsupportedError(text, subject=layer.name)

@@ -6,14 +6,16 @@ import dataclasses
 import numpy as np
 import pytest
 from pellucid_server.engine.asking import registry
-from pellucid_server.engine.asking.probes import ProbeLayer, Saved
+from pellucid_server.engine.asking.probes import Preview, ProbeLayer, Saved
+from pellucid_server.engine.asking.question import Feature
 from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.vocabulary.descriptions import InputInfo
 from pellucid_server.vocabulary.findings import Findings
 from server.engine.methods.dissection.units_of_rows import Units, gabor, grey, levels, linear, picture_question
 
-GRID = {"orientations": 12, "frequencies": 4, "lowest_frequency": 0.03125, "vary": "none"}
+GRID = {"orientations": 12, "frequencies": 4, "lowest_frequency": 0.03125, "highest_frequency": 0.25, "vary": "none"}
 
 
 def ran(handle, question, **parameters):
@@ -150,7 +152,7 @@ def test_simple_units_follow_the_phase_and_energy_units_do_not():
 def test_a_units_gain_changes_no_measure():
     kernel = grey(gabor(60, 0.125, sigma=2))
 
-    found = answer(rectified(kernel, 10 * kernel, 0.1 * kernel), 3, frequencies=3)
+    found = answer(rectified(kernel, 10 * kernel, 0.1 * kernel), 3, **{**GRID, "vary": "contrast, size"})
 
     names = [
         "OSI",
@@ -166,6 +168,16 @@ def test_a_units_gain_changes_no_measure():
     for name in names:
         values = [preference(found, name, unit) for unit in range(3)]
         np.testing.assert_allclose(values, values[0], rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("gain", [1e-30, 1e30])
+def test_huge_and_tiny_units_are_measured_as_others_are(gain):
+    kernel = grey(gabor(60, 0.125, sigma=2))
+
+    found, other = (answer(rectified(each), **{**GRID, "vary": "contrast"}) for each in (kernel, gain * kernel))
+
+    for name in ("OSI", "orientation", "half width", "bandwidth", "F1/F0", "c50"):
+        assert preference(other, name) == pytest.approx(preference(found, name), rel=1e-4), name
 
 
 def test_directions_of_motion_are_alike_to_a_network_of_single_frames():
@@ -301,7 +313,7 @@ def test_suppressed_responses_count_as_zero_or_are_kept_as_asked():
 
     assert preference(cut, "negative share") == pytest.approx(1)
     assert not preference(cut, "responsive")
-    assert any("less than to the blank" in text for text in cut.warnings)
+    assert any("mostly less than to the blank" in text for text in cut.warnings)
     assert kept.arrays["conv/orientation"].values.min() < 0
     assert preference(kept, "OSI") is None
 
@@ -320,7 +332,7 @@ def test_one_channel_sees_grey_gratings_and_no_colours():
     ("parameters", "said"),
     [
         ({"highest_frequency": 0.6}, "Nyquist"),
-        ({"lowest_frequency": 0.3}, "at most highest_frequency"),
+        ({"lowest_frequency": 0.45}, "at most highest_frequency"),
         ({"orientations": 7}, "even"),
         ({"phases": 5}, "even"),
         ({"vary": "speed"}, "contrast, size, colour, position"),
@@ -349,9 +361,35 @@ def test_models_without_pictures_and_tables_are_refused():
         ran(Units(), dataclasses.replace(question, layers=()))
 
 
+def test_other_inputs_are_held_at_the_reference():
+    kernel = gabor(60, 0.125)
+
+    def function(rows):
+        assert (rows["age"] == rows["age"][0]).all()
+        return np.maximum(linear(grey(kernel))(rows), 0) * rows["age"]
+
+    question = picture_question({"conv": 1})
+    age = InputInfo("age", "tensor", "float32", (1,))
+    ages = {"image": np.zeros((3, 3, 32, 32), np.float32), "age": np.array([[1.0], [2.0], [6.0]], np.float32)}
+    question = dataclasses.replace(
+        question,
+        inputs={"age": age, **question.inputs},
+        features={**question.features, "age": Feature("tensor", True)},
+        background=ages,
+    )
+
+    def response(**parameters):
+        (found,) = answers(Units(conv=function), question, **GRID, **parameters)
+        return preference(found, "response")
+
+    assert response(reference="mean") == pytest.approx(1.5 * response(reference="medoid"), rel=1e-6)
+    assert response(reference="zeros") == 0
+
+
 def test_a_response_that_is_not_finite_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match="Unit 1 of conv responds inf"):
-        answer(lambda rows: np.array([[0, np.inf]] * len(rows["image"])), 2)
+    for value, said in ((np.inf, "inf"), (np.nan, "nan"), (-2e37, "-2e[+]37")):
+        with pytest.raises(UnsupportedError, match=rf"Unit 1 of conv responds {said} .* beyond 1e\+37"):
+            answer(lambda rows, value=value: np.array([[0, value]] * len(rows["image"])), 2)
 
 
 def test_positions_are_taken_at_the_middle_or_summed_up():
@@ -384,6 +422,7 @@ def test_layers_that_count_units_last_are_read_by_unit():
     layer = dataclasses.replace(question.layers[0], units=np.array([0, 2]))
     (found,) = answers(Units(tokens=function), dataclasses.replace(question, layers=(layer,)), **GRID)
 
+    assert any("5 positions on one axis" in text for text in found.warnings)
     columns = found.tables["preferences"].columns
     assert columns["unit"].values.tolist() == [0, 2]
     assert columns["response"].values[1] == pytest.approx(2 * columns["response"].values[0])
@@ -440,6 +479,33 @@ def test_an_answer_that_is_gone_on_with_from_any_state_is_the_uninterrupted_one(
         for each in rest:
             same(each, expected[next(iter(each.arrays)).partition("/")[0]])
         assert next(iter(rest[-1].arrays)).startswith("c/")
+
+
+def test_curves_over_the_grid_are_previewed_before_the_variations_are_shown():
+    functions = {"a": rectified(grey(gabor(30, 0.125))), "b": rectified(grey(gabor(90, 0.125)))}
+
+    found = ran(Units(**functions), picture_question({"a": 1, "b": 1}), **{**GRID, "vary": "contrast"})
+
+    (preview,) = [each.findings for each in found if isinstance(each, Preview)]
+    parts = [each for each in found if isinstance(each, Findings)]
+    assert preference(preview, "peak orientation", 0) == 30
+    assert preference(preview, "peak orientation", 1) == 90
+    assert preference(preview, "c50") is None
+    assert np.isnan(preview.arrays["a/contrast"].values).all()
+    for part, name in zip(parts, "ab", strict=True):
+        curve = f"{name}/orientation"
+        np.testing.assert_array_equal(preview.arrays[curve].values, part.arrays[curve].values)
+        assert preference(part, "c50") == pytest.approx(0.5, abs=1e-4)
+
+
+def test_gratings_fit_pictures_that_are_no_squares():
+    y, x = np.mgrid[:24, :40] - np.array([11.5, 19.5])[:, None, None]
+    kernel = grey(np.cos(2 * np.pi * 0.125 * x + 0 * y))
+
+    (found,) = answers(Units(conv=rectified(kernel)), picture_question({"conv": 1}, side=24, width=40), **GRID)
+
+    assert preference(found, "peak orientation") == 90
+    assert preference(found, "spatial frequency in the image") == 0.125 * 24
 
 
 def test_progress_ends_at_all_rows():
