@@ -166,9 +166,8 @@ def _tables(layer: ProbeLayer, summary: UnitSummary, probe: ProbeSet) -> Finding
         names = dict(zip(numbers.tolist(), probe.names(numbers.tolist()), strict=True))
         tables[f"{layer.name}/top"] = top_table(layer, summary, names)
     warnings = list(dominating(layer.name, summary))
-    if summary.classes.overfull:
-        text = f"{layer.name}: the rows have more labels than means are kept for; selectivity is left out."
-        warnings.append(text)
+    if summary.classes.classes and summary.classless:
+        warnings.append(f"{layer.name}: {summary.classless}; selectivity is left out.")
     return Findings(tables=tables, warnings=tuple(warnings))
 
 

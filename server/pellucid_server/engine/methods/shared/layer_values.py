@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def layer_batches(
     Raises
     ------
     InvalidRequestError
-        A value is NaN or infinite.
+        A value is NaN or infinite, or rows have other positions than the first one.
     PellucidError
         A row cannot be read.
     """
@@ -77,7 +78,8 @@ def layer_batches(
         arrays = handle.ask(Capture(Rows(batch.rows), names)).arrays
         found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
         for each in question.layers:
-            _require_finite(each, found[each.name], batch, probe)
+            _require_positions(each, found[each.name], batch)
+            handle.beside(partial(_require_finite, each, found[each.name], batch, probe))
         yield batch, found
 
 
@@ -97,6 +99,15 @@ def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ..
     else:
         return (PositionClass("all", every),)
     return tuple(part for part in parts if len(part.indices))
+
+
+def _require_positions(layer: ProbeLayer, values: Values, batch: ProbeBatch) -> None:
+    if values.shape[2] != layer.layer.positions:
+        text = (
+            f"probe has rows of several lengths: {layer.name} has {layer.layer.positions} positions for the first row, "
+            f"and {values.shape[2]} for row {int(batch.numbers[0])}; give rows of one length."
+        )
+        raise InvalidRequestError(text, field="probe")
 
 
 def _require_finite(layer: ProbeLayer, values: Values, batch: ProbeBatch, probe: ProbeSet) -> None:

@@ -92,10 +92,13 @@ def feature_maps(
 ) -> Iterator[Findings]:
     """Draw the maps of each layer that has some, for the first rows: a square of units, each in a scale of its own."""
     drawn = [each for each in question.layers if len(position_shape(each)) == 2 and each.layer.positions > 1]
+    names: set[str] = set()
     for number in range(min(rows, probe.count) if drawn else 0):
         taken = Rows(probe.rows([number]))
         arrays = handle.ask(Capture(taken, tuple(each.name for each in drawn))).arrays
         (name,) = probe.names([number])
+        name += f" (row {number})" if name in names else ""
+        names.add(name)
         for each in drawn:
             if not budget.open:
                 return

@@ -148,10 +148,10 @@ def dominating(name: str, summary: UnitSummary) -> tuple[str, ...]:
 
 
 def _selectivity(summary: UnitSummary) -> tuple[Floats | None, tuple[str, ...]]:
-    """Return each unit's selectivity, NaN where it has no response, and its class; None without two classes."""
-    classes = summary.classes.classes
-    if len(classes) < 2 or summary.classes.overfull:
+    """Return each unit's selectivity, NaN where it has no response, and its class; None without classes."""
+    if summary.classless:
         return None, ()
+    classes = summary.classes.classes
     # In the order of names, so that of equal means the first does not depend on which rows come first.
     order = sorted(range(len(classes)), key=classes.__getitem__)
     means = summary.classes.means[order]

@@ -99,7 +99,7 @@ def test_selectivity_is_by_the_mean_of_each_class_and_names_the_class():
     values = np.array([[4.0, 1, 0, -1], [2, 1, 0, -1], [1, 1, 5, -2], [0, 1, 0, -2], [9, 9, 9, 9]])
     labels = ("cat", "cat", "hen", "ape", "")
 
-    table = found("activations", {"dense": values}, Rows(5, labels)).tables["dense/units"]
+    table = found("activations", {"dense": np.tile(values, (3, 1))}, Rows(15, labels * 3)).tables["dense/units"]
 
     # The first: cat 3, hen 1, ape 0.
     np.testing.assert_allclose(column(table, "selectivity"), [2.5 / 3.5, 0, 1, np.nan], atol=1e-12)
@@ -111,6 +111,23 @@ def test_without_two_classes_there_is_no_selectivity(labels):
     table = found("activations", {"dense": np.ones((6, 2))}, Rows(6, labels)).tables["dense/units"]
 
     assert "selectivity" not in table.columns
+
+
+def test_labels_that_are_numbers_are_no_classes():
+    labels = tuple(str(number / 7) for number in range(30))
+
+    answer = found("activations", {"dense": np.ones((30, 2))}, Rows(30, labels))
+
+    assert "selectivity" not in answer.tables["dense/units"].columns
+    assert answer.warnings == ("dense: 30 rows have 30 labels, which are no classes; selectivity is left out.",)
+
+
+def test_more_labels_than_means_are_kept_for_have_no_selectivity(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.dissection.activations._CLASS_ELEMENTS", 4)
+
+    answer = found("activations", {"dense": np.ones((30, 2))}, Rows(30, ("ape", "cat", "hen") * 10))
+
+    assert answer.warnings == ("dense: the rows have more than 2 labels; selectivity is left out.",)
 
 
 def test_dead_units_are_named_with_the_rule():
@@ -352,6 +369,25 @@ def test_maps_are_drawn_each_in_its_own_scale():
     assert levels == [[0, 85, 170, 255]] * 2
     # A unit that is the same everywhere is at the least.
     assert (shown[34:, :32] == 0).all()
+
+
+def test_rows_of_one_name_have_maps_of_their_own():
+    class Named(Rows):
+        def names(self, numbers):
+            return ("twin",) * len(numbers)
+
+    answer = found("activations", {"conv": maps()["conv"]}, Named(2), maps=2)
+
+    assert list(answer.pictures) == ["conv/maps of twin", "conv/maps of twin (row 1)"]
+
+
+def test_rows_of_several_lengths_are_refused():
+    values = {"tokens": np.ones((3, 4, 2))}
+    asked = question(values, unit_axis=1)
+    layer = replace(asked.layers[0].layer, shape=(9, 2))
+
+    with pytest.raises(InvalidRequestError, match="9 positions for the first row, and 4 for row 0"):
+        yielded("activations", values, asked=replace(asked, layers=(replace(asked.layers[0], layer=layer),)))
 
 
 def test_findings_come_layer_by_layer():
