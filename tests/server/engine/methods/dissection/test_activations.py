@@ -335,8 +335,11 @@ def test_sheets_show_what_is_around_the_highest_position():
         assert crop.sum() == 255 * 16 * 3
 
 
-def test_a_layer_without_positions_shows_whole_pictures():
-    answer = found("activations", {"dense": np.eye(4)}, Rows(4, images=tuple(pictures(4, 48))), crop=24, top=1)
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1, 1)])
+def test_a_layer_without_positions_shows_whole_pictures(shape):
+    answer = found(
+        "activations", {"dense": np.eye(4).reshape(shape)}, Rows(4, images=tuple(pictures(4, 48))), crop=24, top=1
+    )
 
     assert [each.height for each in answer.pictures.values()] == [24] * 4
 
