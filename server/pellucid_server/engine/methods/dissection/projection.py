@@ -4,7 +4,6 @@ Sources: see `engine/methods/shared/embeddings.py`.
 """
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,24 +14,18 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
+from pellucid_server.engine.methods.shared.gathered_points import GatheredPoints
 from pellucid_server.engine.methods.shared.layer_values import layer_batches, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
+from pellucid_server.engine.methods.shared.points import Points
 from pellucid_server.engine.methods.shared.projected import Embedding, Projected, Projection
-from pellucid_server.engine.methods.shared.reductions import REDUCTIONS, Numbers, Reduction, Vectors
+from pellucid_server.engine.methods.shared.reductions import POSITIONS, REDUCTIONS, Numbers, Reduction, Vectors
 from pellucid_server.engine.methods.shared.scatter_plots import scatter_plot
-from pellucid_server.engine.statistics.covariance import Covariance
-from pellucid_server.engine.statistics.sample import Sample
-from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
-from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, State, Table
+from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
 
-_EFFORT = 16
-"""How many times as long as hashing rows it takes to take them in."""
-_MOST_COVARIANCES = 2048
-"""Columns up to which principal components are exact."""
 _MOST_ELEMENTS = 1 << 25
 """Of the rows of all layers: 128 MiB."""
-_SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +40,9 @@ class Params:
         maximum=512,
     )
     reduction: str = parameter(
-        "mean", "What a row's numbers are, of a layer with positions: one for each unit, or all.", choices=REDUCTIONS
+        "mean",
+        "What a point is, of a layer with positions: a row by a number for each unit, or all, or each position.",
+        choices=REDUCTIONS,
     )
     most_rows: int = parameter(
         2000, "Rows that get coordinates, a random sample if there are more.", minimum=1, maximum=100_000
@@ -97,95 +92,44 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
     probe = probe_of(question, "projection")
     reductions = {each.name: Reduction(each, params.reduction) for each in question.layers}
     components = _checked(question, params, probe, reductions)
-    gathered = _Gathered(question, params, reductions)
-    pace = Pace(_SAVE_SECONDS)
+    gathered = GatheredPoints(
+        reductions, params.most_rows, question.seed, covariances=params.algorithm == "pca", state=question.state
+    )
+    pace = Pace()
     for batch, values in layer_batches(handle, question, probe, gathered.done):
         for name, reduction in reductions.items():
             rows = reduction(values[name])
             if params.algorithm == "nmf":
-                _require_positive(name, rows, batch.numbers.tolist())
-            handle.beside(partial(gathered.update, name, rows, batch.numbers), byte_count=_EFFORT * rows.nbytes)
+                _require_positive(name, rows, reduction.rows(reduction.keys(batch.numbers)))
+            handle.beside(partial(gathered.update, name, rows, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
         if pace.due() or gathered.done >= probe.count:
-            yield Saved(gathered.state(), gathered.done, probe.count)
-    numbers = sorted(gathered.sample(question.layers[0].name).keys.tolist())
-    labels = tuple(gathered.labels.get(number, "") for number in numbers)
-    names = probe.names(numbers)
-    yield Findings(
-        tables={"rows": _rows_table(numbers, names, labels)},
-        resolved={"components": max(components.values())} if len(set(components.values())) == 1 else {},
-    )
+            state = handle.beside(gathered.state)
+            pace.wait_for(state)
+            yield Saved(state, gathered.done, probe.count)
+    yield Findings(resolved={"components": max(components.values())} if len(set(components.values())) == 1 else {})
     figures: list[tuple[str, str, float, str]] = []
     for number, each in enumerate(question.layers):
-        settings = Embedding(params, components[each.name], question.seed, f"layers[{number}]", probe.count)
-        found = Projected(handle, settings).of(each.name, gathered.sample(each.name), gathered.covariance(each.name))
+        reduction, sample = reductions[each.name], gathered.samples[each.name]
+        points = Points.of(np.sort(sample.keys), reduction, probe, gathered.labels)
+        total = probe.count * reduction.points
+        settings = Embedding(params, components[each.name], question.seed, f"layers[{number}]", total)
+        found = Projected(handle, settings).of(each.name, sample, gathered.covariances.get(each.name))
         figures += [(each.name, *figure) for figure in found.figures]
-        arrays = _arrays(each, found, reductions[each.name], names)
-        yield Findings(arrays=arrays, warnings=found.warnings)
-        plot = scatter_plot(handle, probe, found.coordinates, numbers, labels, params.thumbnails, params.size)
+        tables = {f"{each.name}/points": points.table()} if params.reduction == POSITIONS else {}
+        if params.reduction != POSITIONS and number == 0:
+            tables = {"rows": points.table()}
+        yield Findings(_arrays(each, found, reduction, points.titles), tables, warnings=found.warnings)
+        plot = scatter_plot(handle, probe, found.coordinates, points, params.thumbnails, params.size)
         yield Findings(pictures={f"{each.name}/thumbnails": plot(each.name, params.algorithm)})
     yield Findings(tables={"quality": _quality_table(figures)})
-
-
-class _Gathered:
-    """What is kept of rows as they come: a sample, its labels, and covariances where they are small enough."""
-
-    def __init__(self, question: ProbeQuestion, params: Params, reductions: dict[str, Reduction]) -> None:
-        self.done = 0
-        self.labels: dict[int, str] = {}
-        self._samples: dict[str, Sample] = {}
-        self._covariances: dict[str, Covariance] = {}
-        state = question.state
-        for name, reduction in reductions.items():
-            exact = params.algorithm == "pca" and reduction.width <= _MOST_COVARIANCES
-            if state is None:
-                self._samples[name] = Sample(reduction.width, params.most_rows, question.seed)
-                if exact:
-                    self._covariances[name] = Covariance(reduction.width)
-                continue
-            self._samples[name] = Sample.from_state(within(f"{name}/sample", state.arrays))
-            if exact:
-                self._covariances[name] = Covariance.from_state(within(f"{name}/covariance", state.arrays))
-        if state is not None:
-            self.done = int(state.values["rows"])
-            self.labels = {int(number): label for number, label in json.loads(str(state.values["labels"])).items()}
-
-    def update(self, name: str, rows: Vectors, numbers: Numbers) -> None:
-        """Take a layer's rows in, (n, width)."""
-        sample = self._samples[name]
-        chosen = sample.admitted(numbers)
-        sample.update(numbers[chosen], rows[chosen])
-        if name in self._covariances:
-            self._covariances[name].update(rows)
-
-    def count(self, numbers: Numbers, labels: tuple[str, ...]) -> None:
-        """Note rows that all layers have had, and keep the labels of the sample."""
-        self.done += len(numbers)
-        if labels:
-            self.labels.update(zip(numbers.tolist(), labels, strict=True))
-            kept = next(iter(self._samples.values())).keys.tolist()
-            self.labels = {number: self.labels[number] for number in kept}
-
-    def sample(self, name: str) -> Sample:
-        return self._samples[name]
-
-    def covariance(self, name: str) -> Covariance | None:
-        return self._covariances.get(name)
-
-    def state(self) -> State:
-        arrays: dict[str, Vectors] = {}
-        for name, sample in self._samples.items():
-            arrays |= nested(f"{name}/sample", sample.state())
-        for name, covariance in self._covariances.items():
-            arrays |= nested(f"{name}/covariance", covariance.state())
-        return State(arrays, {"rows": self.done, "labels": json.dumps(self.labels)})
 
 
 def _checked(
     question: ProbeQuestion, params: Params, probe: ProbeSet, reductions: dict[str, Reduction]
 ) -> dict[str, int]:
     """Return how many components each layer gets; refuse what cannot be done before anything is."""
-    rows = min(probe.count, params.most_rows)
+    rows = min(probe.count * min(each.points for each in reductions.values()), params.most_rows)
     if params.algorithm == "umap" and importlib.util.find_spec("umap") is None:
         text = "umap is not installed on the server; install pellucid[umap], or choose another algorithm."
         raise UnsupportedError(text, subject='parameters["algorithm"]')
@@ -194,40 +138,34 @@ def _checked(
         require((params.components or 1) <= 3, "components", params.components, "must be in [1, 3] for tsne")
     if params.algorithm == "umap":
         require(params.neighbours < rows, "neighbours", params.neighbours, f"must be less than the {rows} rows")
-    elements = rows * sum(each.width for each in reductions.values())
+    elements = sum(min(probe.count * each.points, params.most_rows) * each.width for each in reductions.values())
     if elements > _MOST_ELEMENTS:
         text = (
-            f'parameters["most_rows"] is {params.most_rows}; {rows} rows of all layers have {elements} numbers, more '
+            f'parameters["most_rows"] is {params.most_rows}; those of all layers have {elements} numbers, more '
             f"than {_MOST_ELEMENTS}: take fewer rows, layers or units, or another reduction than {params.reduction!r}."
         )
         raise InvalidRequestError(text, field='parameters["most_rows"]')
     found = {}
     for each in question.layers:
-        # Of rows around their mean, the last component has nothing.
-        most = min(rows, reductions[each.name].width)
+        reduction = reductions[each.name]
+        rows = min(probe.count * reduction.points, params.most_rows)
+        most = min(rows, reduction.width)
         if params.components is not None:
-            what = f"must be at most {most}, for {each.name} has {reductions[each.name].width} columns of {rows} rows"
+            what = f"must be at most {most}, for {each.name} has {reduction.width} columns of {rows} rows"
             require(params.components <= most, "components", params.components, what)
         found[each.name] = params.components or min(2, most)
     return found
 
 
-def _require_positive(name: str, rows: Vectors, numbers: list[int]) -> None:
+def _require_positive(name: str, rows: Vectors, numbers: Numbers) -> None:
     negative = np.argwhere(np.less(rows, 0))
     if len(negative):
         place, column = (int(part) for part in negative[0])
         text = (
             f"parameters[\"algorithm\"] is 'nmf', which is of values that are not negative; {name} is "
-            f"{float(rows[place, column]):.6g} in column {column} of row {numbers[place]}: look behind its ReLU."
+            f"{float(rows[place, column]):.6g} in column {column} of row {int(numbers[place])}: look behind its ReLU."
         )
         raise InvalidRequestError(text, field='parameters["algorithm"]')
-
-
-def _rows_table(numbers: list[int], names: tuple[str, ...], labels: tuple[str, ...]) -> Table:
-    columns = {"row": Column(np.array(numbers, np.int64)), "name": Column(names)}
-    if any(labels):
-        columns["label"] = Column(labels, np.array([not label for label in labels]))
-    return Table(columns, "The rows that have coordinates, in the order of the coordinates.")
 
 
 def _quality_table(figures: list[tuple[str, str, float, str]]) -> Table:
@@ -242,19 +180,22 @@ def _quality_table(figures: list[tuple[str, str, float, str]]) -> Table:
 
 
 def _arrays(
-    layer: ProbeLayer, found: Projection, reduction: Reduction, names: tuple[str, ...]
+    layer: ProbeLayer, found: Projection, reduction: Reduction, titles: tuple[str, ...]
 ) -> dict[str, NamedArray]:
     component, column = Axis("component"), reduction.axis
     arrays = {
         f"{layer.name}/coordinates": NamedArray(
-            found.coordinates, (Axis("row", names), component), text=f"Where each row lies, by {layer.name}."
+            found.coordinates, (Axis("row", titles), component), text=f"Where each point lies, by {layer.name}."
         )
     }
     if found.components is not None:
-        text = "The components, in the units of the layer."
+        text = "The direction of each component, of norm 1."
         arrays[f"{layer.name}/components"] = NamedArray(found.components, (component, column), text=text)
     if found.mean is not None:
         arrays[f"{layer.name}/mean"] = NamedArray(found.mean, (column,), text="What is taken off before.")
+    if found.deviations is not None:
+        text = "What columns are divided by before."
+        arrays[f"{layer.name}/deviation"] = NamedArray(found.deviations, (column,), text=text)
     if found.ratios is not None:
         text = "Share of the variance along each component."
         arrays[f"{layer.name}/explained_variance_ratio"] = NamedArray(found.ratios, (component,), text=text)

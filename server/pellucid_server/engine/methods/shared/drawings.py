@@ -90,11 +90,11 @@ def map_grid(values: npt.NDArray[np.generic], colours: str, tile: int) -> bytes:
 def crop(pixels: Pixels, shape: tuple[int, ...], place: int, side: int) -> Pixels:
     """Cut a square of `side` pixels out of a picture, around a position of a map of `shape` over it.
 
-    The square lies inside the picture, and is smaller where that is. Without a map, (), it is the whole picture,
-    scaled.
+    The square lies inside the picture, and is smaller where that is. Where a row has no map, or one of a single
+    position, it is the whole picture, scaled.
     """
     height, width = pixels.shape[:2]
-    if len(shape) != 2:
+    if len(shape) != 2 or shape == (1, 1):
         return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
     side = min(side, height, width)
     y, x = divmod(place, shape[1])
@@ -135,7 +135,7 @@ def scatter(
         height, width = thumbnail.shape[:2]
         left, top = round(x - width / 2), round(y - height / 2)
         sheet.paste(Image.fromarray(thumbnail), (left, top))
-        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=colour)
+        draw.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=colour, width=2)
     _legend(draw, names)
     file = io.BytesIO()
     sheet.save(file, "PNG")

@@ -38,15 +38,17 @@ def _on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
     return limited
 
 
-@takes(lambda covariance, *_: 0.001 + 1e-9 * len(covariance) ** 3)
+@takes(lambda covariance, *_: 0.001 + 3e-10 * len(covariance) ** 3)
 @_on_one_thread
 def principal(covariance: Floats, components: int) -> tuple[Floats, Floats]:
     """Return the eigenvectors of a covariance matrix, (components, width), and their eigenvalues, largest first.
 
     Of each vector, the element of largest magnitude is positive.
     """
-    values, vectors = np.linalg.eigh(covariance)
-    return signed(vectors[:, ::-1][:, :components].T), np.maximum(values[::-1][:components], 0)
+    width = len(covariance)
+    eigh = importlib.import_module("scipy.linalg").eigh
+    values, vectors = eigh(covariance, subset_by_index=(width - components, width - 1))
+    return signed(vectors[:, ::-1].T), np.maximum(values[::-1], 0)
 
 
 @_on_one_thread

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
 
 _MOST_ROWS = 32
+_LARGEST = 1e100
+"""Products of larger values may be infinite."""
 _BATCH_BYTES = 16 << 20
 """Bytes of the values of a batch: more would hold up what other requests do in Python."""
 
@@ -61,12 +64,12 @@ def by_position(layer: ProbeLayer, values: Values) -> Values:
 def layer_batches(
     handle: Handle, question: ProbeQuestion, probe: ProbeSet, first: int = 0
 ) -> Iterator[tuple[ProbeBatch, dict[str, Values]]]:
-    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite.
+    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite, to 1e100.
 
     Raises
     ------
     InvalidRequestError
-        A value is NaN or infinite.
+        A value is NaN or infinite, or rows have other positions than the first one.
     PellucidError
         A row cannot be read.
     """
@@ -77,7 +80,8 @@ def layer_batches(
         arrays = handle.ask(Capture(Rows(batch.rows), names)).arrays
         found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
         for each in question.layers:
-            _require_finite(each, found[each.name], batch, probe)
+            _require_positions(each, found[each.name], batch)
+            _require_finite(handle, each, found[each.name], batch, probe)
         yield batch, found
 
 
@@ -99,14 +103,36 @@ def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ..
     return tuple(part for part in parts if len(part.indices))
 
 
-def _require_finite(layer: ProbeLayer, values: Values, batch: ProbeBatch, probe: ProbeSet) -> None:
-    wrong = ~np.isfinite(values)
-    if not wrong.any():
+def _require_positions(layer: ProbeLayer, values: Values, batch: ProbeBatch) -> None:
+    if values.shape[2] != layer.layer.positions:
+        text = (
+            f"probe has rows of several lengths: {layer.name} has {layer.layer.positions} positions for the first row, "
+            f"and {values.shape[2]} for row {int(batch.numbers[0])}; give rows of one length."
+        )
+        raise InvalidRequestError(text, field="probe")
+
+
+def _require_finite(handle: Handle, layer: ProbeLayer, values: Values, batch: ProbeBatch, probe: ProbeSet) -> None:
+    wrong = handle.beside(partial(_unfit, values))
+    if wrong is None:
         return
-    place, unit, _ = (int(part) for part in np.argwhere(wrong)[0])
+    place, unit, position = wrong
     number = int(batch.numbers[place])
+    (name,) = probe.names([number])
     text = (
-        f"probe has a row for which {layer.name} is not finite: row {number} ({probe.names([number])[0]}) makes unit "
-        f"{int(layer.units[unit])} {values[wrong][0]}; take the row out, or look at layers before this one."
+        f"probe has a row for which {layer.name} is not finite, or too large to add up: row {number} ({name}) makes "
+        f"unit {int(layer.units[unit])} {values[place, unit, position]}; take the row out, or look at layers before "
+        "this one."
     )
     raise InvalidRequestError(text, field="probe")
+
+
+def _unfit(values: Values) -> tuple[int, int, int] | None:
+    """Return the first row, unit and position whose value cannot be added up; None if there is none."""
+    wrong = ~np.isfinite(values)
+    if values.dtype == np.float64:
+        wrong |= np.abs(values) > _LARGEST
+    if not wrong.any():
+        return None
+    place, unit, position = (int(part) for part in np.argwhere(wrong)[0])
+    return place, unit, position

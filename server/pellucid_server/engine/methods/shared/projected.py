@@ -1,6 +1,6 @@
 """Coordinates of a layer's rows by each algorithm, with figures of how good they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ class Projection:
     ----------
     coordinates
         (rows, components), by row number.
-    components, mean, ratios
-        What the coordinates multiply, (components, columns), what is taken off before, (columns,), and the share of
-        the variance, (components,); None where an algorithm has none.
+    components, mean, deviations, ratios
+        What the coordinates multiply, (components, columns), what is taken off and what columns are divided by before,
+        (columns,), and the share of the variance, (components,); None where an algorithm has none.
     figures
         How good it is: name, value, and what it is.
     """
@@ -34,6 +34,7 @@ class Projection:
     coordinates: Floats
     components: Floats | None = None
     mean: Floats | None = None
+    deviations: Floats | None = None
     ratios: Floats | None = None
     figures: tuple[tuple[str, float, str], ...] = ()
     warnings: tuple[str, ...] = ()
@@ -41,7 +42,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """How one layer is projected: the method's parameters, components, seed, the field at fault, and all rows."""
+    """How one layer is projected: the method's parameters, components, seed, the field at fault, and all points."""
 
     params: Any
     components: int
@@ -75,12 +76,12 @@ class Projected:
         )
         figures = (*found.figures, *self._neighbours(sample, found.coordinates))
         used = len(sample.keys)
-        figures += (("rows", float(used), f"Rows that have coordinates, of {self._settings.rows}."),)
+        figures += (("rows", float(used), f"Points that have coordinates, of {self._settings.rows}."),)
         order = np.argsort(sample.keys)
         warnings = found.warnings
         if used < self._settings.rows:
-            warnings += (f"{name}: coordinates are of a random sample of {used} of the {self._settings.rows} rows.",)
-        return Projection(found.coordinates[order], found.components, found.mean, found.ratios, figures, warnings)
+            warnings += (f"{name}: coordinates are of a random sample of {used} of the {self._settings.rows} points.",)
+        return replace(found, coordinates=found.coordinates[order], figures=figures, warnings=warnings)
 
     def _pca(self, name: str, sample: Sample, covariance: Covariance | None) -> Projection:
         rows = sample.values.astype(np.float64)
@@ -114,7 +115,8 @@ class Projected:
             warnings += (f"{name}: all rows are equal; there is no variance to explain.",)
         if ratio is not None:
             figures.append(("participation_ratio", ratio, "Over how many directions the variance is spread."))
-        return Projection(centred @ components.T, components, mean, ratios, tuple(figures), warnings)
+        scales = divisors if self._params.scale else None
+        return Projection(centred @ components.T, components, mean, scales, ratios, tuple(figures), warnings)
 
     def _nmf(self, name: str, sample: Sample, _: Covariance | None) -> Projection:
         count, most = self._settings.components, self._params.iterations

@@ -111,6 +111,18 @@ class UnitSummary:
         return moments, ranges
 
     @property
+    def classless(self) -> str:
+        """Why there are no means of classes; empty if there are."""
+        classes, rows = len(self.classes.classes), int(self.classes.counts.sum())
+        if classes < 2:
+            return "the rows have fewer than two labels"
+        if self.classes.overfull:
+            return f"the rows have more than {classes} labels"
+        if rows < 2 * classes:
+            return f"{rows} rows have {classes} labels, which are no classes"
+        return ""
+
+    @property
     def top(self) -> int:
         """How many rows `highest` has for each unit."""
         return int((self.highest.rows[:1] >= 0).sum())

@@ -100,11 +100,15 @@ def top_table(layer: ProbeLayer, summary: UnitSummary, names: Mapping[int, str])
         "name": Column(tuple(names[row] for row in rows.tolist())),
         "value": Column(summary.highest.values[:, :count].reshape(-1).astype(np.float64)),
     }
-    shape = position_shape(layer)
-    axes = {0: (), 1: ("position",), 2: ("y", "x")}.get(len(shape), tuple(f"axis {n}" for n in range(len(shape))))
-    for axis, at in zip(axes, np.unravel_index(places, shape) if shape else (), strict=True):
-        columns[axis] = Column(at.astype(np.int64))
+    columns |= place_columns(position_shape(layer), places)
     return Table(columns, f"The rows in which each unit of {layer.name} is highest at any position; ties by row.")
+
+
+def place_columns(shape: tuple[int, ...], places: npt.NDArray[np.int64]) -> dict[str, Column]:
+    """Return columns of where places in row-major order are: y and x of maps, the position of sequences."""
+    axes = {0: (), 1: ("position",), 2: ("y", "x")}.get(len(shape), tuple(f"axis {n}" for n in range(len(shape))))
+    indices = np.unravel_index(places, shape) if shape else ()
+    return {axis: Column(at.astype(np.int64)) for axis, at in zip(axes, indices, strict=True)}
 
 
 def layers_table(layers: Sequence[tuple[str, UnitSummary]]) -> Table:
@@ -148,10 +152,10 @@ def dominating(name: str, summary: UnitSummary) -> tuple[str, ...]:
 
 
 def _selectivity(summary: UnitSummary) -> tuple[Floats | None, tuple[str, ...]]:
-    """Return each unit's selectivity, NaN where it has no response, and its class; None without two classes."""
-    classes = summary.classes.classes
-    if len(classes) < 2 or summary.classes.overfull:
+    """Return each unit's selectivity, NaN where it has no response, and its class; None without classes."""
+    if summary.classless:
         return None, ()
+    classes = summary.classes.classes
     # In the order of names, so that of equal means the first does not depend on which rows come first.
     order = sorted(range(len(classes)), key=classes.__getitem__)
     means = summary.classes.means[order]

@@ -99,7 +99,7 @@ def test_selectivity_is_by_the_mean_of_each_class_and_names_the_class():
     values = np.array([[4.0, 1, 0, -1], [2, 1, 0, -1], [1, 1, 5, -2], [0, 1, 0, -2], [9, 9, 9, 9]])
     labels = ("cat", "cat", "hen", "ape", "")
 
-    table = found("activations", {"dense": values}, Rows(5, labels)).tables["dense/units"]
+    table = found("activations", {"dense": np.tile(values, (3, 1))}, Rows(15, labels * 3)).tables["dense/units"]
 
     # The first: cat 3, hen 1, ape 0.
     np.testing.assert_allclose(column(table, "selectivity"), [2.5 / 3.5, 0, 1, np.nan], atol=1e-12)
@@ -111,6 +111,23 @@ def test_without_two_classes_there_is_no_selectivity(labels):
     table = found("activations", {"dense": np.ones((6, 2))}, Rows(6, labels)).tables["dense/units"]
 
     assert "selectivity" not in table.columns
+
+
+def test_labels_that_are_numbers_are_no_classes():
+    labels = tuple(str(number / 7) for number in range(30))
+
+    answer = found("activations", {"dense": np.ones((30, 2))}, Rows(30, labels))
+
+    assert "selectivity" not in answer.tables["dense/units"].columns
+    assert answer.warnings == ("dense: 30 rows have 30 labels, which are no classes; selectivity is left out.",)
+
+
+def test_more_labels_than_means_are_kept_for_have_no_selectivity(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.dissection.activations._CLASS_ELEMENTS", 4)
+
+    answer = found("activations", {"dense": np.ones((30, 2))}, Rows(30, ("ape", "cat", "hen") * 10))
+
+    assert answer.warnings == ("dense: the rows have more than 2 labels; selectivity is left out.",)
 
 
 def test_dead_units_are_named_with_the_rule():
@@ -178,6 +195,13 @@ def test_fewer_rows_than_are_asked_for_are_all_shown():
     assert "y" not in table.columns
 
 
+def test_without_rows_at_the_top_there_is_no_table_of_them():
+    answer = found("activations", {"dense": np.eye(4)}, Rows(4, images=tuple(pictures(4))), top=0)
+
+    assert list(answer.tables) == ["dense/units", "dense/positions", "layers"]
+    assert not answer.pictures
+
+
 def test_only_the_units_that_were_asked_for_are_looked_at():
     values = maps()
 
@@ -235,12 +259,15 @@ def test_even_positions_are_not_warned_of():
     assert found("activations", maps()).warnings == ()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
 def test_a_value_that_is_none_is_an_error_that_names_the_row(value):
-    values = maps()
+    values = {name: array.astype(np.float64) for name, array in maps().items()}
     values["conv"][35, 1, 0, 0] = value
 
-    with pytest.raises(InvalidRequestError, match=r"conv is not finite: row 35 \(row 35\) makes unit 1 (nan|inf)"):
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"conv is not finite, or too large to add up: row 35 \(row 35\) makes unit 1 (nan|inf|1e\+200)",
+    ):
         found("activations", values)
 
 
@@ -271,14 +298,15 @@ def equal(one, other):
     assert one.warnings == other.warnings
 
 
-def test_what_goes_on_from_a_state_is_the_same_bit_for_bit():
+def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.pace._SECONDS", 0.0)
     values = maps(100)
     probe = Rows(100, tuple("ab"[number % 2] for number in range(100)))
 
     whole = found("activations", values, probe, samples=256)
     others = resumed("activations", values, probe, samples=256)
 
-    assert len(others) > 1
+    assert len(others) == 4
     for other in others:
         equal(whole, other)
 
@@ -318,8 +346,11 @@ def test_sheets_show_what_is_around_the_highest_position():
         assert crop.sum() == 255 * 16 * 3
 
 
-def test_a_layer_without_positions_shows_whole_pictures():
-    answer = found("activations", {"dense": np.eye(4)}, Rows(4, images=tuple(pictures(4, 48))), crop=24, top=1)
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 1, 1)])
+def test_a_layer_without_positions_shows_whole_pictures(shape):
+    answer = found(
+        "activations", {"dense": np.eye(4).reshape(shape)}, Rows(4, images=tuple(pictures(4, 48))), crop=24, top=1
+    )
 
     assert [each.height for each in answer.pictures.values()] == [24] * 4
 
@@ -352,6 +383,25 @@ def test_maps_are_drawn_each_in_its_own_scale():
     assert levels == [[0, 85, 170, 255]] * 2
     # A unit that is the same everywhere is at the least.
     assert (shown[34:, :32] == 0).all()
+
+
+def test_rows_of_one_name_have_maps_of_their_own():
+    class Named(Rows):
+        def names(self, numbers):
+            return ("twin",) * len(numbers)
+
+    answer = found("activations", {"conv": maps()["conv"]}, Named(2), maps=2)
+
+    assert list(answer.pictures) == ["conv/maps of twin", "conv/maps of twin (row 1)"]
+
+
+def test_rows_of_several_lengths_are_refused():
+    values = {"tokens": np.ones((3, 4, 2))}
+    asked = question(values, unit_axis=1)
+    layer = replace(asked.layers[0].layer, shape=(9, 2))
+
+    with pytest.raises(InvalidRequestError, match="9 positions for the first row, and 4 for row 0"):
+        yielded("activations", values, asked=replace(asked, layers=(replace(asked.layers[0], layer=layer),)))
 
 
 def test_findings_come_layer_by_layer():

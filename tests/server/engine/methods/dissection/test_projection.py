@@ -88,6 +88,9 @@ def test_scaled_columns_have_a_variance_of_one():
     wanted = PCA(7, svd_solver="full").fit((wide - wide.mean(0)) / wide.std(0))
     ratios = values_of(answer, "dense/explained_variance_ratio")
     np.testing.assert_allclose(ratios, wanted.explained_variance_ratio_, atol=1e-6)
+    scaled = (rows - values_of(answer, "dense/mean")) / values_of(answer, "dense/deviation")
+    again = scaled @ values_of(answer, "dense/components").T
+    np.testing.assert_allclose(values_of(answer, "dense/coordinates"), again, atol=1e-5)
 
 
 def test_wide_rows_have_their_components_by_random_projections_and_it_is_said():
@@ -266,6 +269,57 @@ def test_a_rows_vector_is_what_was_asked_for(reduction, reduce):
     np.testing.assert_allclose(np.abs(values_of(answer, "conv/coordinates")), wanted, atol=1e-5)
 
 
+def test_positions_can_be_points_of_their_own():
+    maps = np.random.default_rng(5).normal(size=(40, 3, 2, 5)).astype(np.float32)
+    labels = tuple("ab"[number % 2] for number in range(40))
+
+    answer = found("projection", {"conv": maps}, Rows(40, labels), reduction="positions", most_rows=100)
+
+    points = maps.astype(np.float64).transpose(0, 2, 3, 1).reshape(-1, 3)
+    wanted = np.abs(PCA(2, svd_solver="full").fit_transform(points)).reshape(40, 2, 5, 2)
+    table = answer.tables["conv/points"]
+    at = tuple(column(table, name) for name in ("row", "y", "x"))
+    np.testing.assert_allclose(np.abs(values_of(answer, "conv/coordinates")), wanted[at], atol=1e-5)
+    assert column(table, "label").tolist() == [labels[number] for number in at[0]]
+    titles = answer.arrays["conv/coordinates"].axes[0].labels
+    assert titles[0] == f"row {at[0][0]} at {at[1][0]}, {at[2][0]}"
+    assert "rows" not in answer.tables
+    assert any("random sample of 100 of the 400 points" in text for text in answer.warnings)
+
+
+def test_parts_that_maps_are_made_of_are_found_at_their_positions():
+    source = np.random.default_rng(6)
+    maps = np.zeros((20, 4, 3, 3), np.float32)
+    which = source.integers(2, size=(20, 3, 3))
+    strength = 1 + source.random((20, 3, 3))
+    # A position has units 0 and 1, or units 2 and 3.
+    for part in range(2):
+        maps[:, 2 * part] = maps[:, 2 * part + 1] = np.where(which == part, strength, 0)
+
+    answer = found("projection", {"conv": maps}, algorithm="nmf", reduction="positions", components=2)
+
+    components = values_of(answer, "conv/components")
+    order = components[:, 0].argsort()[::-1]
+    np.testing.assert_allclose(components[order], np.array([[1, 1, 0, 0], [0, 0, 1, 1]]) / np.sqrt(2), atol=1e-3)
+    table = answer.tables["conv/points"]
+    at = tuple(column(table, name) for name in ("row", "y", "x"))
+    np.testing.assert_array_equal(values_of(answer, "conv/coordinates")[:, order].argmax(1), which[at])
+
+
+def test_positions_of_pictures_are_drawn_by_what_is_around_them():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:32, :, 0] = image[32:, :, 2] = 250
+    maps = np.array([[[[5.0], [15.0]], [[1.0], [3.0]]]])
+
+    answer = found(
+        "projection", {"conv": maps}, Rows(1, images=(image,)), reduction="positions", components=2, size=300
+    )
+
+    # The upper half is red, the lower blue; a point's thumbnail is of its half alone.
+    shown = pixels(answer.pictures["conv/thumbnails"])
+    assert [(shown == colour).all(2).sum() for colour in ((250, 0, 0), (0, 0, 250))] == [32 * 32] * 2
+
+
 def test_a_sample_of_the_rows_has_coordinates_by_the_components_of_all():
     rows = dense(500)
     labels = tuple("ab"[number % 2] for number in range(500))
@@ -278,16 +332,16 @@ def test_a_sample_of_the_rows_has_coordinates_by_the_components_of_all():
     assert column(answer.tables["rows"], "label").tolist() == [labels[number] for number in chosen]
     whole = values_of(found("projection", {"dense": rows}), "dense/coordinates")
     np.testing.assert_allclose(values_of(answer, "dense/coordinates"), whole[chosen], rtol=1e-6, atol=1e-6)
-    assert any("random sample of 50 of the 500 rows" in text for text in answer.warnings)
+    assert any("random sample of 50 of the 500 points" in text for text in answer.warnings)
     assert figures(answer)["rows"] == 50
 
 
-@pytest.mark.parametrize("algorithm", ["pca", "nmf"])
-def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(algorithm, monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.dissection.projection._SAVE_SECONDS", 0.0)
+@pytest.mark.parametrize(("algorithm", "reduction"), [("pca", "mean"), ("nmf", "mean"), ("pca", "positions")])
+def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(algorithm, reduction, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.pace._SECONDS", 0.0)
     values = {"dense": np.abs(dense(150)), "conv": np.random.default_rng(6).random((150, 3, 2, 2)).astype(np.float32)}
     probe = Rows(150, tuple("ab"[number % 2] for number in range(150)))
-    settings = {"algorithm": algorithm, "most_rows": 60}
+    settings = {"algorithm": algorithm, "reduction": reduction, "most_rows": 60}
 
     whole = found("projection", values, probe, **settings)
     others = resumed("projection", values, probe, **settings)
@@ -300,10 +354,9 @@ def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(algorithm, monkeypatc
         assert {name: each.data for name, each in other.pictures.items()} == {
             name: each.data for name, each in whole.pictures.items()
         }
-        np.testing.assert_array_equal(column(other.tables["rows"], "label"), column(whole.tables["rows"], "label"))
-        np.testing.assert_array_equal(
-            column(other.tables["quality"], "value"), column(whole.tables["quality"], "value")
-        )
+        for name, table in whole.tables.items():
+            for key in table.columns:
+                np.testing.assert_array_equal(column(other.tables[name], key), column(table, key))
 
 
 def test_rows_are_drawn_in_the_colours_of_their_classes():
@@ -314,7 +367,7 @@ def test_rows_are_drawn_in_the_colours_of_their_classes():
     picture = answer.pictures["dense/thumbnails"]
     shown = pixels(picture)
     assert shown.shape == (200, 200, 3)
-    assert "3 rows" in picture.text
+    assert "3 points" in picture.text
     assert "2 classes" in picture.text
     # The first component runs to the right: its ends are 10 * sqrt(2) apart.
     middle = shown[95:106]
