@@ -20,11 +20,11 @@ from pellucid_server.engine.methods.shared.ascent import Climb, Settings
 from pellucid_server.engine.methods.shared.constraints import CONSTRAINTS, Constraint
 from pellucid_server.engine.methods.shared.input_space import Floats, input_space
 from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals, natural_scores
+from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
 from pellucid_server.engine.methods.shared.searches import (
     Outcome,
     Plan,
     Searched,
-    percentiles,
     search,
     trajectory_array,
 )
@@ -126,9 +126,12 @@ class Params:
 
 def _cost(params: Params, question: ProbeQuestion) -> Cost:
     natural = 0 if question.probe is None else min(question.probe.count, params.natural_rows)
-    objectives = sum(len(each.units) for each in question.layers) or 1
-    steps = objectives * params.starts * (params.steps + 1)
-    return Cost(natural + params.draws, others={"unit-gradient" if question.layers else "gradient": steps})
+    each = params.starts * (params.steps + 1)
+    if not question.layers:
+        return Cost(natural + params.draws, each)
+    units = {layer.name: 1 if params.objective == "direction" else len(layer.units) for layer in question.layers}
+    steps = {f"unit gradient@{name}": count * each for name, count in units.items()}
+    return Cost(others={"activations": natural + params.draws, **steps})
 
 
 @method(
@@ -298,42 +301,26 @@ def _probe_row(question: ProbeQuestion, number: int) -> Arrays:
 
 
 def _summary(question: ProbeQuestion, blocks: tuple[Goals, ...], found: Searched) -> Findings:
-    objectives = [(goals, each) for goals in blocks for each in goals.objectives]
+    names = [each.name for goals in blocks for each in goals.objectives]
     records = found.records
     lit, finite = records["lit"] > 0, records["finite"] > 0
     status = tuple(
         _REACHED if on and real else (_NOT_FINITE if not real else _DEAD) for on, real in zip(lit, finite, strict=True)
     )
-    units = np.array([each.unit for _, each in objectives], np.int64)
     columns = {
-        "objective": Column(tuple(each.name for _, each in objectives)),
-        "layer": Column(tuple(goals.name for goals, _ in objectives)),
-        "unit": _whole(units),
-        "position": _whole(np.array([each.position for _, each in objectives], np.int64)),
-        "activation": _real(records["activation"], "The objective at the input that is shown."),
-        "start": _real(records["start"], "The highest objective among the starts."),
-        "best random": _real(records["random"], "The highest objective among the random inputs."),
+        **objective_columns(blocks),
+        "activation": real_column(records["activation"], "The objective at the input that is shown."),
+        "start": real_column(records["start"], "The highest objective among the starts."),
+        "best random": real_column(records["random"], "The highest objective among the random inputs."),
+        **natural_columns(found.natural, records["activation"]),
+        "status": Column(status, text="dead: no input that was tried changes the unit."),
     }
-    warnings = ["The probe is not set, so that what was reached is compared with random inputs alone."]
-    if len(found.natural):
-        best, percentile = percentiles(found.natural, records["activation"])
-        percentile = np.where(np.isfinite(records["activation"]), percentile, np.nan)
-        columns["best natural"] = _real(best, f"The highest objective among {len(found.natural)} rows of the probe.")
-        columns["percentile"] = _real(percentile, "Share of the probe's rows below, in percent; equal ones count half.")
-        warnings = []
-    columns["status"] = Column(status, text="dead: no input that was tried changes the unit.")
-    dead = [each.name for (_, each), word in zip(objectives, status, strict=True) if word == _DEAD]
+    warnings = [] if len(found.natural) else [NO_PROBE]
+    dead = [name for name, word in zip(names, status, strict=True) if word == _DEAD]
     if dead:
         warnings.append(f"Nothing that was tried changes {', '.join(dead)}: there is no input to show.")
-    trajectory = trajectory_array([each.name for _, each in objectives], found.trajectory)
-    table = Table(columns, "What was reached of each objective.")
-    return Findings(arrays={"trajectory": trajectory}, tables={"objectives": table}, warnings=tuple(warnings))
-
-
-def _whole(values: npt.NDArray[np.int64]) -> Column:
-    return Column(np.maximum(values, 0), missing=values < 0)
-
-
-def _real(values: Floats, text: str) -> Column:
-    real = np.isfinite(values)
-    return Column(np.where(real, values, 0.0).astype(np.float64), missing=~real, text=text)
+    return Findings(
+        arrays={"trajectory": trajectory_array(names, found.trajectory)},
+        tables={"objectives": Table(columns, "What was reached of each objective.")},
+        warnings=tuple(warnings),
+    )

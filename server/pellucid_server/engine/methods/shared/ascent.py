@@ -95,8 +95,8 @@ class Climb:
         return self._best[chosen], np.isfinite(self._best_totals[chosen])
 
     def state(self) -> Arrays:
-        """Return all of it as arrays by name."""
-        found = {
+        """Return all of it as arrays by name: copies, as a climb changes its own in place."""
+        found: dict[str, npt.NDArray[np.generic]] = {
             "points": self._points,
             "best": self._best,
             "best totals": self._best_totals,
@@ -104,7 +104,9 @@ class Climb:
             "trajectory": self.trajectory,
             "step": np.array(self.step),
         }
-        return {**found, "first": self._first, "second": self._second} if self._settings.adam else found
+        if self._settings.adam:
+            found |= {"first": self._first, "second": self._second}
+        return {name: each.copy() for name, each in found.items()}
 
     def restore(self, state: Arrays) -> None:
         """Go on from what `state` returned."""

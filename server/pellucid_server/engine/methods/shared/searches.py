@@ -36,9 +36,9 @@ class Outcome:
     Attributes
     ----------
     records
-        Numbers of each objective by name, (objectives,) each; NaN where there is none.
+        Numbers of each input that was found by name, (inputs,) each; NaN where there is none.
     trajectory
-        The objective at each step, (objectives, steps); NaN where there was no step.
+        The objective at each step, (inputs, steps); NaN where there was no step.
     findings
         What is shown of them.
     """
@@ -119,7 +119,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What all blocks found: records by name and trajectories of all objectives, and the probe's objectives."""
+    """What all blocks found: records by name and trajectories of all inputs, and the objectives at the probe's rows."""
 
     records: dict[str, Floats]
     trajectory: Floats
@@ -221,7 +221,7 @@ def _joined(trajectories: list[Floats]) -> Floats:
 def trajectory_array(names: Sequence[str], trajectory: Floats) -> NamedArray:
     """Return the trajectories as an array of the answer."""
     axes = (Axis("objective", tuple(names)), Axis("step"))
-    text = "The objective at each step: the highest among an objective's inputs; missing behind its last step."
+    text = "The objective at each step; missing behind the last step."
     return NamedArray(trajectory, axes, text=text, missing=True)
 
 
@@ -233,7 +233,7 @@ def percentiles(natural: Floats, reached: Floats) -> tuple[Floats, Floats]:
     natural
         Objectives at the rows of the probe, (rows, objectives), at least one row.
     reached
-        What was reached, (objectives,). Rows that are equal count half.
+        What was reached, (objectives,); rows that are equal count half.
     """
     below = (natural < reached).mean(axis=0) + 0.5 * (natural == reached).mean(axis=0)
     return np.asarray(natural.max(axis=0)), np.asarray(100 * below)
