@@ -34,6 +34,7 @@ from pellucid_server.vocabulary.findings import Column, Findings, Table
 _MOST_OBJECTIVES = 256
 _STATE_BYTES = 8 << 20
 _KEPT_ARRAYS = 4
+_DRAWN_BYTES = 256 << 20
 _REACHED, _DEAD, _NOT_FINITE = "reached", "dead", "not finite"
 
 
@@ -191,6 +192,9 @@ def _constraint(question: ProbeQuestion, params: Params) -> Constraint:
         require(
             params.radius is not None, "radius", params.radius, f"must be set where constraint is {params.constraint}"
         )
+    most = _DRAWN_BYTES // space.centre.nbytes
+    right = f"must be at most {most}, as a row of this model has {space.size} elements"
+    require(params.draws <= most, "draws", params.draws, right)
     if params.lowest is not None and params.highest is not None:
         right = f"must be above lowest, {params.lowest:g}"
         require(params.lowest < params.highest, "highest", params.highest, right)
@@ -212,13 +216,12 @@ class _Ascent:
         self._question = question
         self._space = constraint.space
         self._goals = goals
-        candidates = np.concatenate(
-            [
-                constraint.project(self._space.centre[None]),
-                constraint.draw(generator(question.seed, "activation-maximization"), params.draws),
-            ]
+        self._bytes = 16 * params.starts * len(goals.objectives) * self._space.centre.nbytes
+        source = generator(question.seed, "activation-maximization")
+        candidates, rows = handle.beside(
+            16 * params.draws * self._space.centre.nbytes, lambda: _candidates(constraint, source, params.draws)
         )
-        scores = natural_scores(handle, (goals,), self._space.rows(candidates))
+        scores = natural_scores(handle, (goals,), rows)
         self._random = scores[1:].max(axis=0)
         points = []
         for number in range(len(goals.objectives)):
@@ -255,11 +258,11 @@ class _Ascent:
     def restore(self, state: Arrays) -> None:
         self._climb.restore(state)
 
-    def preview(self) -> Findings:
-        return self._shown()[1]
+    def preview(self, handle: Handle) -> Findings:
+        return handle.beside(self._bytes, self._shown)[1]
 
     def outcome(self, handle: Handle) -> Outcome:
-        rows, findings = self._shown()
+        rows, findings = handle.beside(self._bytes, self._shown)
         points, finite = self._climb.best()
         reached = self._goals.scores(handle, Rows(rows), np.arange(len(points)))
         lit = self._climb.lit
@@ -281,6 +284,12 @@ class _Ascent:
             if finite[number] and self._climb.lit[number]
         ]
         return rows.arrays, joined(parts)
+
+
+def _candidates(constraint: Constraint, source: np.random.Generator, draws: int) -> tuple[Floats, Arrays]:
+    """Return the centre and random points, (1 + draws, elements), and their rows."""
+    points = np.concatenate([constraint.project(constraint.space.centre[None]), constraint.draw(source, draws)])
+    return points, constraint.space.rows(points)
 
 
 def _chosen(scores: Floats, starts: int) -> npt.NDArray[np.int64]:

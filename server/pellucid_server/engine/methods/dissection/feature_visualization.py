@@ -46,7 +46,7 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 _MOST_OBJECTIVES = 64
 _STATE_BYTES = 8 << 20
 _KEPT_ARRAYS = 3
-_RATES = {"fourier": 0.05, "pixel": 0.05, "magnitude": 0.5}
+_RATES = {"fourier": 0.05, "pixel": 0.05, "magnitude": 0.1}
 _REACHED, _DEAD = "reached", "dead"
 
 
@@ -115,7 +115,7 @@ class Params:
     )
     learning_rate: float | None = parameter(
         None,
-        "Step of Adam. Left out: 0.05, or 0.5 radians for magnitude.",
+        "Step of Adam. Left out: 0.05, or 0.1 radians for magnitude.",
         minimum=1e-4,
         maximum=10.0,
     )
@@ -287,12 +287,12 @@ class _Search:
     def restore(self, state: Arrays) -> None:
         self._painting.restore(state)
 
-    def preview(self) -> Findings:
-        return self._shown()[1]
+    def preview(self, handle: Handle) -> Findings:
+        return handle.beside(self._painting.work_bytes, self._shown)[1]
 
     def outcome(self, handle: Handle) -> Outcome:
         painting = self._painting
-        rows, findings = handle.beside(1 << 30, self._shown)
+        rows, findings = handle.beside(painting.work_bytes, self._shown)
         of = np.repeat(np.arange(len(painting.goals.objectives)), self._brush.pictures)
         reached = painting.goals.scores(handle, Rows(rows), of)
         real = painting.lit & np.isfinite(reached)
@@ -316,7 +316,7 @@ class _Search:
             if not painting.lit[number]:
                 continue
             text = f"What {each.rpartition('/')[0]} responds to most, painted from noise."
-            pictures[each] = png(rows.levels[name][number], text, 0 if image is None else image.resize)
+            pictures[each] = png(rows.levels[name][number], text, 0 if image is None else image.resize, mirrored=True)
             if self._brush.transparency:
                 arrays[f"{each}/transparency"] = _transparency(painting.transparency[number], each)
         return rows.arrays, Findings(arrays=arrays, pictures=pictures)

@@ -83,10 +83,11 @@ class Climb:
     def advance(self, handle: Handle) -> None:
         """Evaluate all points, and make a step."""
         space, goals = self._constraint.space, self.goals
-        rows = space.rows(self._points)
+        work = 8 * self._points.nbytes
+        rows = handle.beside(work, lambda: space.rows(self._points))
         scores, gradients, dark = goals.lit_gradient(handle, rows, self._of)
         whole = _of_all(gradients, rows)
-        handle.beside(8 * self._points.nbytes, lambda: self._take(scores, space.points(whole), dark))
+        handle.beside(work, lambda: self._take(scores, space.points(whole), dark))
 
     def best(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the best point of each objective, (objectives, elements), and whether it has one that is finite."""

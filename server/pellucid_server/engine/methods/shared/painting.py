@@ -125,6 +125,11 @@ class Painting:
         return self._parameters.size
 
     @property
+    def work_bytes(self) -> int:
+        """Bytes that stand for what a step takes: transforms take many times what copies do."""
+        return 16 * self._parameters.nbytes
+
+    @property
     def ended(self) -> bool:
         """Whether all steps were made, or every picture is done."""
         return self.step >= self._brush.steps or bool(self._stopped.all())
@@ -143,7 +148,7 @@ class Painting:
         """Make a step of all pictures that are not done."""
         active = np.flatnonzero(~self._stopped)
         while True:
-            painted = handle.beside(self._bytes, lambda: self._painted(active))
+            painted = handle.beside(self.work_bytes, lambda: self._painted(active))
             rows = self._canvas.arrays(painted.rows.detach().numpy())
             more = self._more(handle, rows)
             scores, gradients, dark = self.goals.lit_gradient(handle, rows, self._of[active], more)
@@ -152,7 +157,7 @@ class Painting:
         self.lit[active] |= ~dark
         self.trajectory[active, self.step] = np.where(np.isfinite(scores), scores, np.nan)
         gradient = gradients[self._canvas.name]
-        handle.beside(self._bytes, lambda: self._take(painted, active, gradient))
+        handle.beside(self.work_bytes, lambda: self._take(painted, active, gradient))
         self.step += 1
         if self.step % _STRETCH == 0 and self.step >= 2 * _STRETCH:
             self._stop()
@@ -185,11 +190,6 @@ class Painting:
         self._tries, self._stopped, self.lit = copied["tries"], copied["stopped"], copied["lit"]
         self.trajectory, self.step = copied["trajectory"], int(copied["step"])
         self.transparency = copied.get("transparency", self.transparency)
-
-    @property
-    def _bytes(self) -> int:
-        """Bytes that stand for what a step takes: transforms take many times what copies do."""
-        return 16 * self._parameters.nbytes
 
     def _named(self, number: int) -> str:
         """Name a picture for its random numbers: they depend on no other picture of the request."""

@@ -70,7 +70,7 @@ class Search(Protocol):
         """Make a step."""
         ...
 
-    def preview(self) -> Findings:
+    def preview(self, handle: Handle) -> Findings:
         """Return what it would show if it ended here."""
         ...
 
@@ -206,7 +206,7 @@ def _climbed(handle: Handle, plan: Plan, found: Search, number: int, kept: _Kept
         saved = False
         found.advance(handle)
         if found.step % _PREVIEW_STEPS == 0 and not found.ended:
-            preview = found.preview()
+            preview = found.preview(handle)
             if preview != Findings():
                 yield Preview(preview)
 
