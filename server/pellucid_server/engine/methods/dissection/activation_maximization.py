@@ -25,6 +25,7 @@ from pellucid_server.engine.methods.shared.searches import (
     Outcome,
     Plan,
     Searched,
+    natural_limit,
     search,
     trajectory_array,
 )
@@ -121,7 +122,7 @@ class Params:
         maximum=1e6,
     )
     natural_rows: int = parameter(
-        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=100000
+        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=10000
     )
 
 
@@ -175,7 +176,7 @@ def activation_maximization(handle: Handle, question: ProbeQuestion, params: Par
         start=lambda number, natural: _Ascent(handle, question, params, constraint, blocks[number], natural),
         steps=params.steps + 1,
         block_rows=[len(block.objectives) * params.starts for block in blocks],
-        natural_rows=params.natural_rows,
+        natural_rows=natural_limit(params.natural_rows, blocks),
     )
     found = yield from search(handle, question, plan)
     yield _summary(question, blocks, found)
@@ -222,12 +223,13 @@ class _Ascent:
             16 * params.draws * self._space.centre.nbytes, lambda: _candidates(constraint, source, params.draws)
         )
         scores = natural_scores(handle, (goals,), rows)
-        self._random = scores[1:].max(axis=0)
+        highest = np.where(np.isfinite(scores[1:]), scores[1:], -np.inf).max(axis=0)
+        self._random = np.where(np.isfinite(highest), highest, np.nan)
         points = []
         for number in range(len(goals.objectives)):
             more, own = candidates, scores[:, number]
-            if len(natural):
-                row = _probe_row(question, int(natural[:, number].argmax()))
+            if np.isfinite(natural[:, number]).any():
+                row = _probe_row(question, int(np.nanargmax(natural[:, number])))
                 point = constraint.project(self._space.points(row))
                 more = np.concatenate([more, point])
                 own = np.append(own, natural_scores(handle, (goals,), self._space.rows(point))[0, number])

@@ -32,9 +32,11 @@ from pellucid_server.engine.methods.shared.parameterisations import (
 from pellucid_server.engine.methods.shared.pngs import png
 from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
 from pellucid_server.engine.methods.shared.searches import (
+    Floats,
     Outcome,
     Plan,
     Searched,
+    natural_limit,
     search,
     trajectory_array,
 )
@@ -139,7 +141,7 @@ class Params:
         0.0, "What it is charged for the mean squared difference from mid-grey; likewise.", minimum=0.0, maximum=1e6
     )
     natural_rows: int = parameter(
-        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=100000
+        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=10000
     )
 
 
@@ -191,18 +193,23 @@ def feature_visualization(handle: Handle, question: ProbeQuestion, params: Param
         most=_MOST_OBJECTIVES,
     )
     brush = _brush(handle, question, params, canvas, shape)
-    each = 4 * int(np.prod(brush.parameterisation.shape)) * _KEPT_ARRAYS + 4 * int(np.prod(shape[1:]))
-    most = max(1, _STATE_BYTES // (each * params.pictures))
+    parameters = 4 * int(np.prod(brush.parameterisation.shape))
+    most = max(1, _STATE_BYTES // (params.pictures * (_KEPT_ARRAYS * parameters + 4 * int(np.prod(shape[1:])))))
     blocks = tuple(block for goals in sought for block in goals.split(most))
+
+    def start(number: int, natural: Floats) -> _Search:
+        painting = handle.beside(16 * parameters, lambda: Painting(blocks[number], canvas, brush))
+        return _Search(question, painting, canvas, brush)
+
     plan = Plan(
         blocks=blocks,
-        start=lambda number, natural: _Search(question, Painting(blocks[number], canvas, brush), canvas, brush),
+        start=start,
         steps=params.steps,
         block_rows=[len(block.objectives) * params.pictures for block in blocks],
-        natural_rows=params.natural_rows,
+        natural_rows=natural_limit(params.natural_rows, blocks),
     )
     found = yield from search(handle, question, plan)
-    yield _summary(question, params, blocks, found)
+    yield _summary(question, params, brush, blocks, found)
 
 
 def _canvas(question: ProbeQuestion) -> tuple[Canvas, tuple[int, ...]]:
@@ -330,7 +337,9 @@ def _transparency(sizes: npt.NDArray[np.float32], name: str) -> NamedArray:
     return NamedArray(found, (Axis("height"), Axis("width")), text=text)
 
 
-def _summary(question: ProbeQuestion, params: Params, blocks: tuple[Goals, ...], found: Searched) -> Findings:
+def _summary(
+    question: ProbeQuestion, params: Params, brush: Brush, blocks: tuple[Goals, ...], found: Searched
+) -> Findings:
     each, records = params.pictures, found.records
     columns = objective_columns(blocks, each)
     names = columns["objective"].values
@@ -355,4 +364,5 @@ def _summary(question: ProbeQuestion, params: Params, blocks: tuple[Goals, ...],
         arrays={"trajectory": trajectory_array(labels, found.trajectory)},
         tables={"objectives": Table(columns, "What was reached of each objective, a row for each picture.")},
         warnings=tuple(warnings),
+        resolved={"learning_rate": brush.rate},
     )

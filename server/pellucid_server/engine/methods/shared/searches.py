@@ -28,6 +28,9 @@ have already.
 
 _PREVIEW_STEPS = 50
 
+_NATURAL_VALUES = 1 << 20
+"""Objectives at rows of the probe that are kept, and so are part of every state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -115,6 +118,11 @@ class Plan:
     def rows(self, natural: int) -> int:
         """Return how many rows are evaluated in all, given those of the probe."""
         return natural + self.steps * sum(self.block_rows)
+
+
+def natural_limit(rows: int, blocks: Sequence[Goals]) -> int:
+    """Return how many rows of a probe are looked at of `rows`: fewer where there are very many objectives."""
+    return min(rows, _NATURAL_VALUES // sum(len(each.objectives) for each in blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,4 +244,5 @@ def percentiles(natural: Floats, reached: Floats) -> tuple[Floats, Floats]:
         What was reached, (objectives,); rows that are equal count half.
     """
     below = (natural < reached).mean(axis=0) + 0.5 * (natural == reached).mean(axis=0)
-    return np.asarray(natural.max(axis=0)), np.asarray(100 * below)
+    best = np.where(np.isfinite(natural), natural, -np.inf).max(axis=0)
+    return np.where(np.isfinite(best), best, np.nan), np.asarray(100 * below)
