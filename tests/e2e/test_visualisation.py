@@ -1,8 +1,11 @@
 """activation-maximization and feature-visualization through the real server."""
 
+import io
+
 import grpc
 import numpy as np
 import pytest
+import skimage.data
 from pellucid import tensors
 from pellucid.v1 import (
     dissection_pb2,
@@ -11,6 +14,7 @@ from pellucid.v1 import (
     explanation_service_pb2_grpc,
     input_pb2,
 )
+from PIL import Image
 
 
 @pytest.fixture
@@ -70,3 +74,33 @@ def as_table(rows):
             ]
         )
     )
+
+
+def test_painted_channels_of_an_imagenet_network_beat_natural_photographs(stub):
+    photographs = [skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()]
+    probe = dissection_pb2.Probe(
+        inputs={"image": input_pb2.Input(pictures=input_pb2.Pictures(encoded=[png(each) for each in photographs]))}
+    )
+    parameters = {"steps": explanation_pb2.ParamValue(integer=32)}
+    layer = "_blocks.5"
+
+    responses = list(
+        stub.Dissect(
+            asked("efficientnet-lite0", "feature-visualization", layer, [3, 40], probe=probe, parameters=parameters),
+            timeout=300,
+        )
+    )
+
+    pictures = {name: each for response in responses for name, each in response.findings.pictures.items()}
+    objectives = tables(responses)["objectives"]
+    assert set(pictures) == {f"{layer}[3]/0", f"{layer}[40]/0"}
+    assert all((each.width, each.height) == (256, 256) for each in pictures.values())
+    assert (column(objectives, "activation") > column(objectives, "best natural")).all()
+    assert column(objectives, "percentile").tolist() == [100, 100]
+    assert responses[-1].progress.rows_done == responses[-1].progress.rows == 4 + 2 * 32
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -533,3 +533,40 @@ def test_cancelling_kills_a_helper_process_that_does_not_answer(bench):
     with pytest.raises(CancelledError):
         bench.run(call)
     assert stopped.poll() is not None
+
+
+def test_work_on_large_arrays_runs_on_a_thread_beside_and_on_small_ones_at_once(bench):
+    handle = bench.handle("residual")
+    where = {}
+
+    def noted(name):
+        where[name] = threading.get_ident()
+        return name
+
+    found = bench.run(
+        lambda: [
+            noted("task"),
+            handle.beside(1 << 10, lambda: noted("small")),
+            handle.beside(1 << 24, lambda: noted("large")),
+        ]
+    )
+
+    assert found == [["task", "small", "large"]]
+    assert where["small"] == where["task"] != where["large"]
+
+
+def test_others_go_on_while_one_works_on_large_arrays(bench):
+    handle, went_on = bench.handle("residual"), threading.Event()
+
+    waited, _ = bench.run(lambda: handle.beside(1 << 24, lambda: went_on.wait(30)), went_on.set)
+
+    assert waited
+
+
+def test_a_cancelled_request_does_no_work_beside(bench):
+    request = RequestState(1, None)
+    request.cancelled = True
+    handle = bench.handle("residual", request=request)
+
+    with pytest.raises(CancelledError):
+        bench.run(lambda: handle.beside(1 << 24, lambda: pytest.fail("it ran")))

@@ -150,6 +150,9 @@ def objectives(value: torch.Tensor, beside: Mapping[str, torch.Tensor], unit_axi
     )
     direction = beside[_DIRECTION].to(value.dtype)
     found = torch.einsum("rup,ru->rp", places, direction)
+    if not bool(torch.isfinite(found).all()):
+        # A unit that does not count is none of a row's concern, whatever it is.
+        found = torch.einsum("rup,ru->rp", places.masked_fill(direction[:, :, None] == 0, 0), direction)
     power = beside[_POWER].to(value.dtype)[:, None]
     if bool((power != 0).any()):
         lengths = torch.linalg.vector_norm(places, dim=1) * torch.linalg.vector_norm(direction, dim=1)[:, None]

@@ -20,11 +20,12 @@ from pellucid_server.engine.methods.shared.ascent import Climb, Settings
 from pellucid_server.engine.methods.shared.constraints import CONSTRAINTS, Constraint
 from pellucid_server.engine.methods.shared.input_space import Floats, input_space
 from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals, natural_scores
+from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
 from pellucid_server.engine.methods.shared.searches import (
     Outcome,
     Plan,
     Searched,
-    percentiles,
+    natural_limit,
     search,
     trajectory_array,
 )
@@ -34,6 +35,7 @@ from pellucid_server.vocabulary.findings import Column, Findings, Table
 _MOST_OBJECTIVES = 256
 _STATE_BYTES = 8 << 20
 _KEPT_ARRAYS = 4
+_DRAWN_BYTES = 256 << 20
 _REACHED, _DEAD, _NOT_FINITE = "reached", "dead", "not finite"
 
 
@@ -120,15 +122,18 @@ class Params:
         maximum=1e6,
     )
     natural_rows: int = parameter(
-        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=100000
+        1000, "Rows of the probe at most that what is reached is compared with.", minimum=1, maximum=10000
     )
 
 
 def _cost(params: Params, question: ProbeQuestion) -> Cost:
     natural = 0 if question.probe is None else min(question.probe.count, params.natural_rows)
-    objectives = sum(len(each.units) for each in question.layers) or 1
-    steps = objectives * params.starts * (params.steps + 1)
-    return Cost(natural + params.draws, others={"unit-gradient" if question.layers else "gradient": steps})
+    each = params.starts * (params.steps + 1)
+    if not question.layers:
+        return Cost(natural + params.draws, each)
+    units = {layer.name: 1 if params.objective == "direction" else len(layer.units) for layer in question.layers}
+    steps = {f"unit gradient@{name}": count * each for name, count in units.items()}
+    return Cost(others={"activations": natural + params.draws, **steps})
 
 
 @method(
@@ -171,7 +176,7 @@ def activation_maximization(handle: Handle, question: ProbeQuestion, params: Par
         start=lambda number, natural: _Ascent(handle, question, params, constraint, blocks[number], natural),
         steps=params.steps + 1,
         block_rows=[len(block.objectives) * params.starts for block in blocks],
-        natural_rows=params.natural_rows,
+        natural_rows=natural_limit(params.natural_rows, blocks),
     )
     found = yield from search(handle, question, plan)
     yield _summary(question, blocks, found)
@@ -188,6 +193,9 @@ def _constraint(question: ProbeQuestion, params: Params) -> Constraint:
         require(
             params.radius is not None, "radius", params.radius, f"must be set where constraint is {params.constraint}"
         )
+    most = _DRAWN_BYTES // space.centre.nbytes
+    right = f"must be at most {most}, as a row of this model has {space.size} elements"
+    require(params.draws <= most, "draws", params.draws, right)
     if params.lowest is not None and params.highest is not None:
         right = f"must be above lowest, {params.lowest:g}"
         require(params.lowest < params.highest, "highest", params.highest, right)
@@ -209,19 +217,20 @@ class _Ascent:
         self._question = question
         self._space = constraint.space
         self._goals = goals
-        candidates = np.concatenate(
-            [
-                constraint.project(self._space.centre[None]),
-                constraint.draw(generator(question.seed, "activation-maximization"), params.draws),
-            ]
+        self._bytes = 16 * params.starts * len(goals.objectives) * self._space.centre.nbytes
+        source = generator(question.seed, "activation-maximization")
+        candidates, rows = handle.beside(
+            lambda: _candidates(constraint, source, params.draws),
+            byte_count=16 * params.draws * self._space.centre.nbytes,
         )
-        scores = natural_scores(handle, (goals,), self._space.rows(candidates))
-        self._random = scores[1:].max(axis=0)
+        scores = natural_scores(handle, (goals,), rows)
+        highest = np.where(np.isfinite(scores[1:]), scores[1:], -np.inf).max(axis=0)
+        self._random = np.where(np.isfinite(highest), highest, np.nan)
         points = []
         for number in range(len(goals.objectives)):
             more, own = candidates, scores[:, number]
-            if len(natural):
-                row = _probe_row(question, int(natural[:, number].argmax()))
+            if np.isfinite(natural[:, number]).any():
+                row = _probe_row(question, int(np.nanargmax(natural[:, number])))
                 point = constraint.project(self._space.points(row))
                 more = np.concatenate([more, point])
                 own = np.append(own, natural_scores(handle, (goals,), self._space.rows(point))[0, number])
@@ -252,11 +261,11 @@ class _Ascent:
     def restore(self, state: Arrays) -> None:
         self._climb.restore(state)
 
-    def preview(self) -> Findings:
-        return self._shown()[1]
+    def preview(self, handle: Handle) -> Findings:
+        return handle.beside(self._shown, byte_count=self._bytes)[1]
 
     def outcome(self, handle: Handle) -> Outcome:
-        rows, findings = self._shown()
+        rows, findings = handle.beside(self._shown, byte_count=self._bytes)
         points, finite = self._climb.best()
         reached = self._goals.scores(handle, Rows(rows), np.arange(len(points)))
         lit = self._climb.lit
@@ -280,6 +289,12 @@ class _Ascent:
         return rows.arrays, joined(parts)
 
 
+def _candidates(constraint: Constraint, source: np.random.Generator, draws: int) -> tuple[Floats, Arrays]:
+    """Return the centre and random points, (1 + draws, elements), and their rows."""
+    points = np.concatenate([constraint.project(constraint.space.centre[None]), constraint.draw(source, draws)])
+    return points, constraint.space.rows(points)
+
+
 def _chosen(scores: Floats, starts: int) -> npt.NDArray[np.int64]:
     """Return which candidates to start from, (starts,): the best, and in place of the last of these the centre.
 
@@ -298,42 +313,26 @@ def _probe_row(question: ProbeQuestion, number: int) -> Arrays:
 
 
 def _summary(question: ProbeQuestion, blocks: tuple[Goals, ...], found: Searched) -> Findings:
-    objectives = [(goals, each) for goals in blocks for each in goals.objectives]
+    names = [each.name for goals in blocks for each in goals.objectives]
     records = found.records
     lit, finite = records["lit"] > 0, records["finite"] > 0
     status = tuple(
         _REACHED if on and real else (_NOT_FINITE if not real else _DEAD) for on, real in zip(lit, finite, strict=True)
     )
-    units = np.array([each.unit for _, each in objectives], np.int64)
     columns = {
-        "objective": Column(tuple(each.name for _, each in objectives)),
-        "layer": Column(tuple(goals.name for goals, _ in objectives)),
-        "unit": _whole(units),
-        "position": _whole(np.array([each.position for _, each in objectives], np.int64)),
-        "activation": _real(records["activation"], "The objective at the input that is shown."),
-        "start": _real(records["start"], "The highest objective among the starts."),
-        "best random": _real(records["random"], "The highest objective among the random inputs."),
+        **objective_columns(blocks),
+        "activation": real_column(records["activation"], "The objective at the input that is shown."),
+        "start": real_column(records["start"], "The highest objective among the starts."),
+        "best random": real_column(records["random"], "The highest objective among the random inputs."),
+        **natural_columns(found.natural, records["activation"]),
+        "status": Column(status, text="dead: no input that was tried changes the unit."),
     }
-    warnings = ["The probe is not set, so that what was reached is compared with random inputs alone."]
-    if len(found.natural):
-        best, percentile = percentiles(found.natural, records["activation"])
-        percentile = np.where(np.isfinite(records["activation"]), percentile, np.nan)
-        columns["best natural"] = _real(best, f"The highest objective among {len(found.natural)} rows of the probe.")
-        columns["percentile"] = _real(percentile, "Share of the probe's rows below, in percent; equal ones count half.")
-        warnings = []
-    columns["status"] = Column(status, text="dead: no input that was tried changes the unit.")
-    dead = [each.name for (_, each), word in zip(objectives, status, strict=True) if word == _DEAD]
+    warnings = [] if len(found.natural) else [NO_PROBE]
+    dead = [name for name, word in zip(names, status, strict=True) if word == _DEAD]
     if dead:
         warnings.append(f"Nothing that was tried changes {', '.join(dead)}: there is no input to show.")
-    trajectory = trajectory_array([each.name for _, each in objectives], found.trajectory)
-    table = Table(columns, "What was reached of each objective.")
-    return Findings(arrays={"trajectory": trajectory}, tables={"objectives": table}, warnings=tuple(warnings))
-
-
-def _whole(values: npt.NDArray[np.int64]) -> Column:
-    return Column(np.maximum(values, 0), missing=values < 0)
-
-
-def _real(values: Floats, text: str) -> Column:
-    real = np.isfinite(values)
-    return Column(np.where(real, values, 0.0).astype(np.float64), missing=~real, text=text)
+    return Findings(
+        arrays={"trajectory": trajectory_array(names, found.trajectory)},
+        tables={"objectives": Table(columns, "What was reached of each objective.")},
+        warnings=tuple(warnings),
+    )

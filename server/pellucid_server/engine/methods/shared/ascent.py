@@ -83,10 +83,11 @@ class Climb:
     def advance(self, handle: Handle) -> None:
         """Evaluate all points, and make a step."""
         space, goals = self._constraint.space, self.goals
-        rows = space.rows(self._points)
+        work = 8 * self._points.nbytes
+        rows = handle.beside(lambda: space.rows(self._points), byte_count=work)
         scores, gradients, dark = goals.lit_gradient(handle, rows, self._of)
         whole = _of_all(gradients, rows)
-        handle.beside(lambda: self._take(scores, space.points(whole), dark), byte_count=8 * self._points.nbytes)
+        handle.beside(lambda: self._take(scores, space.points(whole), dark), byte_count=work)
 
     def best(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the best point of each objective, (objectives, elements), and whether it has one that is finite."""
@@ -95,8 +96,8 @@ class Climb:
         return self._best[chosen], np.isfinite(self._best_totals[chosen])
 
     def state(self) -> Arrays:
-        """Return all of it as arrays by name."""
-        found = {
+        """Return all of it as arrays by name: copies, as a climb changes its own in place."""
+        found: dict[str, npt.NDArray[np.generic]] = {
             "points": self._points,
             "best": self._best,
             "best totals": self._best_totals,
@@ -104,7 +105,9 @@ class Climb:
             "trajectory": self.trajectory,
             "step": np.array(self.step),
         }
-        return {**found, "first": self._first, "second": self._second} if self._settings.adam else found
+        if self._settings.adam:
+            found |= {"first": self._first, "second": self._second}
+        return {name: each.copy() for name, each in found.items()}
 
     def restore(self, state: Arrays) -> None:
         """Go on from what `state` returned."""

@@ -111,7 +111,7 @@ def input_space(
     UnsupportedError
         Nothing says within what a column lies.
     """
-    shapes = _shapes(question)
+    shapes = row_shapes(question)
     parts: list[Part] = []
     held: dict[str, npt.NDArray[np.generic]] = {}
     lows: list[Floats] = []
@@ -122,7 +122,7 @@ def input_space(
     for name, feature in question.features.items():
         dtype = np.dtype(question.inputs[name].data_type)
         if feature.mask or not feature.differentiable:
-            held[name] = _held(question, name, shapes[name], dtype)
+            held[name] = held_row(question, name, shapes[name], dtype)
             continue
         low, high = _bounds(question, name, shapes[name], lowest, highest)
         part = Part(name, begin, begin + low.size, shapes[name], dtype)
@@ -141,7 +141,7 @@ def input_space(
     return InputSpace(tuple(parts), held, low, high, middle, tuple(one_hot), np.array(ordinal, np.int64))
 
 
-def _shapes(question: ProbeQuestion) -> dict[str, tuple[int, ...]]:
+def row_shapes(question: ProbeQuestion) -> dict[str, tuple[int, ...]]:
     """Return the shape of a row of each input: of open ones, that of the probe's first row."""
     shapes = {name: tuple(info.shape) for name, info in question.inputs.items()}
     if all(length >= 0 for shape in shapes.values() for length in shape):
@@ -153,9 +153,10 @@ def _shapes(question: ProbeQuestion) -> dict[str, tuple[int, ...]]:
     return {name: each.shape[1:] for name, each in question.probe.rows([0]).items()}
 
 
-def _held(
+def held_row(
     question: ProbeQuestion, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> npt.NDArray[np.generic]:
+    """Return what an input is held at, (*shape): the background's commonest values, else 0; 1 for a mask."""
     if question.features[name].mask:
         return np.ones(shape, dtype)
     rows = question.background.get(name)

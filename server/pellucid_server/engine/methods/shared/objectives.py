@@ -113,7 +113,12 @@ class Goals:
         """
         scores, found = self.gradient(handle, Rows(rows), of, more=more)
         gradients = {name: np.array(each) for name, each in found.items()}
-        dark = ~np.logical_or.reduce([each.reshape(len(each), -1).any(axis=1) for each in gradients.values()])
+        dark = _nowhere(gradients)
+        if more is not None and (scores == 0).any():
+            # Of a unit that is off, the gradient is that of what is charged.
+            off = np.flatnonzero(scores == 0)
+            alone = self.gradient(handle, Rows({name: each[off] for name, each in rows.items()}), of[off])[1]
+            dark[off] = _nowhere(alone)
         if self.layer is not None and dark.any():
             chosen = {name: each[dark] for name, each in rows.items()}
             _, before = self.gradient(handle, Rows(chosen), of[dark], rectified=False)
@@ -142,6 +147,14 @@ class Goals:
             np.full(len(of), self.power),
             self.layer.layer.unit_axis if self.layer.layer.shape else None,
         )
+
+
+def _nowhere(gradients: Arrays) -> npt.NDArray[np.bool_]:
+    """Return which rows have no gradient anywhere, (rows,)."""
+    found: npt.NDArray[np.bool_] = ~np.logical_or.reduce(
+        [each.reshape(len(each), -1).any(axis=1) for each in gradients.values()]
+    )
+    return found
 
 
 def natural_scores(handle: Handle, goals: Sequence[Goals], rows: Arrays) -> Floats:

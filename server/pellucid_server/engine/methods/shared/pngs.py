@@ -1,6 +1,7 @@
 """Rows of pictures as PNG files that the model, sent one, makes exactly the same row of."""
 
 import io
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +12,20 @@ from pellucid_server.vocabulary.findings import Picture
 Pixels = npt.NDArray[np.uint8]
 
 
-def png(levels: npt.NDArray[np.generic], text: str, resize: int = 0) -> Picture:
+def png(levels: npt.NDArray[np.generic], text: str, resize: int = 0, *, mirrored: bool = False) -> Picture:
     """Write levels, (channels, height, width) in [0, 255], as a picture that `text` describes.
 
     The model cuts the middle out of a picture whose short side is its `resize`: around the row there is a margin,
-    which repeats its edge, and which the model does not look at. Where there can be no margin of whole pixels there is
-    none.
+    which repeats its edge, or mirrors it if `mirrored`, and which the model does not look at. Where there can be no
+    margin of whole pixels there is none.
     """
     plane = np.moveaxis(levels, 0, -1).astype(np.uint8)
     rims = [max(resize - length, 0) for length in plane.shape[:2]]
     if any(rim % 2 for rim in rims):
         rims = [0, 0]
-    padded = np.pad(plane, [(rim // 2, rim // 2) for rim in rims] + [(0, 0)], mode="edge")
+    margin: Literal["edge", "symmetric"] = "symmetric" if mirrored else "edge"
+    padded = np.pad(plane, [(rim // 2, rim // 2) for rim in rims] + [(0, 0)], mode=margin)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(padded[..., 0] if padded.shape[2] == 1 else padded)).save(file, "PNG")
-    margin = f" The outermost {max(rims) // 2} pixels are a margin that the model cuts off." if any(rims) else ""
-    return Picture(file.getvalue(), padded.shape[1], padded.shape[0], f"{text}{margin}")
+    said = f" The outermost {max(rims) // 2} pixels are a margin that the model cuts off." if any(rims) else ""
+    return Picture(file.getvalue(), padded.shape[1], padded.shape[0], f"{text}{said}")

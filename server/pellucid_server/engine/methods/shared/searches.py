@@ -28,6 +28,9 @@ have already.
 
 _PREVIEW_STEPS = 50
 
+_NATURAL_VALUES = 1 << 20
+"""Objectives at rows of the probe that are kept, and so are part of every state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -36,9 +39,9 @@ class Outcome:
     Attributes
     ----------
     records
-        Numbers of each objective by name, (objectives,) each; NaN where there is none.
+        Numbers of each input that was found by name, (inputs,) each; NaN where there is none.
     trajectory
-        The objective at each step, (objectives, steps); NaN where there was no step.
+        The objective at each step, (inputs, steps); NaN where there was no step.
     findings
         What is shown of them.
     """
@@ -70,7 +73,7 @@ class Search(Protocol):
         """Make a step."""
         ...
 
-    def preview(self) -> Findings:
+    def preview(self, handle: Handle) -> Findings:
         """Return what it would show if it ended here."""
         ...
 
@@ -117,9 +120,14 @@ class Plan:
         return natural + self.steps * sum(self.block_rows)
 
 
+def natural_limit(rows: int, blocks: Sequence[Goals]) -> int:
+    """Return how many rows of a probe are looked at of `rows`: fewer where there are very many objectives."""
+    return min(rows, _NATURAL_VALUES // sum(len(each.objectives) for each in blocks))
+
+
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What all blocks found: records by name and trajectories of all objectives, and the probe's objectives."""
+    """What all blocks found: records by name and trajectories of all inputs, and the objectives at the probe's rows."""
 
     records: dict[str, Floats]
     trajectory: Floats
@@ -206,7 +214,7 @@ def _climbed(handle: Handle, plan: Plan, found: Search, number: int, kept: _Kept
         saved = False
         found.advance(handle)
         if found.step % _PREVIEW_STEPS == 0 and not found.ended:
-            preview = found.preview()
+            preview = found.preview(handle)
             if preview != Findings():
                 yield Preview(preview)
 
@@ -221,7 +229,7 @@ def _joined(trajectories: list[Floats]) -> Floats:
 def trajectory_array(names: Sequence[str], trajectory: Floats) -> NamedArray:
     """Return the trajectories as an array of the answer."""
     axes = (Axis("objective", tuple(names)), Axis("step"))
-    text = "The objective at each step: the highest among an objective's inputs; missing behind its last step."
+    text = "The objective at each step; missing behind the last step."
     return NamedArray(trajectory, axes, text=text, missing=True)
 
 
@@ -233,7 +241,8 @@ def percentiles(natural: Floats, reached: Floats) -> tuple[Floats, Floats]:
     natural
         Objectives at the rows of the probe, (rows, objectives), at least one row.
     reached
-        What was reached, (objectives,). Rows that are equal count half.
+        What was reached, (objectives,); rows that are equal count half.
     """
     below = (natural < reached).mean(axis=0) + 0.5 * (natural == reached).mean(axis=0)
-    return np.asarray(natural.max(axis=0)), np.asarray(100 * below)
+    best = np.where(np.isfinite(natural), natural, -np.inf).max(axis=0)
+    return np.where(np.isfinite(best), best, np.nan), np.asarray(100 * below)

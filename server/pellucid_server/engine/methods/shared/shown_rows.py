@@ -88,7 +88,7 @@ def row_findings(question: ProbeQuestion, rows: ShownRows, number: int, name: st
         where = f"{name}/{key}"
         if key in rows.levels:
             image = question.inputs[key].image
-            pictures[where] = png(rows.levels[key][number], text, 0 if image is None else image.resize)
+            pictures[where] = png(rows.levels[key][number], text, 0 if image is None else image.resize, mirrored=True)
         elif key in rows.values:
             tables[where] = Table(dict(_columns(question.cells[key], rows.values[key][number])), text)
         else:

@@ -457,3 +457,48 @@ def test_a_cancelled_request_ends_in_the_middle(linear):
         )
     assert len(seen) < 5
     assert not any(isinstance(each, Findings) for each in seen)
+
+
+class Logarithm(nn.Module):
+    """NaN where the sum of a row is below 0, in unit 0; always, in unit 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.unit = Logs()
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.unit(x))
+
+
+class Logs(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log(torch.stack([x.sum(1), -1 - x.abs().sum(1)], 1))
+
+
+def test_values_that_are_no_numbers_are_never_an_answer(bench):
+    network = LookedInto(bench, graph_of(Logarithm(), x=torch.ones(3)))
+    probe = Probe(x=np.array([[1, 1, 0], [-1, 0, 0], [0.5, 0, 0]], np.float32))
+
+    found = network.found(METHOD, network.question(network.layer("unit"), probe=probe), lowest=-1.0, highest=1.0)
+
+    assert column(found, "objectives", "status") == ["reached", "not finite"]
+    np.testing.assert_array_equal(found.arrays["unit[0]/x"].values, [1, 1, 1])
+    assert column(found, "objectives", "activation")[0] == pytest.approx(np.log(3), rel=1e-6)
+    assert column(found, "objectives", "best natural")[0] == pytest.approx(np.log(2), rel=1e-6)
+    assert "unit[1]/x" not in found.arrays
+    for name in ("activation", "start", "best random", "best natural", "percentile"):
+        assert found.tables["objectives"].columns[name].missing.tolist() == [False, True]
+
+
+def test_one_row_and_ties_have_a_percentile(linear):
+    _, network = linear
+    best = network.found(METHOD, network.question(network.layer("hidden", 0)), lowest=-1.0, highest=1.0)
+    row = best.arrays["hidden[0]/x"].values[None]
+
+    found = network.found(
+        METHOD, network.question(network.layer("hidden", 0), probe=Probe(x=row)), lowest=-1.0, highest=1.0
+    )
+
+    assert column(found, "objectives", "percentile").tolist() == [50]
+    assert column(found, "objectives", "ratio").tolist() == [pytest.approx(1)]
