@@ -50,7 +50,7 @@ _BATCH_BYTES = 48 << 20
 """Bytes of the layers' values of a batch, about."""
 _SAVE_SECONDS = 2.0
 _PREVIEW_SECONDS = 5.0
-_PREVIEW_SHARE = 10
+_PREVIEW_SHARE = 20
 """Previews take at most one part in so many of the time."""
 _PREVIEW_BATCHES = 4
 """Batches that a preview is made of before the thresholds are known."""
