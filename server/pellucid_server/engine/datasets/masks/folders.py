@@ -56,7 +56,7 @@ class FolderMasks:
         for category, table in self.tables.items():
             file = self._file(category, stem)
             if file.exists:
-                maps.append(MarkedMap(str(file), read_map(file).astype(np.int64), table))
+                maps.append(MarkedMap(str(file), read_map(file), table))
         for number in self.files:
             concept = self.concepts[number]
             file = self._file(concept.category, concept.name, stem)

@@ -33,7 +33,7 @@ class MarkedMap:
     where
         What it is called, for messages.
     values
-        Whole numbers of at least 0, (height, width).
+        Whole numbers from 0 to 65535, (height, width).
     concepts
         The number of the concept that each value stands for, (values,), or `NOTHING`, or `UNKNOWN`.
     """
@@ -82,10 +82,12 @@ def row_masks(marks: Marks, box: Box, height: int, width: int) -> RowMasks:
     """
     found: dict[int, npt.NDArray[np.bool_]] = {}
     for each in marks.maps:
-        numbers = _sampled(each, box, height, width)
-        for number in np.unique(numbers[numbers >= 0]).tolist():
-            mask = numbers == number
-            found[number] = found[number] | mask if number in found else mask
+        values = _sampled(each, box, height, width)
+        for value in np.flatnonzero(np.bincount(values.ravel())).tolist():
+            number = int(each.concepts[value])
+            if number != NOTHING:
+                mask = values == value
+                found[number] = found[number] | mask if number in found else mask
     for number in marks.whole:
         found[number] = np.ones((height, width), np.bool_)
     ordered = sorted(found)
@@ -110,19 +112,20 @@ def has_shape_of(shape: tuple[int, ...], box: Box) -> bool:
     return abs(width * box.picture_height - height * box.picture_width) <= max(box.picture_width, box.picture_height)
 
 
-def _sampled(given: MarkedMap, box: Box, height: int, width: int) -> npt.NDArray[np.int64]:
+def _sampled(given: MarkedMap, box: Box, height: int, width: int) -> npt.NDArray[Any]:
+    """Return the values at the positions of a model's input, (height, width), once all of the map are checked."""
     tall, wide = given.values.shape
     if not has_shape_of((tall, wide), box):
         sizes = f"{wide} by {tall} pixels, and its picture {box.picture_width} by {box.picture_height}"
         raise DataSetError(f"{given.where} has {sizes}; a mask must have its picture's shape, upright, at any size.")
-    if int(given.values.max(initial=0)) >= len(given.concepts) or (given.concepts[given.values] == UNKNOWN).any():
-        listed = {int(value) for value in np.unique(given.values)}
-        bad = min(each for each in listed if each >= len(given.concepts) or given.concepts[each] == UNKNOWN)
-        raise DataSetError(f"{given.where} has the value {bad}, which stands for no concept of its category.")
+    # Values are counted, as sorting them takes ten times as long.
+    present = np.flatnonzero(np.bincount(given.values.ravel()))
+    bad = present[(present >= len(given.concepts)) | (given.concepts[present % len(given.concepts)] == UNKNOWN)]
+    if len(bad):
+        raise DataSetError(f"{given.where} has the value {bad[0]}, which stands for no concept of its category.")
     rows = places(box.top, box.bottom, box.picture_height, height, tall)
     columns = places(box.left, box.right, box.picture_width, width, wide)
-    numbers: npt.NDArray[np.int64] = given.concepts[given.values[np.ix_(rows, columns)]]
-    return numbers
+    return np.take(np.take(given.values, rows, axis=0), columns, axis=1)
 
 
 def value_table(category: str, names: Mapping[int, str], concepts: tuple[Concept, ...]) -> npt.NDArray[np.int64]:

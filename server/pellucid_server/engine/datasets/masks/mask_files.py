@@ -28,10 +28,11 @@ def read_map(source: DataFile) -> npt.NDArray[Any]:
     values, mode = _values(source)
     if mode not in _ONE_CHANNEL:
         raise DataSetError(f"{source} has the channels {mode}; it must have one: grey, black and white, or a palette.")
-    return values
+    # Older versions of Pillow give 16 bits as 32, and flags cannot be counted.
+    return values if values.dtype.kind == "u" else values.astype(np.uint16)
 
 
-def read_colour_map(source: DataFile) -> npt.NDArray[np.int64]:
+def read_colour_map(source: DataFile) -> npt.NDArray[np.uint16]:
     """Return the numbers R + 256 G of a PNG file, (height, width).
 
     Raises
@@ -42,7 +43,8 @@ def read_colour_map(source: DataFile) -> npt.NDArray[np.int64]:
     values, mode = _values(source)
     if mode not in ("RGB", "RGBA"):
         raise DataSetError(f"{source} has the channels {mode}; it must have RGB, with numbers R + 256 G.")
-    return values[:, :, 0].astype(np.int64) + 256 * values[:, :, 1].astype(np.int64)
+    numbers: npt.NDArray[np.uint16] = values[:, :, 0] + (values[:, :, 1].astype(np.uint16) << 8)
+    return numbers
 
 
 def table_lines(source: DataFile, wanted: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
