@@ -1,10 +1,10 @@
 """Network dissection of a late layer of EfficientNet-Lite0, against a plain implementation in two passes.
 
-The service dissects a layer over a generated probe set, which it reads from disk. Against it, in the same run and on all
-cores: the same in plain torch, from arrays in memory. A first pass runs the network and sorts every unit's values for its
-threshold; the second runs it again, upsamples every map of every picture, and multiplies masks of units with those of
-concepts. Both must name the same concepts. Then: how much of the service's time the network's own forward pass takes,
-which is measured by itself, in the worker's graph and its best batch.
+The service dissects a layer over a generated probe set, which it reads from disk. Against it, in the same run and on
+all cores, the same in plain torch, from arrays in memory: one pass runs the network and finds every unit's threshold, the
+second runs it again, upsamples every map of every picture, and multiplies masks of units with those of concepts. Both
+must find the same. Then: how much of the service's time the network's own forward pass takes, measured by itself in
+its best batch.
 
 With `--memory`, the peak memory of a worker that dissected 500 pictures, and of one that dissected 5,000.
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pellucid.tensors import from_tensor
 from pellucid.v1 import (
     dissection_pb2,
@@ -32,6 +31,7 @@ from pellucid.v1 import (
 from pellucid_server.engine.models.graph.graph import Graph
 from pellucid_server.scenes.command import write_scenes
 from pellucid_server.scenes.scenes import CATEGORIES, generate
+from torch.nn import functional
 
 from benchmarks import load, servers
 
@@ -143,7 +143,7 @@ class Network:
         for first in parts:
             values = self.values(first, RIVAL_ROWS)
             for row, value in enumerate(values):
-                big = F.interpolate(value[None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0]
+                big = functional.interpolate(value[None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0]
                 on = (big > threshold[:, None, None]).flatten(1).float()
                 mark = torch.from_numpy(marks[first + row]).flatten(1).float()
                 both += on @ mark.T
@@ -182,7 +182,9 @@ def dissected(address: str, layer: str) -> tuple[findings_pb2.Findings, float]:
 def agree(found: findings_pb2.Findings, plain: np.ndarray) -> None:
     """Print how far the two are apart: batches of other sizes round otherwise."""
     (array,) = found.arrays.values()
-    mine = from_tensor(array.values)[:, :CONCEPTS]
+    called = [list(column.texts.values) for column in found.tables["concepts"].columns[:2]]
+    order = [list(zip(called[1], called[0], strict=True)).index(key) for key in names()]
+    mine = from_tensor(array.values)[:, order]
     print(f"  IoUs differ by at most {np.abs(mine - plain).max():.2g}, highest {mine.max():.2f}", flush=True)
 
 

@@ -136,6 +136,9 @@ class Eager:
     def beside(self, function):
         return function()
 
+    def together(self, *functions):
+        return [function() for function in functions]
+
 
 def question(handle, probe, *layers, units=None, **more):
     found = handle._module(torch.from_numpy(probe.pixels[:1]))
