@@ -1,10 +1,10 @@
 """Network dissection of a late layer of EfficientNet-Lite0, against a plain implementation in two passes.
 
 The service dissects a layer over a generated probe set, which it reads from disk. Against it, in the same run and on
-all cores, the same in plain torch, from arrays in memory: one pass runs the network and finds every unit's threshold, the
-second runs it again, upsamples every map of every picture, and multiplies masks of units with those of concepts. Both
-must find the same. Then: how much of the service's time the network's own forward pass takes, measured by itself in
-its best batch.
+all cores, the same in plain torch, from arrays in memory: one pass runs the network and finds every unit's threshold,
+the second runs it again, upsamples every map of every picture, and multiplies masks of units with those of concepts.
+Both must find the same. Then: how much of the service's time the network's own forward pass takes, measured by itself
+in its best batch.
 
 With `--memory`, the peak memory of a worker that dissected 500 pictures, and of one that dissected 5,000.
 """
@@ -182,7 +182,7 @@ def dissected(address: str, layer: str) -> tuple[findings_pb2.Findings, float]:
 def agree(found: findings_pb2.Findings, plain: np.ndarray) -> None:
     """Print how far the two are apart: batches of other sizes round otherwise."""
     (array,) = found.arrays.values()
-    called = [list(column.texts.values) for column in found.tables["concepts"].columns[:2]]
+    called = [list(column.texts.texts) for column in found.tables["concepts"].columns[:2]]
     order = [list(zip(called[1], called[0], strict=True)).index(key) for key in names()]
     mine = from_tensor(array.values)[:, order]
     print(f"  IoUs differ by at most {np.abs(mine - plain).max():.2g}, highest {mine.max():.2f}", flush=True)
