@@ -194,7 +194,7 @@ class _Run:
             last = this
             if self._saving.rings():
                 yield self._saved()
-            if self._previewing.rings():
+            if self._looked and self._previewing.rings():
                 yield self._preview()
         if not self._found[0].settled:
             for each in self._found:
