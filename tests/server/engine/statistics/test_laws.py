@@ -13,6 +13,8 @@ import pytest
 from pellucid_server.engine.statistics.class_means import ClassMeans
 from pellucid_server.engine.statistics.covariance import Covariance
 from pellucid_server.engine.statistics.moments import Moments
+from pellucid_server.engine.statistics.overlap import Overlap
+from pellucid_server.engine.statistics.quantiles import UpperTail
 from pellucid_server.engine.statistics.ranges import Ranges
 from pellucid_server.engine.statistics.sample import Sample
 from pellucid_server.engine.statistics.top_examples import TopExamples
@@ -45,6 +47,23 @@ def numbered():
     for seed, count in enumerate(COUNTS):
         yield np.arange(first, first + count), np.round(values(seed, count, 4))
         first += count
+
+
+def overlaps(seed):
+    """Arguments of `Overlap.update` for three pictures of 50 pixels, of two groups."""
+    source = np.random.default_rng(seed)
+    for _ in range(3):
+        on, present = np.sort(source.permutation(4)[:3]), np.sort(source.permutation(3)[:2])
+        units, concepts = source.integers(1, 50, 3), source.integers(1, 50, 2)
+        both = np.minimum(units[:, None], concepts) // source.integers(1, 4, (3, 2))
+        yield (50, np.unique(np.array([0, 0, 1])[present]), on, units, present, concepts, both)
+
+
+def tops(seed, count):
+    """Arguments of `TopExamples.update` with many equal values."""
+    source = np.random.default_rng(seed)
+    found = source.integers(0, 4, (3, count)).astype(np.float32)
+    return found, np.arange(count) + 10 * seed, source.integers(0, 9, (3, count))
 
 
 CASES = {
@@ -81,6 +100,24 @@ CASES = {
         lambda: Moments(4),
         [(values(seed, 4, count),) for seed, count in enumerate((5, 1, 0, 7, 12, 3))],
         lambda found: (found.count, found.mean, found.variance),
+    ),
+    Overlap: Case(
+        lambda: Overlap(4, np.array([0, 0, 1])),
+        [picture for seed in range(2) for picture in overlaps(seed)],
+        lambda found: (found.intersections, found.unit_areas, found.pixels, found.pictures, found.iou_error()),
+        exact_merge=True,
+    ),
+    TopExamples: Case(
+        lambda: TopExamples(3, 6),
+        [tops(seed, count) for seed, count in enumerate((5, 1, 0, 7, 2, 9))],
+        lambda found: (found.values, found.rows, found.positions),
+        exact_merge=True,
+    ),
+    UpperTail: Case(
+        lambda: UpperTail(4, 9),
+        [(np.round(values(seed, 4, count)),) for seed, count in enumerate((5, 1, 0, 7, 300, 3))],
+        lambda found: (found.value(), found.value(4), found.above(found.value()), found.rank_error),
+        exact_merge=True,
     ),
 }
 

@@ -44,13 +44,14 @@ from pellucid_server.vocabulary.findings import Findings, Picture, State
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Values = Mapping[str, npt.NDArray[np.generic]]
 
 _MOST_ROWS = 32
 _BATCH_BYTES = 48 << 20
 """Bytes of the layers' values of a batch, about."""
 _SAVE_SECONDS = 2.0
 _PREVIEW_SECONDS = 5.0
-_PREVIEW_SHARE = 10
+_PREVIEW_SHARE = 20
 """Previews take at most one part in so many of the time."""
 _PREVIEW_BATCHES = 4
 """Batches that a preview is made of before the thresholds are known."""
@@ -177,16 +178,24 @@ class _Run:
 
     def look(self) -> Iterator[Yielded]:
         """Look at every row once, for the thresholds."""
-        if self._looked < self._probe.count:
-            for batch in self._probe.batches(self._batch_rows, first=self._looked, masks=True):
-                kept = self._capture(batch)
-                floors = {each.name: each.tail.floor for each in self._found}
-                self._kept.keep(kept, floors)
-                self._looked += batch.count
-                if self._saving.rings():
-                    yield self._saved()
-                if self._previewing.rings():
-                    yield self._preview()
+        stream = self._probe.batches(self._batch_rows, first=self._looked, masks=True)
+        ahead = next(stream, None) if self._looked < self._probe.count else None
+        values: Values = {}
+        last: ProbeBatch | None = None
+        while ahead is not None or last is not None:
+            # The next rows are read, and the last ones' values taken in, while these are run.
+            this = ahead
+            values, ahead, _ = self._handle.together(
+                functools.partial(self._capture, this),
+                functools.partial(next, stream, None),
+                functools.partial(self._keep, last, values),
+            )
+            self._looked += 0 if last is None else last.count
+            last = this
+            if self._saving.rings():
+                yield self._saved()
+            if self._looked and self._previewing.rings():
+                yield self._preview()
         if not self._found[0].settled:
             for each in self._found:
                 self._handle.beside(each.settle)
@@ -201,8 +210,9 @@ class _Run:
             if kept is None:
                 if stream is None:
                     stream = self._probe.batches(self._batch_rows, first=self._compared, masks=True)
-                kept = self._capture(next(stream), again=True)
-                self._again += len(kept.numbers)
+                batch = next(stream)
+                kept = self._handle.beside(functools.partial(self._again_above, batch, self._capture(batch)))
+                self._again += batch.count
             else:
                 stream = None
             self._handle.beside(functools.partial(self._meet, kept))
@@ -225,17 +235,24 @@ class _Run:
             for each in named:
                 yield from self._sheets(each)
 
-    def _capture(self, batch: ProbeBatch, *, again: bool = False) -> KeptBatch:
-        """Run the model for a batch, and return the maps that may be above their thresholds."""
-        names = tuple(each.name for each in self._layers)
-        values = self._handle.ask(Capture(Rows(batch.rows), names)).arrays
-        return self._handle.beside(functools.partial(self._take, batch, values, again))
+    def _capture(self, batch: ProbeBatch | None) -> Values:
+        """Run the model for a batch, if there is one, and return the layers' values."""
+        if batch is None:
+            return {}
+        return self._handle.ask(Capture(Rows(batch.rows), tuple(each.name for each in self._layers))).arrays
 
-    def _take(self, batch: ProbeBatch, values: Mapping[str, npt.NDArray[np.generic]], again: bool) -> KeptBatch:
-        maps = {
-            each.name: each.maps(values[each.name]) if again else each.look(values[each.name], batch.numbers)
-            for each in self._found
-        }
+    def _keep(self, batch: ProbeBatch | None, values: Values) -> None:
+        """Take a batch's values in, if there is one, and keep the maps that may be above their thresholds."""
+        if batch is not None:
+            self._handle.beside(functools.partial(self._take, batch, values))
+
+    def _take(self, batch: ProbeBatch, values: Values) -> None:
+        maps = {each.name: each.look(values[each.name], batch.numbers) for each in self._found}
+        kept = KeptBatch(batch.numbers, maps, [on_grid(each, self._grid) for each in batch.masks])
+        self._kept.keep(kept, {each.name: each.tail.floor for each in self._found})
+
+    def _again_above(self, batch: ProbeBatch, values: Values) -> KeptBatch:
+        maps = {each.name: each.maps(values[each.name]) for each in self._found}
         return KeptBatch(batch.numbers, maps, [on_grid(each, self._grid) for each in batch.masks])
 
     def _meet(self, batch: KeptBatch) -> None:

@@ -148,7 +148,7 @@ class Upsampling:
     def packed(self, masks: Flags) -> npt.NDArray[np.uint64]:
         """Pack masks on the grid, (masks, height, width), cell by cell, (masks, cells, words)."""
         flat = np.zeros((len(masks), self.grid[0] * self.grid[1] + 1), np.bool_)
-        flat[:, :-1] = masks.reshape(len(masks), -1)
+        flat[:, :-1] = masks.reshape(len(masks), self.grid[0] * self.grid[1])
         return self._packed(flat[:, self._pixels])
 
     def unpacked(self, masks: Masks, count: int) -> Flags:
