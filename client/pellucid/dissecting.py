@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, TypeVar
 
 from pellucid import ablation_calls, calls, dissection_calls
 from pellucid.ablation_calls import Gathering, StreamReader
@@ -14,6 +14,9 @@ from pellucid.findings import Findings
 from pellucid.progress import ProgressOption, read_progress
 from pellucid.sites import SiteLike
 from pellucid.specs import Element
+from pellucid.v1 import explanation_service_pb2
+
+T = TypeVar("T")
 
 
 class Dissecting:
@@ -163,6 +166,33 @@ class Dissecting:
         reader = DissectionReader(spec.method, read_progress(progress, spec.method), on_preview)
         return self._dissected_parts(model, spec, reader, version, priority, timeout)
 
+    def dissect_request(
+        self,
+        model: str,
+        spec: DissectionSpec,
+        *,
+        version: int = 0,
+        priority: str | None = None,
+        timeout: float | None = None,
+    ) -> explanation_service_pb2.DissectRequest:
+        """Return the request that `dissect_spec` sends, for a job that does it.
+
+        Parameters
+        ----------
+        model, version, priority, timeout
+            As for `dissect`. The model is described by the server, if it was not before.
+        spec
+            What is asked.
+
+        Raises
+        ------
+        PellucidError
+            The request makes no sense for the model, or the model could not be described.
+        """
+        flow = dissection_calls.written(self._signatures, model, spec, version)
+        _, request = self._run(flow, timeout, calls.PREDICT_SECONDS, priority)
+        return request
+
     def _dissected_parts(
         self,
         model: str,
@@ -184,6 +214,10 @@ class Dissecting:
             raise said from error
         finally:
             reader.progress.close()
+
+    def _run(self, flow: calls.Flow[T], timeout: float | None, default: float, priority: str | None = None) -> T:
+        """Make a flow's calls, all of them within one deadline."""
+        raise NotImplementedError
 
     def _parts(
         self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None

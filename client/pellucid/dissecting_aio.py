@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from pellucid import ablation_calls, calls, dissection_calls
 from pellucid.ablation_calls import Gathering, StreamReader
@@ -14,6 +14,9 @@ from pellucid.findings import Findings
 from pellucid.progress import ProgressOption, read_progress
 from pellucid.sites import SiteLike
 from pellucid.specs import Element
+from pellucid.v1 import explanation_service_pb2
+
+T = TypeVar("T")
 
 
 class AsyncDissecting:
@@ -104,6 +107,20 @@ class AsyncDissecting:
         reader = DissectionReader(spec.method, read_progress(progress, spec.method), on_preview)
         return self._dissected_parts(model, spec, reader, version, priority, timeout)
 
+    async def dissect_request(
+        self,
+        model: str,
+        spec: DissectionSpec,
+        *,
+        version: int = 0,
+        priority: str | None = None,
+        timeout: float | None = None,
+    ) -> explanation_service_pb2.DissectRequest:
+        """Return the request that `dissect_spec` sends; see `Client.dissect_request`."""
+        flow = dissection_calls.written(self._signatures, model, spec, version)
+        _, request = await self._run(flow, timeout, calls.PREDICT_SECONDS, priority)
+        return request
+
     async def _dissected_parts(
         self,
         model: str,
@@ -127,6 +144,10 @@ class AsyncDissecting:
             raise said from error
         finally:
             reader.progress.close()
+
+    async def _run(self, flow: calls.Flow[T], timeout: float | None, default: float, priority: str | None = None) -> T:
+        """Make a flow's calls, all of them within one deadline."""
+        raise NotImplementedError
 
     def _parts(
         self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None

@@ -14,21 +14,26 @@ from pellucid.findings_messages import read_findings
 from pellucid.progress import Progress
 from pellucid.v1 import dissection_pb2, explanation_service_pb2
 
-__all__ = ["DissectionReader", "DissectionSpec", "counted", "dissect", "dissect_request"]
+__all__ = ["DissectionReader", "DissectionSpec", "counted", "dissect", "dissect_request", "written"]
 
 PreviewFunction = Callable[[Dissection], object]
 """Takes the estimate so far."""
+
+
+def written(
+    signatures: calls.Signatures, name: str, spec: DissectionSpec, version: int
+) -> calls.Flow[tuple[Model, explanation_service_pb2.DissectRequest]]:
+    """Return the description of the model that is asked, and the request."""
+    return calls.written_request(
+        signatures, name, version, lambda described: dissect_request(described, name, version, spec)
+    )
 
 
 def dissect(
     signatures: calls.Signatures, name: str, spec: DissectionSpec, version: int, reader: "DissectionReader"
 ) -> calls.Flow[calls.Call]:
     """Return the call that asks for a dissection; its replies, `DissectResponse`, are for the reader."""
-
-    def written(described: Model) -> explanation_service_pb2.DissectRequest:
-        return dissect_request(described, name, version, spec)
-
-    reader.described, request = yield from calls.written_request(signatures, name, version, written)
+    reader.described, request = yield from written(signatures, name, spec, version)
     return calls.Call(calls.EXPLANATIONS + "Dissect", request, explanation_service_pb2.DissectResponse.FromString)
 
 

@@ -46,6 +46,19 @@ class Dissection:
     rows: int = 0
     described: Model | None = None
 
+    @classmethod
+    def of(cls, findings: Findings) -> "Dissection":
+        """Return findings as a dissection: those that were fetched of a job, for example.
+
+        Raises
+        ------
+        ValueError
+            They are no whole answer: the receipt is missing.
+        """
+        if findings.receipt is None:
+            raise ValueError("The findings have no receipt; those of all parts of an answer have one.")
+        return cls(findings.receipt.method, findings)
+
     @property
     def receipt(self) -> Receipt | None:
         """What the answer is a function of; None of an estimate so far."""

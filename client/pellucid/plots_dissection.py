@@ -16,11 +16,15 @@ from pellucid.pictures import open_picture
 from pellucid.plot_parts import WIDTH, draw_heat, ticks
 from pellucid.plots import literal
 
-_PALETTE = ("#3a78b8", "#d9822b", "#8a5fb0", "#2b8a57", "#c04a6b", "#81701a", "#2f8ea3", "#9a5a3c", "#5c6bc0")
+_PALETTE = ("#d9822b", "#3a78b8", "#8a5fb0", "#2b8a57", "#c04a6b", "#81701a", "#2f8ea3", "#9a5a3c", "#5c6bc0")
+_CATEGORIES = ("color", "texture", "shape", "part", "object", "scene", "material", "position", "pattern")
+_BLUE = "#3a78b8"
 _OTHER = "#9aa0a6"
 _REST = "#e3e0d8"
 _COLUMNS = 4
-_MOST_PANELS = 16
+_MOST_PANELS = 24
+_NARROW = 3.0
+"""Percent that a part of a bar must have for its number."""
 _MOST_PICTURES = 24
 _MOST_LABELS = len(_PALETTE)
 _MOST_CURVES = 10
@@ -56,28 +60,39 @@ def _dictionary_figure(dissection: Dissection) -> Figure | None:
     heights = [1.2 + 0.4 * len(found.layers), *([1.2 + 0.24 * len(concepts)] if concepts else [])]
     figure = Figure(figsize=(WIDTH, 0.4 + sum(heights)), layout="constrained")
     panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    colours = {category: _colour(place) for place, category in enumerate(found.counts())}
+    colours = _category_colours(found)
     draw_categories(panels[0], found, colours)
     if concepts:
         draw_concepts(panels[1], concepts, colours)
     return figure
 
 
+def _category_colours(found: Dictionary) -> dict[str, str]:
+    """Return the categories, common ones in a fixed order and always of the same colour."""
+    there = found.counts()
+    known = [each for each in _CATEGORIES if each in there]
+    free = [colour for each, colour in zip(_CATEGORIES, _PALETTE, strict=True) if each not in there]
+    others = [each for each in there if each not in _CATEGORIES]
+    own = {each: _PALETTE[_CATEGORIES.index(each)] for each in known}
+    return own | {each: free[place] if place < len(free) else _OTHER for place, each in enumerate(others)}
+
+
 def draw_categories(axes: Axes, found: Dictionary, colours: Mapping[str, str]) -> None:
-    """Draw a bar for each layer: its detectors by category, and the rest of its units."""
+    """Draw a bar for each layer: the share of its units that detect a concept, by category, and their number."""
     for place, layer in enumerate(found.layers):
-        counts, own = found.counts(layer), found.layer(layer)
-        start = 0
+        counts, share = found.counts(layer), 100 / len(found.layer(layer))
+        start = 0.0
         for category, colour in colours.items():
-            count = counts.get(category, 0)
-            axes.barh(place, count, left=start, color=colour, edgecolor="white", linewidth=0.8)
-            if count * 40 > len(own):
-                axes.text(start + count / 2, place, str(count), ha="center", va="center", color="white", fontsize=8)
-            start += count
-        axes.barh(place, len(own) - start, left=start, color=_REST, edgecolor="white", linewidth=0.8)
+            width = counts.get(category, 0) * share
+            axes.barh(place, width, left=start, color=colour, edgecolor="white", linewidth=0.8)
+            if width > _NARROW:
+                said = str(counts[category])
+                axes.text(start + width / 2, place, said, ha="center", va="center", color="white", fontsize=8)
+            start += width
+        axes.barh(place, 100 - start, left=start, color=_REST, edgecolor="white", linewidth=0.8)
     axes.set_yticks(range(len(found.layers)), [literal(each) for each in found.layers], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("units; grey ones detect no concept", fontsize=9)
+    axes.set_xlabel("% of the layer's units; grey ones detect no concept", fontsize=9)
     names = [*(category or "no category" for category in colours)]
     handles = [axes.barh(0, 0, color=colour) for colour in colours.values()]
     if handles:
@@ -113,7 +128,9 @@ def _commonest(found: Dictionary) -> list[tuple[str, str, int]]:
 def _curves_figure(dissection: Dissection) -> Figure | None:
     """Draw a curve for each unit: around a circle over angles, else over its axis."""
     arrays = [each for each in dissection.arrays.values() if _is_curves(each)]
-    panels = [(each, unit) for each in arrays for unit in range(len(each.values))][:_MOST_PANELS]
+    most = max((len(each.values) for each in arrays), default=0)
+    # The first unit of each array, then the second, so that each has its share of the room.
+    panels = [(each, unit) for unit in range(most) for each in arrays if unit < len(each.values)][:_MOST_PANELS]
     if not panels:
         return None
     rows = -(-len(panels) // _COLUMNS)
@@ -133,8 +150,8 @@ def draw_polar(axes: PolarAxes, array: NamedArray, unit: int) -> None:
         angles, values = np.concatenate([angles, angles + 180]), np.concatenate([values, values])
     # Responses below 0 have no place on a circle.
     shown = np.maximum(np.append(values, values[0]), 0)
-    axes.plot(np.radians(np.append(angles, angles[0])), shown, color=_PALETTE[0], linewidth=1.5)
-    axes.fill(np.radians(np.append(angles, angles[0])), shown, color=_PALETTE[0], alpha=0.2)
+    axes.plot(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, linewidth=1.5)
+    axes.fill(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, alpha=0.2)
     axes.set_rmin(0)
     axes.set_yticklabels([])
     axes.tick_params(labelsize=6)
@@ -144,7 +161,7 @@ def draw_curve(axes: Axes, array: NamedArray, unit: int) -> None:
     """Draw a unit's response over an axis of numbers, which grows by factors if its places do."""
     axis = array.axes[1]
     places = np.asarray(axis.coordinates, np.float64)
-    axes.plot(places, array.values[unit], color=_PALETTE[0], marker=".", linewidth=1.5)
+    axes.plot(places, array.values[unit], color=_BLUE, marker=".", linewidth=1.5)
     if len(places) > 2 and places.min() > 0 and places.max() > 6 * places.min():
         axes.set_xscale("log", base=2)
     axes.set_xlabel(literal(f"{axis.name}{axis.unit and f' ({axis.unit})'}"), fontsize=7)
@@ -223,18 +240,18 @@ def _draw_picture(axes: Axes, picture: Picture) -> None:
 def _units_figure(dissection: Dissection) -> Figure | None:
     """Draw the mean of each unit with its deviation, from the lowest to the highest, for each layer."""
     tables = [each for each in dissection.tables.values() if "mean" in each.columns and "unit" in each.columns]
-    tables = [each for each in tables if len(each)]
+    tables = [each for each in tables if len({*each["unit"].tolist()}) == len(each) > 0]
     if not tables:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 2.6 * len(tables)), layout="constrained")
     for axes, table in zip(figure.subplots(len(tables), 1, squeeze=False)[:, 0], tables, strict=True):
         means = np.asarray(table["mean"], np.float64)
         order = np.argsort(means, kind="stable")
-        axes.plot(means[order], color=_PALETTE[0], marker="." if len(means) < 50 else "")
+        axes.plot(means[order], color=_BLUE, marker="." if len(means) < 50 else "")
         if "deviation" in table.columns:
             spread = np.nan_to_num(np.asarray(table["deviation"], np.float64))[order]
             low, high = means[order] - spread, means[order] + spread
-            axes.fill_between(range(len(means)), low, high, color=_PALETTE[0], alpha=0.2)
+            axes.fill_between(range(len(means)), low, high, color=_BLUE, alpha=0.2)
         ticks(axes.xaxis, table["unit"][order], len(order))
         axes.set_xlabel("unit, by its mean", fontsize=9)
         axes.set_ylabel("mean ± deviation", fontsize=9)

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -85,12 +85,20 @@ def _header(dissection: Dissection) -> str:
     model, described = dissection.model, dissection.described
     name = model.name if model is not None else described.name if described is not None else "A model"
     version = "" if model is None else f' <span class="version">version {model.version}</span>'
-    facts = "".join(
-        f"<div><dt>{html.escape(label)}</dt><dd{_tip(tip)}>{html.escape(text)}</dd></div>\n"
-        for label, text, tip in _facts(dissection)
-    )
     kicker = f'<p class="kicker">{html.escape(dissection.method)}</p>'
-    return f'{kicker}\n<h1>{html.escape(name)}{version}</h1>\n<dl class="facts">\n{facts}</dl>'
+    parameters = _parameters(dissection)
+    asked = f"<details><summary>Parameters</summary>\n{_listed(parameters)}</details>" if parameters else ""
+    return f"{kicker}\n<h1>{html.escape(name)}{version}</h1>\n{_listed(_facts(dissection))}\n{asked}"
+
+
+def _listed(facts: Sequence[tuple[str, str, str]]) -> str:
+    """Write labels, texts, and what more there is to know of them."""
+    entries = "".join(
+        f"<div><dt>{html.escape(label)}</dt><dd{_tip(tip)}>{html.escape(text)}</dd></div>\n"
+        for label, text, tip in facts
+        if text
+    )
+    return f'<dl class="facts">\n{entries}</dl>'
 
 
 def _tip(text: str) -> str:
@@ -107,13 +115,20 @@ def _facts(dissection: Dissection) -> list[tuple[str, str, str]]:
         found.append(("layers", ", ".join(record.layers) or "none", ""))
         if record.dataset:
             found.append(("data set", record.dataset, record.dataset_digest))
-    if dissection.rows:
-        found.append(("rows", f"{dissection.rows:,}", ""))
+        if record.rows:
+            found.append(("rows", f"the first {record.rows:,}", ""))
     if receipt is not None:
-        found += [(name, _value(value), "") for name, value in receipt.parameters.items()]
-        found += [("seed", str(receipt.seed), "")] + ([("exact", "yes", "")] if receipt.exact else [])
         found.append(("device", receipt.runtime.device, ""))
-    return [(label, text, tip) for label, text, tip in found if text]
+    return found
+
+
+def _parameters(dissection: Dissection) -> list[tuple[str, str, str]]:
+    """Return what the method was asked with."""
+    receipt = dissection.receipt
+    if receipt is None:
+        return []
+    found = [(name, _value(value), "") for name, value in receipt.parameters.items()]
+    return [*found, ("seed", str(receipt.seed), ""), ("exact", "yes" if receipt.exact else "no", "")]
 
 
 def _value(value: Any) -> str:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from client.fake_server import DIGEST, column_message, dissected_message
+from client.fake_server import DIGEST, column_message, dictionary_message, dissected_message
 from client.test_cli_ablation import pellucid  # noqa: F401 - a fixture
 from pellucid.v1 import findings_pb2
 from PIL import Image
@@ -113,6 +113,27 @@ def test_tables_and_pictures_are_shown_up_to_a_number(run, server):
     assert ["3"] not in lines(result)
     assert "Picture 'conv1/unit 4'" in result.stdout
     assert "and 4 more pictures; --html shows them" in result.stdout
+
+
+def test_columns_that_a_terminal_has_no_room_for_are_counted(run, server):
+    wide = findings_pb2.NamedTable(columns=[column_message(f"column-{place}", ["x" * 30]) for place in range(9)])
+    server.replies["Dissect"] = [dissected_message(1.0, part=0, last=True, tables={"wide": wide})]
+
+    result = run("dissect", "photos", "conv1", "--dataset", "shapes")
+
+    assert "wide: 3 more columns; --json and --html have them" in result.stdout
+    assert "column-5" in result.stdout
+    assert "column-6" not in result.stdout
+
+
+def test_tables_beside_the_dictionary_are_named(run, server):
+    top = findings_pb2.NamedTable(columns=[column_message("unit", [3])])
+    tables = {"dictionary": dictionary_message([3], ["red"], [0.3]), "top": top}
+    server.replies["Dissect"] = [dissected_message(1.0, part=0, last=True, tables=tables)]
+
+    result = run("dissect", "photos", "conv1", "--dataset", "shapes")
+
+    assert "Further tables: top; --json and --html have them" in result.stdout
 
 
 def test_progress_is_written_in_lines_where_there_is_no_terminal(run):

@@ -10,7 +10,7 @@ import pytest
 from client.dissected import activations_answer, answer, dictionary_answer, tuning_answer
 from client.fake_server import DIGEST, dissect_messages, dissected_message
 from client.test_ablations import breaking
-from pellucid import DissectionSpec, Site, errors
+from pellucid import Dissection, DissectionSpec, Findings, Site, errors
 from pellucid.dissection_calls import counted
 from pellucid.findings import Axis, NamedArray
 from pellucid.tensors import from_tensor, to_tensor
@@ -163,6 +163,28 @@ def test_parts_come_one_by_one(client):
 
     assert [len(part.tables) for part in parts] == [1, 1, 0]
     assert [part.receipt is not None for part in parts] == [False, False, True]
+
+
+def test_a_request_is_written_for_a_job_without_being_sent(client, server):
+    spec = DissectionSpec("activations", ["conv1[3]"], dataset="shapes", parameters={"top": 4})
+
+    request = client.dissect_request("photos", spec, version=3)
+
+    assert server.requests["Dissect"] == []
+    client.dissect_spec("photos", spec, version=3)
+    assert asked(server) == request
+    with pytest.raises(errors.InvalidRequestError, match="seed is -1"):
+        client.dissect_request("photos", DissectionSpec(seed=-1))
+
+
+def test_findings_that_were_fetched_are_a_dissection(client):
+    fetched = client.dissect("photos", "conv1", dataset="shapes").findings
+
+    found = Dissection.of(fetched)
+
+    assert (found.method, len(found.dictionary), found.progress) == ("network-dissection", 3, 1.0)
+    with pytest.raises(ValueError, match="have no receipt"):
+        Dissection.of(Findings())
 
 
 def test_a_call_is_made_again_until_its_first_part(hurried, server, pauses):

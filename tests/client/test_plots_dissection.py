@@ -36,7 +36,7 @@ def test_a_dictionary_is_drawn_as_categories_by_layer_and_the_commonest_concepts
     assert [each.get_text() for each in categories.get_yticklabels()] == ["conv1", "block.2"]
     # For each layer the bars, with the rest, are its units.
     widths = [bar.get_width() for bar in categories.patches if bar.get_width()]
-    assert sum(widths) == 40
+    assert sum(widths) == pytest.approx(200)
     counted = {
         each.get_text(): bar.get_width() for each, bar in zip(concepts.get_yticklabels(), concepts.patches, strict=True)
     }
@@ -49,7 +49,7 @@ def test_a_dictionary_without_any_detector_is_drawn_too():
 
     (categories,) = drawn(answer("network-dissection", tables=[rows]))
 
-    assert [bar.get_width() for bar in categories.patches] == [1]
+    assert [bar.get_width() for bar in categories.patches] == [100]
 
 
 def test_curves_over_angles_go_around_a_circle_and_half_a_turn_is_repeated():
@@ -62,7 +62,8 @@ def test_curves_over_angles_go_around_a_circle_and_half_a_turn_is_repeated():
     np.testing.assert_allclose(values[:12], values[12:24])
     # It is closed.
     assert (angles[-1], values[-1]) == (angles[0], values[0])
-    assert titles(panels)[:2] == ["conv1/orientation, unit 0", "conv1/orientation, unit 1"]
+    # Each array has its share of the room.
+    assert titles(panels)[:3] == ["conv1/orientation, unit 0", "conv1/frequency, unit 0", "conv1/orientation, unit 1"]
 
 
 def test_curves_over_frequencies_have_an_axis_by_factors():

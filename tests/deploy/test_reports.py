@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from client.dissected import (
     activations_answer,
+    answer,
     dictionary_answer,
     picture,
     projection_answer,
+    table,
     tuning_answer,
     visualised_answer,
 )
@@ -172,6 +174,27 @@ def test_a_category_of_the_chart_shows_its_detectors(shown: Page, found: Dissect
     assert set(texts(shown, ".card .chip")) == {"shape"}
 
 
+def test_a_concept_shows_the_units_that_detect_it_and_no_others(shown: Page, found: Dissection) -> None:
+    shown.evaluate("[...document.querySelectorAll('#concepts ~ * .link')].find((b) => b.textContent === 'red').click()")
+
+    expected = len(found.dictionary.units_of("red"))
+    assert texts(shown, "#count") == [f"{expected} of {2 * UNITS} units"]
+    assert set(texts(shown, ".card h3")) == {"red"}
+    search(shown, "blue")
+    assert "red" not in texts(shown, ".card h3")[0]
+
+
+def test_columns_that_the_page_does_not_know_are_in_the_table_too(page: Page, tmp_path: Path) -> None:
+    rows = table("dictionary", layer=["a", "a"], unit=[0, 1], concept=["red", None], plateau=[0.5, None])
+    opened(page, answer("network-dissection", tables=[rows]), tmp_path)
+    as_table(page)
+
+    sort(page, "plateau")
+
+    assert column(page, "plateau") == ["0.5", ""]
+    assert page.errors == []
+
+
 def test_it_can_be_used_by_keys_alone(shown: Page) -> None:
     shown.press("/")
     assert shown.evaluate("document.activeElement.id") == "search"
@@ -289,6 +312,7 @@ def test_the_policy_stops_a_script_that_was_put_in_after_all(page: Page, found: 
     ("found", "selector", "count"),
     [
         (activations_answer(), ".gallery img", 5),
+        (activations_answer(), ".gallery .facts", 5),
         (activations_answer(), "[data-table='conv1/units'] tbody tr", 6),
         (tuning_answer(), "[data-array='conv1/orientation'] .filled", 4),
         (tuning_answer(), "[data-array='conv1/frequency'] .curve", 5),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from e2e.messages import TABLE_MODEL
+from e2e.test_command import pellucid
 from pellucid import Client, DissectionSpec
 from pellucid.aio import AsyncClient
 from pellucid.errors import InvalidRequestError, NotFoundError
@@ -67,3 +68,28 @@ def test_parts_come_one_by_one_and_the_last_has_the_receipt(client, table):
 def test_what_there_is_not_is_named(client, table, layer, error, words):
     with pytest.raises(error, match=words):
         client.dissect(TABLE_MODEL, layer, method="activations", inputs=table[:2])
+
+
+def test_the_command_prints_tables_and_writes_a_page(server, tmp_path, table):
+    np.save(tmp_path / "rows.npy", table[:40])
+    page, plot = tmp_path / "page.html", tmp_path / "plot.png"
+
+    words = ["--method", "activations", "--input", str(tmp_path / "rows.npy"), "--rows", "30"]
+    done = pellucid(server, "dissect", TABLE_MODEL, "hidden1[0-5]", *words, "--html", str(page), "--plot", str(plot))
+
+    assert done.returncode == 0, done.stderr
+    assert "hidden1/units" in done.stdout
+    assert f"{page} has {page.stat().st_size:,} bytes" in done.stderr
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_names_a_layer_that_there_is_not(server, tmp_path, table):
+    np.save(tmp_path / "rows.npy", table[:4])
+
+    done = pellucid(
+        server, "dissect", TABLE_MODEL, "nothing", "--method", "activations", "--input", str(tmp_path / "rows.npy")
+    )
+
+    assert done.returncode == 2
+    assert "nothing" in done.stderr
+    assert done.stdout == ""

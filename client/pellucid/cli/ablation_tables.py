@@ -72,8 +72,8 @@ def show_rows(console: Console, table: Table, count: int, title: str, without: S
     # A column in which nothing has a value says nothing.
     empty = [name for name in names if len(table) and all(each[name] is None for each in table)]
     names = [name for name in names if name not in without and name not in empty]
-    rows = [[_cell(each[name]) for name in names] for _, each in zip(range(count), table, strict=False)]
-    heads = [_head(table, name) for name in names]
+    rows = [[cell(each[name]) for name in names] for _, each in zip(range(count), table, strict=False)]
+    heads = [head(table, name) for name in names]
     numeric = [place for place, name in enumerate(names) if table.columns[name].values.dtype.kind in "iuf"]
     show_table(console, heads, rows, title=title, right=tuple(numeric))
 
@@ -91,12 +91,14 @@ def show_warnings(console: Console, warnings: Sequence[str]) -> None:
         say(console, f"Note: {warning}", style="yellow")
 
 
-def _head(table: Table, name: str) -> str:
+def head(table: Table, name: str) -> str:
+    """Return a column's name with its unit."""
     unit = table.columns[name].unit
     return f"{name} ({unit})" if unit else name
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value of a table as it is printed."""
     if value is None:
         return ""
     if isinstance(value, bool):

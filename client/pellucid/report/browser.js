@@ -13,11 +13,11 @@ const ORDERS = [
 
 function unitBrowser(units, layers, classes) {
   const most = Math.max(...units.map((unit) => Math.max((unit.iou ?? 0) + (unit.iou_error ?? 0), unit.iou_chance ?? 0)), 0.05);
-  const state = { view: "cards", order: "iou", descending: true };
+  const state = { view: "cards", order: "iou", descending: true, concept: null };
   const there = new Set(data.tables.dictionary.columns.map((column) => column.name));
   const has = (name) => there.has(name) && units.some((unit) => unit[name] !== null && unit[name] !== "");
 
-  const search = element("input", { type: "search", id: "search", placeholder: "Search concepts, units… ( / )", "aria-label": "Search concepts, categories and units", oninput: draw });
+  const search = element("input", { type: "search", id: "search", placeholder: "Search concepts, units… ( / )", "aria-label": "Search concepts, categories and units", oninput: () => { state.concept = null; draw(); } });
   const layer = options("layer", "Layer", [["", "All layers"], ...layers.map((each) => [each, each])]);
   const category = options("category", "Category", [["", "All categories"], ...[...classes.keys()].map((each) => [each, each])]);
   const order = options("order", "Order", ORDERS.filter(([name]) => has(name)).map(([name, , label]) => [name, label]), () => {
@@ -27,7 +27,10 @@ function unitBrowser(units, layers, classes) {
   const count = element("span", { class: "count", id: "count", role: "status" });
   const cards = element("ul", { class: "cards", "aria-label": "Units" });
   const paged = pages(CARDS_PER_PAGE, (shown) => cards.replaceChildren(...(shown.length ? shown.map((unit) => unitCard(unit, most, classes)) : [element("li", { class: "none" }, "Nothing matches.")])));
-  const table = sortableTable("Units and their concepts", COLUMNS.filter(([name]) => there.has(name)).map(column), {
+  const own = new Set([...COLUMNS.map(([name]) => name), "iou_error"]);
+  const others = data.tables.dictionary.columns.filter(({ name }) => !own.has(name)).map(({ name, kind }) => [name, name, kind]);
+  const texts = new Map(data.tables.dictionary.columns.map((each) => [each.name, each.text]));
+  const table = sortableTable("Units and their concepts", [...COLUMNS.filter(([name]) => there.has(name)), ...others].map(column), {
     onSort: (by) => {
       [state.order, state.descending] = [by.column, by.descending];
       order.value = ORDERS.find(([name, descending]) => name === by.column && descending === by.descending)?.[0] ?? "";
@@ -43,7 +46,7 @@ function unitBrowser(units, layers, classes) {
   }
   function column([name, label, kind]) {
     const value = (unit) => (name === "concept" && !unit.concept ? null : unit[name]);
-    const found = { name, label, kind, value };
+    const found = { name, label, kind, value, text: texts.get(name) };
     if (name === "category") found.cell = (unit) => (unit.category ? element("span", { class: `chip ${classes.get(unit.category) ?? "k9"}` }, unit.category) : "");
     if (name === "concept") found.cell = (unit) => (unit.detector ? element("b", null, unit.concept) : element("span", { class: "faint" }, unit.concept ?? ""));
     if (SHARES.has(name)) found.cell = (unit) => (unit[name] === null ? "" : share(unit[name]));
@@ -60,10 +63,10 @@ function unitBrowser(units, layers, classes) {
   function matches(unit, words) {
     const said = `${unit.concept ?? ""} ${unit.category} ${unit.runner_up ?? ""} ${unit.layer} unit ${unit.unit}`.toLowerCase();
     return (!layer.value || unit.layer === layer.value) && (!category.value || unit.category === category.value)
-      && (!detectors.checked || unit.detector) && words.every((word) => said.includes(word));
+      && (state.concept === null || unit.concept === state.concept) && (!detectors.checked || unit.detector) && words.every((word) => said.includes(word));
   }
   function draw() {
-    const words = search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+    const words = state.concept === null ? search.value.trim().toLowerCase().split(/\s+/).filter(Boolean) : [];
     const found = units.filter((unit) => matches(unit, words));
     if (state.view === "cards") paged.set(sorted(found, (unit) => (state.order === "iou" && !unit.detector ? (unit.iou ?? 0) - 2 : unit[state.order]), state.descending));
     else {
@@ -72,9 +75,9 @@ function unitBrowser(units, layers, classes) {
     }
     count.textContent = found.length === units.length ? many(units.length, "unit") : `${number(found.length)} of ${many(units.length, "unit")}`;
   }
-  // From the chart: the units that detect a concept of a category.
-  function choose({ layer: chosen = "", category: wanted }) {
-    [layer.value, category.value, detectors.checked, search.value] = [chosen, wanted, true, ""];
+  // From the chart and the concepts: the units that detect a concept of a category, or this concept.
+  function choose({ layer: chosen = "", category: wanted = "", concept = null }) {
+    [layer.value, category.value, detectors.checked, search.value, state.concept] = [chosen, wanted, true, concept ?? "", concept];
     draw();
     node.scrollIntoView({ block: "start" });
   }

@@ -30,7 +30,8 @@ function dictionarySections() {
   const byUnit = new Map(units.map((unit) => [`${unit.layer}/${unit.unit}`, unit]));
   if (data.tables.top) for (const row of rowsOf(data.tables.top)) byUnit.get(`${row.layer}/${row.unit}`)?.top.push(row);
   const browser = unitBrowser(units, layers, classes);
-  return [tiles(units), categoriesSection(units, layers, classes, browser.choose), browser.node];
+  const categories = classes.size ? categoriesSection(units, layers, classes, browser.choose) : null;
+  return [tiles(units), categories, browser.node, conceptsSection(browser.choose)].filter(Boolean);
 }
 
 function tiles(units) {
@@ -86,6 +87,13 @@ function categoriesSection(units, layers, classes, choose) {
     element("div", { class: "panel" }, chart, legend));
 }
 
+// The other way round: from the concepts to the units that detect them.
+function conceptsSection(choose) {
+  if (!data.tables.concepts) return null;
+  const cells = { concept: (row) => element("button", { class: "link", type: "button", onclick: () => choose({ concept: row.concept }) }, row.concept) };
+  return section("concepts", "Concepts and their units", "A concept leads to the units that detect it.", plainTable("concepts", data.tables.concepts, { cells }));
+}
+
 // The IoU on one scale for all units, with its error and what chance gives.
 function meter(unit, most, kind) {
   const x = (value) => 2 + (Math.min(Math.max(value ?? 0, 0), most) / most) * 236;
@@ -110,7 +118,7 @@ function unitCard(unit, most, classes) {
     ["top rows", unit.top.map((row) => row.name ?? row.row).filter((each, at, all) => all.indexOf(each) === at).join(", ")],
   ].filter(([, value]) => value && value !== "–");
   return element("li", { class: `card ${unit.detector ? "" : "weak"}`, "data-unit": `${unit.layer}/${unit.unit}` },
-    pictureButton(unit.picture, `${unit.layer}, unit ${unit.unit}`),
+    unit.picture ? pictureButton(unit.picture, `${unit.layer}, unit ${unit.unit}`) : null,
     element("div", { class: "body" },
       element("div", { class: "where" }, element("span", null, `${unit.layer} · unit ${unit.unit}`), unit.category ? element("span", { class: `chip ${kind}` }, unit.category) : null),
       element("h3", null, name),

@@ -1,7 +1,7 @@
 // Puts the page together.
 
 const dissected = Boolean(data.tables.dictionary);
-const OWN = new Set(dissected ? ["dictionary", "categories", "top"] : []);
+const OWN = new Set(dissected ? ["dictionary", "categories", "top", "concepts"] : []);
 
 function themeButton() {
   const button = document.getElementById("theme");
@@ -18,7 +18,8 @@ function themeButton() {
 
 function build() {
   const units = dissected ? new Set(rowsOf(data.tables.dictionary).map((row) => `${row.layer}/unit ${row.unit}`)) : new Set();
-  const arrays = Object.entries(data.arrays);
+  const isPoints = ([, array]) => array.axes[0]?.name === "row" && array.axes[1]?.name === "component";
+  const arrays = sorted(Object.entries(data.arrays), (each) => Number(isPoints(each)), true);
   const pictures = Object.entries(data.pictures).filter(([name]) => !units.has(name)).sort(([one], [other]) => collator.compare(one, other));
   const tables = Object.entries(data.tables).filter(([name, table]) => !OWN.has(name) && table.columns.length);
   if (dissected) main.append(...dictionarySections());
@@ -26,7 +27,7 @@ function build() {
   const curved = arrays.length ? [section("arrays", "Curves and maps", null, ...arrays.map(([name, array]) => arrayPanel(name, array)))] : [];
   // What is to be looked at first: the points of a projection, the pictures of other methods.
   main.append(...(data.method === "projection" ? [...curved, ...seen] : [...seen, ...curved]));
-  if (tables.length) main.append(section("tables", "Tables", null, ...tables.map(([name, table]) => plainTable(name, table))));
+  if (tables.length) main.append(section("tables", "Tables", null, ...tables.map(([name, table]) => plainTable(name, table, { open: !dissected }))));
   if (!dissected && !pictures.length && !arrays.length && !tables.length) main.append(element("p", { class: "none" }, "The answer has no tables, arrays or pictures."));
 }
 

@@ -3,6 +3,8 @@
 const MOST_SERIES = 10;
 const MOST_BARS = 40;
 const PER_PAGE = 24;
+const CURVES_PER_PAGE = 8;
+const SUMMED = ["mean", "sparseness", "selectivity", "class", "activation", "percentile", "dead"];
 const MOST_NAMED = 24;
 
 const classOf = (place) => `k${place % 10}`;
@@ -59,7 +61,7 @@ function smallCurves(name, array) {
   const names = axisNames(units);
   const angles = /^deg/.test(axis.unit) || axis.unit === "°";
   const grid = element("div", { class: "plots" });
-  const paged = pages(PER_PAGE, (places) => grid.replaceChildren(...places.map((place) => {
+  const paged = pages(CURVES_PER_PAGE, (places) => grid.replaceChildren(...places.map((place) => {
     const values = array.values.slice(place * axis.length, (place + 1) * axis.length);
     const label = `${name}, ${units.name} ${names[place]}`;
     const options = { xLabel: withUnit(axis.name, axis.unit), yLabel: array.unit, classes: ["k1"] };
@@ -98,10 +100,29 @@ function points(name, array) {
   return [chart, chips.length ? element("div", { class: "legend" }, ...chips) : null];
 }
 
+// What tables of units say of the unit of a picture, which is named "LAYER/unit 3" or "LAYER[3]/0".
+function unitFacts(known, name) {
+  const row = known.get(name.replace(/\[(\d+)\]\/.*$/, "/unit $1"));
+  const said = row ? SUMMED.filter((column) => row[column] !== null && row[column] !== undefined && row[column] !== false && row[column] !== "") : [];
+  return said.length ? element("dl", { class: "facts" }, ...said.map((column) => element("div", null,
+    element("dt", null, column), element("dd", null, typeof row[column] === "boolean" ? "yes" : text(row[column]))))) : null;
+}
+
+function knownUnits() {
+  const found = new Map();
+  for (const [name, table] of Object.entries(data.tables)) {
+    if (!name.endsWith("/units") && name !== "objectives") continue;
+    for (const row of rowsOf(table)) found.set(`${row.layer ?? name.replace(/\/units$/, "")}/unit ${row.unit}`, row);
+  }
+  return found;
+}
+
 function gallery(pictures) {
+  const known = knownUnits();
   const grid = element("div", { class: "gallery" });
   const paged = pages(PER_PAGE, (shown) => grid.replaceChildren(...(shown.length ? shown.map(([name, picture]) =>
-    element("figure", { class: picture.width > 500 ? "wide" : null }, pictureButton(picture, name), element("figcaption", null, name, element("small", null, picture.text)))) : [element("p", { class: "none" }, "Nothing matches.")])));
+    element("figure", { class: picture.width > 500 ? "wide" : null }, pictureButton(picture, name),
+      element("figcaption", null, name, unitFacts(known, name), element("small", null, picture.text)))) : [element("p", { class: "none" }, "Nothing matches.")])));
   const count = element("span", { class: "count", role: "status" });
   const filter = element("input", { type: "search", placeholder: "Filter by name…", "aria-label": "Filter the pictures", oninput: draw });
   function draw() {

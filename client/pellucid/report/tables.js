@@ -54,11 +54,11 @@ function text(value, kind) {
   return typeof value === "number" ? number(value, 4) : value;
 }
 
-// A table of the findings, as it came, with a field to filter it by.
-function plainTable(name, table) {
+// A table of the findings, as it came, with a field to filter it by; `cells` write some columns in their own way.
+function plainTable(name, table, { open = true, cells = {} } = {}) {
   const rows = rowsOf(table);
-  const columns = table.columns.map((column) => ({ ...column, label: column.name, value: (row) => row[column.name] }));
-  const shown = sortableTable(table.text || name, columns);
+  const columns = table.columns.map((column) => ({ ...column, label: column.name, value: (row) => row[column.name], cell: cells[column.name] }));
+  const shown = sortableTable(table.text || name, columns, { pageSize: 25 });
   const count = element("span", { class: "count", role: "status" });
   const filter = element("input", { type: "search", placeholder: "Filter…", "aria-label": `Filter ${name}`, oninput: draw });
   function draw() {
@@ -68,7 +68,7 @@ function plainTable(name, table) {
     count.textContent = left.length === rows.length ? many(rows.length, "row") : `${number(left.length)} of ${many(rows.length, "row")}`;
   }
   draw();
-  const bar = rows.length > 5 ? element("div", { class: "bar" }, filter, count) : null;
-  return element("div", { class: "panel", "data-table": name },
-    element("h3", null, name), table.text ? element("p", { class: "lead" }, table.text) : null, bar, shown.node);
+  const bar = rows.length > 5 ? element("div", { class: "bar" }, filter) : null;
+  return element("details", { class: "panel", "data-table": name, open },
+    element("summary", null, element("h3", null, name), count), table.text ? element("p", { class: "lead" }, table.text) : null, bar, shown.node);
 }
