@@ -24,7 +24,7 @@ from pellucid_server.pool.workers.process import WorkerStartError
 from pellucid_server.settings.sections import ServerConfig
 
 FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
-SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]
+SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.JobService", "pellucid.v1.ModelService"]
 STATES = health_pb2.HealthCheckResponse
 
 SERVE = """

@@ -41,7 +41,6 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN pinned INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE jobs ADD COLUMN priority TEXT NOT NULL DEFAULT 'bulk';
-    CREATE UNIQUE INDEX joinable ON jobs (key) WHERE key != '' AND state IN ('queued', 'running', 'done');
     """,
 )
 """What makes the tables of each version out of those of the one before; only ever added to."""
