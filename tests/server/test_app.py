@@ -103,7 +103,7 @@ async def test_until_the_workers_are_ready_health_says_so(make_app):
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await app.stop(grace_seconds=0)
-    assert states == ["NOT_SERVING"] * 3
+    assert states == ["NOT_SERVING"] * len(SERVICES)
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
 
 

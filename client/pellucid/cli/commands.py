@@ -34,6 +34,7 @@ from pellucid.cli.asking import (
 )
 from pellucid.cli.connecting import connect_by
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
+from pellucid.cli.job_commands import jobs
 from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays
 from pellucid.client import DEFAULT_ADDRESS
 from pellucid.errors import NotFoundError, invalid
@@ -50,6 +51,7 @@ app.callback()(connect_by)
 app.command()(ablate)
 app.command()(counterfactual)
 app.add_typer(admin, name="admin")
+app.add_typer(jobs, name="jobs")
 
 _TABLES = (".npy", ".csv")
 
