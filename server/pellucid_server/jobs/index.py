@@ -83,6 +83,10 @@ class Index:
         names, marks = ", ".join(fields), ", ".join(f":{name}" for name in fields)
         self._rows.execute(f"INSERT OR REPLACE INTO jobs ({names}) VALUES ({marks})", fields)  # noqa: S608 - own names
 
+    def pin(self, job: str) -> None:
+        """Write that a job was submitted, and nothing else of it; harmless if it is not there."""
+        self._rows.execute("UPDATE jobs SET pinned = 1 WHERE id = ?", (job,))
+
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows."""
         self._rows.execute("BEGIN IMMEDIATE")

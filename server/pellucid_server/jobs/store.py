@@ -74,6 +74,11 @@ class Store:
         self._disk.step("commit", 0)
         self._index.put(record)
 
+    def pin(self, job: str) -> None:
+        """Write that a job was submitted."""
+        self._disk.step("commit", 0)
+        self._index.pin(job)
+
     def request(self, job: str) -> Request:
         """Return a job's request.
 
