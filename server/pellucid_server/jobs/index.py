@@ -63,15 +63,15 @@ class Index:
     """
 
     def __init__(self, path: Path) -> None:
+        self._rows = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            self._rows = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-            self._rows.row_factory = sqlite3.Row
-            self._rows.execute("PRAGMA journal_mode = WAL")
-            # A job that was answered for is there after a power cut too.
-            self._rows.execute("PRAGMA synchronous = FULL")
-            self._migrate(path)
+            self._begin(path)
         except sqlite3.Error as error:
+            self.close()
             raise StoreError(f"The index of jobs {path} cannot be used: {error}") from error
+        except StoreError:
+            self.close()
+            raise
 
     def all(self) -> list[JobRecord]:
         """Return every job, the oldest first."""
@@ -97,15 +97,29 @@ class Index:
         """Put everything into the one file."""
         self._rows.close()
 
-    def _migrate(self, path: Path) -> None:
-        (version,) = self._rows.execute("PRAGMA user_version").fetchone()
+    def _begin(self, path: Path) -> None:
+        """Make the tables those of this version.
+
+        Raises
+        ------
+        StoreError
+            A later version of the service has written them; nothing is changed then.
+        """
+        rows = self._rows
+        rows.row_factory = sqlite3.Row
+        (version,) = rows.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"The jobs in {path.parent} were written by a later version of the service (schema {version}; this one "
                 f"knows {len(MIGRATIONS)}). Start that version, or set jobs.folder to another folder."
             )
+        # Of one process alone, the log needs no shared memory, which network file systems do not have.
+        rows.execute("PRAGMA locking_mode = EXCLUSIVE")
+        rows.execute("PRAGMA journal_mode = WAL")
+        # A job that was answered for is there after a power cut too.
+        rows.execute("PRAGMA synchronous = FULL")
         for number, step in enumerate(MIGRATIONS[version:], version + 1):
-            self._rows.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
+            rows.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
 
 
 def _fields(record: JobRecord) -> dict[str, Any]:

@@ -40,20 +40,29 @@ def folder(tmp_path):
     return tmp_path / "jobs"
 
 
+class Opening:
+    """Opens the store anew; the one before is closed, as when its process ends."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._open = None
+
+    def __call__(self, disk=None):
+        self.close()
+        self._open = Store(self._folder, disk or Disk())
+        return self._open
+
+    def close(self):
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+
 @pytest.fixture
 def open_store(folder):
-    """Open the store anew; the one before is closed, as when its process ends."""
-    opened = []
-
-    def make(disk=None):
-        if opened:
-            opened.pop().close()
-        opened.append(Store(folder, disk or Disk()))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
+    opening = Opening(folder)
+    yield opening
+    opening.close()
 
 
 class FakeWorkers:

@@ -102,8 +102,10 @@ def outcome_after_a_stop(folder):
 def test_a_stop_before_the_row_of_a_new_job_leaves_nothing_of_it(folder, open_store):
     store = open_store()
     store.create(record(), request())
+    open_store.close()
     with sqlite3.connect(folder / "jobs.sqlite") as rows:
         rows.execute("DELETE FROM jobs")
+    rows.close()
 
     assert open_store().records == []
     assert list((folder / "answers").iterdir()) == []
@@ -247,8 +249,9 @@ def test_a_store_of_the_first_version_is_migrated_with_its_jobs(folder, open_sto
     (found,) = open_store().records
 
     assert found == record(state=FAILED, ended=3.0, share=0.5, rows_done=1, rows=2)
-    with sqlite3.connect(folder / "jobs.sqlite") as rows:
-        assert rows.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    open_store.close()
+    rows = sqlite3.connect(folder / "jobs.sqlite")
+    assert rows.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     rows.close()
 
 
