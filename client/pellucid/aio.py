@@ -19,6 +19,7 @@ from pellucid.client import DEFAULT_ADDRESS
 from pellucid.dissecting_aio import AsyncDissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
+from pellucid.jobs_aio import AsyncJobs
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.security import Pem
@@ -173,6 +174,11 @@ class AsyncClient(AsyncAblating, AsyncDissecting):
     async def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
         """List the labelled data sets beside the models, by name."""
         return await self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """Calls about jobs; see `Client.jobs`."""
+        return AsyncJobs(self)
 
     async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""

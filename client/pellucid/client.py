@@ -18,6 +18,7 @@ from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.dissecting import Dissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
+from pellucid.jobs import Jobs
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.security import Pem
@@ -265,6 +266,11 @@ class Client(Ablating, Dissecting):
     def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
         """List the labelled data sets beside the models, by name."""
         return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
+
+    @property
+    def jobs(self) -> Jobs:
+        """Calls about jobs: long requests that the server does by itself, with answers that it stores."""
+        return Jobs(self)
 
     def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.

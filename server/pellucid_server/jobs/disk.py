@@ -20,11 +20,12 @@ class Disk:
     """
 
     def __init__(self, step: Callable[[str, int], None] = lambda what, size: None) -> None:
-        self._step = step
+        self.step = step
+        """Called before what others change on the disk, too."""
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that only this user can read; its parent must be there."""
-        self._step("make a folder", 0)
+        self.step("make a folder", 0)
         path.mkdir(mode=0o700)
         self._settle(path.parent)
 
@@ -38,13 +39,13 @@ class Disk:
         """
         part = path.with_name(path.name + _PART)
         try:
-            self._step("write", len(data))
+            self.step("write", len(data))
             with part.open("wb") as file:
                 file.write(data)
                 file.flush()
-                self._step("sync", 0)
+                self.step("sync", 0)
                 os.fsync(file.fileno())
-            self._step("rename", 0)
+            self.step("rename", 0)
             part.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -54,7 +55,7 @@ class Disk:
 
     def remove(self, path: Path) -> None:
         """Remove a file or a folder with all that is in it; harmless if it is not there."""
-        self._step("remove", 0)
+        self.step("remove", 0)
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -62,7 +63,7 @@ class Disk:
 
     def _settle(self, folder: Path) -> None:
         """Make sure that a folder's list of names is on the disk."""
-        self._step("sync a folder", 0)
+        self.step("sync a folder", 0)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

@@ -41,7 +41,6 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE jobs ADD COLUMN shared INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN pinned INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE jobs ADD COLUMN priority TEXT NOT NULL DEFAULT 'bulk';
-    CREATE UNIQUE INDEX joinable ON jobs (key) WHERE key != '' AND state IN ('queued', 'running', 'done');
     """,
 )
 """What makes the tables of each version out of those of the one before; only ever added to."""
@@ -64,15 +63,15 @@ class Index:
     """
 
     def __init__(self, path: Path) -> None:
+        self._rows = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            self._rows = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-            self._rows.row_factory = sqlite3.Row
-            self._rows.execute("PRAGMA journal_mode = WAL")
-            # A job that was answered for is there after a power cut too.
-            self._rows.execute("PRAGMA synchronous = FULL")
-            self._migrate(path)
+            self._begin(path)
         except sqlite3.Error as error:
+            self.close()
             raise StoreError(f"The index of jobs {path} cannot be used: {error}") from error
+        except StoreError:
+            self.close()
+            raise
 
     def all(self) -> list[JobRecord]:
         """Return every job, the oldest first."""
@@ -84,6 +83,10 @@ class Index:
         names, marks = ", ".join(fields), ", ".join(f":{name}" for name in fields)
         self._rows.execute(f"INSERT OR REPLACE INTO jobs ({names}) VALUES ({marks})", fields)  # noqa: S608 - own names
 
+    def pin(self, job: str) -> None:
+        """Write that a job was submitted, and nothing else of it; harmless if it is not there."""
+        self._rows.execute("UPDATE jobs SET pinned = 1 WHERE id = ?", (job,))
+
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows."""
         self._rows.execute("BEGIN IMMEDIATE")
@@ -94,15 +97,29 @@ class Index:
         """Put everything into the one file."""
         self._rows.close()
 
-    def _migrate(self, path: Path) -> None:
-        (version,) = self._rows.execute("PRAGMA user_version").fetchone()
+    def _begin(self, path: Path) -> None:
+        """Make the tables those of this version.
+
+        Raises
+        ------
+        StoreError
+            A later version of the service has written them; nothing is changed then.
+        """
+        rows = self._rows
+        rows.row_factory = sqlite3.Row
+        (version,) = rows.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"The jobs in {path.parent} were written by a later version of the service (schema {version}; this one "
                 f"knows {len(MIGRATIONS)}). Start that version, or set jobs.folder to another folder."
             )
+        # Of one process alone, the log needs no shared memory, which network file systems do not have.
+        rows.execute("PRAGMA locking_mode = EXCLUSIVE")
+        rows.execute("PRAGMA journal_mode = WAL")
+        # A job that was answered for is there after a power cut too.
+        rows.execute("PRAGMA synchronous = FULL")
         for number, step in enumerate(MIGRATIONS[version:], version + 1):
-            self._rows.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
+            rows.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
 
 
 def _fields(record: JobRecord) -> dict[str, Any]:

@@ -6,21 +6,21 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from pellucid_server.errors import NotFoundError, OverloadedError, PellucidError, UnavailableError
+from pellucid_server.errors import OverloadedError, PellucidError
 from pellucid_server.jobs.expiry import expired
+from pellucid_server.jobs.failures import failure_of, no_job, no_room, stopping
 from pellucid_server.jobs.job import Job
-from pellucid_server.jobs.keys import job_key
+from pellucid_server.jobs.keys import Asked, Wish, job_key
 from pellucid_server.jobs.records import CANCELLED, DONE, FAILED, QUEUED, STATES, JobRecord
 from pellucid_server.jobs.runner import Outside, Runner, Workers
 from pellucid_server.jobs.store import Store
-from pellucid_server.jobs.writing import Writing, no_room
+from pellucid_server.jobs.turns import due
+from pellucid_server.jobs.writing import Writing
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import INTERACTIVE
-from pellucid_server.vocabulary.requests import AblateRequest, DissectRequest
-from pellucid_server.vocabulary.results import Failure
 
 _log = logging.getLogger(__name__)
 
@@ -29,19 +29,6 @@ BULK = "bulk"
 
 _LOOK_SECONDS = 60.0
 """How often it is looked whether a job's time is over."""
-
-Asked = DissectRequest | AblateRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A request for a job, with the key of all that are equal to it; `Jobs.wish` makes one."""
-
-    request: Asked
-    key: str
-    owner: str
-    dataset_digest: str = ""
-    priority: str = ""
 
 
 class Jobs:
@@ -147,15 +134,7 @@ class Jobs:
         return found
 
     def wish(self, request: Asked, *, owner: str, dataset_digest: str = "", priority: str = "") -> Wish:
-        """Return a request with its key; takes a millisecond for each MiB, on any thread.
-
-        Parameters
-        ----------
-        request
-            Its model has the version and digest to run on.
-        priority
-            Its class; empty for the usual one.
-        """
+        """Return a request with its key; see `job_key`. On any thread."""
         key = job_key(request, owner=None if self._config.shared else owner, dataset_digest=dataset_digest)
         return Wish(request, key, owner, dataset_digest, priority)
 
@@ -189,17 +168,12 @@ class Jobs:
 
     async def cancel(self, job: Job) -> None:
         """End a job's work; one that has ended stays as it is."""
-        if job.record.over:
-            return
-        job.halted = True
-        await self._interrupt([job])
-        if not job.record.over:
-            await self._end(job, CANCELLED)
+        await asyncio.shield(self._do(self._cancel(job)))
 
     async def remove(self, job: Job) -> None:
         """Remove a job and all that belongs to it."""
         self._forget(job)
-        await self._remove(job)
+        await asyncio.shield(self._do(self._remove(job)))
 
     async def parts(self, job: Job, first: int = 0) -> AsyncGenerator[tuple[int, bytes], None]:
         """Yield the stored parts of a job's answer that there are now, from a number on.
@@ -280,7 +254,18 @@ class Jobs:
 
     async def _pin(self, job: Job) -> None:
         await asyncio.shield(job.stored)
-        await self._writing.run(lambda store: None if job.removed else store.put(job.record))
+        await self._writing.run(lambda store: store.pin(job.id))
+
+    async def _cancel(self, job: Job) -> None:
+        if job.halted:
+            # It is being cancelled, or removed, already.
+            while not (job.record.over or job.removed):
+                await job.changed(job.version)
+        elif not job.record.over:
+            job.halted = True
+            await self._interrupt([job])
+            if not job.record.over:
+                await self._end(job, CANCELLED)
 
     def _forget(self, job: Job) -> None:
         """Have nobody find a job any more, before its files are removed."""
@@ -298,26 +283,11 @@ class Jobs:
         job.wake()
 
     def _fill(self) -> None:
-        """Begin jobs: those that callers follow at once, and the submitted ones in turn, by owner and by age."""
+        """Begin the jobs whose turn it is."""
         if not self._started or self._stopping:
             return
-        idle = [
-            job
-            for job in self._jobs.values()
-            if job.task is None and not (job.halted or job.record.over) and job.stored.done()
-        ]
-        for job in [job for job in idle if not job.record.pinned]:
-            self._begin(job)
-        waiting = [job for job in idle if job.record.pinned]
-        busy = Counter(job.record.owner for job in self._jobs.values() if job.task is not None and job.record.pinned)
-        while waiting and busy.total() < self._capacity:
-            first = min(waiting, key=lambda job: (busy[job.record.owner], job.record.created, job.id))
-            waiting.remove(first)
-            busy[first.record.owner] += 1
-            self._begin(first)
-
-    def _begin(self, job: Job) -> None:
-        job.task = asyncio.create_task(self._work(job))
+        for job in due(self._jobs.values(), self._capacity):
+            job.task = asyncio.create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
         try:
@@ -340,7 +310,7 @@ class Jobs:
 
     async def _end(self, job: Job, state: str, error: PellucidError | None = None) -> None:
         """End a job without an answer: what was stored of it makes room."""
-        failure = None if error is None else Failure(error.reason, error.message, dict(error.metadata))
+        failure = None if error is None else failure_of(error)
         facts = {"state": state, "ended": self._outside.clock(), "failure": failure, "parts": 0, "size_bytes": 0}
         ended = replace(job.record, **facts)  # type: ignore[arg-type]
         try:
@@ -379,19 +349,14 @@ class Jobs:
         if self.size_bytes > self._config.most_bytes:
             raise no_room(f"The jobs of this server may take {self._config.most_bytes} bytes, and have taken them.")
 
-    def _do(self, deed: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the callers, who may leave."""
+    def _do(self, deed: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Do something beside the callers, who may leave; return the task."""
         task = asyncio.create_task(deed)
         self._deeds.add(task)
-        task.add_done_callback(self._deeds.discard)
+        task.add_done_callback(self._done)
+        return task
 
-
-def no_job(job: str) -> NotFoundError:
-    """Return what callers read of a job that is not there, or not theirs."""
-    return NotFoundError(f"No job {job!r}.", resource_type="job", resource_name=job)
-
-
-def stopping() -> UnavailableError:
-    """Return what those read who wait for a job that the server will go on with once it is started again."""
-    text = "The server is shutting down; the job goes on when it is started again."
-    return UnavailableError(text, retry_after_seconds="0.500")
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._deeds.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a change of a job could not be stored", exc_info=error)

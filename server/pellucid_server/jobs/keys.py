@@ -1,13 +1,42 @@
 """What equal requests have in common, so that each is done once."""
 
 import hashlib
+from dataclasses import dataclass
 
 from pellucid_server import wire
 from pellucid_server.pool.queue.quarantine import in_order
-from pellucid_server.vocabulary.requests import Request
+from pellucid_server.vocabulary.requests import AblateRequest, DissectRequest
+
+Asked = DissectRequest | AblateRequest
+"""What jobs do."""
 
 
-def job_key(request: Request, *, owner: str | None, dataset_digest: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a caller wants to have done.
+
+    Attributes
+    ----------
+    request
+        Its model has the version and the digest to run on.
+    key
+        What all equal wishes have in common, by `job_key`.
+    owner
+        On whose behalf; empty on a server that asks nobody who they are.
+    dataset_digest
+        Of the data set that the request names; empty without one.
+    priority
+        The class of the work; empty for the usual one.
+    """
+
+    request: Asked
+    key: str
+    owner: str
+    dataset_digest: str = ""
+    priority: str = ""
+
+
+def job_key(request: Asked, *, owner: str | None, dataset_digest: str) -> str:
     """Return the SHA-256 over all that an answer is a function of, 64 hexadecimal digits.
 
     Takes a millisecond for each MiB.

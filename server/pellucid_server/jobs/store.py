@@ -66,12 +66,18 @@ class Store:
         self._disk.make_folder(folder)
         self._disk.write(folder / _REQUEST, _packed(request))
         record = replace(record, size_bytes=size_of(folder))
-        self._index.put(record)
+        self.put(record)
         return record
 
     def put(self, record: JobRecord) -> None:
         """Write what is known of a job."""
+        self._disk.step("commit", 0)
         self._index.put(record)
+
+    def pin(self, job: str) -> None:
+        """Write that a job was submitted."""
+        self._disk.step("commit", 0)
+        self._index.pin(job)
 
     def request(self, job: str) -> Request:
         """Return a job's request.
@@ -126,6 +132,7 @@ class Store:
         """Remove jobs with all that belongs to them."""
         listed = list(jobs)
         # The rows first: a folder without a row is removed when the store is opened.
+        self._disk.step("commit", 0)
         self._index.remove(listed)
         for each in listed:
             self._disk.remove(self._answers / each)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from pellucid_server.errors import OverloadedError
+from pellucid_server.jobs.failures import no_room
 from pellucid_server.jobs.store import Store
 
 Made = TypeVar("Made")
 
+_TEXT = "The disk that the server stores jobs on is full."
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -23,7 +24,7 @@ class Writing:
         self._thread = ThreadPoolExecutor(1, "jobs")
 
     async def run(self, function: Callable[[Store], Made]) -> Made:
-        """Return what `function` returns; one that was asked for is done, even if its caller is cancelled.
+        """Return what `function` returns; one that has begun goes to its end, even if its caller is cancelled.
 
         Raises
         ------
@@ -34,19 +35,14 @@ class Writing:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, self.store)
         except OSError as error:
             if error.errno in _FULL:
-                raise no_room("The disk that the server stores jobs on is full.") from error
+                raise no_room(_TEXT) from error
             raise
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise no_room("The disk that the server stores jobs on is full.") from error
+                raise no_room(_TEXT) from error
             raise
 
     async def close(self) -> None:
         """Close the store, after all that was asked for."""
         await self.run(Store.close)
         self._thread.shutdown(wait=False)
-
-
-def no_room(text: str) -> OverloadedError:
-    """Return what a job ends with that there is no room for."""
-    return OverloadedError(f"{text} Delete jobs that are not needed, or ask the operator for more room.", store="jobs")

@@ -6,14 +6,16 @@ from collections.abc import AsyncGenerator, Mapping
 
 from pellucid.v1 import explanation_service_pb2, findings_pb2
 
-from pellucid_server.errors import CancelledError, PellucidError, TimedOutError, error_from_wire
+from pellucid_server.errors import CancelledError, PellucidError, TimedOutError
+from pellucid_server.jobs.failures import error_of, stopping
 from pellucid_server.jobs.job import Job
-from pellucid_server.jobs.jobs import Jobs, no_job, stopping
+from pellucid_server.jobs.jobs import Jobs
 from pellucid_server.jobs.records import DONE, RUNNING
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.findings import findings_message
 from pellucid_server.rpc.job_messages import job_progress
 from pellucid_server.rpc.job_requests import wish_of
+from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import ClassConfig
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import DissectRequest
@@ -60,8 +62,8 @@ class FollowedJobs:
                     yield Response(progress=job_progress(job))
                 seen = job.previews
                 async for place, data in self._jobs.parts(job, number):
-                    number = place + 1
-                    yield _response(job, findings_message_of(data), part=place)
+                    number, call.large_reply = place + 1, len(data) > LARGE_BYTES
+                    yield _response(job, findings_pb2.Findings.FromString(data), part=place)
                 if record.state == DONE:
                     return
                 self._check(job)
@@ -71,19 +73,13 @@ class FollowedJobs:
         """Raise what ends the wait for a job that has no more to come."""
         record = job.record
         if job.removed:
-            raise no_job(job.id)
+            raise CancelledError("The job that does this request was deleted; ask again.", stage=RUNNING)
         if record.failure is not None:
-            failure = record.failure
-            raise error_from_wire(failure.reason, failure.message, dict(failure.metadata))
+            raise error_of(record.failure)
         if record.over and record.state != DONE:
             raise CancelledError("The job that does this request was cancelled; ask again.", stage=RUNNING)
         if self._jobs.stopping and job.task is None and not record.over:
             raise stopping()
-
-
-def findings_message_of(data: bytes) -> findings_pb2.Findings:
-    """Read a stored part."""
-    return findings_pb2.Findings.FromString(data)
 
 
 def _response(job: Job, found: findings_pb2.Findings, *, part: int = 0, preview: bool = False) -> Response:

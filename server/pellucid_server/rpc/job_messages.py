@@ -1,10 +1,10 @@
 """Jobs turned into the messages of the job service."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from pellucid.v1 import job_service_pb2
+from pellucid.v1 import dissection_pb2, job_service_pb2
 
-from pellucid_server.errors import error_from_wire
 from pellucid_server.jobs.expiry import expires_at
+from pellucid_server.jobs.failures import error_of
 from pellucid_server.jobs.job import Job
 from pellucid_server.jobs.records import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from pellucid_server.rpc import status
@@ -46,12 +46,11 @@ def job_message(job: Job, config: JobsConfig, *, request_id: str, show_owner: bo
     )
     failure = record.failure
     if failure is not None:
-        error = error_from_wire(failure.reason, failure.message, dict(failure.metadata))
-        message.status.CopyFrom(status.to_message(error, request_id))
+        message.status.CopyFrom(status.to_message(error_of(failure), request_id))
     return message
 
 
-def job_progress(job: Job) -> "job_service_pb2.dissection__pb2.Progress":  # type: ignore[name-defined]
+def job_progress(job: Job) -> dissection_pb2.Progress:
     """Write how far a job is."""
     record, pace = job.record, job.pace
     running = record.state == RUNNING

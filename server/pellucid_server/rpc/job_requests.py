@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from pellucid_server.access.policy import ADMIN, DISSECT, EXPLAIN, PREDICT, Identity
 from pellucid_server.errors import PermissionDeniedError, UnavailableError, broken_model
-from pellucid_server.jobs.jobs import Asked, Jobs, Wish, no_job
+from pellucid_server.jobs.failures import no_job
+from pellucid_server.jobs.jobs import Jobs
+from pellucid_server.jobs.keys import Asked, Wish
 from pellucid_server.jobs.records import JobRecord
 from pellucid_server.pool.pool import check_class
 from pellucid_server.rpc import catalogue

@@ -12,8 +12,10 @@ from pellucid.v1 import findings_pb2, job_service_pb2
 
 from pellucid_server.config import Config
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
+from pellucid_server.jobs.failures import no_job, stopping
 from pellucid_server.jobs.job import Job
-from pellucid_server.jobs.jobs import Asked, Jobs, no_job, stopping
+from pellucid_server.jobs.jobs import Jobs
+from pellucid_server.jobs.keys import Asked
 from pellucid_server.jobs.records import DONE
 from pellucid_server.rpc import ablation, dissection
 from pellucid_server.rpc.arrival import Call
@@ -25,6 +27,7 @@ from pellucid_server.rpc.handlers import GuardedHandlers
 from pellucid_server.rpc.job_messages import STATES, job_message
 from pellucid_server.rpc.job_requests import check_known, check_readable, is_admin, is_owner, may_know, wish_of
 from pellucid_server.rpc.large_fields import LargeFields
+from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import ClassConfig, LimitsConfig
 from pellucid_server.vocabulary.messages import Hello
@@ -153,6 +156,7 @@ class JobService:
             refuse("first_part", f"is {request.first_part}; the answer has {record.parts} parts, numbered from 0")
         call.answered_by, call.method = record.model, record.method
         async for number, data in self._jobs.parts(job, request.first_part):
+            call.large_reply = len(data) > LARGE_BYTES
             found = findings_pb2.Findings.FromString(data)
             yield job_service_pb2.FetchJobResponse(findings=found, part=number)
 
