@@ -78,12 +78,6 @@ CASES = {
         [(rows,) for _, rows in numbered()],
         lambda found: (found.count, found.mean, found.matrix),
     ),
-    TopExamples: Case(
-        lambda: TopExamples(4, 6),
-        [(rows.T, numbers, numbers % 3 + np.arange(4)[:, None]) for numbers, rows in numbered()],
-        lambda found: (found.values, found.rows, found.positions),
-        exact_merge=True,
-    ),
     Ranges: Case(
         lambda: Ranges(4),
         [(rows.T - 3,) for _, rows in numbered()],
