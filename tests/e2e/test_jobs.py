@@ -240,7 +240,9 @@ def test_twenty_calls_of_dissect_at_once_are_one_job_and_the_answer_is_stored(wo
         metadata = [("authorization", f"Bearer {world.tokens['ann']}")]
         responses = list(world.server.explanations.Dissect(request(seed=21), timeout=LONG_SECONDS, metadata=metadata))
         assert responses[-1].progress.share == 1
-        assert [each.part for each in responses if each.HasField("findings")] == [0, 1, 2]
+        numbers = [each.part for each in responses if each.HasField("findings")]
+        assert len(numbers) > 1
+        assert numbers == list(range(len(numbers)))
         return [each.findings.SerializeToString(deterministic=True) for each in responses if each.HasField("findings")]
 
     before = len(ann.jobs.list())
