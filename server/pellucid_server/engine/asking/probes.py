@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.engine.asking.counterfactuals import Cells
 from pellucid_server.engine.asking.question import Arrays, Feature, Target
 from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.vocabulary.findings import Findings, State
@@ -117,23 +118,6 @@ class ProbeSet(Protocol):
         ...
 
 
-class TableCodec(Protocol):
-    """How rows of a table's input are made of values in the columns' own units; of a category, of its index."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns' names, in order."""
-        ...
-
-    def encode(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.generic]:
-        """Make rows as the model takes them, (rows, elements), of values, (rows, columns)."""
-        ...
-
-    def decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-        """Return the values, (rows, columns), of rows as the model takes them."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ProbeLayer:
     """A layer that is looked at.
@@ -182,8 +166,13 @@ class ProbeQuestion:
         Where the method stood when its worker was lost; None at the start.
     background
         Background rows of the model, (rows, *features) each; empty if it has none.
-    tables
-        How rows are made of values in the columns' own units, by the name of each input that is a table.
+    disclosable
+        Whether rows of the background, and the extremes of their columns, may be shown to callers.
+    cells
+        By input: tables in the caller's own terms; their `values` are no row's, and 0.
+    boxes
+        By input of tensors: the smallest and the largest value of its elements, broadcastable to (*features), where
+        the model states them.
     """
 
     layers: tuple[ProbeLayer, ...] = ()
@@ -196,7 +185,9 @@ class ProbeQuestion:
     exact: bool = False
     state: State | None = None
     background: Arrays = field(default_factory=dict)
-    tables: Mapping[str, TableCodec] = field(default_factory=dict)
+    disclosable: bool = False
+    cells: Mapping[str, Cells] = field(default_factory=dict)
+    boxes: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

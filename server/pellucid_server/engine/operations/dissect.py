@@ -10,13 +10,13 @@ from pellucid_server.engine.asking.probes import Preview, ProbeQuestion, Saved
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
-from pellucid_server.engine.models.inputs.tables import TablePreprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.probe_layers import probe_layers
 from pellucid_server.engine.operations.probe_sets import OpenedProbe, opened_probe
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
 from pellucid_server.engine.operations.targets import element_of
+from pellucid_server.engine.operations.terms import boxes, cells
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.findings import DissectionRecord, Findings, State
 from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec
@@ -58,7 +58,9 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
         exact=request.exact,
         state=state,
         background=model.background,
-        tables={name: each for name, each in model.inputs.items() if isinstance(each, TablePreprocessor)},
+        disclosable=model.manifest.disclosable,
+        cells=cells(model),
+        boxes=boxes(model),
     )
     shares = _Shares(context)
     handle = replace(context, on_progress=shares.take).handle(model, exact=request.exact)
