@@ -15,6 +15,7 @@ from pellucid.findings import Axis, NamedArray, Picture
 from pellucid.pictures import open_picture
 from pellucid.plot_parts import WIDTH, draw_heat, ticks
 from pellucid.plots import literal
+from pellucid.plots_tuning import plot_tuning, tuned_layers
 
 _PALETTE = ("#d9822b", "#3a78b8", "#8a5fb0", "#2b8a57", "#c04a6b", "#81701a", "#2f8ea3", "#9a5a3c", "#5c6bc0")
 _CATEGORIES = ("color", "texture", "shape", "part", "object", "scene", "material", "position", "pattern")
@@ -285,10 +286,16 @@ _DRAWINGS: tuple[_Drawing, ...] = (
     _maps_figure,
 )
 
+
+def _tuning_figure(dissection: Dissection) -> Figure | None:
+    """Draw the tuning curves of some units of the first layer that has any."""
+    return plot_tuning(dissection.findings) if tuned_layers(dissection.findings) else None
+
+
 _BY_METHOD: Mapping[str, _Drawing] = {
     "network-dissection": _dictionary_figure,
     "activations": _units_figure,
-    "tuning-curve": _curves_figure,
+    "tuning-curve": _tuning_figure,
     "activation-maximization": _pictures_figure,
     "feature-visualization": _pictures_figure,
     "projection": _points_figure,
