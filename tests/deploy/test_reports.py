@@ -319,6 +319,7 @@ def test_the_policy_stops_a_script_that_was_put_in_after_all(page: Page, found: 
         (tuning_answer(), "[data-array='conv1/colour'] .cell", 15),
         (visualised_answer(), "[data-array='trajectory'] .curve", 3),
         (visualised_answer(), ".gallery img", 6),
+        (visualised_answer(), ".gallery .facts", 6),
         (projection_answer(rows=60), ".point", 60),
         (projection_answer(rows=60), ".legend .chip", 3),
     ],
@@ -330,6 +331,19 @@ def test_findings_of_other_methods_are_drawn(
 
     assert len(texts(page, selector)) == count
     assert page.errors == []
+
+
+def test_pictures_have_the_numbers_of_their_own_rows(page: Page, tmp_path: Path) -> None:
+    opened(page, visualised_answer(units=2), tmp_path)
+
+    assert [each.split("activation")[1].split("What")[0] for each in texts(page, ".gallery figcaption")] == [
+        "0",
+        "1",
+        "10",
+        "11",
+    ]
+    # A column without any value is left out.
+    assert texts(page, "[data-table=objectives] th[data-column=position]") == []
 
 
 def test_a_table_of_another_method_can_be_filtered_and_sorted(page: Page, tmp_path: Path) -> None:
