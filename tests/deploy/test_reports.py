@@ -184,6 +184,21 @@ def test_a_concept_shows_the_units_that_detect_it_and_no_others(shown: Page, fou
     assert "red" not in texts(shown, ".card h3")[0]
 
 
+def test_changes_and_an_audit_are_shown_where_they_are_asked_for(page: Page, found: Dissection, tmp_path: Path) -> None:
+    before = dictionary_answer(UNITS, seed=1).dictionary
+    file = tmp_path / "page.html"
+    found.to_html(file, before=before, allowed=["red", "blue"])
+    page.open(file.as_uri())
+
+    change = before.compare(found.dictionary)
+    audited = found.dictionary.audit(["red", "blue"])
+    assert f"{len(change.changed)} units changed" in texts(page, "#comparison ~ .lead")[0]
+    assert f"{len(audited)} units detect" in texts(page, "#audit ~ .lead")[0]
+    first = [str(each) for each in (audited[0].layer, audited[0].unit, audited[0].concept)]
+    assert texts(page, "#audit ~ .panel tbody tr:first-child > *")[:3] == first
+    assert page.errors == []
+
+
 def test_columns_that_the_page_does_not_know_are_in_the_table_too(page: Page, tmp_path: Path) -> None:
     rows = table("dictionary", layer=["a", "a"], unit=[0, 1], concept=["red", None], plateau=[0.5, None])
     opened(page, answer("network-dissection", tables=[rows]), tmp_path)
