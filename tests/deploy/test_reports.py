@@ -301,13 +301,17 @@ def test_names_from_files_never_become_markup(page: Page, tmp_path: Path) -> Non
         return picture(name, colour, text=EVIL)
 
     hostile = dictionary_answer(8, (EVIL,), rename={"red": EVIL, "dots": EVIL}, warnings=[EVIL], model=EVIL, draw=draw)
-    opened(page, replace(hostile, method=EVIL), tmp_path)
+    before = dictionary_answer(8, (EVIL,), seed=1, rename={"blue": EVIL, "checks": EVIL}).dictionary
+    file = tmp_path / "page.html"
+    replace(hostile, method=EVIL).to_html(file, before=before, allowed=["square"])
+    page.open(file.as_uri())
     as_table(page)
 
     assert page.evaluate("window.broken") is None
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
     assert texts(page, "h1") == [f"{EVIL} version 3"]
     assert EVIL in column(page, "layer")
+    assert EVIL in texts(page, "#audit ~ .panel tbody th")
     assert page.errors == []
 
 

@@ -58,7 +58,8 @@ def show_checks(
         return
     if before is not None:
         change = before.compare(found.dictionary)
-        say(console, f"units that detect something else than before: {len(change.changed):,}; the same: {change.same:,}", style="bold")
+        counts = f"{len(change.changed):,}; the same: {change.same:,}"
+        say(console, f"units that detect something else than before: {counts}", style="bold")
         for label, concepts in (("new concepts", change.appeared), ("vanished concepts", change.vanished)):
             if concepts:
                 say(console, f"{label}: {', '.join(concepts)}")

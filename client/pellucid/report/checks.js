@@ -3,7 +3,7 @@
 function listed(caption, columns, rows) {
   const table = sortableTable(caption, columns.map(([name, label, kind]) => ({
     name, label, kind, value: (row) => row[name], cell: name === "iou" ? (row) => share(row.iou) : undefined,
-  })), { pageSize: 25 });
+  })), { pageSize: 10 });
   table.set(rows);
   return element("div", { class: "panel" }, table.node);
 }
