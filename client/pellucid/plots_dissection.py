@@ -97,7 +97,7 @@ def draw_categories(axes: Axes, found: Dictionary, colours: Mapping[str, str]) -
     names = [*(category or "no category" for category in colours)]
     handles = [axes.barh(0, 0, color=colour) for colour in colours.values()]
     if handles:
-        labels = [literal(name) for name in names]
+        labels = [_listed(name) for name in names]
         legend: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 6, "frameon": False}
         axes.legend(handles, labels, fontsize=8, **legend)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -194,7 +194,7 @@ def draw_points(axes: Axes, array: NamedArray, labels: Sequence[str]) -> None:
         axes.scatter(values[others, 0], values[others, 1], s=12, color=_OTHER, alpha=0.7, label=name)
     for place, label in enumerate(common):
         own = values[named == label]
-        axes.scatter(own[:, 0], own[:, 1], s=12, color=_colour(place), alpha=0.8, label=literal(label))
+        axes.scatter(own[:, 0], own[:, 1], s=12, color=_colour(place), alpha=0.8, label=_listed(label))
     if common:
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel(literal(_component(array.axes[1], 0)), fontsize=9)
@@ -225,7 +225,7 @@ def draw_trajectory(axes: Axes, array: NamedArray) -> None:
     axis = array.axes[1]
     places = np.arange(array.values.shape[1]) if axis.coordinates is None else axis.coordinates
     for row in range(min(len(array.values), _MOST_CURVES)):
-        axes.plot(places, array.values[row], color=_colour(row), label=literal(_place(array.axes[0], row)))
+        axes.plot(places, array.values[row], color=_colour(row), label=_listed(_place(array.axes[0], row)))
     axes.set_xlabel(literal(axis.name), fontsize=9)
     axes.set_ylabel(literal(array.unit or array.name), fontsize=9)
     axes.legend(fontsize=8, frameon=False)
@@ -330,6 +330,11 @@ def _place(axis: Axis, place: int) -> str:
     if axis.labels:
         return axis.labels[place]
     return str(place) if axis.coordinates is None else f"{axis.coordinates[place]:g}"
+
+
+def _listed(name: str) -> str:
+    """Return a name for a legend; without the space, matplotlib would leave out one that begins with "_"."""
+    return f" {literal(name)}"
 
 
 def _colour(place: int) -> str:

@@ -77,14 +77,14 @@ def test_curves_over_frequencies_have_an_axis_by_factors():
 
 
 def test_pictures_are_drawn_above_the_way_to_them():
-    found = visualised_answer(units=2)
+    found = visualised_answer(units=2, layer="_a")
 
     *pictures, trajectory = drawn(found)
 
-    assert titles(pictures) == ["conv1[0]/0", "conv1[0]/1", "conv1[1]/0", "conv1[1]/1"]
+    assert titles(pictures) == ["_a[0]/0", "_a[0]/1", "_a[1]/0", "_a[1]/1"]
     assert pictures[0].images[0].get_array().shape == (48, 48, 3)
     np.testing.assert_array_equal(trajectory.lines[1].get_ydata(), found.arrays["trajectory"].values[1])
-    assert [each.get_text() for each in trajectory.get_legend().get_texts()] == ["conv1[0]", "conv1[1]"]
+    assert [each.get_text() for each in trajectory.get_legend().get_texts()] == [" _a[0]", " _a[1]"]
 
 
 def test_rows_of_a_projection_are_points_by_label():
@@ -94,7 +94,7 @@ def test_rows_of_a_projection_are_points_by_label():
 
     labels = [each or "" for each in found.tables["rows"]["label"]]
     counted = {each.get_label(): len(each.get_offsets()) for each in panel.collections}
-    assert counted == {label: labels.count(label) for label in set(labels)}
+    assert counted == {f" {label}": labels.count(label) for label in set(labels)}
 
 
 def test_rows_without_labels_are_points_of_one_colour():
