@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from pellucid.dictionaries import DICTIONARY, Dictionary
@@ -23,7 +22,6 @@ _BLUE = "#3a78b8"
 _OTHER = "#9aa0a6"
 _REST = "#e3e0d8"
 _COLUMNS = 4
-_MOST_PANELS = 24
 _NARROW = 3.0
 """Percent that a part of a bar must have for its number."""
 _MOST_PICTURES = 24
@@ -124,50 +122,6 @@ def _commonest(found: Dictionary) -> list[tuple[str, str, int]]:
         counts[key] = counts.get(key, 0) + 1
     ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_PICTURES]
     return [(name, category, count) for (name, category), count in ordered]
-
-
-def _curves_figure(dissection: Dissection) -> Figure | None:
-    """Draw a curve for each unit: around a circle over angles, else over its axis."""
-    arrays = [each for each in dissection.arrays.values() if _is_curves(each)]
-    most = max((len(each.values) for each in arrays), default=0)
-    # The first unit of each array, then the second, so that each has its share of the room.
-    panels = [(each, unit) for unit in range(most) for each in arrays if unit < len(each.values)][:_MOST_PANELS]
-    if not panels:
-        return None
-    rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.5 * rows), layout="constrained")
-    for place, (array, unit) in enumerate(panels):
-        angles = _is_angle(array.axes[1])
-        axes: Any = figure.add_subplot(rows, _COLUMNS, place + 1, projection="polar" if angles else None)
-        (draw_polar if angles else draw_curve)(axes, array, unit)
-        axes.set_title(literal(f"{array.name}, {array.axes[0].name} {_place(array.axes[0], unit)}"), fontsize=8)
-    return figure
-
-
-def draw_polar(axes: PolarAxes, array: NamedArray, unit: int) -> None:
-    """Draw a unit's response over angles in degrees; orientations, which repeat after half a turn, all around."""
-    angles, values = np.asarray(array.axes[1].coordinates, np.float64), np.asarray(array.values[unit], np.float64)
-    if np.ptp(angles) < 180:
-        angles, values = np.concatenate([angles, angles + 180]), np.concatenate([values, values])
-    # Responses below 0 have no place on a circle.
-    shown = np.maximum(np.append(values, values[0]), 0)
-    axes.plot(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, linewidth=1.5)
-    axes.fill(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, alpha=0.2)
-    axes.set_rmin(0)
-    axes.set_yticklabels([])
-    axes.tick_params(labelsize=6)
-
-
-def draw_curve(axes: Axes, array: NamedArray, unit: int) -> None:
-    """Draw a unit's response over an axis of numbers, which grows by factors if its places do."""
-    axis = array.axes[1]
-    places = np.asarray(axis.coordinates, np.float64)
-    axes.plot(places, array.values[unit], color=_BLUE, marker=".", linewidth=1.5)
-    if len(places) > 2 and places.min() > 0 and places.max() > 6 * places.min():
-        axes.set_xscale("log", base=2)
-    axes.set_xlabel(literal(f"{axis.name}{axis.unit and f' ({axis.unit})'}"), fontsize=7)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _points_figure(dissection: Dissection) -> Figure | None:
@@ -275,21 +229,21 @@ def _maps_figure(dissection: Dissection) -> Figure | None:
     return figure
 
 
+def _tuning_figure(dissection: Dissection) -> Figure | None:
+    """Draw the tuning curves of some units of the first layer that has any."""
+    return plot_tuning(dissection.findings) if tuned_layers(dissection.findings) else None
+
+
 _Drawing = Callable[[Dissection], Figure | None]
 
 _DRAWINGS: tuple[_Drawing, ...] = (
     _dictionary_figure,
     _points_figure,
-    _curves_figure,
+    _tuning_figure,
     _pictures_figure,
     _units_figure,
     _maps_figure,
 )
-
-
-def _tuning_figure(dissection: Dissection) -> Figure | None:
-    """Draw the tuning curves of some units of the first layer that has any."""
-    return plot_tuning(dissection.findings) if tuned_layers(dissection.findings) else None
 
 
 _BY_METHOD: Mapping[str, _Drawing] = {
@@ -306,19 +260,6 @@ _BY_METHOD: Mapping[str, _Drawing] = {
 def _is_points(array: NamedArray) -> bool:
     names = [axis.name for axis in array.axes]
     return names == ["row", "component"] and array.values.shape[1] > 1 and len(array.values) > 0
-
-
-def _is_curves(array: NamedArray) -> bool:
-    names = [axis.name for axis in array.axes]
-    return len(names) == 2 and names[0] == "unit" and array.axes[1].coordinates is not None and array.values.size > 0
-
-
-def _is_trajectory(array: NamedArray) -> bool:
-    return [axis.name for axis in array.axes] == ["objective", "step"] and array.values.size > 0
-
-
-def _is_angle(axis: Axis) -> bool:
-    return axis.unit.startswith("deg") or axis.unit == "°"
 
 
 def _component(axis: Axis, place: int) -> str:
@@ -339,3 +280,7 @@ def _listed(name: str) -> str:
 
 def _colour(place: int) -> str:
     return _PALETTE[place] if place < len(_PALETTE) else _OTHER
+
+
+def _is_trajectory(array: NamedArray) -> bool:
+    return [axis.name for axis in array.axes] == ["objective", "step"] and array.values.size > 0
