@@ -31,7 +31,7 @@ def ahead(hub: Hub, items: Generator[Item, None, None]) -> Generator[Item, None,
 
 
 class _Ahead(Generic[Item]):
-    """The item that is made, and who waits for whom."""
+    """The item that is made, and which side waits for the other."""
 
     def __init__(self, hub: Hub, items: Generator[Item, None, None]) -> None:
         self._hub = hub
