@@ -15,7 +15,8 @@ _EDGES = (15, 42, 70, 160, 195, 260, 300, 345)
 def color_numbers(picture: Image.Image) -> npt.NDArray[np.int64]:
     """Return the number in `COLORS` of the name of each pixel's colour, by its hue, saturation and value.
 
-    Names are rules of thumb: dark orange is brown, pale red is pink, and what has little colour is black, gray or white.
+    Names are rules of thumb: dark orange is brown, pale red is pink, and what has little colour is black, gray or
+    white.
     """
     hue, saturation, value = np.moveaxis(np.asarray(picture.convert("HSV")).astype(np.int64), 2, 0)
     degrees = hue * 360 // 256
