@@ -65,18 +65,16 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[str, Job] = {}
         self._started = False
-        self._stopping = False
+        self.stopping = False
+        """Whether the server stops: what has not ended goes on at its next start."""
         self._deeds: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
-        abandoned = []
+        store.remove(record.id for record in store.records if not (record.over or record.pinned))
         for record in store.records:
-            if not record.over and not record.pinned:
-                abandoned.append(record.id)
-                continue
-            job = Job(record if record.over else replace(record, state=QUEUED))
-            job.stored.set_result(None)
-            self._add(job)
-        store.remove(abandoned)
+            if record.over or record.pinned:
+                job = Job(record if record.over else replace(record, state=QUEUED))
+                job.stored.set_result(None)
+                self._add(job)
 
     def start(self) -> None:
         """Have jobs done from now on: the workers are ready."""
@@ -86,7 +84,7 @@ class Jobs:
 
     async def stop(self) -> None:
         """Interrupt the submitted jobs, which go on when the server is started again; take no others."""
-        self._stopping = True
+        self.stopping = True
         await self._interrupt([job for job in self._jobs.values() if job.record.pinned])
         for job in self._jobs.values():
             job.wake()
@@ -100,25 +98,20 @@ class Jobs:
         await asyncio.gather(*self._deeds, return_exceptions=True)
         await self._writing.close()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the server stops: what has not ended goes on at its next start."""
-        return self._stopping
-
     def all(self) -> Iterable[Job]:
         """Return all jobs, the newest first."""
         return sorted(self._jobs.values(), key=lambda job: (job.record.created, job.id), reverse=True)
 
     def counts(self) -> Counter[str]:
-        """Return how many jobs are in each state."""
+        """Return how many jobs are in each state; from any thread."""
         found = Counter(dict.fromkeys(STATES, 0))
-        found.update(job.record.state for job in self._jobs.values())
+        found.update(job.record.state for job in list(self._jobs.values()))
         return found
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all jobs."""
-        return sum(job.record.size_bytes for job in self._jobs.values())
+        """The bytes of all jobs; from any thread."""
+        return sum(job.record.size_bytes for job in list(self._jobs.values()))
 
     def find(self, job: str) -> Job:
         """Return a job.
@@ -148,9 +141,9 @@ class Jobs:
         UnavailableError
             The server stops.
         """
-        job, joined = self._join(wish, pinned=True)
-        await asyncio.shield(job.stored)
-        return job, joined
+        found = self._join(wish, pinned=True)
+        await asyncio.shield(found[0].stored)
+        return found
 
     @contextlib.asynccontextmanager
     async def followed(self, wish: Wish) -> AsyncGenerator[Job, None]:
@@ -204,7 +197,7 @@ class Jobs:
         return job, True
 
     def _check_open(self, *, pinned: bool) -> None:
-        if self._stopping:
+        if self.stopping:
             raise stopping()
         waiting = sum(not job.record.over for job in self._jobs.values())
         if pinned and waiting >= self._config.most_waiting:
@@ -284,7 +277,7 @@ class Jobs:
 
     def _fill(self) -> None:
         """Begin the jobs whose turn it is."""
-        if not self._started or self._stopping:
+        if not self._started or self.stopping:
             return
         for job in due(self._jobs.values(), self._capacity):
             job.task = asyncio.create_task(self._work(job))
