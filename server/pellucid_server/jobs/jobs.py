@@ -233,7 +233,7 @@ class Jobs:
         """Write a new job, and have it done."""
         try:
             created = await self._writing.run(lambda store: store.create(job.record, request))
-        except Exception as error:  # noqa: BLE001 - those who wait for it hear of it
+        except Exception as error:  # noqa: BLE001 - its callers get the error
             self._forget(job)
             job.stored.set_exception(error)
             # It may be that nobody waits any more.

@@ -193,7 +193,7 @@ class Runner:
             await self._writing.run(lambda store: store.save_part(job.id, number, data))
             self._parts += 1
             if part.body.receipt is None:
-                # The last part counts with the end: whoever reads it has the whole answer.
+                # The last part counts once the job is done: a caller that has read it has the whole answer.
                 job.change(parts=max(job.record.parts, self._parts))
             else:
                 self._outside.answered(part.body)

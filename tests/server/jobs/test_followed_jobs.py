@@ -108,7 +108,7 @@ async def test_a_deadline_costs_a_submitted_job_nothing(make):
     assert (await over(job)).state == DONE
 
 
-async def test_callers_of_a_job_that_is_cancelled_or_deleted_hear_of_it(make):
+async def test_callers_of_a_job_that_is_cancelled_or_deleted_get_an_error(make):
     world = await make([silent(1), asyncio.Event()])
     for end, words in ((world.jobs.cancel, "was cancelled"), (world.jobs.remove, "was deleted")):
         job = await world.submit(owner="")
