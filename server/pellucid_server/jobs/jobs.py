@@ -7,7 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pellucid_server.errors import OverloadedError, PellucidError
 from pellucid_server.jobs.expiry import expired
@@ -21,6 +21,8 @@ from pellucid_server.jobs.turns import due
 from pellucid_server.jobs.writing import Writing
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import INTERACTIVE
+
+Made = TypeVar("Made")
 
 _log = logging.getLogger(__name__)
 
@@ -168,20 +170,9 @@ class Jobs:
         self._forget(job)
         await asyncio.shield(self._do(self._remove(job)))
 
-    async def parts(self, job: Job, first: int = 0) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield the stored parts of a job's answer that there are now, from a number on.
-
-        Raises
-        ------
-        NotFoundError
-            The job is removed meanwhile.
-        """
-        for number in range(first, job.record.parts):
-            try:
-                data = await self._writing.run(lambda store, number=number: store.part(job.id, number))  # type: ignore[misc]
-            except FileNotFoundError:
-                raise no_job(job.id) from None
-            yield number, data
+    def parts(self, job: Job, first: int, read: Callable[[bytes], Made]) -> AsyncGenerator[tuple[int, Made], None]:
+        """Yield the parts of a job's answer that are stored now, from a number on; see `Writing.parts`."""
+        return self._writing.parts(job.id, range(first, job.record.parts), read)
 
     def _join(self, wish: Wish, *, pinned: bool) -> tuple[Job, bool]:
         """Return the job that a request joins, or a new one. Equal requests that come at once find the first."""

@@ -157,7 +157,7 @@ class World:
         return self.jobs.followed(self.jobs.wish(asked or request(), owner=owner))
 
     async def answer(self, job):
-        return [data async for _, data in self.jobs.parts(job)]
+        return [data async for _, data in self.jobs.parts(job, 0, bytes)]
 
 
 async def over(job):
