@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -300,7 +301,7 @@ class Jobs:
         try:
             await self._writing.run(lambda store: store.drop_files(job.id))
             await self._writing.run(lambda store: store.put(ended))
-        except (OSError, PellucidError):
+        except (OSError, sqlite3.Error, PellucidError):
             # It begins anew after a restart; until then it is known to have ended.
             _log.exception("the end of the job %s could not be stored", job.id)
         self._unjoin(job)

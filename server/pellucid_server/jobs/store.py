@@ -11,6 +11,7 @@ any version can read; what they are is the owner's matter.
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -132,9 +133,22 @@ class Store:
         """Remove jobs with all that belongs to them."""
         listed = list(jobs)
         # The rows first: a folder without a row is removed when the store is opened.
+        try:
+            self._remove_rows(listed)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            # The folders make room.
+            self._remove_folders(listed)
+            self._remove_rows(listed)
+        self._remove_folders(listed)
+
+    def _remove_rows(self, jobs: list[str]) -> None:
         self._disk.step("commit", 0)
-        self._index.remove(listed)
-        for each in listed:
+        self._index.remove(jobs)
+
+    def _remove_folders(self, jobs: list[str]) -> None:
+        for each in jobs:
             self._disk.remove(self._answers / each)
 
     def close(self) -> None:

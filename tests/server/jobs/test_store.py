@@ -211,6 +211,25 @@ def test_a_full_disk_leaves_what_was_there(open_store):
     assert store.size("job-0") < 10_000
 
 
+def test_jobs_can_be_removed_from_a_full_disk(folder, open_store):
+    def step(what, size):
+        # There is no room for a row's end while the files are there.
+        if full and what == "commit" and (folder / "answers" / "job-0").exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    full = False
+    store = open_store(Disk(step))
+    whole_life(store)
+    full = True
+
+    store.remove(["job-0"])
+
+    assert open_store().records == []
+    assert list((folder / "answers").iterdir()) == []
+
+
 def test_two_servers_do_not_share_a_folder(folder, open_store):
     open_store()
 
