@@ -10,6 +10,7 @@ any version can read; what they are is the owner's matter.
 """
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Part
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure
+
+_log = logging.getLogger(__name__)
 
 _REQUEST, _CHECKPOINT = "request", "checkpoint"
 _FINGERPRINT_BYTES = 32
@@ -90,7 +93,7 @@ class Store:
         """
         found = _unpacked((self._answers / job / _REQUEST).read_bytes())
         if found is None:
-            text = "The job was begun by another version of the service, which this one cannot read; submit it again."
+            text = "The job's request cannot be read: another version of the service wrote it. Submit it again."
             raise UnsupportedError(text, subject=f"jobs/{job}")
         request: Request = found
         return request
@@ -232,8 +235,12 @@ def _packed(message: Any) -> bytes:
 
 
 def _unpacked(data: bytes) -> Any:
-    """Return the message; None if another version wrote it."""
+    """Return the message; None if another version wrote it, or the disk has lost some of it."""
     if data[:_FINGERPRINT_BYTES] != wire.fingerprint().encode():
         return None
-    # Segments must lie at multiples of 16, as the fingerprint's end does.
-    return wire.decode(memoryview(data)[_FINGERPRINT_BYTES:])
+    try:
+        # Segments must lie at multiples of 16, as the fingerprint's end does.
+        return wire.decode(memoryview(data)[_FINGERPRINT_BYTES:])
+    except Exception:  # noqa: BLE001 - what damaged bytes raise is not known; one file must not keep the server from starting
+        _log.warning("a file of a job cannot be read", exc_info=True)
+        return None

@@ -183,6 +183,20 @@ def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, open_store,
         store.request("job-0")
 
 
+def test_a_damaged_checkpoint_only_costs_the_work_so_far(folder, open_store):
+    store = open_store()
+    store.create(record(state=RUNNING), request())
+    store.save_part("job-0", 0, part(0))
+    store.save_checkpoint("job-0", checkpoint(1, rows=5))
+    path = folder / "answers" / "job-0" / "checkpoint"
+    path.write_bytes(path.read_bytes()[:100])
+
+    store = open_store()
+
+    assert [(each.state, each.parts) for each in store.records] == [(RUNNING, 0)]
+    assert store.checkpoint("job-0") is None
+
+
 def test_an_answer_of_another_version_is_still_there(folder, open_store, monkeypatch):
     whole_life(open_store())
     monkeypatch.setattr(wire, "fingerprint", lambda: "f" * 32)
