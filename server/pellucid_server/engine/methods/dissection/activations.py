@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
+from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.drawings import COLOUR_MAPS
@@ -70,13 +69,18 @@ class Params:
     )
 
 
+def _cost(params: Params, question: ProbeQuestion) -> Cost:
+    rows = 0 if question.probe is None else question.probe.count
+    return Cost(rows + min(params.maps, rows))
+
+
 @method(
     "activations",
     Params,
     verb=DISSECT,
     family="statistics",
     source="Vinje and Gallant, Science 287, 2000; Morcos et al., ICLR 2018",
-    cost=lambda params, question: Cost(0 if question.probe is None else question.probe.count),
+    cost=_cost,
     needs=(Need.LAYERS,),
     baselines=Background.NONE,
 )
@@ -98,12 +102,15 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
             handle.beside(update)
         done += batch.count
         if pace.due() or done >= probe.count:
-            states = {name: nested(name, summary.state()) for name, summary in found.items()}
-            arrays = {key: array for state in states.values() for key, array in state.items()}
-            yield Saved(State(arrays, {"rows": done}), done, probe.count)
+            state = handle.beside(partial(_state, found, done))
+            pace.wait_for(state)
+            yield Saved(state, done, probe.count)
     budget = PictureBudget(params.picture_bytes)
     for each in question.layers:
-        yield _tables(each, found[each.name], probe)
+        summary = found[each.name]
+        numbers = np.unique(summary.highest.rows[:, : summary.top]).tolist()
+        names = dict(zip(numbers, probe.names(numbers), strict=True))
+        yield handle.beside(partial(_tables, each, summary, names))
     yield Findings(
         tables={"layers": layers_table([(each.name, found[each.name]) for each in question.layers])},
         warnings=_no_ratio(question.layers, settings),
@@ -156,14 +163,17 @@ def _begun(question: ProbeQuestion, settings: Mapping[str, Settings]) -> tuple[i
     }
 
 
-def _tables(layer: ProbeLayer, summary: UnitSummary, probe: ProbeSet) -> Findings:
+def _state(found: Mapping[str, UnitSummary], done: int) -> State:
+    states = {name: nested(name, summary.state()) for name, summary in found.items()}
+    return State({key: array for state in states.values() for key, array in state.items()}, {"rows": done})
+
+
+def _tables(layer: ProbeLayer, summary: UnitSummary, names: Mapping[int, str]) -> Findings:
     tables = {
         f"{layer.name}/units": units_table(layer, summary),
         f"{layer.name}/positions": positions_table(layer, summary),
     }
     if summary.top:
-        numbers: npt.NDArray[np.int64] = np.unique(summary.highest.rows[:, : summary.top])
-        names = dict(zip(numbers.tolist(), probe.names(numbers.tolist()), strict=True))
         tables[f"{layer.name}/top"] = top_table(layer, summary, names)
     warnings = list(dominating(layer.name, summary))
     if summary.classes.classes and summary.classless:

@@ -26,7 +26,6 @@ from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArr
 
 _MOST_ELEMENTS = 1 << 25
 """Of the rows of all layers: 128 MiB."""
-_SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
     gathered = GatheredPoints(
         reductions, params.most_rows, question.seed, covariances=params.algorithm == "pca", state=question.state
     )
-    pace = Pace(_SAVE_SECONDS)
+    pace = Pace()
     for batch, values in layer_batches(handle, question, probe, gathered.done):
         for name, reduction in reductions.items():
             rows = reduction(values[name])
@@ -105,7 +104,9 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
             handle.beside(partial(gathered.update, name, rows, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
         if pace.due() or gathered.done >= probe.count:
-            yield Saved(gathered.state(), gathered.done, probe.count)
+            state = handle.beside(gathered.state)
+            pace.wait_for(state)
+            yield Saved(state, gathered.done, probe.count)
     yield Findings(resolved={"components": max(components.values())} if len(set(components.values())) == 1 else {})
     figures: list[tuple[str, str, float, str]] = []
     for number, each in enumerate(question.layers):

@@ -17,6 +17,8 @@ Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
 
 _MOST_ROWS = 32
+_LARGEST = 1e100
+"""Products of larger values may be infinite."""
 _BATCH_BYTES = 16 << 20
 """Bytes of the values of a batch: more would hold up what other requests do in Python."""
 
@@ -62,7 +64,7 @@ def by_position(layer: ProbeLayer, values: Values) -> Values:
 def layer_batches(
     handle: Handle, question: ProbeQuestion, probe: ProbeSet, first: int = 0
 ) -> Iterator[tuple[ProbeBatch, dict[str, Values]]]:
-    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite.
+    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite, to 1e100.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def layer_batches(
         found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
         for each in question.layers:
             _require_positions(each, found[each.name], batch)
-            handle.beside(partial(_require_finite, each, found[each.name], batch, probe))
+            _require_finite(handle, each, found[each.name], batch, probe)
         yield batch, found
 
 
@@ -110,14 +112,27 @@ def _require_positions(layer: ProbeLayer, values: Values, batch: ProbeBatch) -> 
         raise InvalidRequestError(text, field="probe")
 
 
-def _require_finite(layer: ProbeLayer, values: Values, batch: ProbeBatch, probe: ProbeSet) -> None:
-    wrong = ~np.isfinite(values)
-    if not wrong.any():
+def _require_finite(handle: Handle, layer: ProbeLayer, values: Values, batch: ProbeBatch, probe: ProbeSet) -> None:
+    wrong = handle.beside(partial(_unfit, values))
+    if wrong is None:
         return
-    place, unit, _ = (int(part) for part in np.argwhere(wrong)[0])
+    place, unit, position = wrong
     number = int(batch.numbers[place])
+    (name,) = probe.names([number])
     text = (
-        f"probe has a row for which {layer.name} is not finite: row {number} ({probe.names([number])[0]}) makes unit "
-        f"{int(layer.units[unit])} {values[wrong][0]}; take the row out, or look at layers before this one."
+        f"probe has a row for which {layer.name} is not finite, or too large to add up: row {number} ({name}) makes "
+        f"unit {int(layer.units[unit])} {values[place, unit, position]}; take the row out, or look at layers before "
+        "this one."
     )
     raise InvalidRequestError(text, field="probe")
+
+
+def _unfit(values: Values) -> tuple[int, int, int] | None:
+    """Return the first row, unit and position whose value cannot be added up; None if there is none."""
+    wrong = ~np.isfinite(values)
+    if values.dtype == np.float64:
+        wrong |= np.abs(values) > _LARGEST
+    if not wrong.any():
+        return None
+    place, unit, position = (int(part) for part in np.argwhere(wrong)[0])
+    return place, unit, position
