@@ -106,17 +106,18 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
             pace.wait_for(state)
             yield Saved(state, done, probe.count)
     budget = PictureBudget(params.picture_bytes)
+    shown = [each.highest.rows[:, : each.top].reshape(-1) for each in found.values()]
+    numbers = np.unique(np.concatenate(shown)).tolist()
+    names = dict(zip(numbers, probe.names(numbers), strict=True))
     for each in question.layers:
         summary = found[each.name]
-        numbers = np.unique(summary.highest.rows[:, : summary.top]).tolist()
-        names = dict(zip(numbers, probe.names(numbers), strict=True))
         yield handle.beside(partial(_tables, each, summary, names))
     yield Findings(
         tables={"layers": layers_table([(each.name, found[each.name]) for each in question.layers])},
         warnings=_no_ratio(question.layers, settings),
     )
     for each in question.layers:
-        yield from unit_sheets(each, found[each.name], probe, params.sheets, params.crop, budget)
+        yield from unit_sheets(each, found[each.name], probe, names, params.sheets, params.crop, budget)
     yield from feature_maps(handle, question, probe, params.maps, params.colours, budget)
     if budget.exceeded:
         text = (

@@ -1,11 +1,11 @@
 """Pictures of what units do: crops of the rows that activate them most, and feature maps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import Pixels, ProbeLayer, ProbeQuestion, ProbeSet
+from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, ProbeSet
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.drawings import crop, grid, map_grid, picture, png
@@ -16,7 +16,7 @@ from pellucid_server.vocabulary.findings import Findings, Picture
 PICTURES = "pictures"
 """The kind of probe sets whose rows are pictures."""
 
-_KEPT_PICTURES = 64
+_PICTURES_AT_ONCE = 64
 _MOST_MAPS = 256
 """Units whose maps are drawn."""
 _MAP_PIXELS = 32
@@ -45,46 +45,40 @@ class PictureBudget:
         yield Findings(pictures={name: made})
 
 
-class _Seen:
-    """Pictures of rows, the last of which are kept: units often have rows in common."""
-
-    def __init__(self, probe: ProbeSet) -> None:
-        self._probe = probe
-        self._kept: dict[int, Pixels] = {}
-
-    def __call__(self, numbers: list[int]) -> list[Pixels]:
-        new = [number for number in dict.fromkeys(numbers) if number not in self._kept]
-        if new:
-            self._kept |= dict(zip(new, self._probe.pictures(new), strict=True))
-        found = [self._kept[number] for number in numbers]
-        for number in list(self._kept)[: max(0, len(self._kept) - _KEPT_PICTURES)]:
-            del self._kept[number]
-        return found
-
-
 def unit_sheets(
-    layer: ProbeLayer, summary: UnitSummary, probe: ProbeSet, units: int, side: int, budget: PictureBudget
+    layer: ProbeLayer,
+    summary: UnitSummary,
+    probe: ProbeSet,
+    names: Mapping[int, str],
+    units: int,
+    side: int,
+    budget: PictureBudget,
 ) -> Iterator[Findings]:
     """Draw, for the first units that are ever above 0, crops of the rows that activate them most.
 
     A crop is around the position with the highest value: its share of the map's height and width is that of the
-    picture's. A layer without positions has whole pictures.
+    picture's. A layer without positions has whole pictures. `names` is what rows are called.
     """
     count = summary.top
     if probe.kind != PICTURES or not count:
         return
-    seen, shape = _Seen(probe), position_shape(layer)
+    shape = position_shape(layer)
     alive = np.flatnonzero(summary.highest.values[:, 0] > 0)[:units]
-    for index in alive.tolist():
+    # Units often have rows in common, and a set is read through for some rows as for one.
+    together = max(1, _PICTURES_AT_ONCE // count)
+    for first in range(0, len(alive), together):
         if not budget.open:
             return
-        rows = summary.highest.rows[index, :count].tolist()
-        places = summary.place_of[summary.highest.positions[index, :count]].tolist()
-        crops = [crop(pixels, shape, place, side) for pixels, place in zip(seen(rows), places, strict=True)]
-        names = ", ".join(probe.names(rows))
-        unit = int(layer.units[index])
-        text = f"What activates unit {unit} of {layer.name} most, highest first: {names}."
-        yield from budget.take(f"{layer.name}/unit {unit}", picture(png(grid(crops, len(crops))), text))
+        some = alive[first : first + together]
+        numbers = np.unique(summary.highest.rows[some, :count]).tolist()
+        shown = dict(zip(numbers, probe.pictures(numbers), strict=True))
+        for index in some.tolist():
+            rows = summary.highest.rows[index, :count].tolist()
+            places = summary.place_of[summary.highest.positions[index, :count]].tolist()
+            crops = [crop(shown[row], shape, place, side) for row, place in zip(rows, places, strict=True)]
+            unit, listed = int(layer.units[index]), ", ".join(names[row] for row in rows)
+            text = f"What activates unit {unit} of {layer.name} most, highest first: {listed}."
+            yield from budget.take(f"{layer.name}/unit {unit}", picture(png(grid(crops, len(crops))), text))
 
 
 def feature_maps(

@@ -195,6 +195,13 @@ def test_fewer_rows_than_are_asked_for_are_all_shown():
     assert "y" not in table.columns
 
 
+def test_without_rows_at_the_top_there_is_no_table_of_them():
+    answer = found("activations", {"dense": np.eye(4)}, Rows(4, images=tuple(pictures(4))), top=0)
+
+    assert list(answer.tables) == ["dense/units", "dense/positions", "layers"]
+    assert not answer.pictures
+
+
 def test_only_the_units_that_were_asked_for_are_looked_at():
     values = maps()
 
