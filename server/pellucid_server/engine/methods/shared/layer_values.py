@@ -16,6 +16,11 @@ from pellucid_server.errors import InvalidRequestError
 Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
 
+MAP_AXES = ("y", "x")
+"""The axes of positions of a feature map."""
+
+_HEADS = ":heads"
+"""Ends the name of the heads of an attention, whose values are (heads, length, width)."""
 _MOST_ROWS = 32
 _LARGEST = 1e100
 """Products of larger values may be infinite."""
@@ -50,6 +55,14 @@ def position_shape(layer: ProbeLayer) -> tuple[int, ...]:
     """Return the lengths of the axes that do not count units: () for none, (length,), (height, width), ..."""
     shape, axis = layer.layer.shape, layer.layer.unit_axis
     return shape[:axis] + shape[axis + 1 :]
+
+
+def position_axes(layer: ProbeLayer) -> tuple[str, ...]:
+    """Return what the axes of positions are called: y and x of maps, position of sequences."""
+    count = len(position_shape(layer))
+    if layer.name.endswith(_HEADS):
+        return ("position", "element")
+    return {0: (), 1: ("position",), 2: MAP_AXES}.get(count, tuple(f"axis {number}" for number in range(count)))
 
 
 def by_position(layer: ProbeLayer, values: Values) -> Values:
@@ -90,17 +103,25 @@ def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ..
 
     "auto" is what fits the layer. A layer that has no such positions has them all in one class.
     """
-    shape = position_shape(layer)
+    shape, axes = position_shape(layer), position_axes(layer)
     every = np.arange(int(np.prod(shape)))
-    if len(every) > 1 and len(shape) == 2 and classes in ("auto", "border and centre"):
+    auto = {
+        MAP_AXES: "border and centre",
+        ("position",): "first and others",
+        ("position", "element"): "first and others",
+    }
+    wanted = auto.get(axes, "all") if classes == "auto" else classes
+    if wanted == "border and centre" and axes == MAP_AXES:
         y, x = np.indices(shape).reshape(2, -1)
         border = (y == 0) | (x == 0) | (y == shape[0] - 1) | (x == shape[1] - 1)
         parts = (PositionClass("border", every[border]), PositionClass("centre", every[~border]))
-    elif len(every) > 1 and (classes == "first and others" or (len(shape) == 1 and classes == "auto")):
-        parts = (PositionClass("first", every[:1]), PositionClass("others", every[1:]))
+    elif wanted == "first and others" and axes:
+        first = np.indices(shape)[0].reshape(-1) == 0
+        parts = (PositionClass("first", every[first]), PositionClass("others", every[~first]))
     else:
         return (PositionClass("all", every),)
-    return tuple(part for part in parts if len(part.indices))
+    found = tuple(part for part in parts if len(part.indices))
+    return found if len(found) > 1 else (PositionClass("all", every),)
 
 
 def _require_positions(layer: ProbeLayer, values: Values, batch: ProbeBatch) -> None:
