@@ -114,7 +114,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
         yield handle.beside(partial(_tables, each, summary, names))
     yield Findings(
         tables={"layers": layers_table([(each.name, found[each.name]) for each in question.layers])},
-        warnings=_no_ratio(question.layers, settings),
+        warnings=(*_no_ratio(question.layers, settings), *_nothing_left_out(params.without, settings)),
     )
     for each in question.layers:
         yield from unit_sheets(each, found[each.name], probe, names, params.sheets, params.crop, budget)
@@ -182,9 +182,17 @@ def _tables(layer: ProbeLayer, summary: UnitSummary, names: Mapping[int, str]) -
     return Findings(tables=tables, warnings=tuple(warnings))
 
 
+def _nothing_left_out(without: str, settings: Mapping[str, Settings]) -> tuple[str, ...]:
+    names = [name for name, each in settings.items() if without and not each.left_out]
+    return (f"No positions {without!r} to leave out: {_listed(names)}.",) if names else ()
+
+
 def _no_ratio(layers: tuple[ProbeLayer, ...], settings: Mapping[str, Settings]) -> tuple[str, ...]:
     names = [each.name for each in layers if not settings[each.name].covariance]
     if not names:
         return ()
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"No participation ratio of {listed}: covariances of so many units are not kept; name fewer units.",)
+    return (f"No participation ratio of {_listed(names)}: covariances of so many units are not kept; name fewer.",)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

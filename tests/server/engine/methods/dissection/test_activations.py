@@ -336,6 +336,24 @@ def test_without_rows_or_layers_the_request_is_refused_by_its_field(missing):
     assert refused.value.metadata["field"] == missing
 
 
+def test_layers_without_the_positions_that_are_left_out_are_named():
+    answer = found("activations", maps(), without="border")
+
+    assert answer.warnings == ("No positions 'border' to leave out: dense.",)
+
+
+@pytest.mark.parametrize("name", ["activations", "projection"])
+def test_states_do_not_grow_with_the_rows(name):
+    sizes = []
+    for count in (300, 1500):
+        labels = tuple("ab"[number % 2] for number in range(count))
+        settings = {"samples": 64} if name == "activations" else {"most_rows": 100}
+        parts = yielded(name, maps(count), Rows(count, labels), **settings)
+        sizes.append([part.state.size_bytes for part in parts if isinstance(part, Saved)][-1])
+
+    assert sizes[0] == sizes[1]
+
+
 def test_leaving_positions_out_needs_classes_of_them():
     with pytest.raises(InvalidRequestError, match="needs classes of position"):
         found("activations", maps(), positions="all", without="border")

@@ -233,6 +233,13 @@ def test_umap_finds_the_clusters_again(digits):
     assert figures(answer)["trustworthiness"] > 0.9
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_tsne_of_very_few_rows_has_an_answer(count):
+    answer = found("projection", {"dense": dense(count)}, algorithm="tsne", perplexity=1.0, iterations=250)
+
+    assert values_of(answer, "dense/coordinates").shape == (count, 2)
+
+
 def test_equal_rows_have_no_variance_to_explain():
     answer = found("projection", {"dense": np.ones((9, 3))})
 
