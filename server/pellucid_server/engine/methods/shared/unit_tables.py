@@ -41,7 +41,7 @@ def units_table(layer: ProbeLayer, summary: UnitSummary) -> Table:
     median, low, high = np.median(values, 0), *np.quantile(values, (0.05, 0.95), axis=0)
     rows = len(values)
     error = (
-        "" if not summary.sample.full else f", by {rows} random values: its rank is off by some {50 / rows**0.5:.1g} %"
+        "" if moments.count <= rows else f", by {rows} random values: its rank is off by some {50 / rows**0.5:.1g} %"
     )
     selectivity, classes = _selectivity(summary)
     columns = {
