@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Saved, Yielded
+from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.drawings import COLOUR_MAPS
-from pellucid_server.engine.methods.shared.layer_values import layer_batches, position_classes, probe_of
+from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, position_classes, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
 from pellucid_server.engine.methods.shared.unit_pictures import PictureBudget, feature_maps, unit_sheets
 from pellucid_server.engine.methods.shared.unit_summary import Settings, UnitSummary
@@ -96,10 +96,12 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     settings = _settings(question, params)
     done, found = _begun(question, settings)
     pace = Pace()
-    for batch, values in layer_batches(handle, question, probe, done):
-        for each in question.layers:
-            update = partial(found[each.name].update, values[each.name], batch.numbers, batch.labels)
-            handle.beside(update)
+
+    def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
+        for name, summary in found.items():
+            handle.beside(partial(summary.update, values[name], batch.numbers, batch.labels))
+
+    for batch in looked_at(handle, question, probe, take, done):
         done += batch.count
         if pace.due() or done >= probe.count:
             state = handle.beside(partial(_state, found, done))

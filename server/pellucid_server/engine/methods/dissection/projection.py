@@ -4,18 +4,18 @@ Sources: see `engine/methods/shared/embeddings.py`.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
+from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.gathered_points import GatheredPoints
-from pellucid_server.engine.methods.shared.layer_values import layer_batches, probe_of
+from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
 from pellucid_server.engine.methods.shared.points import Points
 from pellucid_server.engine.methods.shared.projected import Embedding, Projected, Projection
@@ -96,13 +96,16 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         reductions, params.most_rows, question.seed, covariances=params.algorithm == "pca", state=question.state
     )
     pace = Pace()
-    for batch, values in layer_batches(handle, question, probe, gathered.done):
+
+    def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
         for name, reduction in reductions.items():
-            rows = reduction(values[name])
+            points = reduction(values[name])
             if params.algorithm == "nmf":
-                _require_positive(name, rows, reduction.rows(reduction.keys(batch.numbers)))
-            handle.beside(partial(gathered.update, name, rows, batch.numbers))
+                _require_positive(name, points, reduction.rows(reduction.keys(batch.numbers)))
+            handle.beside(partial(gathered.update, name, points, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
+
+    for _ in looked_at(handle, question, probe, take, gathered.done):
         if pace.due() or gathered.done >= probe.count:
             state = handle.beside(gathered.state)
             pace.wait_for(state)

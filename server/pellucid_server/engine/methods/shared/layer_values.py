@@ -1,6 +1,6 @@
 """Values of layers over a probe set: by row, unit and position, and where positions are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,8 @@ from pellucid_server.errors import InvalidRequestError
 
 Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
+Take = Callable[[ProbeBatch, Mapping[str, Values]], None]
+"""Takes a batch in, with each layer's values."""
 
 MAP_AXES = ("y", "x")
 """The axes of positions of a feature map."""
@@ -74,10 +76,13 @@ def by_position(layer: ProbeLayer, values: Values) -> Values:
     return found if len(layer.units) == found.shape[1] else found[:, layer.units]
 
 
-def layer_batches(
-    handle: Handle, question: ProbeQuestion, probe: ProbeSet, first: int = 0
-) -> Iterator[tuple[ProbeBatch, dict[str, Values]]]:
-    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite, to 1e100.
+def looked_at(
+    handle: Handle, question: ProbeQuestion, probe: ProbeSet, take: Take, first: int = 0
+) -> Iterator[ProbeBatch]:
+    """Hand rows from number `first` on to `take`, with each layer's values; give each batch when it is taken.
+
+    While the network runs on a batch, the next one is read and the last one is taken. Values are (rows, units,
+    positions), finite, and of magnitudes up to 1e100.
 
     Raises
     ------
@@ -86,16 +91,41 @@ def layer_batches(
     PellucidError
         A row cannot be read.
     """
-    names = tuple(each.name for each in question.layers)
     row_bytes = sum(4 * each.layer.units * each.layer.positions for each in question.layers)
     rows = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _MOST_ROWS))
-    for batch in probe.batches(rows, first=first):
-        arrays = handle.ask(Capture(Rows(batch.rows), names)).arrays
-        found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
-        for each in question.layers:
-            _require_positions(each, found[each.name], batch)
-            _require_finite(handle, each, found[each.name], batch, probe)
-        yield batch, found
+    stream = probe.batches(rows, first=first) if first < probe.count else iter(())
+    ahead = next(stream, None)
+    last: ProbeBatch | None = None
+    values: dict[str, Values] | None = None
+    while ahead is not None or last is not None:
+        this, before = ahead, last
+        values, ahead, _ = handle.together(
+            partial(_captured, handle, question, probe, this),
+            partial(next, stream, None),
+            partial(_taken, take, before, values),
+        )
+        if before is not None:
+            yield before
+        last = this
+
+
+def _captured(
+    handle: Handle, question: ProbeQuestion, probe: ProbeSet, batch: ProbeBatch | None
+) -> dict[str, Values] | None:
+    """Return each layer's values for a batch, if there is one."""
+    if batch is None:
+        return None
+    arrays = handle.ask(Capture(Rows(batch.rows), tuple(each.name for each in question.layers))).arrays
+    found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
+    for each in question.layers:
+        _require_positions(each, found[each.name], batch)
+        _require_finite(handle, each, found[each.name], batch, probe)
+    return found
+
+
+def _taken(take: Take, batch: ProbeBatch | None, values: Mapping[str, Values] | None) -> None:
+    if batch is not None and values is not None:
+        take(batch, values)
 
 
 def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ...]:

@@ -72,6 +72,9 @@ class Layers:
     def beside(self, function):
         return function()
 
+    def together(self, *functions):
+        return [function() for function in functions]
+
     def compute(self, function, *arguments):
         self.computed.append(function.__name__)
         return function(*arguments)
