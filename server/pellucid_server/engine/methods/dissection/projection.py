@@ -101,7 +101,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         for name, reduction in reductions.items():
             points = reduction(values[name])
             if params.algorithm == "nmf":
-                _require_positive(name, points, reduction.rows(reduction.keys(batch.numbers)))
+                _require_positive(handle, name, points, reduction.rows(reduction.keys(batch.numbers)))
             handle.beside(partial(gathered.update, name, points, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
 
@@ -110,7 +110,6 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
             state = handle.beside(gathered.state)
             pace.wait_for(state)
             yield Saved(state, gathered.done, probe.count)
-    yield Findings(resolved={"components": max(components.values())} if len(set(components.values())) == 1 else {})
     figures: list[tuple[str, str, float, str]] = []
     for number, each in enumerate(question.layers):
         reduction, sample = reductions[each.name], gathered.samples[each.name]
@@ -125,7 +124,8 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         yield Findings(_arrays(each, found, reduction, points.titles), tables, warnings=found.warnings)
         plot = scatter_plot(handle, probe, found.coordinates, points, params.thumbnails, params.size)
         yield Findings(pictures={f"{each.name}/thumbnails": plot(each.name, params.algorithm)})
-    yield Findings(tables={"quality": _quality_table(figures)})
+    resolved = {"components": max(components.values())} if len(set(components.values())) == 1 else {}
+    yield Findings(tables={"quality": _quality_table(figures)}, resolved=resolved)
 
 
 def _checked(
@@ -160,10 +160,9 @@ def _checked(
     return found
 
 
-def _require_positive(name: str, rows: Vectors, numbers: Numbers) -> None:
-    negative = np.argwhere(np.less(rows, 0))
-    if len(negative):
-        place, column = (int(part) for part in negative[0])
+def _require_positive(handle: Handle, name: str, rows: Vectors, numbers: Numbers) -> None:
+    if handle.beside(rows.min) < 0:
+        place, column = (int(part) for part in np.argwhere(np.less(rows, 0))[0])
         text = (
             f"parameters[\"algorithm\"] is 'nmf', which is of values that are not negative; {name} is "
             f"{float(rows[place, column]):.6g} in column {column} of row {int(numbers[place])}: look behind its ReLU."

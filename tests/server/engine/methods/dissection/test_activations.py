@@ -336,6 +336,11 @@ def test_without_rows_or_layers_the_request_is_refused_by_its_field(missing):
     assert refused.value.metadata["field"] == missing
 
 
+def test_more_units_than_are_summed_up_are_refused():
+    with pytest.raises(InvalidRequestError, match=r"layers\[0\] has 65537 units"):
+        found("activations", {"dense": np.ones((1, 65537), np.float32)})
+
+
 def test_layers_without_the_positions_that_are_left_out_are_named():
     answer = found("activations", maps(), without="border")
 
