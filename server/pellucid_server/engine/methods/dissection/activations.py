@@ -34,7 +34,9 @@ from pellucid_server.vocabulary.findings import Findings, State
 _COVARIANCE_ELEMENTS = 1 << 20
 """Of all layers together: covariances of 1,447 units."""
 _CLASS_ELEMENTS = 1 << 20
+"""Means of classes of a layer; of all layers together, twice as many."""
 _SAMPLE_ELEMENTS = 1 << 20
+"""Values that are kept of a layer for medians; of all layers together, twice as many."""
 _LEAST_SAMPLES = 64
 _MOST_UNITS = 1 << 16
 
@@ -131,6 +133,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
 def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]:
     """Return how each layer is summed up: covariances of the first layers whose elements are within bounds."""
     found, left = {}, _COVARIANCE_ELEMENTS
+    share = min(1.0, 2 / len(question.layers))
     for number, each in enumerate(question.layers):
         units = len(each.units)
         if units > _MOST_UNITS:
@@ -148,8 +151,8 @@ def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]
             positions=classes,
             left_out=left_out,
             top=params.top,
-            samples=max(_LEAST_SAMPLES, min(params.samples, _SAMPLE_ELEMENTS // units)),
-            most_classes=max(1, _CLASS_ELEMENTS // units),
+            samples=max(_LEAST_SAMPLES, min(params.samples, int(_SAMPLE_ELEMENTS * share) // units)),
+            most_classes=max(1, int(_CLASS_ELEMENTS * share) // units),
             covariance=fits,
             seed=question.seed,
         )
