@@ -12,6 +12,9 @@ from pellucid_server.vocabulary.findings import State
 MOST_COVARIANCES = 2048
 """Columns of which covariances are kept."""
 
+MOST_PRODUCTS = 1 << 24
+"""Covariances of all layers together: 128 MiB, half of it in a state."""
+
 _LABELS_PER_POINT = 4
 """Labels that are kept for a while for each point that may be."""
 
@@ -24,7 +27,7 @@ class GatheredPoints:
     most
         How many points of a layer are kept, a random sample by the seed.
     covariances
-        Whether covariances over all points are added up, of layers that have few enough columns.
+        Whether covariances over all points are added up, of the first layers that have few enough columns.
     state
         Where to go on from; None at the start.
     """
@@ -39,8 +42,10 @@ class GatheredPoints:
         self.samples: dict[str, Sample] = {}
         self.covariances: dict[str, Covariance] = {}
         self._reductions, self._most = reductions, most
+        left = MOST_PRODUCTS if covariances else 0
         for name, reduction in reductions.items():
-            exact = covariances and reduction.width <= MOST_COVARIANCES
+            exact = reduction.width <= MOST_COVARIANCES and reduction.width**2 <= left
+            left -= reduction.width**2 if exact else 0
             if state is None:
                 self.samples[name] = Sample(reduction.width, most, seed)
                 if exact:

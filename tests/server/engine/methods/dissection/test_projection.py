@@ -108,6 +108,18 @@ def test_wide_rows_have_their_components_by_random_projections_and_it_is_said():
     assert any("random projections" in text for text in answer.warnings)
 
 
+def test_covariances_of_many_layers_are_bounded_and_it_is_said(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.gathered_points.MOST_PRODUCTS", 100)
+    values = {"first": dense(), "second": dense(seed=2), "third": dense(width=7, seed=3)}
+
+    answer = found("projection", values)
+
+    assert [text.split(":")[0] for text in answer.warnings] == ["third"]
+    wanted = PCA(2, svd_solver="full").fit(values["third"].astype(np.float64))
+    ratios = values_of(answer, "third/explained_variance_ratio")
+    np.testing.assert_allclose(ratios, wanted.explained_variance_ratio_, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("vectors", "wanted"),
     [
