@@ -14,6 +14,7 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
+from pellucid_server.engine.methods.shared.component_maps import component_maps
 from pellucid_server.engine.methods.shared.gathered_points import GatheredPoints
 from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
@@ -65,6 +66,12 @@ class Params:
     )
     quality_neighbours: int = parameter(5, "Neighbours of each that are compared.", minimum=1, maximum=500)
     thumbnails: int = parameter(150, "Rows drawn as their pictures in the scatter plot.", minimum=0, maximum=2000)
+    maps: int = parameter(
+        0,
+        "For how many of the first rows maps of pca's or nmf's components are drawn, where positions are points.",
+        minimum=0,
+        maximum=64,
+    )
     size: int = parameter(800, "Side of the scatter plot, in pixels.", minimum=200, maximum=4000)
 
 
@@ -124,6 +131,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         yield Findings(_arrays(each, found, reduction, points.titles), tables, warnings=found.warnings)
         plot = scatter_plot(handle, probe, found.coordinates, points, params.thumbnails, params.size)
         yield Findings(pictures={f"{each.name}/thumbnails": plot(each.name, params.algorithm)})
+        yield from component_maps(handle, probe, each, reduction, found, params.maps)
     resolved = {"components": max(components.values())} if len(set(components.values())) == 1 else {}
     yield Findings(tables={"quality": _quality_table(figures)}, resolved=resolved)
 
