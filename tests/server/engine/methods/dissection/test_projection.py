@@ -461,7 +461,7 @@ def helpers():
 
 
 def tsne_of_2000(helpers, request):
-    """Begin a t-SNE that takes some half a minute; return its handle, its thread and what it raised."""
+    """Begin a t-SNE of 10,000 iterations, which takes long; return its handle, its thread and what it raised."""
     handle, raised = Helped({"dense": dense(2000, 64)}, helpers, request), []
 
     def run():
