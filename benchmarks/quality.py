@@ -3,8 +3,8 @@
 On composites of real photographs and textures (`scripts/composites.py`, which needs two Debian packages), through the
 real server:
 
-- three layers of EfficientNet-Lite0: how many concepts the units of each detect, and which share of these are objects,
-  which should rise with depth;
+- three layers of EfficientNet-Lite0: how many concepts the units of each detect for sure, that is by three standard
+  errors, and which share of these units detect objects, which should rise with depth;
 - the last of them in the same network with random weights, which should detect next to nothing, and no object;
 - the output layer, on composites of things that are ImageNet classes: how many of the units of classes that the set has
   get their own class's name.
@@ -172,8 +172,8 @@ def class_numbers() -> dict[str, int]:
 
 
 def detectors(tables: dict[str, Lines], layer: str) -> Lines:
-    """Return the lines of a layer's detectors."""
-    return [each for each in tables["dictionary"] if each["layer"] == layer and each["detector"]]
+    """Return the lines of the units that detect something for sure."""
+    return [each for each in tables["dictionary"] if each["layer"] == layer and each["sure"]]
 
 
 def _is_object(line: dict[str, object]) -> bool:
@@ -183,19 +183,14 @@ def _is_object(line: dict[str, object]) -> bool:
 def summary(tables: dict[str, Lines], layers: Sequence[str]) -> tuple[list[float], list[int]]:
     """Print a line for each layer; return the share of objects among each layer's detectors, and its concepts."""
     shares, counts = [], []
-    print(f"{'layer':12} {'units':>6} {'detectors':>9} {'concepts':>8} {'objects':>8}  by category (units/concepts)")
+    print(f"{'layer':12} {'units':>6} {'detectors':>9} {'concepts':>8} | {'sure':>5} {'concepts':>8} {'objects':>8}")
     for layer in layers:
+        (line,) = (each for each in tables["layers"] if each["layer"] == layer)
         found = detectors(tables, layer)
-        distinct = {(each["category"], each["concept"]) for each in found}
         shares.append(sum(map(_is_object, found)) / max(len(found), 1))
-        counts.append(len(distinct))
-        units = sum(each["layer"] == layer for each in tables["dictionary"])
-        by_category = ", ".join(
-            f"{each['category']} {each['units']}/{each['concepts']}"
-            for each in tables["categories"]
-            if each["layer"] == layer
-        )
-        print(f"{layer:12} {units:6} {len(found):9} {len(distinct):8} {shares[-1]:8.2f}  {by_category}", flush=True)
+        counts.append(len({(each["category"], each["concept"]) for each in found}))
+        each = f"{layer:12} {line['units']:6} {line['detectors']:9} {line['concepts']:8}"
+        print(f"{each} | {len(found):5} {counts[-1]:8} {shares[-1]:8.2f}", flush=True)
     return shares, counts
 
 
