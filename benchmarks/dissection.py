@@ -39,7 +39,7 @@ MODEL, SET = "efficientnet-lite0", "scenes"
 AIM, SHARE_AIM = 3.0, 0.8
 CONCEPTS = 20
 QUANTILE, GRID = 0.005, 112
-RIVAL_ROWS = 16
+RIVAL_ROWS, RIVAL_UNITS = 16, 64
 FORWARD_ROWS = (8, 16, 32)
 
 
@@ -143,12 +143,15 @@ class Network:
         for first in parts:
             values = self.values(first, RIVAL_ROWS)
             for row, value in enumerate(values):
-                big = functional.interpolate(value[None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0]
-                on = (big > threshold[:, None, None]).flatten(1).float()
                 mark = torch.from_numpy(marks[first + row]).flatten(1).float()
-                both += on @ mark.T
-                units += on.sum(1)
                 concepts += mark.sum(1)
+                # Some units at a time, so that their masks stay in the cache.
+                for part in torch.arange(len(value)).split(RIVAL_UNITS):
+                    size = {"size": (GRID, GRID), "mode": "bilinear", "align_corners": False}
+                    big = functional.interpolate(value[None, part], **size)[0]
+                    on = (big > threshold[part, None, None]).flatten(1).float()
+                    both[part] += on @ mark.T
+                    units[part] += on.sum(1)
         iou = both / (units[:, None] + concepts - both).clamp(min=1)
         return iou.numpy(), time.perf_counter() - started
 

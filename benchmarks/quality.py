@@ -35,7 +35,7 @@ from scripts import composites
 
 TRAINED, UNTRAINED = "efficientnet-lite0", "untrained"
 SCENES, CLASSES = "composites", "classes"
-LAYERS = ("_blocks.5", "_blocks.10", "_bn1")
+LAYERS = ("_blocks.5._bn1", "_blocks.10._bn1", "_bn1")
 OUTPUT = "_fc"
 SEED = 0
 
