@@ -145,15 +145,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write a data set; return 1 where the packages are missing or the folder cannot be written."""
     options = _parser().parse_args(arguments)
     try:
-        sources = read_sources(classes_only=options.classes)
-        found = composites(sources, options.rows, options.seed, options.size, options.objects)
-        count = write_data_set(options.folder, layout(sources, classes=options.classes), found)
-        _write_classes(options.folder, sources)
+        count = write(
+            options.folder, options.rows, options.seed, options.size, objects=options.objects, classes=options.classes
+        )
     except OSError as error:
         sys.stderr.write(f"composites: {error}\n")
         return 1
     sys.stdout.write(f"{options.folder}: {count} pictures\n")
     return 0
+
+
+def write(folder: Path, rows: int, seed: int = 0, size: int = 224, *, objects: int = 1, classes: bool = False) -> int:
+    """Write a data set of composites, as the options of the command say; return how many rows it has.
+
+    Raises
+    ------
+    OSError
+        A package is missing, or the folder cannot be written or is not empty.
+    """
+    sources = read_sources(classes_only=classes)
+    found = composites(sources, rows, seed, size, objects)
+    count = write_data_set(folder, layout(sources, classes=classes), found)
+    _write_classes(folder, sources)
+    return count
 
 
 def read_sources(*, classes_only: bool = False) -> Sources:

@@ -120,7 +120,9 @@ class Config(BaseSettings):
                 load_seconds=self.models.load_seconds,
                 load_bytes=self.models.load_bytes,
                 fast_graph=self.worker.fast_graph,
-                datasets=str(self.models.datasets_folder()),
+                datasets=self.models.datasets_place(),
+                datasets_cache=str(self.models.datasets_cache_folder()),
+                datasets_cache_bytes=self.models.datasets_cache_bytes,
             )
             for device in self.pool.devices
         )

@@ -13,6 +13,7 @@ from pellucid_server.engine.datasets.dataset import DataSet
 from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
 from pellucid_server.engine.datasets.files import Digests, size_bytes
 from pellucid_server.engine.datasets.masks.readers import open_masks
+from pellucid_server.engine.datasets.mirror import mirror
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
 from pellucid_server.engine.models.files.strict_toml import ManifestError
@@ -38,6 +39,8 @@ class DataSets:
     """By name, broken ones among them."""
     by_name: Mapping[str, DataSet] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
+    copying: bool = False
+    """Whether they are still being copied from a URL."""
 
     def find(self, name: str, *, place: str = "dataset") -> DataSet:
         """Find a data set; `place` is where the request names it.
@@ -50,6 +53,8 @@ class DataSets:
             There is none of that name; the message has near names.
         UnsupportedError
             It is broken; the message has the reason.
+        UnavailableError
+            It may be among those that are still being copied.
         """
         if not name:
             text = f"{place} is empty; ListDatasets names the data sets."
@@ -61,6 +66,8 @@ class DataSets:
         if broken is not None:
             text = f"The data set {name} cannot be read: {broken.reason}"
             raise UnsupportedError(text, subject=f"datasets/{name}", state="broken")
+        if self.copying:
+            raise UnavailableError("The data sets are still being copied from their URL; ask again in a while.")
         names = [each.name for each in self.infos]
         close = difflib.get_close_matches(name, names, n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -104,6 +111,20 @@ class DataSets:
         except (UnavailableError, UnsupportedError) as error:
             _log.error("the data set %s has no digest: %s", info.name, error.message)
             return info
+
+
+def scan_copies(url: str, cache: Path, most_bytes: int) -> DataSets:
+    """Copy the data sets at a URL, and describe them; see `mirror`. None are there if the URL cannot be read."""
+    try:
+        folder, refused = mirror(url, cache, most_bytes)
+    except DataSetError as error:
+        _log.error("%s", error)
+        return DataSets()
+    found = scan(folder)
+    for name, reason in refused.items():
+        _log.error("the data set %s is not copied: %s", shown(Path(name)), reason)
+    broken = tuple(DatasetInfo(shown(Path(name)), reason=reason[:_MOST_REASON]) for name, reason in refused.items())
+    return replace(found, infos=tuple(sorted((*found.infos, *broken), key=lambda info: info.name)))
 
 
 def scan(folder: Path, *, most_bytes: int = MOST_BYTES_AT_ONCE) -> DataSets:

@@ -1,6 +1,6 @@
 """The rows of a data set as methods of `Dissect` look at them: with names, concept masks, and what the model sees."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from pellucid_server.engine.datasets.labels import as_text
 from pellucid_server.engine.datasets.masks.marks import MaskReader, row_masks
 from pellucid_server.engine.datasets.masks.readers import open_masks
 from pellucid_server.engine.datasets.records import Record, records
-from pellucid_server.engine.datasets.steps import Run, here
+from pellucid_server.engine.datasets.steps import Ahead, Run, here, when_taken
 from pellucid_server.engine.models.inputs.pictures import seen_pixels
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.vocabulary.results import Box
@@ -28,6 +28,8 @@ class DataSetProbe:
     count: int
     run: Run = here
     masks: MaskReader | None = None
+    ahead: Ahead[ProbeBatch] = when_taken
+    """Reads a batch while the last one is worked on."""
 
     @property
     def kind(self) -> str:
@@ -46,6 +48,9 @@ class DataSetProbe:
 
     def batches(self, rows_per_batch: int, *, first: int = 0, masks: bool = False) -> Iterator[ProbeBatch]:
         """Give the rows from number `first` on, at most so many at once, with their masks if asked for."""
+        yield from self.ahead(self._batches(rows_per_batch, first, masks=masks))
+
+    def _batches(self, rows_per_batch: int, first: int, *, masks: bool) -> Generator[ProbeBatch, None, None]:
         label = self.dataset.description.label
         for taken in self.dataset.taken_batches(self.model, rows_per_batch, first, self.count, self.run):
             yield ProbeBatch(
@@ -57,16 +62,17 @@ class DataSetProbe:
 
     def rows(self, numbers: Sequence[int]) -> Arrays:
         """Return the rows of these numbers, in this order."""
+        if not numbers:
+            return {name: array[:0] for name, array in self.rows([0]).items()}
         found = {taken.records[0].number: taken.rows for taken in self.dataset.picked(self.model, numbers, self.run)}
-        names = next(iter(found.values()))
-        return {name: np.concatenate([found[number][name] for number in numbers]) for name in names}
+        return {name: np.concatenate([found[number][name] for number in numbers]) for name in found[numbers[0]]}
 
     def pictures(self, numbers: Sequence[int]) -> tuple[Pixels, ...]:
         """Return what the model sees of these rows' pictures."""
         if self.kind != "pictures":
             raise self.dataset.unfit("its rows are no pictures.")
-        (found,) = self.rows(numbers).items() if numbers else [("", ())]
-        return tuple(seen_pixels(row, self.model.inputs[found[0]].info) for row in found[1])
+        ((name, found),) = self.rows(numbers).items()
+        return tuple(seen_pixels(row, self.model.inputs[name].info) for row in found)
 
     def names(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """Return what these rows are called: a picture by its file."""
@@ -89,7 +95,13 @@ class DataSetProbe:
             return row_masks(reader.of(record, self.dataset.picture_path(record)), box, height, width)
 
 
-def open_probe(dataset: DataSet, model: LoadedModel, most: int = 0, run: Run = here) -> DataSetProbe:
+def open_probe(
+    dataset: DataSet,
+    model: LoadedModel,
+    most: int = 0,
+    run: Run = here,
+    ahead: Ahead[ProbeBatch] = when_taken,
+) -> DataSetProbe:
     """Return the rows as methods of `Dissect` look at them: the first `most`, or all for 0.
 
     Raises
@@ -104,4 +116,4 @@ def open_probe(dataset: DataSet, model: LoadedModel, most: int = 0, run: Run = h
         masks = run(partial(open_masks, dataset.folder, dataset.description))
     if not count:
         raise dataset.unfit("it has no rows.")
-    return DataSetProbe(dataset, model, min(most or count, count), run, masks)
+    return DataSetProbe(dataset, model, min(most or count, count), run, masks, ahead)

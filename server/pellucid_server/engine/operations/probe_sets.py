@@ -1,6 +1,7 @@
 """From the probe that a `Dissect` names to the rows that its method looks at."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from pellucid_server.engine.asking.probes import ProbeSet
 from pellucid_server.engine.datasets.probe import open_probe
@@ -9,6 +10,7 @@ from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.dataset_rows import offloaded
 from pellucid_server.engine.operations.inline_probe import inline_probe, masks_digest
 from pellucid_server.engine.operations.rows import digest, prepare
+from pellucid_server.engine.tasks.ahead import ahead
 from pellucid_server.vocabulary.requests import ProbeSpec
 
 MOST_INLINE_ROWS = 4096
@@ -43,7 +45,7 @@ def opened_probe(context: RequestContext, model: LoadedModel, spec: ProbeSpec | 
         datasets, run = context.models.datasets, offloaded(context)
         found = datasets.find(spec.dataset, place="probe.dataset")
         files = datasets.digest(found, run)
-        return OpenedProbe(open_probe(found, model, spec.rows, run), files, files)
+        return OpenedProbe(open_probe(found, model, spec.rows, run, partial(ahead, context.services.hub)), files, files)
     sent = prepare(context, model, spec.inputs, field="probe.inputs", most=MOST_INLINE_ROWS)
     rows = inline_probe(model, sent, spec, offloaded(context))
     inputs = context.heavy(lambda: digest(rows.arrays), rows.arrays)

@@ -1,6 +1,7 @@
 """Rows of data sets as methods of `Dissect` look at them: masks against what pictures and geometry say."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -201,6 +202,14 @@ def test_a_value_that_no_line_names_is_refused_by_the_file(tmp_path, model):
         masks_of(opened(folder, model))
 
 
+def test_a_label_map_of_a_category_that_no_table_names_is_refused(tmp_path, model):
+    folder = wide(tmp_path)
+    save(folder / "set" / "masks" / "part" / "pictures" / "wide.png", np.ones((24, 36), np.uint8))
+
+    with pytest.raises(UnsupportedError, match=r"masks/part/pictures/wide\.png is a label map, and concepts\.csv"):
+        masks_of(opened(folder, model))
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -390,3 +399,32 @@ def test_a_picture_that_is_turned_by_its_orientation_has_its_mask_upright(tmp_pa
     save(folder / "set" / "masks" / "object" / "dot" / "pictures" / "wide.png", np.ones((24, 36), np.bool_))
 
     assert masks_of(opened(folder, model))["object", "dot"].all()
+
+
+def peak_bytes(folder, model):
+    probe = opened(folder, model)
+    tracemalloc.start()
+    try:
+        rows = sum(batch.count for batch in probe.batches(16, masks=True))
+        return rows, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_ten_times_the_rows_take_the_same_memory(tmp_path, model):
+    write_scenes(tmp_path / "small" / "set", 40, size=48)
+    write_scenes(tmp_path / "large" / "set", 400, size=48)
+    peak_bytes(tmp_path / "small", model)
+
+    (few, small), (many, large) = (peak_bytes(tmp_path / name, model) for name in ("small", "large"))
+
+    assert (few, many) == (40, 400)
+    assert large < 1.1 * small
+
+
+def test_no_numbers_are_no_rows_pictures_or_names(generated, model):
+    probe = opened(generated, model)
+
+    assert probe.rows([])["image"].shape == (0, 3, SIDE, SIDE)
+    assert probe.pictures([]) == ()
+    assert probe.names([]) == ()
