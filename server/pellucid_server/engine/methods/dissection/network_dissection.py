@@ -6,14 +6,14 @@ thresholds are kept from the first, so that the model runs again only for rows w
 What is found, by name:
 
 - table "dictionary": layer, unit, concept, category, iou, iou_chance, iou_error, runner_up, runner_up_iou, precision,
-  recall, threshold, dead, detector, plateau, share_on; a row for each unit of each layer, in order.
+  recall, threshold, dead, detector, sure, plateau, share_on; a row for each unit of each layer, in order.
 - table "best_by_category": layer, unit, category, concept, iou; where the IoU is above 0.
 - table "concepts": concept, category, pixels, pictures, layer, unit, iou, detectors; a row for each of the probe's,
   with the layer and unit that detect it best.
 - table "categories": layer, category, units, concepts; how many units detect its concepts, and how many different
   concepts they detect.
-- table "layers": layer, units, detectors, concepts, dead, height, width, grid_height, grid_width, values,
-  threshold_rule, rank_error, upsampling.
+- table "layers": layer, units, detectors, concepts, sure_detectors, sure_concepts, dead, height, width, grid_height,
+  grid_width, values, threshold_rule, rank_error, upsampling.
 - table "top": layer, unit, rank, row, name, activation, y, x; not in previews.
 - array "LAYER/iou": (unit, concept) float32; not in previews.
 - picture "LAYER/unit N": the rows of "top", in parts of their own; not in previews.
@@ -298,6 +298,13 @@ class _Run:
                     f"{layer.name} has {layer.values} values of each unit, of which quantile "
                     f"{self._params.quantile:g} is less than one: no unit is on anywhere. Raise quantile, or look at "
                     "more rows."
+                )
+            flat = int((each.plateau & (layer.above == 0) & ~each.dead).sum())
+            if flat and layer.rank_of(layer.values) > 1:
+                found.append(
+                    f"{flat} units of {layer.name} are at their highest value in more places than quantile "
+                    f"{self._params.quantile:g} says, and so nowhere above it. Raise quantile, or name the layer "
+                    "before the activation that bounds them."
                 )
             if layer.rank_error:
                 share = layer.rank_error / layer.values
