@@ -158,13 +158,6 @@ class Handle(Protocol):
         """
         ...
 
-    def together(self, *functions: Callable[[], Any]) -> list[Any]:
-        """Call functions, which may ask the handle, and return what each returned: one goes on while another waits.
-
-        Reading the next rows, evaluating these and adding up the last ones take no longer than the longest then.
-        """
-        ...
-
     def seconds_left(self) -> float:
         """Return the time until the deadline, at least 0; infinity if there is none.
 

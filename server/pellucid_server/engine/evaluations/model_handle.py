@@ -156,10 +156,6 @@ class ModelHandle:
         """Call functions, each of which goes on while another waits; see `Handle.together`."""
         return self._services.hub.map(lambda function: function(), functions)
 
-    def together(self, *functions: Callable[[], Any]) -> list[Any]:
-        """Call functions, each of which goes on while another waits; see `Handle.together`."""
-        return self._services.hub.map(lambda function: function(), functions)
-
     def seconds_left(self) -> float:
         """Return the time until the request's deadline, at least 0; infinity if it has none or the answer is exact."""
         deadline = self._request.deadline
