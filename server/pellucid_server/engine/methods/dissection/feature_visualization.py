@@ -30,7 +30,13 @@ from pellucid_server.engine.methods.shared.parameterisations import (
     frequency_scale,
 )
 from pellucid_server.engine.methods.shared.pngs import png
-from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
+from pellucid_server.engine.methods.shared.reached import (
+    NO_PROBE,
+    natural_columns,
+    objective_columns,
+    reached_text,
+    real_column,
+)
 from pellucid_server.engine.methods.shared.searches import (
     Floats,
     Outcome,
@@ -40,7 +46,7 @@ from pellucid_server.engine.methods.shared.searches import (
     search,
     trajectory_array,
 )
-from pellucid_server.engine.methods.shared.shown_rows import shown_rows
+from pellucid_server.engine.methods.shared.shown_rows import ShownRows, shown_rows
 from pellucid_server.engine.methods.shared.views import Views
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Picture, Table
@@ -199,7 +205,7 @@ def feature_visualization(handle: Handle, question: ProbeQuestion, params: Param
 
     def start(number: int, natural: Floats) -> _Search:
         painting = handle.beside(16 * parameters, lambda: Painting(blocks[number], canvas, brush))
-        return _Search(question, painting, canvas, brush)
+        return _Search(question, painting, canvas, brush, natural)
 
     plan = Plan(
         blocks=blocks,
@@ -265,11 +271,14 @@ def _brush(handle: Handle, question: ProbeQuestion, params: Params, canvas: Canv
 class _Search:
     """The search for the pictures of a block's objectives."""
 
-    def __init__(self, question: ProbeQuestion, painting: Painting, canvas: Canvas, brush: Brush) -> None:
+    def __init__(
+        self, question: ProbeQuestion, painting: Painting, canvas: Canvas, brush: Brush, natural: Floats
+    ) -> None:
         self._question = question
         self._painting = painting
         self._canvas = canvas
         self._brush = brush
+        self._natural = natural
         objectives = [each for each in painting.goals.objectives for _ in range(brush.pictures)]
         self._names = [f"{each.name}/{number % brush.pictures}" for number, each in enumerate(objectives)]
 
@@ -295,13 +304,13 @@ class _Search:
         self._painting.restore(state)
 
     def preview(self, handle: Handle) -> Findings:
-        return handle.beside(self._painting.work_bytes, self._shown)[1]
+        return handle.beside(self._painting.work_bytes, lambda: self._shown(self._rows(), None))
 
     def outcome(self, handle: Handle) -> Outcome:
         painting = self._painting
-        rows, findings = handle.beside(painting.work_bytes, self._shown)
+        rows = handle.beside(painting.work_bytes, self._rows)
         of = np.repeat(np.arange(len(painting.goals.objectives)), self._brush.pictures)
-        reached = painting.goals.scores(handle, Rows(rows), of)
+        reached = painting.goals.scores(handle, Rows(rows.arrays), of)
         real = painting.lit & np.isfinite(reached)
         records = {
             "activation": np.where(real, reached, np.nan),
@@ -310,12 +319,15 @@ class _Search:
             "tries": painting.tries.astype(np.float64),
             "lit": painting.lit.astype(np.float64),
         }
+        findings = handle.beside(painting.work_bytes, lambda: self._shown(rows, reached))
         return Outcome(records, painting.trajectory, findings)
 
-    def _shown(self) -> tuple[Arrays, Findings]:
+    def _rows(self) -> ShownRows:
+        levels = torch.from_numpy(self._painting.levels())
+        return shown_rows(self._question, self._canvas.arrays(self._canvas.rows(levels).numpy()))
+
+    def _shown(self, rows: ShownRows, reached: Floats | None) -> Findings:
         painting, name = self._painting, self._canvas.name
-        levels = torch.from_numpy(painting.levels())
-        rows = shown_rows(self._question, self._canvas.arrays(self._canvas.rows(levels).numpy()))
         image = self._question.inputs[name].image
         pictures: dict[str, Picture] = {}
         arrays: dict[str, NamedArray] = {}
@@ -323,10 +335,12 @@ class _Search:
             if not painting.lit[number]:
                 continue
             text = f"What {each.rpartition('/')[0]} responds to most, painted from noise."
+            if reached is not None:
+                text += reached_text(float(reached[number]), self._natural[:, number // self._brush.pictures])
             pictures[each] = png(rows.levels[name][number], text, 0 if image is None else image.resize, mirrored=True)
             if self._brush.transparency:
                 arrays[f"{each}/transparency"] = _transparency(painting.transparency[number], each)
-        return rows.arrays, Findings(arrays=arrays, pictures=pictures)
+        return Findings(arrays=arrays, pictures=pictures)
 
 
 def _transparency(sizes: npt.NDArray[np.float32], name: str) -> NamedArray:

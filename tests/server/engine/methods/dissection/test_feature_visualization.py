@@ -127,6 +127,7 @@ def test_what_is_painted_beats_random_pictures_and_those_of_the_probe(filters, p
     activation = column(found, "objectives", "activation")
     np.testing.assert_allclose(column(found, "objectives", "best natural"), best, rtol=1e-5)
     assert (activation > best).all()
+    assert found.pictures["act[0]/0"].text.endswith(f"is {activation[0]:.4g}: above 100 % of 50 rows of the probe.")
     assert (column(found, "objectives", "percentile") == 100).all()
     np.testing.assert_allclose(column(found, "objectives", "ratio"), activation / best, rtol=1e-5)
 
