@@ -299,7 +299,7 @@ def test_what_goes_on_from_any_state_equals_what_was_never_interrupted(linear, o
     whole = network.yielded(METHOD, network.question(*layers, probe=probe, exact=True), **parameters)
 
     expected = together(whole)
-    assert len(states(whole)) == 7
+    assert len(states(whole)) == 8
     for number, state in enumerate(states(whole)):
         resumed = network.yielded(METHOD, network.question(*layers, probe=probe, state=state, exact=True), **parameters)
         found = together(resumed)
