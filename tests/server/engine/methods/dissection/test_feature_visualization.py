@@ -1,5 +1,6 @@
 """feature-visualization: matched filters, invariants of parameterisations, dead units, and going on from a state."""
 
+import copy
 import io
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 import torch
 from pellucid_server.engine.asking.probes import Preview, Saved
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.methods.shared.parameterisations import Colours, MagnitudeParameters, frequency_scale
+from pellucid_server.engine.methods.shared.arrays import generator
+from pellucid_server.engine.methods.shared.parameterisations import (
+    Colours,
+    FourierParameters,
+    MagnitudeParameters,
+    frequency_scale,
+)
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Findings
@@ -312,6 +319,36 @@ def test_what_goes_on_from_any_state_equals_what_was_never_interrupted(filters, 
         for name, each in expected.tables["objectives"].columns.items():
             np.testing.assert_array_equal(found.tables["objectives"].columns[name].values, each.values)
         np.testing.assert_array_equal(found.arrays["trajectory"].values, expected.arrays["trajectory"].values)
+
+
+def test_a_picture_is_what_torchs_adam_paints_of_the_module_itself(filters):
+    module, network = filters
+
+    found = network.found(METHOD, network.question(network.layer("conv", 1), seed=9), steps=40, **PLAIN)
+
+    start = FourierParameters(3, 14, 17).start(generator(9, "start/0/conv[1]/0"))
+    leaf = torch.from_numpy(start)[None].double().requires_grad_()
+    optimizer = torch.optim.Adam([leaf], lr=0.05, maximize=True)
+    scale = np.sqrt(14 * 17) / np.maximum(np.hypot(np.fft.fftfreq(14)[:, None], np.fft.rfftfreq(17)[None]), 1 / 17)
+    colours = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]]).double()
+    colours = colours / torch.linalg.vector_norm(colours, dim=0).max()
+    mean, deviation = (torch.tensor(each).double()[:, None, None] for each in (MEAN, DEVIATION))
+    twin = copy.deepcopy(module).double()
+
+    def levels():
+        picture = torch.fft.irfft2(torch.complex(*leaf.unbind(-1)) * torch.from_numpy(scale), s=(14, 17)) / 4
+        return torch.sigmoid(torch.einsum("ij,njhw->nihw", colours, picture))
+
+    for step in range(40):
+        optimizer.zero_grad()
+        objective = twin.conv((255 * levels() - mean) / deviation)[:, 1].mean()
+        assert found.arrays["trajectory"].values[0, step] == pytest.approx(
+            float(objective.detach()), rel=1e-3, abs=1e-3
+        )
+        objective.backward()
+        optimizer.step()
+    painted = 255 * levels().detach().numpy()[0]
+    assert np.abs(levels_of(found.pictures["conv[1]/0"]) - painted).max() < 1
 
 
 def test_a_cancelled_request_ends_in_the_middle(filters):
