@@ -2,9 +2,9 @@
 
 Starts the server on the demo models, has three photographs and a row of a table predicted and explained through
 the Python client, asks which channels of the network a photograph's class needs and what would change the row's class,
-prints what came back, writes pictures, and stops the server. Exit code 0 means that every photograph's own name was
-among the five highest, every tolerance was met, the channels were needed, the changed row had the other class, and the
-server ended cleanly.
+looks at what units of the network respond to, prints what came back, writes pictures and a report, and stops the
+server. Exit code 0 means that every photograph's own name was among the five highest, every tolerance was met, the
+channels were needed, the changed row had the other class, units were named, and the server ended cleanly.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from pellucid import Attribution, Client, Prediction, Receipt, Site, Zero
 from pellucid.plots import attribution_figure
 from pellucid.results import Timing
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_sample_image
+
+from demo.dissection import show_inside, write_scenes
+from demo.showing import DemoError, console, seconds_text, waiting
 
 TOLERANCE = 0.01
 _START_SECONDS, _STOP_SECONDS = 180.0, 60.0
@@ -39,8 +40,6 @@ _TABLE_ROW = 19
 
 _LAYER, _CHANNELS = "_blocks.15", 10
 """The last block of the photographs' network, and how many of its channels are shown."""
-
-_console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,6 @@ PHOTOGRAPHS = (
 )
 
 
-class DemoError(Exception):
-    """The demo did not show what it should."""
-
-
 def main() -> int:
     """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(description="Serve the demo models and have predictions explained.")
@@ -81,24 +76,27 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
-        with serving(arguments.models, arguments.out / "server.log") as address, Client(address) as client:
+        datasets = write_scenes(arguments.out / "datasets")
+        log = arguments.out / "server.log"
+        with serving(arguments.models, datasets, log) as address, Client(address) as client:
             chosen = [each for each in PHOTOGRAPHS if each.name in arguments.photographs]
             for photograph in chosen:
                 show_photograph(client, photograph, arguments.out)
             show_channels(client, chosen[0], arguments.out)
             show_table_row(client, arguments.out)
             show_counterfactual(client, arguments.out)
+            show_inside(client, arguments.out)
     except DemoError as error:
-        _console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
+        console.print(f"\n[bold red]The demo failed:[/] {escape(str(error))}")
         return 1
-    _console.print(f"\n[bold green]All as it should be[/], in {time.monotonic() - started:.0f} s. The pictures:")
-    for path in sorted(arguments.out.glob("*.png")):
-        _console.print(f"  {path}")
+    console.print(f"\n[bold green]All as it should be[/], in {time.monotonic() - started:.0f} s. The pictures:")
+    for path in sorted([*arguments.out.glob("*.png"), *arguments.out.glob("*.html")]):
+        console.print(f"  {path}")
     return 0
 
 
 @contextlib.contextmanager
-def serving(models: Path, log: Path) -> Iterator[str]:
+def serving(models: Path, datasets: Path, log: Path) -> Iterator[str]:
     """Run the server on a free port, yield its address, and end it as an operator would.
 
     Raises
@@ -107,16 +105,18 @@ def serving(models: Path, log: Path) -> Iterator[str]:
         It did not start, or did not end cleanly.
     """
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "pellucid_server", "--models", str(models), "--port", "0"]
+        ready, settings = Path(folder) / "ready.json", Path(folder) / "pellucid.toml"
+        settings.write_text(f"[models]\ndatasets = {json.dumps(str(datasets.absolute()))}\n", "utf-8")
+        command = [sys.executable, "-m", "pellucid_server", "--config", str(settings), "--models", str(models)]
+        command += ["--port", "0"]
         command += ["--metrics-port", "0", "--health-port", "-1", "--ready-file", str(ready)]
-        _console.print(f"[bold]Starting the server[/] on {models}/ (its log: {log})")
+        console.print(f"[bold]Starting the server[/] on {models}/ (its log: {log})")
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
-            with _waiting("It loads and tries out the models"):
+            with waiting("It loads and tries out the models"):
                 address = _address(process, ready, log)
-            _console.print(f"  ready at {address}")
+            console.print(f"  ready at {address}")
             yield address
             _stop(process, log)
         finally:
@@ -134,7 +134,7 @@ def _address(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> str:
 
 
 def _stop(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    _console.print("\n[bold]Stopping the server[/] with SIGTERM")
+    console.print("\n[bold]Stopping the server[/] with SIGTERM")
     process.send_signal(signal.SIGTERM)
     try:
         code = process.wait(_STOP_SECONDS)
@@ -142,7 +142,7 @@ def _stop(process: "subprocess.Popen[bytes]", log: Path) -> None:
         raise DemoError(f"the server was still there {_STOP_SECONDS:g} s later; see {log}") from error
     if code != 0:
         raise DemoError(f"the server ended with exit code {code}; see {log}")
-    _console.print("  it ended with exit code 0")
+    console.print("  it ended with exit code 0")
 
 
 def show_photograph(client: Client, photograph: Photograph, out: Path) -> None:
@@ -155,7 +155,7 @@ def show_photograph(client: Client, photograph: Photograph, out: Path) -> None:
     """
     picture = Image.fromarray(photograph.load())
     size = f"{picture.width} x {picture.height} pixels"
-    _console.rule(f"[bold]{photograph.name}[/]: a photograph from {photograph.source}, {size}")
+    console.rule(f"[bold]{photograph.name}[/]: a photograph from {photograph.source}, {size}")
     began = time.monotonic()
     prediction = client.predict("efficientnet-lite0", picture)
     _print_prediction(prediction, time.monotonic() - began)
@@ -163,7 +163,7 @@ def show_photograph(client: Client, photograph: Photograph, out: Path) -> None:
         raise DemoError(f"{photograph.label!r} is not among the five highest of {photograph.name}")
 
     began = time.monotonic()
-    with _waiting(f"Integrated gradients for {prediction.top[0][0].name!r}, to a tolerance of {TOLERANCE:g}"):
+    with waiting(f"Integrated gradients for {prediction.top[0][0].name!r}, to a tolerance of {TOLERANCE:g}"):
         explanation = client.attribute(
             "efficientnet-lite0", picture, "integrated-gradients", tolerance=TOLERANCE, timeout=600
         )
@@ -184,7 +184,7 @@ def show_channels(client: Client, photograph: Photograph, out: Path) -> None:
         Without those ten channels the score is no lower than without ten others.
     """
     picture = Image.fromarray(photograph.load())
-    _console.rule(f"[bold]{photograph.name}[/]: which channels of {_LAYER} carry the highest class?")
+    console.rule(f"[bold]{photograph.name}[/]: which channels of {_LAYER} carry the highest class?")
     began = time.monotonic()
     found = client.ablate("efficientnet-lite0", picture, Zero(f"{_LAYER}[*]"), timeout=600)
     elapsed = time.monotonic() - began
@@ -194,19 +194,20 @@ def show_channels(client: Client, photograph: Photograph, out: Path) -> None:
     table = Table("channel", "score without it", "lost", box=None)
     for each in needed[:_CHANNELS]:
         table.add_row(each["site"], f"{each['after']:.3f}", f"{each['effect']:+.3f}")
-    _console.print(table)
+    console.print(table)
     (explained,) = found.tables["rows"]
-    _console.print(
-        f"  score of {explained['label']!r}: {effects[0]['before']:.3f}; {len(effects)} channels in {_seconds(elapsed)}"
+    console.print(
+        f"  score of {explained['label']!r}: {effects[0]['before']:.3f}; {len(effects)} channels in "
+        f"{seconds_text(elapsed)}"
     )
     lost = {
         name: _lost_jointly(client, picture, [each["unit"] for each in chosen])
         for name, chosen in (("these ten", needed[:_CHANNELS]), ("the ten least needed", needed[-_CHANNELS:]))
     }
-    _console.print("  lost at once: " + ", ".join(f"{value:+.3f} without {name}" for name, value in lost.items()))
+    console.print("  lost at once: " + ", ".join(f"{value:+.3f} without {name}" for name, value in lost.items()))
     path = out / "channels.png"
     found.plot().savefig(path, dpi=120)
-    _console.print(f"  picture: {path}")
+    console.print(f"  picture: {path}")
     if lost["these ten"] <= lost["the ten least needed"]:
         raise DemoError(f"the ten channels that carry {explained['label']!r} are not needed more than ten others")
 
@@ -237,22 +238,22 @@ def show_counterfactual(client: Client, out: Path) -> None:
     row, _ = _table_row()
     top = client.predict("breast-cancer", row).top[0]
     wanted = top[1].name
-    _console.rule(f"[bold]breast-cancer[/]: what would make row {_TABLE_ROW} {wanted}?")
+    console.rule(f"[bold]breast-cancer[/]: what would make row {_TABLE_ROW} {wanted}?")
     began = time.monotonic()
     found = client.counterfactual("breast-cancer", row, wanted=wanted, seed=7, timeout=600)
     for each in found:
-        _console.print(f"  {each.sentence}")
+        console.print(f"  {each.sentence}")
         minimal = ", and each change is needed" if each.minimal else ""
-        _console.print(f"  distance {each.distance:.3g}, {each.changed} of {len(row)} columns changed{minimal}")
-    _console.print(f"  time: round trip {_seconds(time.monotonic() - began)}")
+        console.print(f"  distance {each.distance:.3g}, {each.changed} of {len(row)} columns changed{minimal}")
+    console.print(f"  time: round trip {seconds_text(time.monotonic() - began)}")
     best = found[0]
     if not best.found or best.values is None:
         raise DemoError(f"no row was found that is {wanted}")
     again = client.predict("breast-cancer", dict(best.values)).top[0][0].name
-    _console.print(f"  predicted again, that row is {again!r}")
+    console.print(f"  predicted again, that row is {again!r}")
     path = out / "counterfactual.png"
     found.plot().savefig(path, dpi=120)
-    _console.print(f"  picture: {path}")
+    console.print(f"  picture: {path}")
     if again != wanted:
         raise DemoError(f"the row that was to be {wanted} is predicted {again}")
 
@@ -260,7 +261,7 @@ def show_counterfactual(client: Client, out: Path) -> None:
 def show_table_row(client: Client, out: Path) -> None:
     """Have a row of the breast-cancer set predicted and explained, and print and draw what comes back."""
     row, truth = _table_row()
-    _console.rule(f"[bold]breast-cancer[/]: row {_TABLE_ROW} of the set, {len(row)} columns, truly {truth}")
+    console.rule(f"[bold]breast-cancer[/]: row {_TABLE_ROW} of the set, {len(row)} columns, truly {truth}")
     began = time.monotonic()
     prediction = client.predict("breast-cancer", row)
     _print_prediction(prediction, time.monotonic() - began)
@@ -280,7 +281,7 @@ def _print_prediction(prediction: Prediction, elapsed: float) -> None:
     for each in prediction.top[0]:
         probability = "" if each.probability is None else f"{each.probability:.2%}"
         table.add_row(each.name, probability, f"{each.value:.3f}")
-    _console.print(table)
+    console.print(table)
     _print_timing(prediction.timing, elapsed)
 
 
@@ -293,26 +294,26 @@ def _print_columns(explanation: Attribution, row: dict[str, float]) -> None:
         name, score = columns[index]
         error = "exact" if errors is None else f"{errors[index]:.3f}"
         table.add_row(name, f"{row[name]:.4g}", f"{score:+.3f}", error)
-    _console.print(table)
+    console.print(table)
 
 
 def _print_gaps(explanation: Attribution) -> None:
     accuracy = explanation.accuracy
     baseline = explanation.baseline_output_value or 0.0
     change = explanation.instance_output_value - baseline
-    _console.print(
+    console.print(
         f"  {explanation.method}: the score of {explanation.target_name!r} goes from {baseline:.3f} at the baseline "
         f"({explanation.receipt.baseline}) to {explanation.instance_output_value:.3f}, by {change:+.3f}"
     )
     if accuracy.signed_gap is not None and accuracy.absolute_gap is not None:
         signed, absolute = accuracy.signed_gap, accuracy.absolute_gap
         met = f"; {accuracy.tolerance_text}" if accuracy.tolerance_text else ""
-        _console.print(
+        console.print(
             f"  completeness gap: signed {signed:+.2g} ({signed / change:+.2%} of the change), summed absolute "
             f"{absolute:.2g} ({absolute / abs(change):.2%}){met}"
         )
     for warning in accuracy.warnings:
-        _console.print(f"  note: {warning}")
+        console.print(f"  note: {warning}")
 
 
 def _print_receipt(receipt: Receipt) -> None:
@@ -320,7 +321,7 @@ def _print_receipt(receipt: Receipt) -> None:
     runtime, work = receipt.runtime, receipt.work
     largest = max((shape.rows for shape in work.batch_shapes), default=0)
     libraries = ", ".join(f"{name} {version}" for name, version in runtime.libraries.items())
-    _console.print("  receipt:")
+    console.print("  receipt:")
     for name, text in {
         "model": f"{receipt.model.name} version {receipt.model.version}, digest {receipt.model.digest[:16]}…",
         "input": f"digest {receipt.input_digest[:16]}…",
@@ -330,36 +331,19 @@ def _print_receipt(receipt: Receipt) -> None:
         "rows": f"{work.rows_backward} forward and backward, {work.rows_forward} forward only, in batches of up to "
         f"{largest}",
     }.items():
-        _console.print(f"    {name:<8}{text}")
+        console.print(f"    {name:<8}{text}")
 
 
 def _print_timing(timing: Timing, elapsed: float) -> None:
-    _console.print(
-        f"  time: queue {_seconds(timing.queue_seconds)}, compute {_seconds(timing.compute_seconds)}, server total "
-        f"{_seconds(timing.total_seconds)}, round trip {_seconds(elapsed)}"
+    console.print(
+        f"  time: queue {seconds_text(timing.queue_seconds)}, compute {seconds_text(timing.compute_seconds)}, "
+        f"server total {seconds_text(timing.total_seconds)}, round trip {seconds_text(elapsed)}"
     )
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
 
 
 def _save(explanation: Attribution, path: Path) -> None:
     attribution_figure(explanation, smooth=_SMOOTH_PIXELS).savefig(path, dpi=120)
-    _console.print(f"  picture: {path}")
-
-
-@contextlib.contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """Say what is waited for, and on a terminal for how long already."""
-    if not _console.is_terminal:
-        _console.print(f"  {what}...")
-        yield
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=_console, transient=True) as progress:
-        progress.add_task(what, total=None)
-        yield
+    console.print(f"  picture: {path}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ set -euo pipefail
 # A program, and the package that has it.
 tools=(
     amtool:prometheus-alertmanager
+    chromium:chromium
     debootstrap:debootstrap
     dockerd:docker.io
     nginx:nginx-light

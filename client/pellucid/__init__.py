@@ -14,6 +14,9 @@ from pellucid.ablations import Ablation
 from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import Client
 from pellucid.counterfactuals import Counterfactual, Counterfactuals
+from pellucid.dictionaries import Dictionary
+from pellucid.dissection_specs import DissectionSpec
+from pellucid.dissections import Dissection
 from pellucid.errors import PellucidError
 from pellucid.findings import Findings
 from pellucid.interventions import Constant, Mean, Noise, Patch, Resample, Scale, Steer, Zero
@@ -40,6 +43,9 @@ __all__ = [
     "Counterfactual",
     "Counterfactuals",
     "Dataset",
+    "Dictionary",
+    "Dissection",
+    "DissectionSpec",
     "ExplanationOutcome",
     "ExplanationSpec",
     "Findings",

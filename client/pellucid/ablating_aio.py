@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from pellucid import ablation_calls, calls
-from pellucid.ablation_calls import Gathering, PartReader
+from pellucid.ablation_calls import Gathering, PartReader, StreamReader
 from pellucid.ablation_rules import ColumnRule
 from pellucid.ablation_specs import AblationSpec, Metric
 from pellucid.ablations import Ablation
@@ -212,7 +212,7 @@ class AsyncAblating:
             reader.progress.close()
 
     def _parts(
-        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+        self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None
     ) -> AsyncGenerator[Findings, None]:
         """Yield the parts of the answer to the call that the flow returns."""
         raise NotImplementedError

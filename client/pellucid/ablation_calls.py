@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -80,6 +80,34 @@ def _argument(found: "re.Match[str]", columns: Sequence[str]) -> str:
         return _ARGUMENTS[found["element"]]
     number = int(found["number"])
     return f"columns[{columns[number]!r}]" if number < len(columns) else found[0]
+
+
+class StreamReader(Protocol):
+    """Reads the messages of one stream, whatever RPC it is of."""
+
+    progress: Progress
+    parts: int
+    """Parts read."""
+
+    def read(self, message: Any) -> Findings | None:
+        """Return the part that a message brings; None for one that brings none.
+
+        Raises
+        ------
+        PellucidError
+            The part cannot be read, comes out of turn, or comes after the last.
+        """
+        ...
+
+    def end(self) -> None:
+        """See that the stream is whole.
+
+        Raises
+        ------
+        PellucidError
+            The last part is missing.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -180,6 +208,7 @@ class Gathering:
             resolved={name: value for part in self.parts for name, value in part.resolved.items()},
             receipt=_last([part.receipt for part in self.parts]),
             record=_last([part.record for part in self.parts]),
+            dissection=_last([part.dissection for part in self.parts]),
         )
 
 

@@ -13,11 +13,13 @@ import grpc
 
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating_aio import AsyncAblating
-from pellucid.ablation_calls import PartReader
+from pellucid.ablation_calls import StreamReader
 from pellucid.catalogue import Dataset, Method, Model, ModelSummary
 from pellucid.client import DEFAULT_ADDRESS
+from pellucid.dissecting_aio import AsyncDissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
+from pellucid.jobs_aio import AsyncJobs
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.security import Pem
@@ -27,7 +29,7 @@ from pellucid.specs import Element, ExplanationSpec, Space
 T = TypeVar("T")
 
 
-class AsyncClient(AsyncAblating):
+class AsyncClient(AsyncAblating, AsyncDissecting):
     """`pellucid.Client` for asyncio: the same methods, awaited. Make it inside a running event loop.
 
     Cancelling the task that awaits a call cancels the call, and its work on the server; so does an
@@ -173,6 +175,11 @@ class AsyncClient(AsyncAblating):
         """List the labelled data sets beside the models, by name."""
         return await self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
+    @property
+    def jobs(self) -> AsyncJobs:
+        """Calls about jobs; see `Client.jobs`."""
+        return AsyncJobs(self)
+
     async def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work; see `Client.wait_until_ready`."""
         seconds = self._settings.seconds(timeout, calls.READY_SECONDS)
@@ -257,7 +264,7 @@ class AsyncClient(AsyncAblating):
         return reply
 
     async def _parts(
-        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+        self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None
     ) -> AsyncGenerator[Findings, None]:
         """Make the call that a flow returns, and yield the parts of its answer; see `Client`."""
         seconds = self._settings.seconds(timeout, ablation_calls.ABLATE_SECONDS)

@@ -202,7 +202,8 @@ class Dataset(_Plain):
 
     `input` is the model's input that it feeds, empty for the only one; `groups` are columns that results can be broken
     down by; `classes` are its own names for classes, and `rows` their number, where they are known. `state` is
-    "ready", or "broken" if the server cannot read it; then there is nothing but its name and `reason`.
+    "ready", or "broken" if the server cannot read it; then there is nothing but its name and `reason`. `concepts` is
+    how many concepts its masks mark, None if it has none or that is not known, and `categories` are theirs.
     """
 
     name: str
@@ -216,6 +217,8 @@ class Dataset(_Plain):
     digest: str
     state: str = "ready"
     reason: str = ""
+    concepts: int | None = None
+    categories: tuple[str, ...] = ()
 
 
 def read_models(reply: model_service_pb2.ListModelsResponse) -> tuple[ModelSummary, ...]:
@@ -269,6 +272,8 @@ def read_datasets(reply: model_service_pb2.ListDatasetsResponse) -> tuple[Datase
             digest=each.digest,
             state=enum_word(model_service_pb2.DatasetState, each.state, "DATASET_STATE_"),
             reason=each.reason,
+            concepts=each.concepts if each.HasField("concepts") else None,
+            categories=tuple(each.categories),
         )
         for each in reply.datasets
     )

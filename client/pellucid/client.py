@@ -13,10 +13,12 @@ import grpc
 
 from pellucid import ablation_calls, calls, channels
 from pellucid.ablating import Ablating
-from pellucid.ablation_calls import PartReader
+from pellucid.ablation_calls import StreamReader
 from pellucid.catalogue import Dataset, Method, Model, ModelSummary
+from pellucid.dissecting import Dissecting
 from pellucid.errors import PellucidError, TimedOutError, closed, from_rpc_error
 from pellucid.findings import Findings
+from pellucid.jobs import Jobs
 from pellucid.results import Attribution, Prediction
 from pellucid.retries import Tries
 from pellucid.security import Pem
@@ -29,7 +31,7 @@ DEFAULT_ADDRESS = "localhost:50051"
 """Where a server listens unless it is told otherwise."""
 
 
-class Client(Ablating):
+class Client(Ablating, Dissecting):
     """Asks a server for predictions and explanations; close it, or use it in a `with` statement.
 
     One client serves many threads. Every call has a deadline, and is tried again, with growing pauses,
@@ -265,6 +267,11 @@ class Client(Ablating):
         """List the labelled data sets beside the models, by name."""
         return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
+    @property
+    def jobs(self) -> Jobs:
+        """Calls about jobs: long requests that the server does by itself, with answers that it stores."""
+        return Jobs(self)
+
     def wait_until_ready(self, timeout: float = calls.READY_SECONDS) -> None:
         """Wait until the server is there and takes work.
 
@@ -354,7 +361,7 @@ class Client(Ablating):
         return reply
 
     def _parts(
-        self, flow: calls.Flow[calls.Call], reader: PartReader, timeout: float | None, priority: str | None
+        self, flow: calls.Flow[calls.Call], reader: StreamReader, timeout: float | None, priority: str | None
     ) -> Generator[Findings, None, None]:
         """Make the call that a flow returns, and yield the parts of its answer; all of it within one deadline.
 

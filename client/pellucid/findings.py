@@ -16,6 +16,7 @@ import numpy as np
 
 from pellucid.ablation_records import AblationRecord
 from pellucid.accuracy import Accuracy
+from pellucid.dissection_records import DissectionRecord
 from pellucid.receipts import ParameterValue, Receipt, plain
 from pellucid.tensors import Array
 
@@ -237,6 +238,8 @@ class Findings:
         What they are a function of; None in parts before the last.
     record
         What else an ablation is a function of; None for other methods, and in parts before the last.
+    dissection
+        What else a dissection is a function of; None for other methods, and in parts before the last.
     """
 
     arrays: Mapping[str, NamedArray] = field(default_factory=dict)
@@ -247,9 +250,14 @@ class Findings:
     resolved: Mapping[str, ParameterValue] = field(default_factory=dict)
     receipt: Receipt | None = None
     record: AblationRecord | None = None
+    dissection: DissectionRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes."""
+        """Return plain dictionaries, lists, texts and numbers; arrays as nested lists, without the pictures' bytes.
+
+        "record" is the ablation's or the dissection's.
+        """
+        record = self.record or self.dissection
         return {
             "arrays": plain(self.arrays),
             "tables": {name: [*table] for name, table in self.tables.items()},
@@ -261,7 +269,7 @@ class Findings:
             "warnings": list(self.warnings),
             "resolved": plain(self.resolved),
             "receipt": None if self.receipt is None else self.receipt.to_dict(),
-            "record": None if self.record is None else self.record.to_dict(),
+            "record": None if record is None else record.to_dict(),
         }
 
     def __repr__(self) -> str:

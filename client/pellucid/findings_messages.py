@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pellucid import dissection_records
 from pellucid.ablation_records import read_record
 from pellucid.accuracy import read_accuracy
 from pellucid.errors import unreadable
@@ -37,6 +38,7 @@ def _findings(message: findings_pb2.Findings) -> Findings:
         resolved={name: read_parameter(value) for name, value in sorted(message.resolved.items())},
         receipt=read_receipt(message.receipt) if message.HasField("receipt") else None,
         record=read_record(message.ablation) if message.HasField("ablation") else None,
+        dissection=dissection_records.read_record(message.dissection) if message.HasField("dissection") else None,
     )
 
 

@@ -31,6 +31,8 @@ class Progress:
         Called at the end.
     clock
         Returns seconds.
+    count
+        Takes what is counted, in words, before `show` takes the share.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class Progress:
         show: ProgressFunction = lambda share, seconds_left: None,
         end: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        count: Callable[[str], object] = lambda counted: None,
     ) -> None:
-        self._show, self._end, self._clock = show, end, clock
+        self._show, self._end, self._clock, self._count = show, end, clock, count
         self._first: tuple[float, float] | None = None
         self._complete = False
 
@@ -47,8 +50,18 @@ class Progress:
         """Begin again, as the call is made again."""
         self._first, self._complete = None, False
 
-    def report(self, share: float) -> None:
-        """Show a share, and the seconds left by the pace since the first report; the whole of it only once."""
+    def report(self, share: float, *, seconds_left: float | None = None, counted: str = "") -> None:
+        """Show a share and the seconds left; the whole of it only once.
+
+        Parameters
+        ----------
+        share
+            Of the work, done, in [0, 1].
+        seconds_left
+            As the server says; None for an estimate by the pace since the first report.
+        counted
+            What has been counted, such as "120 of 1,000 rows, 35 a second"; empty for nothing.
+        """
         if self._complete and share >= 1:
             return
         self._complete = share >= 1
@@ -58,7 +71,8 @@ class Progress:
         first, since = self._first
         done = share - first
         left = 0.0 if share >= 1 else (1 - share) * (now - since) / done if done > 0 else None
-        self._show(share, left)
+        self._count(counted)
+        self._show(share, left if seconds_left is None or share >= 1 else seconds_left)
 
     def close(self) -> None:
         """End the showing."""
@@ -108,32 +122,41 @@ def _bar(what: str) -> Progress:
         "{task.description}",
         progress.BarColumn(),
         progress.TaskProgressColumn(),
+        "{task.fields[counted]}",
         "{task.fields[left]}",
         console=console.Console(stderr=True),
         transient=True,
     )
-    task = bar.add_task(what, total=1.0, left="")
+    task = bar.add_task(what, total=1.0, left="", counted="")
 
     def show(share: float, left: float | None) -> None:
         # It starts once; a call that never reports has no bar, and no thread that draws it.
         bar.start()
         bar.update(task, completed=share, left=_left(left))
 
-    return Progress(show, bar.stop)
+    return Progress(show, bar.stop, count=lambda counted: bar.update(task, counted=counted))
 
 
 def _line(what: str) -> Progress:
     """Write one line again and again, and remove it at the end."""
+    said, width = "", 0
+
+    def count(counted: str) -> None:
+        nonlocal said
+        said = counted
 
     def show(share: float, left: float | None) -> None:
-        sys.stderr.write(f"\r{what} {share:4.0%} {_left(left):<16}")
+        nonlocal width
+        line = f"{what} {share:4.0%} {said and f'{said}, '}{_left(left)}"
+        sys.stderr.write(f"\r{line:<{width}}")
         sys.stderr.flush()
+        width = max(width, len(line))
 
     def end() -> None:
-        sys.stderr.write("\r" + " " * (len(what) + 22) + "\r")
+        sys.stderr.write("\r" + " " * width + "\r")
         sys.stderr.flush()
 
-    return Progress(show, end)
+    return Progress(show, end, count=count)
 
 
 def _left(seconds: float | None) -> str:

@@ -17,8 +17,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.config import Config, worker_environment
 from pellucid_server.faults import Faults
+from pellucid_server.jobs.index import StoreError
+from pellucid_server.jobs.jobs import Jobs
+from pellucid_server.jobs.records import ENDED
+from pellucid_server.jobs.store import Store
 from pellucid_server.memory_hygiene import TRIM_SECONDS, settle, share_heaps, trim
 from pellucid_server.metrics import (
+    JobRecorder,
+    JobsCollector,
     LoadRecorder,
     Metrics,
     ModelsCollector,
@@ -33,12 +39,15 @@ from pellucid_server.rpc.admin_port import AdminPort
 from pellucid_server.rpc.arrival import CallerKeys
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.draining import drain
+from pellucid_server.rpc.followed_jobs import FollowedJobs
 from pellucid_server.rpc.health import SERVICES, Health, VisibleHealth
+from pellucid_server.rpc.jobs import add_job_service
 from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE, add_open_service
 from pellucid_server.rpc.ports import StartError, channel_options, listen_on, serve_health
 from pellucid_server.rpc.room import Room
 from pellucid_server.rpc.security import Security
 from pellucid_server.rpc.service import add_services
+from pellucid_server.rpc.stored_jobs import stored_jobs
 from pellucid_server.security_metrics import SecurityCollector, quota_counter
 from pellucid_server.tracing.setup import span_export
 from pellucid_server.tracing.tracer import Tracer
@@ -118,6 +127,13 @@ class App:
         self._registry.register(WorkersCollector(lambda: self._pool.workers))
         loads = LoadRecorder(self._metrics)
         self._pool.watch(lambda _: loads.look(self._pool.hello))
+        self._jobs: Jobs | None = None
+        self._registry.register(
+            JobsCollector(
+                lambda: None if self._jobs is None else self._jobs.counts(),
+                lambda: 0 if self._jobs is None else self._jobs.size_bytes,
+            )
+        )
         self._health = Health()
         self._health_changes: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
@@ -133,12 +149,14 @@ class App:
         Raises
         ------
         StartError
-            A port cannot be had, or a file of certificates or identities cannot be used.
+            A port cannot be had, or a file of certificates or identities, or the folder of jobs, cannot be used.
         WorkerStartError
             A worker refused or died before it was ready.
         """
         ProcessCollector(registry=self._registry)
         await self._health.show(False, None)
+        self._secure()
+        self._open_jobs()
         self._listen()
         assert self._server is not None  # noqa: S101 - set by the line above
         await self._server.start()
@@ -149,17 +167,24 @@ class App:
         self._tidying = asyncio.create_task(self._tidy())
         self._pool.watch(self._change_health)
         await self._pool.start()
+        if self._jobs is not None:
+            self._jobs.start()
         await self._manage()
 
     async def stop(self, *, grace_seconds: float) -> None:
         """Turn NOT_SERVING, take no new work, give what runs or waits its time, and end the workers."""
         await self._health.enter_graceful_shutdown()
+        if self._jobs is not None:
+            # Where they stand is stored, and no caller waits for them.
+            await self._jobs.stop()
         self._pool.drain()
         if self._server is not None:
             await drain(self._server, self._boundary, self._hurried, grace_seconds)
         if self._manager is not None:
             await self._manager.close()
         await self.admin.stop()
+        if self._jobs is not None:
+            await self._jobs.close()
         # Beside one another: a collector that is away must not make the end later.
         await asyncio.gather(self._pool.close(), self._send_spans())
         if self._tidying is not None:
@@ -181,15 +206,37 @@ class App:
         """Let no more time of a stop's grace pass."""
         self._hurried.set()
 
+    def _secure(self) -> None:
+        try:
+            self._security.load(self._config.server.host)
+        except UnusableFileError as error:
+            raise StartError(f"{error}.") from error
+
+    def _open_jobs(self) -> None:
+        """Take jobs from now on, if there is a folder for them; they wait until the workers are ready."""
+        config = self._config.jobs
+        if config.folder is None:
+            return
+        try:
+            store = Store(config.folder.absolute())
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        self._jobs = stored_jobs(
+            store,
+            self._security.sealed(self._pool),
+            self._config,
+            pool=self._pool,
+            boundary=self._boundary,
+            recorder=JobRecorder(self._metrics, ENDED),
+        )
+
     def _listen(self) -> None:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
-        try:
-            self._security.load(config.host)
-        except UnusableFileError as error:
-            raise StartError(f"{error}.") from error
         workers = self._security.sealed(self._pool)
-        add_services(server, workers, self._config.limits, self._boundary)
+        followed = None if self._jobs is None else FollowedJobs(self._jobs, self._config.classes)
+        add_services(server, workers, self._config.limits, self._boundary, followed_jobs=followed)
+        add_job_service(server, self._jobs, workers, self._config, self._boundary)
         if config.open_protocol:
             add_open_service(server, workers, self._config.limits, self._boundary, ready=lambda: self._pool.healthy)
         health_pb2_grpc.add_HealthServicer_to_server(VisibleHealth(self._health, self._boundary.gate.sees), server)

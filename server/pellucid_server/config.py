@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from pellucid_server.settings.admin import AdminConfig
+from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import (
     DEFAULT_CLASSES,
     INTERACTIVE,
@@ -78,6 +79,8 @@ class Config(BaseSettings):
     """Classes of requests by name: changes to the default ones, and others."""
     limits: LimitsConfig = LimitsConfig()
     """What one request may ask for."""
+    jobs: JobsConfig = JobsConfig()
+    """Long requests whose answers are stored."""
     logging: LoggingConfig = LoggingConfig()
     """What is logged."""
     tracing: TracingConfig = TracingConfig()
@@ -120,7 +123,9 @@ class Config(BaseSettings):
                 load_seconds=self.models.load_seconds,
                 load_bytes=self.models.load_bytes,
                 fast_graph=self.worker.fast_graph,
-                datasets=str(self.models.datasets_folder()),
+                datasets=self.models.datasets_place(),
+                datasets_cache=str(self.models.datasets_cache_folder()),
+                datasets_cache_bytes=self.models.datasets_cache_bytes,
             )
             for device in self.pool.devices
         )

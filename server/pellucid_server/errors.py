@@ -85,7 +85,10 @@ class QuotaExceededError(PellucidError):
 
 
 class OverloadedError(PellucidError):
-    """The queue is full, or one row does not fit the device. Metadata: `retry_after_seconds`, if a wait helps."""
+    """The queue is full, one row does not fit the device, or there is no room to store a job.
+
+    Metadata: `retry_after_seconds`, if a wait helps; `store` is "jobs" for the last of these.
+    """
 
     reason = "OVERLOADED"
     quotes_request = False

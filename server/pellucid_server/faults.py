@@ -24,6 +24,7 @@ point                 where
 ``chunk``             worker: a device batch is about to be evaluated
 ``answered``          worker: the result is about to be sent
 ``replying``          front: the result is there and is about to be turned into the reply
+``storing``           front: a part or a state of a job has come and is about to be stored
 ====================  ============================================================================
 """
 
@@ -34,6 +35,9 @@ from pathlib import Path
 
 POINTS = ("decode", "queued", "sent", "running", "chunk", "answered", "replying")
 """Every point of a request's life, in order."""
+
+STORING = "storing"
+"""The point of a job's life."""
 
 LOADING = "loading"
 """The point of a model's life."""

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 import torch
 
 from pellucid_server.engine.asking import registry
+from pellucid_server.engine.datasets.catalogue import DataSets
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.models.graph.leftovers import clear_leftovers
@@ -132,6 +133,12 @@ class ServedModels:
             self._hello = replace(self._hello, datasets=infos)
             hello = self._hello
         self._send(ModelsChanged(hello))
+
+    def take_datasets(self, datasets: DataSets) -> None:
+        """Serve data sets that were copied meanwhile."""
+        with self._lock:
+            self.now = replace(self.now, datasets=datasets)
+        self.complete_datasets(datasets.infos)
 
     def _queue(self, work: Prepare | _Adopted) -> None:
         if self._thread is None:

@@ -29,7 +29,7 @@ import torch
 from pellucid_server import template
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
-from pellucid_server.engine.datasets.catalogue import DataSets, scan
+from pellucid_server.engine.datasets.catalogue import DataSets, scan, scan_copies
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
@@ -400,7 +400,8 @@ def _ready_worker(
     )
     settle()
     methods = registry.methods()
-    datasets = scan(Path(settings.datasets)) if settings.datasets else DataSets()
+    remote = "://" in settings.datasets
+    datasets = DataSets(copying=True) if remote else scan(Path(settings.datasets)) if settings.datasets else DataSets()
     hello = Hello(
         models=tuple(model.info(methods) for model in loaded.models),
         methods=tuple(method.info() for method in methods),
@@ -422,10 +423,20 @@ def _ready_worker(
     ready.set_result(worker)
     connection.send_now(hello)
     helpers.start()
+    if remote:
+        threading.Thread(target=_take_copies, args=(served, settings), name="copies", daemon=True).start()
     if not datasets.complete:
         # Of gigabytes, a digest takes seconds, which no model should wait for.
         threading.Thread(target=_complete, args=(served, datasets), name="digests", daemon=True).start()
     return worker
+
+
+def _take_copies(served: ServedModels, settings: WorkerSettings) -> None:
+    """Copy the data sets at a URL, and serve them when they are there."""
+    datasets = scan_copies(settings.datasets, Path(settings.datasets_cache), settings.datasets_cache_bytes)
+    served.take_datasets(datasets)
+    if not datasets.complete:
+        _complete(served, datasets)
 
 
 def _complete(served: ServedModels, datasets: DataSets) -> None:

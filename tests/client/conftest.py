@@ -6,7 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from client.fake_server import FakeServer, ablate_messages, attribute_message, predict_message, table_attribution
+from client.fake_server import (
+    FakeServer,
+    ablate_messages,
+    attribute_message,
+    dissect_messages,
+    predict_message,
+    table_attribution,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pellucid import Client
 from pellucid.aio import AsyncClient
@@ -69,7 +76,13 @@ class Awaited:
 
     def ablate_parts(self, *args, **kwargs):
         """Yield the parts, as the blocking client does."""
-        parts = self._client.ablate_parts(*args, **kwargs)
+        return self._parts(self._client.ablate_parts(*args, **kwargs))
+
+    def dissect_parts(self, *args, **kwargs):
+        """Yield the parts, as the blocking client does."""
+        return self._parts(self._client.dissect_parts(*args, **kwargs))
+
+    def _parts(self, parts):
         try:
             while True:
                 part = self._loop.run_until_complete(anext(parts, None))
@@ -89,9 +102,10 @@ class Awaited:
 
 @pytest.fixture
 def server():
-    """Serve on a free port; replies are a prediction, a table's attribution and effects in parts until changed."""
+    """Serve on a free port, with written replies until they are changed; effects and a dictionary come in parts."""
     attributed = attribute_message(table_attribution())
-    fake = FakeServer(replies={"Predict": predict_message(), "Attribute": attributed, "Ablate": ablate_messages()})
+    fake = FakeServer(replies={"Predict": predict_message(), "Attribute": attributed})
+    fake.replies |= {"Ablate": ablate_messages(), "Dissect": dissect_messages()}
     options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
     grpc_server = grpc.server(ThreadPoolExecutor(8), options=options)
     explanation_service_pb2_grpc.add_ExplanationServiceServicer_to_server(fake, grpc_server)

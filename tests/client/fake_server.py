@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1.health import HealthServicer
 from pellucid.tensors import to_tensor
 from pellucid.v1 import (
+    dissection_pb2,
     explanation_pb2,
     explanation_service_pb2,
     explanation_service_pb2_grpc,
@@ -64,6 +65,10 @@ class FakeServer(explanation_service_pb2_grpc.ExplanationServiceServicer, model_
     def Ablate(self, request, context):
         """Send the messages of the reply: a list, or what a function yields."""
         yield from self._answer("Ablate", request, context)
+
+    def Dissect(self, request, context):
+        """Send the messages of the reply: a list, or what a function yields."""
+        yield from self._answer("Dissect", request, context)
 
     def ListModels(self, request, context):
         return self._answer("ListModels", request, context)
@@ -275,4 +280,48 @@ def ablate_messages():
             accuracy=accuracy,
             warnings=["A draw."],
         ),
+    ]
+
+
+def dissected_message(share, rows_done=0, *, part=None, last=False, preview=False, rows=200, **findings):
+    """Write a message of a dissection: progress, a preview, or a part of this number; the last has the receipt."""
+    progress = dissection_pb2.Progress(share=share, rows_done=rows_done, rows=rows, rows_per_second=40, seconds_left=3)
+    message = explanation_service_pb2.DissectResponse(progress=progress, part=part or 0, preview=preview)
+    if part is None and not preview:
+        return message
+    message.findings.CopyFrom(findings_pb2.Findings(**findings))
+    if last:
+        message.findings.receipt.CopyFrom(RECEIPT)
+        message.findings.receipt.method = "network-dissection"
+        layer = dissection_pb2.LayerUnits(layer="conv1", units=[3, 4, 5])
+        record = dissection_pb2.DissectionRecord(layers=[layer], dataset="shapes", dataset_digest=DIGEST, rows=200)
+        message.findings.dissection.CopyFrom(record)
+    return message
+
+
+def dictionary_message(units, concepts, iou):
+    """Write the dictionary of units of conv1; those above 0.04 are detectors."""
+    columns = [
+        column_message("layer", ["conv1"] * len(units)),
+        column_message("unit", units),
+        column_message("concept", concepts),
+        column_message("category", ["color"] * len(units)),
+        column_message("iou", iou),
+        column_message("detector", [value > 0.04 for value in iou]),
+    ]
+    return findings_pb2.NamedTable(columns=columns, text="What each unit stands for.")
+
+
+def dissect_messages():
+    """Write an answer in three parts, with progress and a preview between them."""
+    guess = dictionary_message([3], ["dots"], [0.1])
+    return [
+        dissected_message(0.0),
+        dissected_message(0.5, 100, preview=True, tables={"dictionary": guess}),
+        dissected_message(0.75, 150),
+        dissected_message(
+            1.0, 200, part=0, tables={"dictionary": dictionary_message([3, 4], ["red", "blue"], [0.3, 0.2])}
+        ),
+        dissected_message(1.0, 200, part=1, tables={"dictionary": dictionary_message([5], ["red"], [0.02])}),
+        dissected_message(1.0, 200, part=2, last=True, warnings=["Two rows have no mask."]),
     ]

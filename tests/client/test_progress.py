@@ -100,3 +100,30 @@ def test_the_whole_is_reported_once():
     progress.report(1.0)
 
     assert seen == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("module", ["rich", None], ids=["rich", "plain"])
+def test_a_bar_says_what_was_counted_and_takes_the_seconds_left_from_the_server(monkeypatch, module):
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("pellucid.progress.find_spec", lambda name: module)
+    progress = read_progress(True, "network-dissection")
+
+    progress.report(0.25, seconds_left=90.0, counted="50 of 200, 10 a second")
+    progress.close()
+
+    assert "50 of 200, 10 a second" in terminal.getvalue()
+    assert "1 min 30 s left" in terminal.getvalue()
+
+
+def test_a_shorter_line_covers_the_longer_one_before_it(monkeypatch):
+    terminal = on_a_terminal(monkeypatch)
+    monkeypatch.setattr("pellucid.progress.find_spec", lambda name: None)
+    progress = read_progress(True, "ablation")
+
+    progress.report(0.25, seconds_left=3.0, counted="a long text that is gone afterwards")
+    progress.report(0.5, seconds_left=2.0)
+    progress.close()
+
+    first, second, _, _ = terminal.getvalue().split("\r")[1:]
+    assert len(first) == len(second)

@@ -278,4 +278,4 @@ def test_an_unhealthy_server_is_found_out(engine: Engine, image: str) -> None:
 
     said = engine("run", "--rm", *options, "--entrypoint", "pellucid-health", image, check=False)
 
-    assert said == "pellucid-health: 127.0.0.1:50051 answered UNAVAILABLE."
+    assert said == "pellucid-health: 127.0.0.1:50052 answered UNAVAILABLE."

@@ -126,12 +126,23 @@ def test_a_component_and_the_charts_value_make_the_same_objects(name, with_compo
     assert normalised(with_components(name)) == normalised(rendered_chart(*COMPONENTS[name]))
 
 
-def test_components_go_together(with_components):
-    arguments = [part for name, each in COMPONENTS.items() if name != "hpa" for part in each]
+# Those that each of the three excludes: jobs are one pod's.
+@pytest.mark.parametrize("without", [{"hpa", "job-data"}, {"keda", "job-data"}, {"hpa", "keda"}], ids=sorted)
+def test_components_go_together(without, with_components):
+    names = [name for name in COMPONENTS if name not in without]
+    arguments = [part for name in names for part in COMPONENTS[name]]
 
-    ours = normalised(with_components(*(name for name in COMPONENTS if name != "hpa")))
+    assert normalised(with_components(*names)) == normalised(rendered_chart(*arguments))
 
-    assert ours == normalised(rendered_chart(*arguments))
+
+def test_jobs_are_of_one_pod_which_is_stopped_before_the_next_is_started():
+    [deployment] = [each for each in rendered_chart(*COMPONENTS["job-data"]) if each["kind"] == "Deployment"]
+
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    refused = helm("template", "pellucid", CHART, *COMPONENTS["job-data"], *COMPONENTS["hpa"])
+    assert refused.returncode != 0
+    assert "the folder of jobs is one pod's" in refused.stderr
 
 
 def test_a_change_of_the_settings_replaces_the_pods(tmp_path):

@@ -15,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 IN_WORKER = ("sent", "running", "chunk", "answered")
 """Points at which the worker has the request."""
 
+_ALL = (faults.LOADING, faults.STORING, *faults.POINTS)
+
 QUICK = {
     "PELLUCID_POOL__RESTART_INITIAL_SECONDS": "0.05",
     "PELLUCID_POOL__RESTART_MAX_SECONDS": "0.1",
@@ -31,7 +33,7 @@ class Points:
 
     def arm(self, point: str, what: str = "hold") -> None:
         """Make whoever reaches a point do `what`."""
-        assert point in (faults.LOADING, *faults.POINTS)
+        assert point in _ALL
         (self.folder / f"{point}.reached").unlink(missing_ok=True)
         part = self.folder / "arming"
         part.write_text(what)
@@ -39,7 +41,7 @@ class Points:
 
     def release(self, *points: str) -> None:
         """Let everybody pass these points, or all of them."""
-        for point in points or (faults.LOADING, *faults.POINTS):
+        for point in points or _ALL:
             (self.folder / point).unlink(missing_ok=True)
 
     def reached_by(self, point: str) -> set[int]:

@@ -17,7 +17,9 @@ GOOD = {"features": rows(np.full((1, 30), 1.0))}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-@pytest.mark.parametrize("service", ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"])
+@pytest.mark.parametrize(
+    "service", ["", "pellucid.v1.ExplanationService", "pellucid.v1.JobService", "pellucid.v1.ModelService"]
+)
 def test_every_service_is_healthy(server: Server, service: str) -> None:
     stub = health_pb2_grpc.HealthStub(server.channel)
 
@@ -47,6 +49,7 @@ def test_reflection_lists_the_services_and_describes_the_schema(server: Server) 
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
         "pellucid.v1.ExplanationService",
+        "pellucid.v1.JobService",
         "pellucid.v1.ModelService",
     }
     assert b"AttributeRequest" in b"".join(described.file_descriptor_response.file_descriptor_proto)

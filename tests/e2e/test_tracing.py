@@ -412,7 +412,8 @@ def test_a_stream_that_its_caller_leaves_shows_the_parts_sent(streaming, collect
 
     request = own(collector.ended(trace_id))
     assert request.error == "CANCELLED"
-    assert len(request.raw.events) >= 3
+    # A part is noted once it is sent: that may be after the caller has it, and left.
+    assert len(request.raw.events) >= 2
     spans = collector.wait(trace_id, lambda spans: bool(named(spans, "work")))
     (work,) = named(spans, "work")
     assert work.error == "CANCELLED"

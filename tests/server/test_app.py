@@ -24,7 +24,7 @@ from pellucid_server.pool.workers.process import WorkerStartError
 from pellucid_server.settings.sections import ServerConfig
 
 FAKE = (sys.executable, str(Path(__file__).parent / "pool" / "fake_worker.py"))
-SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]
+SERVICES = ["", "pellucid.v1.ExplanationService", "pellucid.v1.JobService", "pellucid.v1.ModelService"]
 STATES = health_pb2.HealthCheckResponse
 
 SERVE = """
@@ -103,7 +103,7 @@ async def test_until_the_workers_are_ready_health_says_so(make_app):
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await app.stop(grace_seconds=0)
-    assert states == ["NOT_SERVING"] * 3
+    assert states == ["NOT_SERVING"] * len(SERVICES)
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
 
 

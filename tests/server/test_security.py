@@ -347,7 +347,7 @@ async def test_a_certificates_name_and_a_token_prove_who_calls(start, mutual, au
 async def test_health_names_models_to_those_who_may_know_of_them(start, mutual, authority, access):
     app = await start(tls=mutual, access={"file": str(access)})
     other = authority.sign("other", "web", ("other.example",))
-    services = ["", "pellucid.v1.ExplanationService", "pellucid.v1.ModelService"]
+    services = ["", "pellucid.v1.ExplanationService", "pellucid.v1.JobService", "pellucid.v1.ModelService"]
 
     async def listed(opened, **options):
         reply = await health_pb2_grpc.HealthStub(opened).List(health_pb2.HealthListRequest(), **options)

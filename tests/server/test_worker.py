@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import weakref
+import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -95,6 +96,20 @@ def test_a_worker_greets_with_its_data_sets_and_sends_the_digests_of_large_ones_
     assert later.digest == scan(tmp_path / "sets", most_bytes=1 << 40).infos[0].digest
     assert same == small
     assert small.digest
+
+
+def test_data_sets_at_a_url_are_served_once_they_are_copied(repository, tmp_path):
+    with zipfile.ZipFile(tmp_path / "sets.zip", "w") as file:
+        file.writestr("small/dataset.toml", 'kind = "table"\ndata = "rows.csv"\n')
+        file.writestr("small/rows.csv", "a,label\n1,0\n")
+    url, cache = f"zip://::file://{tmp_path / 'sets.zip'}", tmp_path / "copies"
+
+    with worker(repository, tmp_path, datasets=url, datasets_cache=str(cache)) as front:
+        assert front.next(Hello).datasets == ()
+        (found,) = front.next(ModelsChanged).hello.datasets
+
+    assert (found.name, found.rows, found.reason) == ("small", 1, "")
+    assert (next(cache.iterdir()) / "small" / "rows.csv").read_text() == "a,label\n1,0\n"
 
 
 def idle(beat):

@@ -153,14 +153,14 @@ def ablate(
         if not at and dataset is None and method != "counterfactual":
             raise invalid("--at", "names no site; name one of those that `pellucid model MODEL --layers` lists")
         inputs = _rows(described, files, row, json_row) if files or row or json_row or dataset is None else None
-        found = client.ablate_spec(model, inputs, spec, version=version, progress=_reported(progress, method))
+        found = client.ablate_spec(model, inputs, spec, version=version, progress=reported(progress, method))
         if as_json:
             print_json(found.to_dict())
         else:
             ablation_tables.show_ablation(terminal(), found, top)
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.arrays.items()})
-        _draw(found, plot)
+        draw(found, plot)
 
 
 def counterfactual(
@@ -228,7 +228,7 @@ def counterfactual(
         )
         inputs = _rows(served(client, model, version), files, row, json_row)
         found = read_counterfactuals(
-            client.ablate_spec(model, inputs, spec, version=version, progress=_reported(progress, method))
+            client.ablate_spec(model, inputs, spec, version=version, progress=reported(progress, method))
         )
         if as_json:
             print_json(found.to_dict())
@@ -236,10 +236,10 @@ def counterfactual(
             ablation_tables.show_counterfactuals(terminal(), found)
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.findings.arrays.items()})
-        _draw(found, plot)
+        draw(found, plot)
 
 
-def _reported(wanted: bool | None, method: str) -> ProgressOption:
+def reported(wanted: bool | None, method: str) -> ProgressOption:
     """Return how progress is shown: a bar at a terminal; lines elsewhere if they are asked for."""
     at_terminal = sys.stderr is not None and sys.stderr.isatty()
     return line_by_line(method) if wanted and not at_terminal else wanted is not False
@@ -303,7 +303,8 @@ def _rules(fixed: list[str], ranges: list[str], up: list[str], down: list[str]) 
     return rules
 
 
-def _draw(found: Any, path: Path | None) -> None:
+def draw(found: Any, path: Path | None) -> None:
+    """Draw an answer into a file; None needs nothing. One that has nothing to draw is no failure."""
     if path is None:
         return
     try:

@@ -33,7 +33,9 @@ from pellucid.cli.asking import (
     terminal,
 )
 from pellucid.cli.connecting import connect_by
+from pellucid.cli.dissection_commands import dissect
 from pellucid.cli.files import check_array_file, check_picture_file, make_picture_folder
+from pellucid.cli.job_commands import jobs
 from pellucid.cli.values import attributed_arrays, check_once, element, once, parameter, predicted_arrays
 from pellucid.client import DEFAULT_ADDRESS
 from pellucid.errors import NotFoundError, invalid
@@ -49,7 +51,9 @@ app = typer.Typer(
 app.callback()(connect_by)
 app.command()(ablate)
 app.command()(counterfactual)
+app.command()(dissect)
 app.add_typer(admin, name="admin")
+app.add_typer(jobs, name="jobs")
 
 _TABLES = (".npy", ".csv")
 

@@ -35,8 +35,19 @@ def check_array_file(path: Path | None) -> None:
     InvalidRequestError
         A file cannot be made there.
     """
+    check_file(path, "--npz")
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """See that a file can be written there; None needs nothing.
+
+    Raises
+    ------
+    InvalidRequestError
+        A file cannot be made there.
+    """
     if path is not None:
-        _check_file("--npz", path)
+        _check_file(option, path)
 
 
 def make_picture_folder(path: Path) -> None:

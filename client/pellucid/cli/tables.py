@@ -270,7 +270,9 @@ def _cost(method: Method) -> str:
     """Say what the number of evaluations goes by."""
     if method.rows_parameter:
         return f"in proportion to {method.rows_parameter}"
-    return "by the rows and the sites" if method.rpc == "ablate" else "by the model and the input"
+    return {"ablate": "by the rows and the sites", "dissect": "by the rows and the layers"}.get(
+        method.rpc, "by the model and the input"
+    )
 
 
 def _default(each: Parameter) -> str:

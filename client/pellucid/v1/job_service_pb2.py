@@ -29,15 +29,15 @@ from pellucid.v1 import explanation_service_pb2 as pellucid_dot_v1_dot_explanati
 from pellucid.v1 import findings_pb2 as pellucid_dot_v1_dot_findings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpellucid/v1/job_service.proto\x12\x0bpellucid.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpellucid/v1/dissection.proto\x1a\x1dpellucid/v1/explanation.proto\x1a%pellucid/v1/explanation_service.proto\x1a\x1apellucid/v1/findings.proto\"\xeb\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.JobState\x12\x0b\n\x03rpc\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\'\n\x08progress\x18\x07 \x01(\x0b\x32\x15.pellucid.v1.Progress\x12#\n\x06status\x18\x08 \x01(\x0b\x32\x13.pellucid.v1.Status\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05parts\x18\r \x01(\x03\x12\x12\n\nsize_bytes\x18\x0e \x01(\x03\x12\x0f\n\x07resumed\x18\x0f \x01(\x03\x12\x0e\n\x06shared\x18\x10 \x01(\x08\x12\r\n\x05owner\x18\x11 \x01(\t\"{\n\x10SubmitJobRequest\x12.\n\x07\x64issect\x18\x01 \x01(\x0b\x32\x1b.pellucid.v1.DissectRequestH\x00\x12,\n\x06\x61\x62late\x18\x02 \x01(\x0b\x32\x1a.pellucid.v1.AblateRequestH\x00\x42\t\n\x07request\"B\n\x11SubmitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\x12\x0e\n\x06joined\x18\x02 \x01(\x08\"n\n\x0fListJobsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.pellucid.v1.JobState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.pellucid.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"Y\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\x12&\n\x07preview\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\"\x1e\n\x10\x44\x65leteJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"1\n\x0f\x46\x65tchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nfirst_part\x18\x02 \x01(\x03\"I\n\x10\x46\x65tchJobResponse\x12\'\n\x08\x66indings\x18\x01 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x02 \x01(\x03*\x95\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x92\x04\n\nJobService\x12J\n\tSubmitJob\x12\x1d.pellucid.v1.SubmitJobRequest\x1a\x1e.pellucid.v1.SubmitJobResponse\x12G\n\x08ListJobs\x12\x1c.pellucid.v1.ListJobsRequest\x1a\x1d.pellucid.v1.ListJobsResponse\x12\x41\n\x06GetJob\x12\x1a.pellucid.v1.GetJobRequest\x1a\x1b.pellucid.v1.GetJobResponse\x12I\n\x08WatchJob\x12\x1c.pellucid.v1.WatchJobRequest\x1a\x1d.pellucid.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.pellucid.v1.CancelJobRequest\x1a\x1e.pellucid.v1.CancelJobResponse\x12J\n\tDeleteJob\x12\x1d.pellucid.v1.DeleteJobRequest\x1a\x1e.pellucid.v1.DeleteJobResponse\x12I\n\x08\x46\x65tchJob\x12\x1c.pellucid.v1.FetchJobRequest\x1a\x1d.pellucid.v1.FetchJobResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpellucid/v1/job_service.proto\x12\x0bpellucid.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cpellucid/v1/dissection.proto\x1a\x1dpellucid/v1/explanation.proto\x1a%pellucid/v1/explanation_service.proto\x1a\x1apellucid/v1/findings.proto\"\xeb\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.pellucid.v1.JobState\x12\x0b\n\x03rpc\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.pellucid.v1.ModelSpec\x12\x0f\n\x07\x64\x61taset\x18\x06 \x01(\t\x12\'\n\x08progress\x18\x07 \x01(\x0b\x32\x15.pellucid.v1.Progress\x12#\n\x06status\x18\x08 \x01(\x0b\x32\x13.pellucid.v1.Status\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05parts\x18\r \x01(\x03\x12\x12\n\nsize_bytes\x18\x0e \x01(\x03\x12\x0f\n\x07resumed\x18\x0f \x01(\x03\x12\x0e\n\x06shared\x18\x10 \x01(\x08\x12\r\n\x05owner\x18\x11 \x01(\t\"{\n\x10SubmitJobRequest\x12.\n\x07\x64issect\x18\x01 \x01(\x0b\x32\x1b.pellucid.v1.DissectRequestH\x00\x12,\n\x06\x61\x62late\x18\x02 \x01(\x0b\x32\x1a.pellucid.v1.AblateRequestH\x00\x42\t\n\x07request\"B\n\x11SubmitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\x12\x0e\n\x06joined\x18\x02 \x01(\x08\"q\n\x0fListJobsRequest\x12\x10\n\x08of_model\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.pellucid.v1.JobState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.pellucid.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\"\x1d\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"Y\n\x10WatchJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\x12&\n\x07preview\x18\x02 \x01(\x0b\x32\x15.pellucid.v1.Findings\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"2\n\x11\x43\x61ncelJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.pellucid.v1.Job\"\x1e\n\x10\x44\x65leteJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"1\n\x0f\x46\x65tchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nfirst_part\x18\x02 \x01(\x03\"I\n\x10\x46\x65tchJobResponse\x12\'\n\x08\x66indings\x18\x01 \x01(\x0b\x32\x15.pellucid.v1.Findings\x12\x0c\n\x04part\x18\x02 \x01(\x03*\x95\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x32\x92\x04\n\nJobService\x12J\n\tSubmitJob\x12\x1d.pellucid.v1.SubmitJobRequest\x1a\x1e.pellucid.v1.SubmitJobResponse\x12G\n\x08ListJobs\x12\x1c.pellucid.v1.ListJobsRequest\x1a\x1d.pellucid.v1.ListJobsResponse\x12\x41\n\x06GetJob\x12\x1a.pellucid.v1.GetJobRequest\x1a\x1b.pellucid.v1.GetJobResponse\x12I\n\x08WatchJob\x12\x1c.pellucid.v1.WatchJobRequest\x1a\x1d.pellucid.v1.WatchJobResponse0\x01\x12J\n\tCancelJob\x12\x1d.pellucid.v1.CancelJobRequest\x1a\x1e.pellucid.v1.CancelJobResponse\x12J\n\tDeleteJob\x12\x1d.pellucid.v1.DeleteJobRequest\x1a\x1e.pellucid.v1.DeleteJobResponse\x12I\n\x08\x46\x65tchJob\x12\x1c.pellucid.v1.FetchJobRequest\x1a\x1d.pellucid.v1.FetchJobResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pellucid.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=1547
-  _globals['_JOBSTATE']._serialized_end=1696
+  _globals['_JOBSTATE']._serialized_start=1550
+  _globals['_JOBSTATE']._serialized_end=1699
   _globals['_JOB']._serialized_start=208
   _globals['_JOB']._serialized_end=699
   _globals['_SUBMITJOBREQUEST']._serialized_start=701
@@ -45,29 +45,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITJOBRESPONSE']._serialized_start=826
   _globals['_SUBMITJOBRESPONSE']._serialized_end=892
   _globals['_LISTJOBSREQUEST']._serialized_start=894
-  _globals['_LISTJOBSREQUEST']._serialized_end=1004
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1006
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1081
-  _globals['_GETJOBREQUEST']._serialized_start=1083
-  _globals['_GETJOBREQUEST']._serialized_end=1110
-  _globals['_GETJOBRESPONSE']._serialized_start=1112
-  _globals['_GETJOBRESPONSE']._serialized_end=1159
-  _globals['_WATCHJOBREQUEST']._serialized_start=1161
-  _globals['_WATCHJOBREQUEST']._serialized_end=1190
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1192
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1281
-  _globals['_CANCELJOBREQUEST']._serialized_start=1283
-  _globals['_CANCELJOBREQUEST']._serialized_end=1313
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1315
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1365
-  _globals['_DELETEJOBREQUEST']._serialized_start=1367
-  _globals['_DELETEJOBREQUEST']._serialized_end=1397
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1399
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1418
-  _globals['_FETCHJOBREQUEST']._serialized_start=1420
-  _globals['_FETCHJOBREQUEST']._serialized_end=1469
-  _globals['_FETCHJOBRESPONSE']._serialized_start=1471
-  _globals['_FETCHJOBRESPONSE']._serialized_end=1544
-  _globals['_JOBSERVICE']._serialized_start=1699
-  _globals['_JOBSERVICE']._serialized_end=2229
+  _globals['_LISTJOBSREQUEST']._serialized_end=1007
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1009
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1084
+  _globals['_GETJOBREQUEST']._serialized_start=1086
+  _globals['_GETJOBREQUEST']._serialized_end=1113
+  _globals['_GETJOBRESPONSE']._serialized_start=1115
+  _globals['_GETJOBRESPONSE']._serialized_end=1162
+  _globals['_WATCHJOBREQUEST']._serialized_start=1164
+  _globals['_WATCHJOBREQUEST']._serialized_end=1193
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1195
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1284
+  _globals['_CANCELJOBREQUEST']._serialized_start=1286
+  _globals['_CANCELJOBREQUEST']._serialized_end=1316
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1318
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1368
+  _globals['_DELETEJOBREQUEST']._serialized_start=1370
+  _globals['_DELETEJOBREQUEST']._serialized_end=1400
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1402
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1421
+  _globals['_FETCHJOBREQUEST']._serialized_start=1423
+  _globals['_FETCHJOBREQUEST']._serialized_end=1472
+  _globals['_FETCHJOBRESPONSE']._serialized_start=1474
+  _globals['_FETCHJOBRESPONSE']._serialized_end=1547
+  _globals['_JOBSERVICE']._serialized_start=1702
+  _globals['_JOBSERVICE']._serialized_end=2232
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,8 @@ if _version_not_supported:
 class JobServiceStub(object):
     """Long requests that the server does by itself, with answers that it stores: they survive the caller's leaving
     and the server's restart. A job belongs to the identity that submitted it; others, but for administrators, know
-    nothing of it. A server without a folder for jobs answers FAILED_PRECONDITION.
+    nothing of it: to them it is NOT_FOUND. Where the server says that jobs are shared, identities that may ask the same
+    read it too. A server without a folder for jobs answers FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -77,7 +78,8 @@ class JobServiceStub(object):
 class JobServiceServicer(object):
     """Long requests that the server does by itself, with answers that it stores: they survive the caller's leaving
     and the server's restart. A job belongs to the identity that submitted it; others, but for administrators, know
-    nothing of it. A server without a folder for jobs answers FAILED_PRECONDITION.
+    nothing of it: to them it is NOT_FOUND. Where the server says that jobs are shared, identities that may ask the same
+    read it too. A server without a folder for jobs answers FAILED_PRECONDITION.
     """
 
     def SubmitJob(self, request, context):
@@ -89,7 +91,7 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Lists the caller's jobs, the newest first.
+        """Lists the jobs that the caller may know of, the newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,14 +105,14 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Describes a job whenever something changes, until it has ended.
+        """Describes a job now and whenever something changes, at most five times a second, until it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Ends a job's work; what it was to answer is not stored.
+        """Ends a job's work; what it was to answer is not stored. One that has ended stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +126,8 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FetchJob(self, request, context):
-        """Sends the stored answer of a job that is done, part by part.
+        """Sends the stored answer of a job that is done, part by part: with the same parts as the stream of its RPC. One that
+        is not done is FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,7 +182,8 @@ def add_JobServiceServicer_to_server(servicer, server):
 class JobService(object):
     """Long requests that the server does by itself, with answers that it stores: they survive the caller's leaving
     and the server's restart. A job belongs to the identity that submitted it; others, but for administrators, know
-    nothing of it. A server without a folder for jobs answers FAILED_PRECONDITION.
+    nothing of it: to them it is NOT_FOUND. Where the server says that jobs are shared, identities that may ask the same
+    read it too. A server without a folder for jobs answers FAILED_PRECONDITION.
     """
 
     @staticmethod

@@ -299,7 +299,7 @@ class ListDatasetsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "description", "kind", "input", "label", "groups", "classes", "rows", "digest", "state", "reason")
+    __slots__ = ("name", "description", "kind", "input", "label", "groups", "classes", "rows", "digest", "state", "reason", "concepts", "categories")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +311,8 @@ class Dataset(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    CONCEPTS_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     kind: DatasetKind
@@ -322,7 +324,9 @@ class Dataset(_message.Message):
     digest: str
     state: DatasetState
     reason: str
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[DatasetKind, str]] = ..., input: _Optional[str] = ..., label: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    concepts: int
+    categories: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., kind: _Optional[_Union[DatasetKind, str]] = ..., input: _Optional[str] = ..., label: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., digest: _Optional[str] = ..., state: _Optional[_Union[DatasetState, str]] = ..., reason: _Optional[str] = ..., concepts: _Optional[int] = ..., categories: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListDatasetsResponse(_message.Message):
     __slots__ = ("datasets",)

@@ -90,7 +90,8 @@ class Quotas:
     def charge(self, identity: Identity, rows: int) -> None:
         """Count the evaluation rows of a request, which are known once it is done; so the level may be below 0."""
         if identity.quota.rows_per_minute is not None:
-            self._uses[identity.name].rows.level -= rows
+            use = self._uses.get(identity.name) or self._begin(identity, self._clock())
+            use.rows.level -= rows
 
     def _begin(self, identity: Identity, now: float) -> _Use:
         quota = identity.quota

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pellucid_server.access.watched import UnusableFileError
 from pellucid_server.check.report import SettingsFound
@@ -33,8 +34,11 @@ def _folder_problems(config: Config) -> Iterator[str]:
         yield f"{models} is not a folder; models.repository must be one with a folder for each model."
     elif not os.access(models, os.R_OK | os.X_OK):
         yield f"{models} (models.repository) cannot be listed by this user; give it the right to read and enter."
-    if datasets is not None and not datasets.absolute().is_dir():
-        yield f"{datasets.absolute()} is not a folder; models.datasets must be one, or be left out."
+    if config.models.datasets_are_remote:
+        if importlib.util.find_spec("fsspec") is None:
+            yield "models.datasets is a URL, for which the server needs fsspec; install pellucid[remote]."
+    elif datasets is not None and not Path(datasets).absolute().is_dir():
+        yield f"{Path(datasets).absolute()} is not a folder; models.datasets must be one, or be left out."
 
 
 def _file_problems(config: Config) -> Iterator[str]:

@@ -6,10 +6,11 @@ codes from gRPC, classes and devices from the settings. A name that a request br
 
 `collectors` names them, `families` is what they are made of, and each other module records for one part of the
 server: `requests` and `calls` for the boundary, `explanations` for the handlers, `workers` for the pool, `models` for
-what is served.
+what is served, `jobs` for jobs.
 """
 
 from pellucid_server.metrics.collectors import Metrics
+from pellucid_server.metrics.jobs import JobRecorder, JobsCollector
 from pellucid_server.metrics.labels import UNKNOWN, ServedLabels
 from pellucid_server.metrics.models import LoadRecorder, ModelsCollector
 from pellucid_server.metrics.requests import RequestRecorder
@@ -17,6 +18,8 @@ from pellucid_server.metrics.workers import PoolRecorder, WorkersCollector
 
 __all__ = [
     "UNKNOWN",
+    "JobRecorder",
+    "JobsCollector",
     "LoadRecorder",
     "Metrics",
     "ModelsCollector",

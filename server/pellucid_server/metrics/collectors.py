@@ -15,6 +15,8 @@ _REQUEST_BOUNDS = (
     1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
 )  # fmt: skip
 
+_JOB_BOUNDS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 86400.0, 7 * 86400.0)
+
 _SHARE_BOUNDS = (1e-6, 1e-5, 1e-4, 1e-3, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Of errors as a share of the score's change: the default tolerances are among them."""
 
@@ -79,6 +81,10 @@ class Metrics:
     """Ends of a worker process that nobody asked for, by device and cause."""
     model_loads: Counters
     """Model versions that came into service, could not be loaded, or left it, by model and outcome."""
+    jobs_ended: Counters
+    """Jobs that ended, by outcome."""
+    job_seconds: Histograms
+    """From the start of the work at a job to its end, pauses of the server included."""
     explanations: Counters
     """Explained rows by method, model and whether a tolerance was met."""
     approximation_error: Histograms
@@ -152,6 +158,10 @@ class Metrics:
             worker_losses=counter("pellucid_worker_losses", "Workers that ended unasked.", "device", "cause"),
             model_loads=counter(
                 "pellucid_model_loads", "Model versions loaded, failed and unloaded.", "model", "outcome"
+            ),
+            jobs_ended=counter("pellucid_jobs_ended", "Jobs that ended.", "outcome"),
+            job_seconds=histogram(
+                "pellucid_job_seconds", "From the start of the work at a job to its end.", ("outcome",), _JOB_BOUNDS
             ),
             explanations=counter("pellucid_explanations", "Explained rows.", "method", "model", "tolerance"),
             approximation_error=share(

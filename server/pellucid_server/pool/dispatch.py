@@ -142,8 +142,10 @@ class Dispatcher:
         self._look()
         # A request that is equal to a suspect would end a worker of its own.
         suspected = equal_requests([ticket.request for ticket in tickets], [ticket.request for ticket in suspects])
-        # A request that has sent parts is not done again, so that it is held against it at once.
-        held_against = hung or any(ticket.parts_sent for ticket in suspects)
+        # A request that has sent parts may not be done again, so that it is held against it at once. One that got on is
+        # not what the worker died over, unless nobody waits for it any more: then it is not gone on with.
+        stuck = not all(ticket.advanced and not ticket.answer.done() for ticket in suspects)
+        held_against = stuck and (hung or any(ticket.parts_sent for ticket in suspects))
         condemned = held_against and self._hung_before(suspects)
         for ticket, like_a_suspect in zip(tickets, suspected, strict=True):
             self.queues[ticket.priority].release(ticket, now=now)
@@ -245,6 +247,8 @@ class Dispatcher:
 
     def _take_back(self, ticket: Ticket, *, suspected: bool, condemned: bool) -> None:
         """Let a request of a lost worker wait to be done once more, or fail it; `condemned` is whether suspects are."""
+        if ticket.parts is not None and ticket.parts.advanced:
+            ticket.losses, ticket.suspect, ticket.parts.advanced = 0, False, False
         ticket.losses += 1
         if ticket.answer.done():
             return
@@ -268,6 +272,8 @@ class Dispatcher:
             if ticket.trace is not None:
                 ticket.trace.queued(time.monotonic())
             self.queues[ticket.priority].put_back(ticket)
+            if ticket.on_lost is not None:
+                ticket.on_lost()
 
     def _go_on(self) -> None:
         """Have waiting requests done by the workers that are ready, or see whom the next will be too late for."""

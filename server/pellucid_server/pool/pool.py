@@ -208,11 +208,13 @@ class Pool:
         on_end: Callable[[RequestTiming], None] = lambda timing: None,
         trace: RequestTrace | None = None,
         begun: Begun | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts, and yield them in order, each once.
 
         Closing the generator, or cancelling its reader, cancels the request. The worker is at most 16 parts or 8 MiB
-        ahead of the reader. A request of a lost worker is done again only from a checkpoint, or if it has sent nothing.
+        ahead of the reader. A request of a lost worker is done again only from a checkpoint, or if it has sent nothing,
+        and as often as it gets on to another checkpoint in between.
 
         Parameters
         ----------
@@ -220,6 +222,8 @@ class Pool:
             Called with the timing when the last part was yielded.
         begun
             How far the request had come before, if it goes on from there.
+        on_lost
+            Called whenever a worker was lost and another one is to go on with the request.
 
         Raises
         ------
@@ -230,7 +234,7 @@ class Pool:
         """
         parts = PartQueue(resumes=self._resumes(request), begun=begun)
         ticket = self._admit(request, priority, caller, deadline_seconds, on_progress, trace)
-        ticket.parts = parts
+        ticket.parts, ticket.on_lost = parts, on_lost
         ticket.answer.add_done_callback(lambda _: parts.wake())
         timer, ended = self._timer(ticket, deadline_seconds), False
         try:
@@ -269,7 +273,7 @@ class Pool:
         trace: RequestTrace | None,
     ) -> Ticket:
         """Refuse a request that is not taken now, whatever the queue is like; return the ticket of any other."""
-        self._check_class(request, priority)
+        check_class(self._classes, request, priority)
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise TimedOutError("The deadline had passed when the request arrived.", stage="queued")
         # Before all else: a caller that is asked to come back later does.
@@ -300,19 +304,6 @@ class Pool:
             await self._hold(ticket)
             worker = dispatcher.worker_for(ticket)
         dispatcher.take(ticket, worker)
-
-    def _check_class(self, request: Request, name: str) -> None:
-        """Refuse a class that there is not, or that is not for such a request."""
-        explained = not isinstance(request, PredictRequest) or bool(request.explanations)
-        config = self._classes.get(name)
-        if config is None:
-            known = ", ".join(self._classes)
-            raise InvalidRequestError(
-                f"There is no class {name[:_NAME_LENGTH]!r} of requests; there are: {known}.", field="priority"
-            )
-        if explained and not config.explanations:
-            known = ", ".join(other for other, entry in self._classes.items() if entry.explanations) or "none"
-            raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")
 
     def _check_open(self, priority: str) -> None:
         """Refuse a new request while the pool is draining or has no ready worker."""
@@ -397,3 +388,23 @@ class Pool:
             self._told = state
             for callback in self._watchers:
                 callback(healthy)
+
+
+def check_class(classes: Mapping[str, ClassConfig], request: Request, name: str) -> None:
+    """Refuse a class that there is not, or that is not for such a request.
+
+    Raises
+    ------
+    InvalidRequestError
+        The field is "priority".
+    """
+    explained = not isinstance(request, PredictRequest) or bool(request.explanations)
+    config = classes.get(name)
+    if config is None:
+        known = ", ".join(classes)
+        raise InvalidRequestError(
+            f"There is no class {name[:_NAME_LENGTH]!r} of requests; there are: {known}.", field="priority"
+        )
+    if explained and not config.explanations:
+        known = ", ".join(other for other, entry in classes.items() if entry.explanations) or "none"
+        raise InvalidRequestError(f"The class {name!r} takes no explanations; these do: {known}.", field="priority")

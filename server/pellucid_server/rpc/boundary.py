@@ -25,7 +25,7 @@ from pellucid_server.metrics import RequestRecorder
 from pellucid_server.rpc import status
 from pellucid_server.rpc.arrival import ID_KEY, Call, CallerKeys, Context, arrival
 from pellucid_server.rpc.aside import Aside
-from pellucid_server.rpc.gate import Gate
+from pellucid_server.rpc.gate import Gate, asked_in
 from pellucid_server.rpc.large_fields import has_more_fields, take_out
 from pellucid_server.rpc.outcomes import Outcomes
 from pellucid_server.rpc.room import LARGE_BYTES, Place, Room
@@ -139,6 +139,13 @@ class Boundary:
             self._recorder.answered(answer)
         except Exception:  # noqa: BLE001 - an answer that cannot be recorded is one all the same
             _log.exception("the answer to request %s could not be recorded", call.request_id)
+
+    def recorded(self, answer: Findings) -> None:
+        """Record how good the explanations of an answer are that a job made."""
+        try:
+            self._recorder.answered(answer)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("the answer of a job could not be recorded")
 
     def enter(self, rpc: str) -> None:
         """Count a request in gRPC's task for it, until that ends: only then has the reply left."""
@@ -314,15 +321,16 @@ def _parsed(request_class: type[Message], data: bytes, call: Call) -> Message:
         request = request_class.FromString(data)
     except DecodeError as error:
         raise InvalidRequestError(f"The request's bytes are not a {request_class.DESCRIPTOR.full_name}.") from error
-    model = getattr(request, "model", None)
+    asked = asked_in(request)
+    model = getattr(asked, "model", None)
     if model is not None:
         call.model, call.version = model.name, model.version
     elif isinstance(request, open_inference_pb2.ModelInferRequest):
         call.model = request.model_name
     if isinstance(request, explanation_service_pb2.AttributeRequest):
         call.method = request.explanation.method
-    elif isinstance(request, explanation_service_pb2.AblateRequest):
-        call.method = request.method
+    elif isinstance(asked, explanation_service_pb2.AblateRequest | explanation_service_pb2.DissectRequest):
+        call.method = asked.method
     return request
 
 

@@ -169,6 +169,8 @@ def _dataset(info: descriptions.DatasetInfo) -> model_service_pb2.Dataset:
         digest=info.digest,
         state=model_service_pb2.DATASET_STATE_BROKEN if info.reason else model_service_pb2.DATASET_STATE_READY,
         reason=info.reason,
+        concepts=info.concepts,
+        categories=info.categories,
     )
 
 

@@ -153,14 +153,30 @@ def read_inputs(
     for name, value in inputs.items():
         if not name:
             refuse(field, "has an entry without a name; GetModel names the model's inputs")
+        _require_rows(_stated_rows(value), field, rows_limit)
         found[name], counts[name] = _input(value, _path(field, name), large)
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{shown(name)} has {count}" for name, count in sorted(counts.items())[:8])
         refuse(field, f"must have the same number of rows in each input; {listed}")
-    rows = next(iter(counts.values()))
+    _require_rows(next(iter(counts.values())), field, rows_limit)
+    return found
+
+
+def _stated_rows(value: input_pb2.Input) -> int:
+    """Return how many rows an input has, before any is read; 1 where only reading tells."""
+    kind = value.WhichOneof("value")
+    found = {
+        "tensor": lambda: max(next(iter(value.tensor.shape), 1), 1),
+        "table": lambda: len(value.table.rows),
+        "pictures": lambda: len(value.pictures.encoded),
+        "texts": lambda: len(value.texts.texts),
+    }
+    return 1 if kind is None else found[kind]()
+
+
+def _require_rows(rows: int, field: str, rows_limit: int) -> None:
     if not 1 <= rows <= rows_limit:
         refuse(field, f"has {rows} rows; it must be 1 to {rows_limit} for this request")
-    return found
 
 
 def _input(value: input_pb2.Input, field: str, large: LargeFields) -> tuple[requests.Input, int]:

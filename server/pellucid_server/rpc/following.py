@@ -3,36 +3,26 @@
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 
 from pellucid.v1 import dissection_pb2
 
+from pellucid_server.jobs.pace import Pace
 from pellucid_server.rpc.dissection import progress_message
 from pellucid_server.vocabulary.messages import Part, Progress
 
-_WINDOW_SECONDS = 30.0
-"""The time over which a rate is taken."""
-
 
 class Rate:
-    """How fast a request goes, from its last reports."""
+    """How fast a request goes, as callers read it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._reports: deque[tuple[float, Progress]] = deque()
+        self._pace = Pace(clock)
 
     def message(self, progress: Progress) -> dissection_pb2.Progress:
         """Note a report and return what a caller reads of it."""
-        now = self._clock()
-        self._reports.append((now, progress))
-        while len(self._reports) > 2 and now - self._reports[0][0] > _WINDOW_SECONDS:
-            self._reports.popleft()
-        then, before = self._reports[0]
-        seconds, share = now - then, progress.share - before.share
-        rows_per_second = (progress.rows_done - before.rows_done) / seconds if seconds > 0 else 0.0
-        left = (1 - progress.share) * seconds / share if share > 0 and seconds > 0 else None
-        return progress_message(progress, rows_per_second=max(rows_per_second, 0.0), seconds_left=left)
+        pace = self._pace
+        pace.note(progress)
+        return progress_message(progress, rows_per_second=pace.rows_per_second, seconds_left=pace.seconds_left)
 
 
 class Reports:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import Message
-from pellucid.v1 import explanation_service_pb2
+from pellucid.v1 import explanation_service_pb2, job_service_pb2
 
 from pellucid_server.access.policy import ADMIN, DISSECT, EXPLAIN, PREDICT, Identity, Policy
 from pellucid_server.access.quotas import Quotas
@@ -19,9 +19,10 @@ TOKEN_KEY = "authorization"  # noqa: S105 - where tokens are
 """Metadata key of the token, as `Bearer TOKEN`."""
 
 _ANY = ""
-_EXPLANATIONS, _MODELS, _OPEN = (
+_EXPLANATIONS, _MODELS, _JOBS, _OPEN = (
     "pellucid.v1.ExplanationService",
     "pellucid.v1.ModelService",
+    "pellucid.v1.JobService",
     "inference.GRPCInferenceService",
 )
 _ROLES = {
@@ -33,6 +34,14 @@ _ROLES = {
     (_MODELS, "GetModel"): _ANY,
     (_MODELS, "ListMethods"): _ANY,
     (_MODELS, "ListDatasets"): DISSECT,
+    # What is submitted needs the role of its own RPC, and a job is its owner's.
+    (_JOBS, "SubmitJob"): _ANY,
+    (_JOBS, "ListJobs"): _ANY,
+    (_JOBS, "GetJob"): _ANY,
+    (_JOBS, "WatchJob"): _ANY,
+    (_JOBS, "CancelJob"): _ANY,
+    (_JOBS, "DeleteJob"): _ANY,
+    (_JOBS, "FetchJob"): _ANY,
     (_OPEN, "ServerLive"): _ANY,
     (_OPEN, "ServerReady"): _ANY,
     (_OPEN, "ServerMetadata"): _ANY,
@@ -107,6 +116,7 @@ class Gate:
         identity = call.identity
         if identity is None or role == ADMIN:
             return
+        request = asked_in(request)
         model = _model_named(request)
         if model is None:
             return
@@ -161,6 +171,16 @@ class Gate:
         """Count the evaluation rows of a call."""
         if call.identity is not None:
             self._quotas.charge(call.identity, rows)
+
+    def charge_owner(self, name: str, rows: int) -> None:
+        """Count the evaluation rows of a job of an identity, if there still is one of that name."""
+        policy = self._policy()
+        if policy is None:
+            return
+        anonymous = policy.anonymous
+        owner = anonymous if anonymous is not None and anonymous.name == name else policy.identities.get(name)
+        if owner is not None:
+            self._quotas.charge(owner, rows)
 
     def sees(self, context: Any) -> Callable[[str], bool]:
         """Return which models' names a caller may know of; one who proves nothing knows of what is everyone's."""
@@ -240,8 +260,21 @@ def _roles(request: Message, role: str, dataset: str) -> Iterable[str]:
         yield role
     if isinstance(request, explanation_service_pb2.PredictRequest) and request.explanations:
         yield EXPLAIN
+    if isinstance(request, explanation_service_pb2.AblateRequest):
+        yield EXPLAIN
+    if isinstance(request, explanation_service_pb2.DissectRequest):
+        yield DISSECT
     if dataset:
         yield DISSECT
+
+
+def asked_in(request: Message) -> Message:
+    """Return the request that a job is to do; any other as it is."""
+    if not isinstance(request, job_service_pb2.SubmitJobRequest):
+        return request
+    which = request.WhichOneof("request")
+    found: Message = request if which is None else getattr(request, which)
+    return found
 
 
 def _model_named(request: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""gRPC's health check: of the server, of its two services, and of each model, whose name is the service's.
+"""gRPC's health check: of the server, of its three services, and of each model, whose name is the service's.
 
 A model is SERVING if a version of it is served, NOT_SERVING if all that there are could not be loaded, and while
 no worker is ready. A name that is not in the repository is unknown: NOT_FOUND. So are models that a caller may not
@@ -11,6 +11,7 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio  # type: ignore[attr-defined]
 
+from pellucid_server.rpc.jobs import JOB_SERVICE
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
 from pellucid_server.vocabulary.messages import Hello
 
@@ -18,7 +19,7 @@ LIVENESS = "pellucid.liveness"
 """The front alone, for liveness probes: SERVING for as long as it answers, with or without a worker. No model may have
 such a name."""
 
-SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name)
+SERVICES = ("", EXPLANATION_SERVICE.full_name, MODEL_SERVICE.full_name, JOB_SERVICE.full_name)
 """The whole server, by gRPC's convention, and the services of the schema."""
 
 _STATES = health_pb2.HealthCheckResponse

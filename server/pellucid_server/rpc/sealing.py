@@ -71,7 +71,11 @@ class SealedWorkers:
         if record is not None:
             source, reference = self._digest(record.source_digest), self._digest(record.reference_digest)
             record = replace(record, source_digest=source, reference_digest=reference)
-        return replace(found, receipt=receipt, ablation=record)
+        inside = found.dissection
+        if inside is not None:
+            # Masks and labels that came with the request; a data set's own have none.
+            inside = replace(inside, masks_digest=self._digest(inside.masks_digest))
+        return replace(found, receipt=receipt, ablation=record, dissection=inside)
 
     def _receipt(self, receipt: Receipt) -> Receipt:
         digest, baseline = self._digest(receipt.input_digest), self._digest(receipt.baseline_digest)

@@ -10,10 +10,12 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pellucid.v1 import explanation_service_pb2, model_service_pb2
 
 from pellucid_server.errors import UnimplementedError
+from pellucid_server.pool.queue.part_queue import Begun
 from pellucid_server.pool.queue.ticket import OnProgress
 from pellucid_server.rpc import ablation, catalogue, codec, dissection, findings, replies
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.boundary import Boundary
+from pellucid_server.rpc.followed_jobs import FollowedJobs
 from pellucid_server.rpc.following import Rate, Reports, followed
 from pellucid_server.rpc.gate import Gate
 from pellucid_server.rpc.handlers import GuardedHandlers
@@ -59,6 +61,8 @@ class Workers(Protocol):
         on_progress: OnProgress | None = None,
         on_end: Callable[[RequestTiming], None],
         trace: RequestTrace | None = None,
+        begun: Begun | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Part, None]:
         """Do one request that is answered in parts; closing the generator cancels it."""
         ...
@@ -67,8 +71,11 @@ class Workers(Protocol):
 class ExplanationService:
     """The model's answers, and what they rest on."""
 
-    def __init__(self, pool: Workers, limits: LimitsConfig, boundary: Boundary) -> None:
+    def __init__(
+        self, pool: Workers, limits: LimitsConfig, boundary: Boundary, followed_jobs: FollowedJobs | None = None
+    ) -> None:
         self._pool = pool
+        self._followed_jobs = followed_jobs
         self._limits = limits
         self._aside = boundary.aside
         self._answered = boundary.answered
@@ -130,6 +137,11 @@ class ExplanationService:
         del request
         asked = await self._aside.run(read) if call.large else read()
         del read
+        if self._followed_jobs is not None:
+            async with contextlib.aclosing(self._followed_jobs.answer(asked, call, hello)) as answer:
+                async for response in answer:
+                    yield response
+            return
         reports, rate, number = Reports(), Rate(), 0
         parts = _stream(self._pool, asked, call, reports.take)
         async with contextlib.aclosing(followed(parts, reports)) as found:
@@ -220,11 +232,18 @@ def _default_class(request: Request) -> str:
     return PREDICTIONS if isinstance(request, PredictRequest) and not request.explanations else INTERACTIVE
 
 
-def add_services(server: "grpc.aio.Server", pool: Workers, limits: LimitsConfig, boundary: Boundary) -> None:
-    """Put both services on `server`, every handler behind `boundary`."""
+def add_services(
+    server: "grpc.aio.Server",
+    pool: Workers,
+    limits: LimitsConfig,
+    boundary: Boundary,
+    *,
+    followed_jobs: FollowedJobs | None = None,
+) -> None:
+    """Put both services on `server`, every handler behind `boundary`; `followed_jobs` answer `Dissect`."""
     server.add_generic_rpc_handlers(
         (
-            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary), boundary),
+            GuardedHandlers(EXPLANATION_SERVICE, ExplanationService(pool, limits, boundary, followed_jobs), boundary),
             GuardedHandlers(MODEL_SERVICE, ModelService(pool, boundary.gate), boundary),
         )
     )

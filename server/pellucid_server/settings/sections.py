@@ -74,8 +74,17 @@ class ModelsConfig(Section):
     repository: Path = Path("models")
     """Folder of model folders, each with a model.toml; a relative path starts at the working directory."""
 
-    datasets: Path | None = None
-    """Folder of labelled data sets, each with a dataset.toml; left out, `datasets` beside the repository, if there."""
+    datasets: str | None = None
+    """Folder of labelled data sets, each with a dataset.toml, or a URL of fsspec's, such as s3://bucket/sets.
+
+    Left out, it is `datasets` beside the repository, if there.
+    """
+
+    datasets_cache: Path | None = None
+    """Folder that data sets at a URL are copied into; left out, `pellucid-datasets` beside the repository."""
+
+    datasets_cache_bytes: int = Field(default=20 << 30, ge=1 << 20)
+    """Bytes of these copies; a data set that would exceed them is listed as broken."""
 
     on_error: Literal["skip", "stop"] = "skip"
     """What a model that cannot be loaded does: "skip" serves the others and lists it, "stop" refuses to start."""
@@ -92,9 +101,23 @@ class ModelsConfig(Section):
     load_bytes: int = Field(default=768 * _MIB, ge=64 * _MIB)
     """Memory for trying out a model, beside 32 times the bytes of its graph and 6 times those of all files."""
 
-    def datasets_folder(self) -> Path:
-        """Return the absolute path of the folder of data sets, which need not be there."""
-        return (self.datasets or self.repository.absolute().parent / "datasets").absolute()
+    @property
+    def datasets_are_remote(self) -> bool:
+        """Whether data sets are at a URL."""
+        return self.datasets is not None and "://" in self.datasets
+
+    def datasets_place(self) -> str:
+        """Return the URL of data sets, or the absolute path of their folder, which need not be there."""
+        if self.datasets is not None and self.datasets_are_remote:
+            return self.datasets
+        return str((Path(self.datasets) if self.datasets else self._beside("datasets")).absolute())
+
+    def datasets_cache_folder(self) -> Path:
+        """Return the absolute path of the folder of copies, which need not be there."""
+        return (self.datasets_cache or self._beside("pellucid-datasets")).absolute()
+
+    def _beside(self, name: str) -> Path:
+        return self.repository.absolute().parent / name
 
 
 class PoolConfig(Section):

@@ -163,7 +163,8 @@ class DatasetInfo:
 
     `kind` is "pictures", "table", "texts" or "tensor". `input` is the model's input that it feeds, empty for the only
     one. `classes` are the names that it has for classes, where they are known without reading it; `rows` is None if
-    their number is not.
+    their number is not. `label` is empty where rows have none. `concepts` is how many concepts its masks mark, None if
+    it has no masks or their number is not known; `categories` are theirs.
     """
 
     name: str
@@ -176,6 +177,8 @@ class DatasetInfo:
     rows: int | None = None
     digest: str = ""
     reason: str = ""
+    concepts: int | None = None
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

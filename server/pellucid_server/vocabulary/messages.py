@@ -42,7 +42,11 @@ class WorkerSettings:
     verdicts: tuple[Verdict, ...] = ()
     """What an earlier process for the same device found, which is not tried out again."""
     datasets: str = ""
-    """Folder of labelled data sets; empty for none."""
+    """Folder of labelled data sets, or a URL of fsspec's; empty for none."""
+    datasets_cache: str = ""
+    """Folder that data sets at a URL are copied into."""
+    datasets_cache_bytes: int = 20 << 30
+    """Bytes of these copies, at most."""
     versions: tuple[tuple[str, int], ...] | None = None
     """Names and versions to load, whatever else the repository has; None for all."""
 

@@ -546,8 +546,8 @@ def test_work_on_large_arrays_runs_on_a_thread_beside_and_on_small_ones_at_once(
     found = bench.run(
         lambda: [
             noted("task"),
-            handle.beside(1 << 10, lambda: noted("small")),
-            handle.beside(1 << 24, lambda: noted("large")),
+            handle.beside(lambda: noted("small"), byte_count=1 << 10),
+            handle.beside(lambda: noted("large"), byte_count=1 << 24),
         ]
     )
 
@@ -558,7 +558,7 @@ def test_work_on_large_arrays_runs_on_a_thread_beside_and_on_small_ones_at_once(
 def test_others_go_on_while_one_works_on_large_arrays(bench):
     handle, went_on = bench.handle("residual"), threading.Event()
 
-    waited, _ = bench.run(lambda: handle.beside(1 << 24, lambda: went_on.wait(30)), went_on.set)
+    waited, _ = bench.run(lambda: handle.beside(lambda: went_on.wait(30), byte_count=1 << 24), went_on.set)
 
     assert waited
 
@@ -569,4 +569,4 @@ def test_a_cancelled_request_does_no_work_beside(bench):
     handle = bench.handle("residual", request=request)
 
     with pytest.raises(CancelledError):
-        bench.run(lambda: handle.beside(1 << 24, lambda: pytest.fail("it ran")))
+        bench.run(lambda: handle.beside(lambda: pytest.fail("it ran"), byte_count=1 << 24))

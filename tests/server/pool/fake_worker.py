@@ -90,6 +90,12 @@ class Stream:
             case ["die once", *path] if not Path("/".join(path)).exists():
                 Path("/".join(path)).touch()
                 os._exit(3)
+            case ["poison at 3"] if self.number == 3:
+                self.poison()
+
+    def poison(self):
+        self.worker.recorder.python(self.request_number)
+        os._exit(3)
 
     def go_on(self):
         while self.number < self.count and self.parts > 0 and self.bytes > 0:
@@ -105,6 +111,10 @@ class Stream:
         self.number, self.next = self.number + 1, self.next + 1
         self.parts, self.bytes = self.parts - 1, self.bytes - part.size_bytes
         match self.what:
+            case ["poison at checkpoints"] if self.number % 3 == 0 and self.number < self.count:
+                self.poison()
+            case ["poison at 3"] if self.number == 3:
+                self.poison()
             case ["die at 3", *path] if self.number == 3 and not Path("/".join(path)).exists():
                 Path("/".join(path)).touch()
                 os._exit(3)
@@ -118,8 +128,7 @@ class Stream:
             case ["die"]:
                 os._exit(3)
             case ["poison"]:
-                self.worker.recorder.python(self.request_number)
-                os._exit(3)
+                self.poison()
             case ["repeat"]:
                 self.worker.send(Part(self.request_number, 0, one_array("n", self.values)))
             case _:

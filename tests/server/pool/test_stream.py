@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 
+import numpy as np
 import pytest
 from pellucid_server.errors import CancelledError, FatalRequestError, PellucidError, TimedOutError, UnavailableError
-from pellucid_server.pool.queue.part_queue import WINDOW_BYTES, WINDOW_PARTS
+from pellucid_server.pool.queue.part_queue import WINDOW_BYTES, WINDOW_PARTS, Begun
+from pellucid_server.vocabulary.findings import Axis, Findings, NamedArray
 from pellucid_server.vocabulary.requests import AblateRequest, ModelKey
 from server.pool.conftest import Health, answer, request, until
 
@@ -139,6 +141,42 @@ async def test_a_request_goes_on_from_a_checkpoint_where_the_verb_resumes(make_p
     assert [part.number for part in found] == list(range(6))
     assert numbers(found) == list(range(6))
     assert diary.retries == 1
+
+
+async def test_a_request_goes_on_through_any_number_of_losses_if_it_gets_on_between(make_pool, diary):
+    pool, found, losses = make_pool(start="resumes", restart_max_seconds=0.001), [], []
+    await pool.start()
+
+    await gather(stream(pool, "parts/15/8/poison at checkpoints", on_lost=lambda: losses.append(len(found))), found)
+
+    assert numbers(found) == list(range(15))
+    # Each worker died over it.
+    assert len(losses) == len(diary.losses) == 4
+    assert sorted(losses) == losses
+    await gather(stream(pool, "parts/15/8/poison at checkpoints"), [])
+
+
+async def test_a_request_that_kills_two_workers_at_one_checkpoint_is_given_up(make_pool, diary):
+    pool, found = make_pool(start="resumes"), []
+    await pool.start()
+
+    with pytest.raises(FatalRequestError):
+        await gather(stream(pool, "parts/6/8/poison at 3"), found)
+
+    assert numbers(found) == [0, 1, 2]
+    assert len(diary.losses) == 2
+
+
+async def test_a_request_goes_on_from_where_another_pool_left_it(make_pool):
+    pool, found = make_pool(start="resumes"), []
+    last = Findings(arrays={"n": NamedArray(np.array([5.0]), (Axis("value"),))})
+    begun = Begun(6, last, "ab" * 32)
+    await pool.start()
+
+    await gather(stream(pool, "parts/9/8", begun=begun), found)
+
+    assert [part.number for part in found] == [6, 7, 8]
+    assert numbers(found) == [6, 7, 8]
 
 
 async def test_a_checkpoint_is_of_no_use_where_the_verb_does_not_resume(make_pool, tmp_path):

@@ -58,6 +58,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Fails where the autoscaler's values contradict one another or the settings. */}}
 {{- define "pellucid.checkAutoscaling" -}}
+{{- if and .Values.autoscaling.kind .Values.jobData.enabled }}
+{{- fail "autoscaling.kind is set and jobData.enabled too: the folder of jobs is one pod's; install the chart once with jobs and once with autoscaling" }}
+{{- end }}
 {{- with .Values.autoscaling }}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 {{- fail (printf "autoscaling.minReplicas is %d, above autoscaling.maxReplicas, which is %d" (int .minReplicas) (int .maxReplicas)) }}

@@ -143,11 +143,18 @@ class Handle(Protocol):
         """
         ...
 
-    def beside(self, byte_count: int, function: Callable[[], Found]) -> Found:
-        """Call `function`, which works on arrays of `byte_count` bytes: on a thread beside the hub if they are many.
+    def beside(self, function: Callable[[], Found], *, byte_count: int | None = None) -> Found:
+        """Call `function` on a thread of the worker, while other requests go on.
 
-        For calls into numpy and torch that let go of the interpreter, and run for more than some milliseconds. Other
-        requests go on meanwhile.
+        For calls into numpy and torch that let go of the interpreter, and run for more than some milliseconds. It must
+        not ask the handle for anything. Where it works on arrays of a few bytes, `byte_count`, it is called at once.
+        """
+        ...
+
+    def together(self, *functions: Callable[[], Any]) -> list[Any]:
+        """Call functions, which may ask the handle, and return what each returned: one goes on while another waits.
+
+        Reading the next rows, evaluating these and adding up the last ones take no longer than the longest then.
         """
         ...
 

@@ -12,6 +12,8 @@ from pellucid_server.engine.datasets import records
 from pellucid_server.engine.datasets.dataset import DataSet
 from pellucid_server.engine.datasets.description import MANIFEST, Description, read_description
 from pellucid_server.engine.datasets.files import Digests, size_bytes
+from pellucid_server.engine.datasets.masks.readers import open_masks
+from pellucid_server.engine.datasets.mirror import mirror
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
 from pellucid_server.engine.models.files.strict_toml import ManifestError
@@ -37,6 +39,8 @@ class DataSets:
     """By name, broken ones among them."""
     by_name: Mapping[str, DataSet] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
+    copying: bool = False
+    """Whether they are still being copied from a URL."""
 
     def find(self, name: str, *, place: str = "dataset") -> DataSet:
         """Find a data set; `place` is where the request names it.
@@ -49,6 +53,8 @@ class DataSets:
             There is none of that name; the message has near names.
         UnsupportedError
             It is broken; the message has the reason.
+        UnavailableError
+            It may be among those that are still being copied.
         """
         if not name:
             text = f"{place} is empty; ListDatasets names the data sets."
@@ -60,6 +66,8 @@ class DataSets:
         if broken is not None:
             text = f"The data set {name} cannot be read: {broken.reason}"
             raise UnsupportedError(text, subject=f"datasets/{name}", state="broken")
+        if self.copying:
+            raise UnavailableError("The data sets are still being copied from their URL; ask again in a while.")
         names = [each.name for each in self.infos]
         close = difflib.get_close_matches(name, names, n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -105,6 +113,20 @@ class DataSets:
             return info
 
 
+def scan_copies(url: str, cache: Path, most_bytes: int) -> DataSets:
+    """Copy the data sets at a URL, and describe them; see `mirror`. None are there if the URL cannot be read."""
+    try:
+        folder, refused = mirror(url, cache, most_bytes)
+    except DataSetError as error:
+        _log.error("%s", error)
+        return DataSets()
+    found = scan(folder)
+    for name, reason in refused.items():
+        _log.error("the data set %s is not copied: %s", shown(Path(name)), reason)
+    broken = tuple(DatasetInfo(shown(Path(name)), reason=reason[:_MOST_REASON]) for name, reason in refused.items())
+    return replace(found, infos=tuple(sorted((*found.infos, *broken), key=lambda info: info.name)))
+
+
 def scan(folder: Path, *, most_bytes: int = MOST_BYTES_AT_ONCE) -> DataSets:
     """Describe every data set in a folder; a folder that is not there has none.
 
@@ -144,6 +166,9 @@ def _read(path: Path, digests: Digests, most_bytes: int) -> DataSet:
         raise DataSetError("A data set's name must be letters, digits, '.', '_' and '-', a letter or digit first.")
     description = read_description(path / MANIFEST)
     _check_columns(path, description)
+    rows = records.count(path, description, most_bytes=_MOST_COUNTED_BYTES)
+    # Columns of concepts are read as long as rows are counted.
+    masks = None if rows is None and description.concepts else open_masks(path, description)
     info = DatasetInfo(
         name=path.name,
         description=description.description,
@@ -152,8 +177,10 @@ def _read(path: Path, digests: Digests, most_bytes: int) -> DataSet:
         label=description.label,
         groups=description.groups,
         classes=_classes(path, description),
-        rows=records.count(path, description, most_bytes=_MOST_COUNTED_BYTES),
+        rows=rows,
         digest=digests.of_folder(path) if size_bytes(path) <= most_bytes else "",
+        concepts=None if masks is None else len(masks.concepts),
+        categories=() if masks is None else tuple(dict.fromkeys(each.category for each in masks.concepts)),
     )
     return DataSet(info, path, description)
 
@@ -165,8 +192,14 @@ def _check_columns(path: Path, description: Description) -> None:
             raise DataSetError(
                 "groups are columns of a CSV file, and data is a folder; list the pictures in a CSV file."
             )
+        wrong = next((name for name in description.concepts if name != description.label), None)
+        if wrong is not None:
+            raise DataSetError(
+                f"concepts has {wrong!r}, and data is a folder; its only column is {description.label!r}, the class."
+            )
         return
-    needed = (description.label, *description.groups, *description.ignored)
+    label = (description.label,) if description.label else ()
+    needed = (*label, *description.groups, *description.ignored, *description.concepts)
     content = (description.content,) if description.content else ()
     missing = next((name for name in (*content, *needed) if name not in names), None)
     if missing is not None:

@@ -7,7 +7,7 @@ import difflib
 import itertools
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pellucid_server.engine.asking.probes import Concept, Pixels, ProbeBatch
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.studies import Batch, Decision
 from pellucid_server.engine.datasets.cells import as_number
@@ -26,12 +25,13 @@ from pellucid_server.engine.datasets.labels import Labels, as_text
 from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
-from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
+from pellucid_server.engine.models.inputs.preprocessing import Prepared, Preprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.errors import InvalidRequestError, UnavailableError, UnsupportedError
 from pellucid_server.model_files.plain_files import UnfitFileError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
+from pellucid_server.vocabulary.results import Box
 
 SAMPLE_ROWS = 256
 """Rows that means and draws are taken from."""
@@ -45,6 +45,15 @@ FRESH_SECONDS = 1.0
 """A file that was changed since it was described, and within this time, may still be being written."""
 
 _CHANGED = "The files of the data set changed while they were read; ask again when they are as they shall be."
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Some rows as a model takes them, (rows, *features) each, their records, and of pictures the part that it sees."""
+
+    rows: Arrays
+    records: tuple[Record, ...]
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ class DataSet:
         UnavailableError
             The files changed meanwhile.
         """
+        if not self.description.label:
+            raise self._error("its rows have no labels; name the column that has them in dataset.toml.")
         labels, inputs = Labels(decision, self.description.classes), self._inputs(model)
         needed = {self.description.label, *self.description.groups}
         number = first
@@ -88,25 +99,9 @@ class DataSet:
             if number == 0:
                 raise self._error("it has no rows.")
 
-    def probe(self, model: LoadedModel, most: int = 0, run: Run = here) -> "DataSetProbe":
-        """Return the rows as methods of `Dissect` look at them: the first `most`, or all for 0.
-
-        Raises
-        ------
-        UnsupportedError
-            The data set does not fit the model, or has no rows.
-        """
-        count = self.info.rows
-        if count is None:
-            with self.unchanged(run):
-                count = run(lambda: sum(1 for _ in self._guarded(records(self.folder, self.description))))
-        if not count:
-            raise self._error("it has no rows.")
-        return DataSetProbe(self, model, min(most or count, count), run)
-
     def taken_batches(
         self, model: LoadedModel, rows_per_batch: int, first: int, stop: int, run: Run
-    ) -> Iterator[tuple[Arrays, list[Record]]]:
+    ) -> Iterator["Taken"]:
         """Give the rows from number `first` up to `stop`, at most so many at once, as the model takes them and as read.
 
         Raises
@@ -118,7 +113,55 @@ class DataSet:
         with self.unchanged(run):
             found = itertools.islice(records(self.folder, self.description), first, stop)
             while taken := run(partial(self._taken, found, rows_per_batch)):
-                yield self._rows(model, inputs, taken, run), taken
+                yield self._taken_rows(model, inputs, taken, run)
+
+    def picked(self, model: LoadedModel, numbers: Iterable[int], run: Run) -> Iterator["Taken"]:
+        """Give the rows of these numbers, one by one in increasing order; the files are gone through once.
+
+        Raises
+        ------
+        UnsupportedError, UnavailableError
+            As for `batches`.
+        """
+        inputs = self._inputs(model)
+        with self.unchanged(run):
+            for record in self._picked_records(numbers, run):
+                yield self._taken_rows(model, inputs, [record], run)
+
+    def picked_records(self, numbers: Iterable[int], run: Run) -> list[Record]:
+        """Return the records of these numbers, in increasing order.
+
+        Raises
+        ------
+        UnsupportedError, UnavailableError
+            As for `batches`.
+        """
+        with self.unchanged(run):
+            return self._picked_records(numbers, run)
+
+    def picture_path(self, record: Record) -> str:
+        """Return the path of a record's picture, in the data set's folder.
+
+        Raises
+        ------
+        UnsupportedError
+            The record names none.
+        """
+        return self.description.picture(as_text(self._cell(record, self.description.content)))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what is wrong with a file into the error that says why this data set does not fit.
+
+        Raises
+        ------
+        UnsupportedError
+            A file cannot be read.
+        """
+        try:
+            yield
+        except DataSetError as error:
+            raise self._error(str(error)) from error
 
     def sample(self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = here) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
@@ -138,7 +181,7 @@ class DataSet:
             taken = in_steps(self._drawn(found, seed, min(most, fitting)), run)
             if not taken:
                 raise self._error("it has no rows.")
-            return self._rows(model, inputs, taken, run)
+            return self._taken_rows(model, inputs, taken, run).rows
 
     @contextmanager
     def unchanged(self, run: Run = here) -> Iterator[None]:
@@ -181,7 +224,7 @@ class DataSet:
 
     def _is_fresh(self, found: Stamp) -> bool:
         """Say whether a file may still be being written: what is wrong with it may be right in a moment."""
-        last = max((facts[1] for _, facts in found), default=0)
+        last = found.latest_ns
         return last > self.described_ns and abs(time.time_ns() - last) < FRESH_SECONDS * 1e9
 
     def _unread(self, inputs: "Sequence[Preprocessor]", needed: set[str]) -> frozenset[str]:
@@ -206,10 +249,21 @@ class DataSet:
         return sorted(kept, key=lambda record: record.number)
 
     def _guarded(self, found: Iterator[Record]) -> Iterator[Record]:
-        try:
+        with self.reading():
             yield from found
-        except DataSetError as error:
-            raise self._error(str(error)) from error
+
+    def _picked_records(self, numbers: Iterable[int], run: Run) -> list[Record]:
+        wanted = sorted(set(numbers))
+        found = itertools.islice(records(self.folder, self.description), max(wanted, default=-1) + 1)
+        return in_steps(self._kept(found, frozenset(wanted)), run)
+
+    def _kept(self, found: Iterator[Record], wanted: frozenset[int]) -> Generator[None, None, list[Record]]:
+        kept = []
+        for record in self._guarded(found):
+            if record.number in wanted:
+                kept.append(record)
+            yield
+        return kept
 
     def _taken(self, found: Iterator[Record], count: int) -> list[Record]:
         return list(itertools.islice(self._guarded(found), count))
@@ -217,9 +271,8 @@ class DataSet:
     def _batch(
         self, model: LoadedModel, inputs: "Sequence[Preprocessor]", labels: Labels, taken: list[Record], run: Run
     ) -> Batch:
-        rows = self._rows(model, inputs, taken, run)
         return Batch(
-            rows,
+            self._taken_rows(model, inputs, taken, run).rows,
             np.array([self._label(labels, record) for record in taken]),
             {name: tuple(self._group(record, name) for record in taken) for name in self.description.groups},
             np.array([record.number for record in taken], np.int64),
@@ -245,16 +298,19 @@ class DataSet:
             )
         return (found,)
 
-    def _rows(self, model: LoadedModel, inputs: "Sequence[Preprocessor]", taken: list[Record], run: Run) -> Arrays:
+    def _taken_rows(
+        self, model: LoadedModel, inputs: "Sequence[Preprocessor]", taken: list[Record], run: Run
+    ) -> "Taken":
+        boxes: tuple[Box, ...] = ()
         if self.description.kind == "pictures":
-            rows = self._pictures(inputs[0], taken, run)
+            rows, boxes = self._pictures(inputs[0], taken, run)
         else:
             rows = run(partial(self._prepared, inputs, taken))
         try:
             model.lengths.require({name: array.shape[1:] for name, array in rows.items()}, "rows")
         except InvalidRequestError as error:
             raise self._error(error.message) from error
-        return rows
+        return Taken(rows, tuple(taken), boxes)
 
     def _prepared(self, inputs: "Sequence[Preprocessor]", taken: list[Record]) -> Arrays:
         found = {}
@@ -309,19 +365,21 @@ class DataSet:
         except ValueError as error:
             raise self._error(f"{record.where}, column {name!r}: it must be a number.") from error
 
-    def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> Arrays:
+    def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> tuple[Arrays, tuple[Box, ...]]:
         rows: Any = None
+        boxes: list[Box] = []
         for place, record in enumerate(taken):
-            row = run(partial(self._picture, preprocessor, record))
+            found = run(partial(self._picture, preprocessor, record))
             if rows is None:
-                rows = np.empty((len(taken), *row.shape), row.dtype)
-            rows[place] = row
-        return {preprocessor.info.name: rows}
+                rows = np.empty((len(taken), *found.rows.shape[1:]), found.rows.dtype)
+            rows[place] = found.rows[0]
+            boxes += [box for box in found.boxes if box is not None]
+        return {preprocessor.info.name: rows}, tuple(boxes)
 
-    def _picture(self, preprocessor: Preprocessor, record: Record) -> Any:
-        name = as_text(self._cell(record, self.description.content))
+    def _picture(self, preprocessor: Preprocessor, record: Record) -> Prepared:
+        name = self.picture_path(record)
         try:
-            return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture").rows[0]
+            return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture")
         except DataSetError as error:
             text = f"a plain file in the data set's folder, of at most {MOST_FILE_BYTES} bytes, that can be read"
             raise self._error(f"{record.where}: the picture must be {text}.") from error
@@ -349,52 +407,6 @@ class DataSet:
     def _error(self, text: str) -> UnsupportedError:
         subject = f"datasets/{self.info.name}"
         return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)
-
-
-@dataclass(frozen=True, slots=True)
-class DataSetProbe:
-    """The rows of a data set, as methods of `Dissect` look at them; see `ProbeSet`."""
-
-    dataset: DataSet
-    model: LoadedModel
-    count: int
-    run: Run = here
-    concepts: tuple[Concept, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        """What the rows are."""
-        return self.dataset.description.kind
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The labels, as far as they are known."""
-        return self.dataset.info.classes
-
-    def batches(self, rows_per_batch: int, *, first: int = 0, masks: bool = False) -> Iterator[ProbeBatch]:
-        """Give the rows from number `first` on, at most so many at once."""
-        label = self.dataset.description.label
-        for rows, taken in self.dataset.taken_batches(self.model, rows_per_batch, first, self.count, self.run):
-            numbers = np.array([record.number for record in taken], np.int64)
-            yield ProbeBatch(rows, numbers, tuple(as_text(record.cells.get(label, "")) for record in taken))
-
-    def rows(self, numbers: Sequence[int]) -> Arrays:
-        """Return the rows of these numbers, in this order."""
-        found = {number: self._one(number) for number in sorted(set(numbers))}
-        return {
-            name: np.concatenate([found[number][name] for number in numbers]) for name in next(iter(found.values()))
-        }
-
-    def pictures(self, numbers: Sequence[int]) -> tuple[Pixels, ...]:
-        """Return what the model sees of these rows' pictures."""
-        raise self.dataset.unfit("its rows are no pictures.")
-
-    def names(self, numbers: Sequence[int]) -> tuple[str, ...]:
-        """Return what these rows are called."""
-        return tuple(f"row {number}" for number in numbers)
-
-    def _one(self, number: int) -> Arrays:
-        return next(self.dataset.taken_batches(self.model, 1, number, number + 1, self.run))[0]
 
 
 def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:

@@ -23,6 +23,10 @@ What `data` may be, and its columns:
 - `tensor`: an `.npz` file of numpy's with an array (rows, *features) for each input of the model, under its name; an
   array (rows,) called as `label` says; and one for each group.
 
+Data sets of pictures may have concept masks, which methods of `Dissect` compare units with. `masks` names their folder,
+`concepts` columns of concepts of whole pictures; see `masks/folders.py`. `layout = "broden"` reads both as the data set
+Broden has them; see `masks/broden.py`. `label = ""` says that pictures have no label.
+
 A label is the name of a class: one of the model's labels, or what `[classes]` makes of it. A whole number that is no
 label is a class's index. Where the model predicts a number, the label is a number in its unit.
 """
@@ -38,6 +42,7 @@ from pellucid_server.model_files.plain_files import UnfitFileError, check_file
 
 MANIFEST = "dataset.toml"
 KINDS = ("pictures", "table", "texts", "tensor")
+LAYOUTS = ("folders", "broden")
 
 _ENDINGS = {"pictures": (".csv",), "table": (".csv", ".parquet"), "texts": (".csv", ".jsonl"), "tensor": (".npz",)}
 _MOST_MANIFEST_BYTES = 4 << 20
@@ -48,7 +53,8 @@ _MOST_DESCRIPTION_CHARACTERS = 4096
 class Description:
     """A `dataset.toml`. `data` is relative to its folder; `content` is the column of files or texts, if there is one.
 
-    `classes` has the model's label, or the index of a class, by the name that the data set has for it.
+    `classes` has the model's label, or the index of a class, by the name that the data set has for it. `label` is empty
+    where there is none. `masks` is the folder of concept masks, and `concepts` the columns with concepts.
     """
 
     kind: str
@@ -60,6 +66,18 @@ class Description:
     ignored: tuple[str, ...] = ()
     content: str = ""
     classes: Mapping[str, str | int] | None = None
+    layout: str = "folders"
+    masks: str = ""
+    concepts: tuple[str, ...] = ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether concepts are marked."""
+        return self.layout == "broden" or bool(self.masks or self.concepts)
+
+    def picture(self, name: str) -> str:
+        """Return the path, in the data set's folder, of the picture that a record names."""
+        return f"images/{name}" if self.layout == "broden" else name
 
 
 def read_description(path: Path) -> Description:
@@ -73,25 +91,32 @@ def read_description(path: Path) -> Description:
     """
     table = Table(path, "", _content(path))
     kind = str(table.take("kind", lambda value: value in KINDS, f"one of: {', '.join(KINDS)}"))
+    layout = table.choice("layout", LAYOUTS, "folders") if kind == "pictures" else "folders"
     renamed = {"pictures": "file", "texts": "text"}.get(kind)
+    if layout == "broden":
+        renamed = "image"
     description = Description(
         kind=kind,
-        data=_data(table, kind),
+        data=_data(table, kind, layout),
         description=table.text("description", most=_MOST_DESCRIPTION_CHARACTERS),
         input=table.text("input"),
-        label=_named(table, "label", "label"),
+        label=_label(table, kind, layout),
         groups=table.texts("groups"),
         ignored=table.texts("ignored") if kind == "table" else (),
         content="" if renamed is None else _named(table, renamed, renamed),
         classes=_classes(table),
+        layout=layout,
+        masks=_masks(table) if kind == "pictures" and layout == "folders" else "",
+        concepts=table.texts("concepts") if kind == "pictures" and layout == "folders" else (),
     )
     table.finish()
-    for key, names in (("groups", description.groups), ("ignored", description.ignored)):
+    listed = {name: getattr(description, name) for name in ("groups", "ignored", "concepts")}
+    for key, names in listed.items():
         table.require_distinct(key, names)
     both = next((name for name in description.ignored if name in (*description.groups, description.label)), None)
     if both is not None:
         raise table.error("ignored", f"has {both!r}, which is a group or the label; leave it out")
-    if description.label in description.groups:
+    if description.label and description.label in description.groups:
         raise table.error("groups", f"has {description.label!r}, which is the label; results are given by class anyway")
     return description
 
@@ -112,18 +137,34 @@ def _content(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} has a number of too many digits, or is nested too deep.") from error
 
 
-def _data(table: Table, kind: str) -> str:
+def _data(table: Table, kind: str, layout: str) -> str:
     name = table.text("data", required=True)
     path = table.path.parent / name
-    if kind == "pictures" and path.is_dir():
+    may_be_folder = kind == "pictures" and layout == "folders"
+    if may_be_folder and path.is_dir():
         if Path(name).is_absolute() or not path.resolve().is_relative_to(table.path.parent.resolve()):
             raise table.wrong("data", f"must be the name of a folder in the folder of {table.path.name}")
         return name
     endings = _ENDINGS[kind]
     if not name.lower().endswith(endings):
-        folder = "a folder with a subfolder for each class, or " if kind == "pictures" else ""
+        folder = "a folder with a subfolder for each class, or " if may_be_folder else ""
         raise table.wrong("data", f"must be {folder}a file that ends in {' or '.join(endings)}")
     return table.file("data", owner="data set")
+
+
+def _label(table: Table, kind: str, layout: str) -> str:
+    if kind == "pictures" and (layout == "broden" or table.has("label")):
+        return table.text("label")
+    return _named(table, "label", "label")
+
+
+def _masks(table: Table) -> str:
+    name = table.text("masks")
+    path = table.path.parent / name
+    inside = path.resolve().is_relative_to(table.path.parent.resolve())
+    if name and (Path(name).is_absolute() or not inside or not path.is_dir()):
+        raise table.wrong("masks", f"must be the name of a folder in the folder of {table.path.name}")
+    return name.rstrip("/")
 
 
 def _named(table: Table, key: str, default: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid_server.engine.datasets.opening import DataFile, DataSetError
@@ -15,8 +16,17 @@ _MOST_DEPTH = 32
 _BLOCK_BYTES = 1 << 20
 
 _Facts = tuple[int, int, int, int]
-Stamp = tuple[tuple[str, _Facts], ...]
-"""What changes when a file of a data set does: names, sizes, times and places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when a file of a data set does: a digest of all names, sizes, times and places, and the last time.
+
+    There may be hundreds of thousands of masks, so that it does not hold them one by one.
+    """
+
+    digest: bytes
+    latest_ns: int
 
 
 class Digests:
@@ -83,24 +93,21 @@ def data_files(folder: Path) -> Iterator[tuple[str, str]]:
         yield name, os.path.join(folder, name)
 
 
-def stamp(folder: Path) -> Stamp:
-    """Return the stamp of a folder's files as they are now.
+def stamping(folder: Path) -> Generator[None, None, Stamp]:
+    """Return the stamp of a folder's files as they are now, with places where that may be interrupted.
 
     Raises
     ------
     UnfitFileError, OSError
         A file cannot be looked at, or is not what may be one of a data set.
     """
-    return drained(stamping(folder))
-
-
-def stamping(folder: Path) -> Generator[None, None, Stamp]:
-    """Do as `stamp` does, with places where it may be interrupted."""
-    found = []
+    found, latest = hashlib.sha256(), 0
     for name, path in data_files(folder):
-        found.append((name, _facts(os.stat(path))))
+        facts = _facts(os.stat(path))
+        latest = max(latest, facts[1])
+        found.update(f"{facts} {name}\n".encode(errors="surrogateescape"))
         yield
-    return tuple(sorted(found))
+    return Stamp(found.digest(), latest)
 
 
 def size_bytes(folder: Path) -> int:

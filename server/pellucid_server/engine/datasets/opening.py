@@ -67,6 +67,11 @@ class DataFile:
         """Whether it is a folder now."""
         return (self.folder / self.name).is_dir()
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is something of that name now, be it a link that leads nowhere."""
+        return os.path.lexists(self.folder / self.name)
+
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
         """Open the file; what libraries raise on reading it becomes the data set's own error.

@@ -9,6 +9,9 @@ Made = TypeVar("Made")
 Run = Callable[[Callable[[], Any]], Any]
 """Calls a function, perhaps on another thread, and returns what it returns."""
 
+Ahead = Callable[[Generator[Made, None, None]], Iterator[Made]]
+"""Gives what a generator gives, perhaps made ahead."""
+
 STEP_SECONDS = 0.1
 """After which a step ends, once it has what it is at."""
 
@@ -16,6 +19,11 @@ STEP_SECONDS = 0.1
 def here(step: Callable[[], Any]) -> Any:
     """Run a step at once."""
     return step()
+
+
+def when_taken(made: Generator[Made, None, None]) -> Iterator[Made]:
+    """Give what a generator gives as it is taken."""
+    return made
 
 
 def in_steps(work: Generator[None, None, Made], run: Run) -> Made:

@@ -3,8 +3,6 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-import torch
-
 from pellucid_server.engine.asking.recipe import Fold, Plain, Recipe, Tensors
 from pellucid_server.engine.device.kernel import Parts
 from pellucid_server.engine.evaluations.folds import Keep
@@ -36,7 +34,7 @@ class Capture(Plain):
 
 
 class CaptureKernel:
-    """Runs a graph forward and returns what layers made."""
+    """Runs a graph forward, no further than it must, and returns what layers made."""
 
     evaluation = "activations"
     kind = "activations"
@@ -44,11 +42,12 @@ class CaptureKernel:
 
     def __init__(self, model: LoadedModel, device: str, layers: tuple[str, ...]) -> None:
         cuts = model.cuts_for(*layers)
-        self._capturing = cuts.capturing(layers)
+        self._run = cuts.prefixes(layers)
+        self._layers = layers
         self.runtime = cuts.runtime
         self.device = cuts.device
 
     def __call__(self, batch: Tensors, parts: Parts) -> Tensors:
         """Return each layer's value by name, (rows, *shape)."""
-        with torch.no_grad():
-            return self._capturing(batch)[1]
+        contexts = self._run(batch)
+        return {layer: contexts[layer].value for layer in self._layers}

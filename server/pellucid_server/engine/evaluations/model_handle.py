@@ -146,10 +146,15 @@ class ModelHandle:
         request, finished = self._request, self._services.hub.signal()
         return self._services.helper.call(function, arguments, request.check, finished, caller=request.caller)
 
-    def beside(self, byte_count: int, function: Callable[[], Found]) -> Found:
-        """Call a function beside the hub if its arrays are large; see `Handle.beside`."""
+    def beside(self, function: Callable[[], Found], *, byte_count: int | None = None) -> Found:
+        """Call `function` on a thread of the worker; see `Handle.beside`."""
         self._request.check()
-        return self._services.hub.heavy(byte_count, function)
+        hub = self._services.hub
+        return hub.offload(function) if byte_count is None else hub.heavy(byte_count, function)
+
+    def together(self, *functions: Callable[[], Any]) -> list[Any]:
+        """Call functions, each of which goes on while another waits; see `Handle.together`."""
+        return self._services.hub.map(lambda function: function(), functions)
 
     def seconds_left(self) -> float:
         """Return the time until the request's deadline, at least 0; infinity if it has none or the answer is exact."""

@@ -10,6 +10,7 @@ from pellucid_server.engine.asking.probes import Preview, ProbeQuestion, Saved
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
+from pellucid_server.engine.models.inputs.tables import TablePreprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.probe_layers import probe_layers
@@ -58,6 +59,7 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
         exact=request.exact,
         state=state,
         background=model.background,
+        tables={name: each for name, each in model.inputs.items() if isinstance(each, TablePreprocessor)},
         disclosable=model.manifest.disclosable,
         cells=cells(model),
         boxes=boxes(model),

@@ -1,17 +1,16 @@
 """From the probe that a `Dissect` names to the rows that its method looks at."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from pellucid_server.engine.asking.probes import Concept, Pixels, ProbeBatch, ProbeSet
-from pellucid_server.engine.asking.question import Arrays
+from pellucid_server.engine.asking.probes import ProbeSet
+from pellucid_server.engine.datasets.probe import open_probe
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.dataset_rows import offloaded
-from pellucid_server.engine.operations.rows import Rows, digest, prepare
-from pellucid_server.errors import UnsupportedError
+from pellucid_server.engine.operations.inline_probe import inline_probe, masks_digest
+from pellucid_server.engine.operations.rows import digest, prepare
+from pellucid_server.engine.tasks.ahead import ahead
 from pellucid_server.vocabulary.requests import ProbeSpec
 
 MOST_INLINE_ROWS = 4096
@@ -46,39 +45,8 @@ def opened_probe(context: RequestContext, model: LoadedModel, spec: ProbeSpec | 
         datasets, run = context.models.datasets, offloaded(context)
         found = datasets.find(spec.dataset, place="probe.dataset")
         files = datasets.digest(found, run)
-        return OpenedProbe(found.probe(model, spec.rows, run), files, files)
-    rows = prepare(context, model, spec.inputs, field="probe.inputs", most=MOST_INLINE_ROWS)
-    return OpenedProbe(_Inline(rows, spec), digest(rows.arrays))
-
-
-@dataclass(frozen=True, slots=True)
-class _Inline:
-    """Rows that came with the request."""
-
-    _rows: Rows
-    _spec: ProbeSpec
-    concepts: tuple[Concept, ...] = field(default=(), init=False)
-    classes: tuple[str, ...] = field(default=(), init=False)
-
-    @property
-    def kind(self) -> str:
-        return "tensor"
-
-    @property
-    def count(self) -> int:
-        return min(self._rows.count, self._spec.rows or self._rows.count)
-
-    def batches(self, rows_per_batch: int, *, first: int = 0, masks: bool = False) -> Iterator[ProbeBatch]:
-        for begin in range(first, self.count, rows_per_batch):
-            numbers = np.arange(begin, min(begin + rows_per_batch, self.count))
-            labels = tuple(self._spec.labels[number] for number in numbers) if self._spec.labels else ()
-            yield ProbeBatch(self.rows(numbers.tolist()), numbers, labels)
-
-    def rows(self, numbers: Sequence[int]) -> Arrays:
-        return {name: array[list(numbers)] for name, array in self._rows.arrays.items()}
-
-    def pictures(self, numbers: Sequence[int]) -> tuple[Pixels, ...]:
-        raise UnsupportedError("The rows of the probe are no pictures.", subject="probe")
-
-    def names(self, numbers: Sequence[int]) -> tuple[str, ...]:
-        return tuple(f"row {number}" for number in numbers)
+        return OpenedProbe(open_probe(found, model, spec.rows, run, partial(ahead, context.services.hub)), files, files)
+    sent = prepare(context, model, spec.inputs, field="probe.inputs", most=MOST_INLINE_ROWS)
+    rows = inline_probe(model, sent, spec, offloaded(context))
+    inputs = context.heavy(lambda: digest(rows.arrays), rows.arrays)
+    return OpenedProbe(rows, inputs, masks_digest=masks_digest(spec, rows.count))

@@ -27,11 +27,11 @@ class Moments:
             return
         wide = values.astype(np.float64)
         mean = wide.mean(1)
-        self._join(values.shape[1], mean, np.square(wide - mean[:, None]).sum(1))
+        self.join(values.shape[1], mean, np.square(wide - mean[:, None]).sum(1))
 
     def merge(self, other: Self) -> None:
         """Take in what another one has seen."""
-        self._join(other.count, other.mean, other._deviations)
+        self.join(other.count, other.mean, other._deviations)
 
     @property
     def variance(self) -> npt.NDArray[np.float64]:
@@ -51,7 +51,8 @@ class Moments:
         found._deviations = state["deviations"].astype(np.float64)
         return found
 
-    def _join(self, count: int, mean: npt.NDArray[np.float64], deviations: npt.NDArray[np.float64]) -> None:
+    def join(self, count: int, mean: npt.NDArray[np.float64], deviations: npt.NDArray[np.float64]) -> None:
+        """Take in `count` values of each unit by their mean and the sum of squared deviations from it, (units,)."""
         total = self.count + count
         if not total:
             return

@@ -156,6 +156,12 @@ class Hub:
         found: Found = future.result()
         return found
 
+    def begin(self, task: Task) -> None:
+        """Run `task` beside the calling one, on behalf of the same request. It must not raise."""
+        runner: Any = getcurrent()
+        guarded = functools.partial(_guarded, task)
+        self._make_ready(_Runner(guarded, self._loop, runner.request_number, runner.prediction, runner.name))
+
     def heavy(self, byte_count: int, function: Callable[[], Found]) -> Found:
         """Call `function`, which works on arrays of `byte_count` bytes: here if they are few, else on a thread beside.
 

@@ -36,6 +36,8 @@ class PartQueue:
     def __init__(self, *, resumes: bool = False, begun: Begun | None = None) -> None:
         self.count = 0 if begun is None else begun.parts
         """Parts that have arrived."""
+        self.advanced = False
+        """Whether one of them was a checkpoint, since this was last set to False."""
         self._begun = begun
         self._resumes = resumes
         self._waiting: deque[Part] = deque()
@@ -80,6 +82,7 @@ class PartQueue:
         self.count += 1
         if not part.preview:
             self._last = part
+            self.advanced |= self._resumes and part.checkpoint
         self._waiting.append(part)
         self._waiting_bytes += part.size_bytes
         self._changed.set()

@@ -100,12 +100,12 @@ def fatal_error() -> FatalRequestError:
 def _digest(request: Request) -> bytes:
     """Return what only equal requests have in common. Takes a millisecond for each MiB."""
     found = hashlib.blake2b(key=_KEY, digest_size=32)
-    for piece in wire.pieces(_in_order(request)):
+    for piece in wire.pieces(in_order(request)):
         found.update(piece)
     return found.digest()
 
 
-def _in_order(request: Request) -> Request:
+def in_order(request: Request) -> Request:
     """Return a request whose names are in order: protobuf's maps come in any."""
     if isinstance(request, PredictRequest):
         return replace(
@@ -117,7 +117,12 @@ def _in_order(request: Request) -> Request:
         probe = request.probe
         ordered = None if probe is None else replace(probe, inputs=_sorted(probe.inputs))
         return replace(request, parameters=dict(sorted(request.parameters.items())), probe=ordered)
-    return replace(request, inputs=_sorted(request.inputs))
+    return replace(
+        request,
+        inputs=_sorted(request.inputs),
+        source=_sorted(request.source),
+        parameters=dict(sorted(request.parameters.items())),
+    )
 
 
 def _spec_in_order(spec: ExplanationSpec) -> ExplanationSpec:

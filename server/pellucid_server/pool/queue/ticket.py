@@ -46,9 +46,11 @@ class Ticket:
     sent: float = 0.0
     """When a worker was last given it; 0 if none was."""
     losses: int = 0
-    """Workers that were lost while they had it."""
+    """Workers that were lost while they had it, since it last got on to another checkpoint."""
     suspect: bool = False
     """Whether one of them was busy with it when it died."""
+    on_lost: Callable[[], None] | None = None
+    """Called when it is to be done once more, or gone on with, as its worker was lost."""
 
     share: float = 0.0
     """The share of it that was last reported as done."""
@@ -61,6 +63,11 @@ class Ticket:
     def parts_sent(self) -> int:
         """Parts that a worker has sent: above zero, the request cannot be done again as if nothing had happened."""
         return 0 if self.parts is None else self.parts.count
+
+    @property
+    def advanced(self) -> bool:
+        """Whether it has got on to another checkpoint since a worker was last lost with it."""
+        return self.parts is not None and self.parts.advanced
 
     @property
     def stage(self) -> str:

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pellucid_server.engine.statistics
 import pytest
+from pellucid_server.engine.statistics.class_means import ClassMeans
+from pellucid_server.engine.statistics.covariance import Covariance
 from pellucid_server.engine.statistics.moments import Moments
+from pellucid_server.engine.statistics.overlap import Overlap
+from pellucid_server.engine.statistics.quantiles import UpperTail
+from pellucid_server.engine.statistics.ranges import Ranges
+from pellucid_server.engine.statistics.sample import Sample
+from pellucid_server.engine.statistics.top_examples import TopExamples
 
 Summary = Callable[[Any], Sequence[Any]]
 
@@ -31,11 +38,80 @@ def values(seed, *shape):
     return np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)
 
 
+COUNTS = (5, 1, 0, 7, 12, 3)
+
+
+def numbered():
+    """Row numbers and rows of four columns, with ties, in batches of `COUNTS`."""
+    first = 0
+    for seed, count in enumerate(COUNTS):
+        yield np.arange(first, first + count), np.round(values(seed, count, 4))
+        first += count
+
+
+def overlaps(seed):
+    """Arguments of `Overlap.update` for three pictures of 50 pixels, of two groups."""
+    source = np.random.default_rng(seed)
+    for _ in range(3):
+        on, present = np.sort(source.permutation(4)[:3]), np.sort(source.permutation(3)[:2])
+        units, concepts = source.integers(1, 50, 3), source.integers(1, 50, 2)
+        both = np.minimum(units[:, None], concepts) // source.integers(1, 4, (3, 2))
+        yield (50, np.unique(np.array([0, 0, 1])[present]), on, units, present, concepts, both)
+
+
+def tops(seed, count):
+    """Arguments of `TopExamples.update` with many equal values."""
+    source = np.random.default_rng(seed)
+    found = source.integers(0, 4, (3, count)).astype(np.float32)
+    return found, np.arange(count) + 10 * seed, source.integers(0, 9, (3, count))
+
+
 CASES = {
+    ClassMeans: Case(
+        lambda: ClassMeans(4, 3),
+        [(["cat", "", "hen", "ape", "bee"][: len(rows)] * 3, np.repeat(rows, 3, 0)) for _, rows in numbered()][:2]
+        + [(["hen"] * len(rows), rows) for _, rows in numbered()],
+        lambda found: (found.counts, found.means, found.overfull),
+    ),
+    Covariance: Case(
+        lambda: Covariance(4),
+        [(rows,) for _, rows in numbered()],
+        lambda found: (found.count, found.mean, found.matrix),
+    ),
+    Ranges: Case(
+        lambda: Ranges(4),
+        [(rows.T - 3,) for _, rows in numbered()],
+        lambda found: (found.minimum, found.maximum, found.positive),
+        exact_merge=True,
+    ),
+    Sample: Case(
+        lambda: Sample(4, 9, seed=-3),
+        list(numbered()),
+        lambda found: (found.keys, found.values),
+        exact_merge=True,
+    ),
     Moments: Case(
         lambda: Moments(4),
         [(values(seed, 4, count),) for seed, count in enumerate((5, 1, 0, 7, 12, 3))],
         lambda found: (found.count, found.mean, found.variance),
+    ),
+    Overlap: Case(
+        lambda: Overlap(4, np.array([0, 0, 1])),
+        [picture for seed in range(2) for picture in overlaps(seed)],
+        lambda found: (found.intersections, found.unit_areas, found.pixels, found.pictures, found.iou_error()),
+        exact_merge=True,
+    ),
+    TopExamples: Case(
+        lambda: TopExamples(3, 6),
+        [tops(seed, count) for seed, count in enumerate((5, 1, 0, 7, 2, 9))],
+        lambda found: (found.values, found.rows, found.positions),
+        exact_merge=True,
+    ),
+    UpperTail: Case(
+        lambda: UpperTail(4, 9),
+        [(np.round(values(seed, 4, count)),) for seed, count in enumerate((5, 1, 0, 7, 300, 3))],
+        lambda found: (found.value(), found.value(4), found.above(found.value()), found.rank_error),
+        exact_merge=True,
     ),
 }
 

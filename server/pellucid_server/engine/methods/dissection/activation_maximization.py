@@ -227,7 +227,8 @@ class _Ascent:
         self._bytes = 16 * params.starts * len(goals.objectives) * self._space.centre.nbytes
         source = generator(question.seed, "activation-maximization")
         candidates, rows = handle.beside(
-            16 * params.draws * self._space.centre.nbytes, lambda: _candidates(constraint, source, params.draws)
+            lambda: _candidates(constraint, source, params.draws),
+            byte_count=16 * params.draws * self._space.centre.nbytes,
         )
         scores = natural_scores(handle, (goals,), rows)
         highest = np.where(np.isfinite(scores[1:]), scores[1:], -np.inf).max(axis=0)
@@ -268,10 +269,10 @@ class _Ascent:
         self._climb.restore(state)
 
     def preview(self, handle: Handle) -> Findings:
-        return handle.beside(self._bytes, lambda: self._shown(self._rows(), None))
+        return handle.beside(lambda: self._shown(self._rows(), None), byte_count=self._bytes)
 
     def outcome(self, handle: Handle) -> Outcome:
-        rows = handle.beside(self._bytes, self._rows)
+        rows = handle.beside(self._rows, byte_count=self._bytes)
         reached = self._goals.scores(handle, Rows(rows.arrays), np.arange(len(self._goals.objectives)))
         finite, lit = self._climb.best()[1], self._climb.lit
         records = {
@@ -281,7 +282,7 @@ class _Ascent:
             "lit": lit.astype(np.float64),
             "finite": finite.astype(np.float64),
         }
-        findings = handle.beside(self._bytes, lambda: self._shown(rows, reached))
+        findings = handle.beside(lambda: self._shown(rows, reached), byte_count=self._bytes)
         return Outcome(records, self._climb.trajectory, findings)
 
     def _rows(self) -> ShownRows:

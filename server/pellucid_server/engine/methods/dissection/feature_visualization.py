@@ -204,7 +204,7 @@ def feature_visualization(handle: Handle, question: ProbeQuestion, params: Param
     blocks = tuple(block for goals in sought for block in goals.split(most))
 
     def start(number: int, natural: Floats) -> _Search:
-        painting = handle.beside(16 * parameters, lambda: Painting(blocks[number], canvas, brush))
+        painting = handle.beside(lambda: Painting(blocks[number], canvas, brush), byte_count=16 * parameters)
         return _Search(question, painting, canvas, brush, natural)
 
     plan = Plan(
@@ -304,11 +304,11 @@ class _Search:
         self._painting.restore(state)
 
     def preview(self, handle: Handle) -> Findings:
-        return handle.beside(self._painting.work_bytes, lambda: self._shown(self._rows(), None))
+        return handle.beside(lambda: self._shown(self._rows(), None), byte_count=self._painting.work_bytes)
 
     def outcome(self, handle: Handle) -> Outcome:
         painting = self._painting
-        rows = handle.beside(painting.work_bytes, self._rows)
+        rows = handle.beside(self._rows, byte_count=painting.work_bytes)
         of = np.repeat(np.arange(len(painting.goals.objectives)), self._brush.pictures)
         reached = painting.goals.scores(handle, Rows(rows.arrays), of)
         real = painting.lit & np.isfinite(reached)
@@ -319,7 +319,7 @@ class _Search:
             "tries": painting.tries.astype(np.float64),
             "lit": painting.lit.astype(np.float64),
         }
-        findings = handle.beside(painting.work_bytes, lambda: self._shown(rows, reached))
+        findings = handle.beside(lambda: self._shown(rows, reached), byte_count=painting.work_bytes)
         return Outcome(records, painting.trajectory, findings)
 
     def _rows(self) -> ShownRows:

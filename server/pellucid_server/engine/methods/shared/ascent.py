@@ -84,10 +84,10 @@ class Climb:
         """Evaluate all points, and make a step."""
         space, goals = self._constraint.space, self.goals
         work = 8 * self._points.nbytes
-        rows = handle.beside(work, lambda: space.rows(self._points))
+        rows = handle.beside(lambda: space.rows(self._points), byte_count=work)
         scores, gradients, dark = goals.lit_gradient(handle, rows, self._of)
         whole = _of_all(gradients, rows)
-        handle.beside(work, lambda: self._take(scores, space.points(whole), dark))
+        handle.beside(lambda: self._take(scores, space.points(whole), dark), byte_count=work)
 
     def best(self) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return the best point of each objective, (objectives, elements), and whether it has one that is finite."""

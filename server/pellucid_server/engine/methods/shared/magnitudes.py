@@ -25,7 +25,9 @@ def probe_magnitude(
     count, done, total = min(probe.count, most), 0, np.zeros(())
     for batch in probe.batches(_ROWS):
         rows = np.asarray(batch.rows[canvas.name][: count - done], np.float32)
-        total = total + handle.beside(16 * rows.nbytes, functools.partial(_magnitudes, rows, canvas, colours))
+        total = total + handle.beside(
+            functools.partial(_magnitudes, rows, canvas, colours), byte_count=16 * rows.nbytes
+        )
         done += len(rows)
         if done >= count:
             break

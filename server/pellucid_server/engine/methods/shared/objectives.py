@@ -165,7 +165,7 @@ def natural_scores(handle: Handle, goals: Sequence[Goals], rows: Arrays) -> Floa
     found = [
         each.all_scores(handle, rows)
         if each.layer is None
-        else handle.beside(size, lambda each=each: each.values_of(values[each.name]))  # type: ignore[misc]
+        else handle.beside(lambda each=each: each.values_of(values[each.name]), byte_count=size)  # type: ignore[misc]
         for each in goals
     ]
     return np.concatenate(found, axis=1)

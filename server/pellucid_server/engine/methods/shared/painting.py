@@ -148,7 +148,7 @@ class Painting:
         """Make a step of all pictures that are not done."""
         active = np.flatnonzero(~self._stopped)
         while True:
-            painted = handle.beside(self.work_bytes, lambda: self._painted(active))
+            painted = handle.beside(lambda: self._painted(active), byte_count=self.work_bytes)
             rows = self._canvas.arrays(painted.rows.detach().numpy())
             more = self._more(handle, rows)
             scores, gradients, dark = self.goals.lit_gradient(handle, rows, self._of[active], more)
@@ -157,7 +157,7 @@ class Painting:
         self.lit[active] |= ~dark
         self.trajectory[active, self.step] = np.where(np.isfinite(scores), scores, np.nan)
         gradient = gradients[self._canvas.name]
-        handle.beside(self.work_bytes, lambda: self._take(painted, active, gradient))
+        handle.beside(lambda: self._take(painted, active, gradient), byte_count=self.work_bytes)
         self.step += 1
         if self.step % _STRETCH == 0 and self.step >= 2 * _STRETCH:
             self._stop()
@@ -237,7 +237,7 @@ class Painting:
         values = held.values
         handle.release(held)
         found = handle.beside(
-            16 * values.nbytes, lambda: likeness_gradient(values, layer.layer.unit_axis, brush.pictures)
+            lambda: likeness_gradient(values, layer.layer.unit_axis, brush.pictures), byte_count=16 * values.nbytes
         )
         return np.asarray(-brush.diversity * found, np.float32)
 

@@ -152,6 +152,21 @@ def crop_box(width: int, height: int, resize: int, crop: tuple[int, int]) -> Box
     return Box(left, top, left + wide, top + tall, width, height)
 
 
+def seen_pixels(row: Array, info: InputInfo) -> npt.NDArray[np.uint8]:
+    """Return the pixels, (height, width, 3), that a row (channels, height, width) of an input of pictures was made of.
+
+    They are exact where the row is one that `prepare` made of a picture. Grey is repeated.
+    """
+    image = info.image
+    if image is None:
+        raise ValueError(f"the input {info.name!r} is none of pictures")
+    mean = np.array(image.mean, np.float32)[:, None, None]
+    deviation = np.array(image.standard_deviation, np.float32)[:, None, None]
+    levels = np.rint(row.astype(np.float32) * deviation + mean).clip(0, 255).astype(np.uint8)
+    colours = np.broadcast_to(levels, (3, *levels.shape[1:]))
+    return np.ascontiguousarray(np.moveaxis(colours, 0, 2))
+
+
 def _require_pixels_together(encoded: Sequence[bytes], field: str) -> None:
     """Refuse pictures that have too many pixels each or together, by what their headers say."""
     total = 0

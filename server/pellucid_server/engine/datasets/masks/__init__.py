@@ -1,0 +1,1 @@
+"""Concept masks of data sets of pictures: which concepts there are, and where they are in a row."""

@@ -1,0 +1,48 @@
+"""The store from the event loop: every call waits its turn on one thread."""
+
+import asyncio
+import errno
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pellucid_server.jobs.failures import no_room
+from pellucid_server.jobs.store import Store
+
+Made = TypeVar("Made")
+
+_TEXT = "The disk that the server stores jobs on is full."
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+class Writing:
+    """Does what is asked of the store, in order, on a thread of its own."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._thread = ThreadPoolExecutor(1, "jobs")
+
+    async def run(self, function: Callable[[Store], Made]) -> Made:
+        """Return what `function` returns; one that has begun goes to its end, even if its caller is cancelled.
+
+        Raises
+        ------
+        OverloadedError
+            The disk is full.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, self.store)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise no_room(_TEXT) from error
+            raise
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise no_room(_TEXT) from error
+            raise
+
+    async def close(self) -> None:
+        """Close the store, after all that was asked for."""
+        await self.run(Store.close)
+        self._thread.shutdown(wait=False)
