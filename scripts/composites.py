@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pellucid_server.scenes.colors import COLORS, color_numbers
 from pellucid_server.scenes.writing import Layout, Row, write_data_set
 from PIL import Image
 
@@ -75,8 +76,6 @@ _ONLY = {"ball": "ball", "gravestone": "stone"}
 """What the label of a stamp must have, where the folder has other things too."""
 
 _LEFT_OUT = re.compile(r"cartoon|toys|plastic|confetti|emblems|wheel")
-
-COLORS = ("black", "gray", "white", "red", "orange", "brown", "yellow", "green", "cyan", "blue", "purple", "pink")
 
 CLASSES = {
     "pink flamingo": 130,
@@ -237,22 +236,6 @@ def layout(sources: Sources, *, classes: bool) -> Layout:
             "color": COLORS,
         },
     )
-
-
-def color_numbers(picture: Image.Image) -> npt.NDArray[np.int64]:
-    """Return the number in `COLORS` of the name of each pixel's colour, by its hue, saturation and value."""
-    hue, saturation, value = np.moveaxis(np.asarray(picture.convert("HSV")).astype(np.int64), 2, 0)
-    degrees = hue * 360 // 256
-    edges = (15, 42, 70, 160, 195, 260, 300, 345)
-    hues = np.array([COLORS.index(each) for each in _HUES])[np.searchsorted(edges, degrees, side="right")]
-    warm = np.isin(hues, [COLORS.index("red"), COLORS.index("orange"), COLORS.index("yellow")])
-    hues = np.where(warm & (degrees > 10) & (degrees < 50) & (value < 150), COLORS.index("brown"), hues)
-    hues = np.where((hues == 3) & (saturation < 130) & (value > 180), COLORS.index("pink"), hues)
-    grey = np.select([value < 60, value < 205], [0, 1], 2)
-    return np.where(value < 45, 0, np.where(saturation < 45, grey, hues))
-
-
-_HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "red")
 
 
 def _composite(sources: Sources, source: np.random.Generator, size: int, objects: int) -> Row:

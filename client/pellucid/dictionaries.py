@@ -1,12 +1,12 @@
 """The semantic dictionary of a network dissection: which unit stands for which concept, and the other way round."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pellucid.checks import shortened
 from pellucid.errors import invalid
-from pellucid.findings import Table
+from pellucid.receipts import plain
 
 DICTIONARY = "dictionary"
 """The table of units."""
@@ -60,6 +60,10 @@ class Entry:
         """The concept that the unit detects; None if it is no detector."""
         return self.concept if self.detector and self.concept else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values by name."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -91,12 +95,37 @@ class Comparison:
     appeared: tuple[str, ...]
     vanished: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists, texts and numbers."""
+        found: dict[str, Any] = plain(self)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Dictionary:
     """Units and their concepts, in the order of the answer. Iterating gives the entries."""
 
     entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> "Dictionary":
+        """Return the dictionary of rows of an answer's table, as they are in its JSON; what they lack is None.
+
+        Raises
+        ------
+        LookupError
+            A row does not name its layer and unit.
+        """
+        names = {each.name for each in fields(Entry)}
+        found = []
+        for row in rows:
+            lacking = next((name for name in ("layer", "unit") if row.get(name) is None), None)
+            if lacking is not None:
+                raise LookupError(f"The table {DICTIONARY!r} has no {lacking!r} in a row.")
+            # An empty text is no concept.
+            given: dict[str, Any] = {name: None if row[name] == "" else row[name] for name in names & row.keys()}
+            found.append(Entry(**given))
+        return cls(tuple(found))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -224,28 +253,6 @@ class Dictionary:
     def _check_layer(self, name: str) -> None:
         if name not in self.layers:
             raise LookupError(f"No layer {shortened(name)} in the dictionary; its layers: {', '.join(self.layers)}.")
-
-
-def read_dictionary(tables: Mapping[str, Table]) -> Dictionary:
-    """Read the dictionary off an answer's tables; columns that it lacks are None.
-
-    Raises
-    ------
-    LookupError
-        There is no such table, or it does not name units.
-    """
-    table = tables[DICTIONARY]
-    lacking = next((name for name in ("layer", "unit") if name not in table.columns), None)
-    if lacking is not None:
-        raise LookupError(f"The table {DICTIONARY!r} has no column {lacking!r}.")
-    names = [each.name for each in fields(Entry) if each.name in table.columns]
-    return Dictionary(tuple(_entry({name: row[name] for name in names}) for row in table))
-
-
-def _entry(values: Mapping[str, Any]) -> Entry:
-    # An empty text is no concept.
-    given: dict[str, Any] = {name: None if value == "" else value for name, value in values.items()}
-    return Entry(**given)
 
 
 def _best_first(entries: list[Entry]) -> tuple[Entry, ...]:

@@ -3,7 +3,7 @@
 import html
 import importlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 from pellucid.ablations import drawn_html
 from pellucid.accuracy import Accuracy
 from pellucid.catalogue import Model
-from pellucid.dictionaries import DICTIONARY, Dictionary, read_dictionary
+from pellucid.dictionaries import DICTIONARY, Dictionary
 from pellucid.dissection_records import DissectionRecord
 from pellucid.findings import Axis, Findings, NamedArray, Picture, Table
 from pellucid.receipts import ModelKey, ParameterValue, Receipt, json_text
@@ -121,7 +121,7 @@ class Dissection:
         if DICTIONARY not in self.tables:
             others = ", ".join(map(repr, self.tables)) or "none"
             raise LookupError(f"{self.method} has no table {DICTIONARY!r}; its tables are: {others}.")
-        return read_dictionary(self.tables)
+        return Dictionary.of(self.tables[DICTIONARY])
 
     def plot(self) -> "Figure":
         """Draw what the method found: bars, curves, maps, points or pictures. Needs `pellucid[plot]`.
@@ -137,8 +137,19 @@ class Dissection:
 
         return dissection_figure(self)
 
-    def to_html(self, path: str | Path) -> int:
+    def to_html(
+        self, path: str | Path, *, before: Dictionary | None = None, allowed: Collection[str] | None = None
+    ) -> int:
         """Write one page with all of it, which needs no network: numbers, tables to search and sort, and pictures.
+
+        Parameters
+        ----------
+        path
+            The file.
+        before
+            The dictionary of another version: the page lists which units detect something else since.
+        allowed
+            Concepts that units may detect: the page lists the units that detect others.
 
         Returns
         -------
@@ -147,12 +158,14 @@ class Dissection:
 
         Raises
         ------
+        LookupError
+            It is to be compared or audited, and has no dictionary.
         OSError
             The file cannot be written.
         """
         from pellucid.reports import report_page  # noqa: PLC0415 - few need it
 
-        page = report_page(self).encode()
+        page = report_page(self, before=before, allowed=allowed).encode()
         Path(path).write_bytes(page)
         return len(page)
 

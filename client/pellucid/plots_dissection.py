@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from pellucid.dictionaries import DICTIONARY, Dictionary
@@ -15,6 +14,7 @@ from pellucid.findings import Axis, NamedArray, Picture
 from pellucid.pictures import open_picture
 from pellucid.plot_parts import WIDTH, draw_heat, ticks
 from pellucid.plots import literal
+from pellucid.plots_tuning import plot_tuning, tuned_layers
 
 _PALETTE = ("#d9822b", "#3a78b8", "#8a5fb0", "#2b8a57", "#c04a6b", "#81701a", "#2f8ea3", "#9a5a3c", "#5c6bc0")
 _CATEGORIES = ("color", "texture", "shape", "part", "object", "scene", "material", "position", "pattern")
@@ -22,7 +22,6 @@ _BLUE = "#3a78b8"
 _OTHER = "#9aa0a6"
 _REST = "#e3e0d8"
 _COLUMNS = 4
-_MOST_PANELS = 24
 _NARROW = 3.0
 """Percent that a part of a bar must have for its number."""
 _MOST_PICTURES = 24
@@ -96,7 +95,7 @@ def draw_categories(axes: Axes, found: Dictionary, colours: Mapping[str, str]) -
     names = [*(category or "no category" for category in colours)]
     handles = [axes.barh(0, 0, color=colour) for colour in colours.values()]
     if handles:
-        labels = [literal(name) for name in names]
+        labels = [_listed(name) for name in names]
         legend: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 6, "frameon": False}
         axes.legend(handles, labels, fontsize=8, **legend)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -125,50 +124,6 @@ def _commonest(found: Dictionary) -> list[tuple[str, str, int]]:
     return [(name, category, count) for (name, category), count in ordered]
 
 
-def _curves_figure(dissection: Dissection) -> Figure | None:
-    """Draw a curve for each unit: around a circle over angles, else over its axis."""
-    arrays = [each for each in dissection.arrays.values() if _is_curves(each)]
-    most = max((len(each.values) for each in arrays), default=0)
-    # The first unit of each array, then the second, so that each has its share of the room.
-    panels = [(each, unit) for unit in range(most) for each in arrays if unit < len(each.values)][:_MOST_PANELS]
-    if not panels:
-        return None
-    rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(WIDTH, 0.5 + 2.5 * rows), layout="constrained")
-    for place, (array, unit) in enumerate(panels):
-        angles = _is_angle(array.axes[1])
-        axes: Any = figure.add_subplot(rows, _COLUMNS, place + 1, projection="polar" if angles else None)
-        (draw_polar if angles else draw_curve)(axes, array, unit)
-        axes.set_title(literal(f"{array.name}, {array.axes[0].name} {_place(array.axes[0], unit)}"), fontsize=8)
-    return figure
-
-
-def draw_polar(axes: PolarAxes, array: NamedArray, unit: int) -> None:
-    """Draw a unit's response over angles in degrees; orientations, which repeat after half a turn, all around."""
-    angles, values = np.asarray(array.axes[1].coordinates, np.float64), np.asarray(array.values[unit], np.float64)
-    if np.ptp(angles) < 180:
-        angles, values = np.concatenate([angles, angles + 180]), np.concatenate([values, values])
-    # Responses below 0 have no place on a circle.
-    shown = np.maximum(np.append(values, values[0]), 0)
-    axes.plot(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, linewidth=1.5)
-    axes.fill(np.radians(np.append(angles, angles[0])), shown, color=_BLUE, alpha=0.2)
-    axes.set_rmin(0)
-    axes.set_yticklabels([])
-    axes.tick_params(labelsize=6)
-
-
-def draw_curve(axes: Axes, array: NamedArray, unit: int) -> None:
-    """Draw a unit's response over an axis of numbers, which grows by factors if its places do."""
-    axis = array.axes[1]
-    places = np.asarray(axis.coordinates, np.float64)
-    axes.plot(places, array.values[unit], color=_BLUE, marker=".", linewidth=1.5)
-    if len(places) > 2 and places.min() > 0 and places.max() > 6 * places.min():
-        axes.set_xscale("log", base=2)
-    axes.set_xlabel(literal(f"{axis.name}{axis.unit and f' ({axis.unit})'}"), fontsize=7)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _points_figure(dissection: Dissection) -> Figure | None:
     """Draw the rows of a projection of each layer, coloured by their labels."""
     arrays = [each for each in dissection.arrays.values() if _is_points(each)]
@@ -193,7 +148,7 @@ def draw_points(axes: Axes, array: NamedArray, labels: Sequence[str]) -> None:
         axes.scatter(values[others, 0], values[others, 1], s=12, color=_OTHER, alpha=0.7, label=name)
     for place, label in enumerate(common):
         own = values[named == label]
-        axes.scatter(own[:, 0], own[:, 1], s=12, color=_colour(place), alpha=0.8, label=literal(label))
+        axes.scatter(own[:, 0], own[:, 1], s=12, color=_colour(place), alpha=0.8, label=_listed(label))
     if common:
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel(literal(_component(array.axes[1], 0)), fontsize=9)
@@ -224,7 +179,7 @@ def draw_trajectory(axes: Axes, array: NamedArray) -> None:
     axis = array.axes[1]
     places = np.arange(array.values.shape[1]) if axis.coordinates is None else axis.coordinates
     for row in range(min(len(array.values), _MOST_CURVES)):
-        axes.plot(places, array.values[row], color=_colour(row), label=literal(_place(array.axes[0], row)))
+        axes.plot(places, array.values[row], color=_colour(row), label=_listed(_place(array.axes[0], row)))
     axes.set_xlabel(literal(axis.name), fontsize=9)
     axes.set_ylabel(literal(array.unit or array.name), fontsize=9)
     axes.legend(fontsize=8, frameon=False)
@@ -274,21 +229,27 @@ def _maps_figure(dissection: Dissection) -> Figure | None:
     return figure
 
 
+def _tuning_figure(dissection: Dissection) -> Figure | None:
+    """Draw the tuning curves of some units of the first layer that has any."""
+    return plot_tuning(dissection.findings) if tuned_layers(dissection.findings) else None
+
+
 _Drawing = Callable[[Dissection], Figure | None]
 
 _DRAWINGS: tuple[_Drawing, ...] = (
     _dictionary_figure,
     _points_figure,
-    _curves_figure,
+    _tuning_figure,
     _pictures_figure,
     _units_figure,
     _maps_figure,
 )
 
+
 _BY_METHOD: Mapping[str, _Drawing] = {
     "network-dissection": _dictionary_figure,
     "activations": _units_figure,
-    "tuning-curve": _curves_figure,
+    "tuning-curve": _tuning_figure,
     "activation-maximization": _pictures_figure,
     "feature-visualization": _pictures_figure,
     "projection": _points_figure,
@@ -299,19 +260,6 @@ _BY_METHOD: Mapping[str, _Drawing] = {
 def _is_points(array: NamedArray) -> bool:
     names = [axis.name for axis in array.axes]
     return names == ["row", "component"] and array.values.shape[1] > 1 and len(array.values) > 0
-
-
-def _is_curves(array: NamedArray) -> bool:
-    names = [axis.name for axis in array.axes]
-    return len(names) == 2 and names[0] == "unit" and array.axes[1].coordinates is not None and array.values.size > 0
-
-
-def _is_trajectory(array: NamedArray) -> bool:
-    return [axis.name for axis in array.axes] == ["objective", "step"] and array.values.size > 0
-
-
-def _is_angle(axis: Axis) -> bool:
-    return axis.unit.startswith("deg") or axis.unit == "°"
 
 
 def _component(axis: Axis, place: int) -> str:
@@ -325,5 +273,14 @@ def _place(axis: Axis, place: int) -> str:
     return str(place) if axis.coordinates is None else f"{axis.coordinates[place]:g}"
 
 
+def _listed(name: str) -> str:
+    """Return a name for a legend; without the space, matplotlib would leave out one that begins with "_"."""
+    return f" {literal(name)}"
+
+
 def _colour(place: int) -> str:
     return _PALETTE[place] if place < len(_PALETTE) else _OTHER
+
+
+def _is_trajectory(array: NamedArray) -> bool:
+    return [axis.name for axis in array.axes] == ["objective", "step"] and array.values.size > 0

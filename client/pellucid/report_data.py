@@ -3,12 +3,12 @@
 import base64
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from pellucid.dictionaries import DICTIONARY
+from pellucid.dictionaries import DICTIONARY, Dictionary
 from pellucid.dissections import Dissection
 from pellucid.findings import Column, NamedArray, Picture, Table
 
@@ -21,15 +21,22 @@ _SHOWN = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _DIGITS = 6
 
 
-def report_data(dissection: Dissection) -> dict[str, Any]:
+def report_data(
+    dissection: Dissection, before: Dictionary | None = None, allowed: Collection[str] | None = None
+) -> dict[str, Any]:
     """Return tables by columns, arrays as flat lists with their axes, pictures as `data:` addresses.
 
     Numbers have six significant digits. What is missing, and NaN, is None. Arrays above 200,000 elements are named
-    without their values.
+    without their values. With `before` and `allowed`, as for `Dissection.to_html`, there are a comparison and an audit.
+
+    Raises
+    ------
+    LookupError
+        It is to be compared or audited, and has no dictionary.
     """
     tables = {name: _table(each) for name, each in dissection.tables.items()}
     arrays = {name: _array(each) for name, each in dissection.arrays.items()}
-    data = {
+    data: dict[str, Any] = {
         "method": dissection.method,
         "tables": tables,
         "arrays": arrays,
@@ -39,6 +46,10 @@ def report_data(dissection: Dissection) -> dict[str, Any]:
         # The cards list the best concepts of a unit in place of the whole array.
         data["best"] = _best_concepts(dissection.arrays)
         data["arrays"] = {name: each for name, each in arrays.items() if not _is_overlap(dissection.arrays[name])}
+    if before is not None:
+        data["comparison"] = before.compare(dissection.dictionary).to_dict()
+    if allowed is not None:
+        data["audit"] = [each.to_dict() for each in dissection.dictionary.audit(allowed)]
     return data
 
 

@@ -8,23 +8,33 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from pellucid.dictionaries import Dictionary
 from pellucid.dissections import Dissection
 from pellucid.report_data import report_data
 
-_SCRIPTS = ("base.js", "tables.js", "charts.js", "plots.js", "dictionary.js", "browser.js", "main.js")
+_SCRIPTS = ("base.js", "tables.js", "charts.js", "plots.js", "checks.js", "dictionary.js", "browser.js", "main.js")
 
 
-def report_page(dissection: Dissection) -> str:
+def report_page(
+    dissection: Dissection, *, before: Dictionary | None = None, allowed: Collection[str] | None = None
+) -> str:
     """Return the page.
 
     Parameters
     ----------
     dissection
         An answer, or an estimate so far. What it lacks, the page leaves out.
+    before, allowed
+        As for `Dissection.to_html`.
+
+    Raises
+    ------
+    LookupError
+        It is to be compared or audited, and has no dictionary.
     """
     style, script = _resource("page.css"), "".join(_resource(name) for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
@@ -36,7 +46,7 @@ def report_page(dissection: Dissection) -> str:
         "header": _header(dissection),
         "warnings": "".join(f'<p class="warning">{html.escape(text)}</p>\n' for text in _warnings(dissection)),
         "receipt": _receipt(dissection),
-        "data": _embedded(report_data(dissection)),
+        "data": _embedded(report_data(dissection, before, allowed)),
         "script": script,
         "size": "",
     }

@@ -10,6 +10,7 @@ It exits at end of file, whatever it is doing, and when one of its threads fails
 
 import argparse
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -30,6 +32,7 @@ from pellucid_server import template
 from pellucid_server.engine import methods as methods_package
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.datasets.catalogue import DataSets, scan, scan_copies
+from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.device import accelerator
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
@@ -81,6 +84,9 @@ _HELPER_MODULES = ("pellucid_server.engine.methods.shared.groups",)
 """What a helper process imports beforehand, if it is not forked: the first superpixels would wait for it."""
 _TRIAL = "trial"
 """The role of a process that tries out a version while others are served."""
+
+_COPY_AGAIN_SECONDS = (5.0, 15.0, 60.0, 300.0, 600.0)
+"""How long to wait before data sets at a URL that cannot be read are tried again; the last for ever."""
 
 _SWITCH_SECONDS = 1e-4
 _PROGRESS_SECONDS = 0.1
@@ -431,9 +437,15 @@ def _ready_worker(
     return worker
 
 
-def _take_copies(served: ServedModels, settings: WorkerSettings) -> None:
-    """Copy the data sets at a URL, and serve them when they are there."""
-    datasets = scan_copies(settings.datasets, Path(settings.datasets_cache), settings.datasets_cache_bytes)
+def _take_copies(served: ServedModels, settings: WorkerSettings, wait: Callable[[float], object] = time.sleep) -> None:
+    """Copy the data sets at a URL, and serve them when they are there; try again for as long as that fails."""
+    for seconds in itertools.chain(_COPY_AGAIN_SECONDS, itertools.repeat(_COPY_AGAIN_SECONDS[-1])):
+        try:
+            datasets = scan_copies(settings.datasets, Path(settings.datasets_cache), settings.datasets_cache_bytes)
+            break
+        except DataSetError as error:
+            _log.error("the data sets are not copied, which is tried again in %g s: %s", seconds, error)
+            wait(seconds)
     served.take_datasets(datasets)
     if not datasets.complete:
         _complete(served, datasets)

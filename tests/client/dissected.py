@@ -199,19 +199,27 @@ def tuning_answer(units=5):
     )
 
 
-def visualised_answer(units=3, steps=40):
-    """Make pictures that maximise units, and how their objectives rose."""
+def visualised_answer(units=3, steps=40, layer="conv1"):
+    """Make two pictures that maximise each unit, and how their objectives rose until the second half of the steps."""
     rise = np.stack([(unit + 1) * (1 - np.exp(-np.arange(steps) / 8)) for unit in range(units)])
-    objectives = Axis("objective", tuple(f"conv1[{unit}]" for unit in range(units)))
+    rise[0, steps // 2 :] = np.nan
+    objectives = Axis("objective", tuple(f"{layer}[{unit}]" for unit in range(units)))
+    pairs = [(unit, number) for unit in range(units) for number in range(2)]
     return answer(
         "feature-visualization",
-        arrays=[NamedArray("trajectory", rise, (objectives, Axis("step", (), np.arange(float(steps)))))],
+        arrays=[NamedArray("trajectory", rise, (objectives, Axis("step")), missing=True)],
         tables=[
-            table("objectives", layer=["conv1"] * units, unit=list(range(units)), activation=[1.0, 2.0, 3.0][:units])
+            table(
+                "objectives",
+                objective=[f"{layer}[{unit}]" for unit, _ in pairs],
+                layer=[layer] * len(pairs),
+                unit=[unit for unit, _ in pairs],
+                position=[None] * len(pairs),
+                picture=[number for _, number in pairs],
+                activation=[10.0 * unit + number for unit, number in pairs],
+            )
         ],
-        pictures=[
-            picture(f"conv1[{unit}]/{n}", (40 * unit, 90, 160), (48, 48)) for unit in range(units) for n in range(2)
-        ],
+        pictures=[picture(f"{layer}[{unit}]/{number}", (40 * unit, 90, 160), (48, 48)) for unit, number in pairs],
     )
 
 

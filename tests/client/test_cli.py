@@ -252,6 +252,22 @@ def test_data_sets_are_listed_with_their_state(pellucid, server):
     assert (first["rows"], first["groups"], second["rows"]) == (16281, ["sex", "race"], None)
 
 
+def test_concepts_are_listed_where_a_data_set_has_some(pellucid, server):
+    plain = model_service_pb2.Dataset(name="adult", kind="DATASET_KIND_TABLE", state="DATASET_STATE_READY")
+    masked = model_service_pb2.Dataset(
+        name="scenes", state="DATASET_STATE_READY", concepts=27, categories=["color", "shape"]
+    )
+    server.replies["ListDatasets"] = model_service_pb2.ListDatasetsResponse(datasets=[plain])
+    assert "concepts" not in pellucid("datasets").stdout
+    server.replies["ListDatasets"] = model_service_pb2.ListDatasetsResponse(datasets=[plain, masked])
+
+    listed = pellucid("datasets").stdout
+
+    assert all(word in listed for word in ("concepts", "27", "color, shape"))
+    first, second = json.loads(pellucid("datasets", "--json").stdout)
+    assert (first["concepts"], second["concepts"], second["categories"]) == (None, 27, ["color", "shape"])
+
+
 def test_methods_are_listed_and_described(pellucid, server):
     parameters = [
         model_service_pb2.Parameter(

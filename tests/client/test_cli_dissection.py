@@ -87,6 +87,63 @@ def test_a_page_a_picture_and_the_arrays_are_written(run, server, tmp_path):
     assert np.load(arrays).files == []
 
 
+def test_an_answer_is_compared_with_an_earlier_one_and_held_against_a_list(run, server, tmp_path):
+    earlier = run("dissect", "photos", "conv1", "--dataset", "shapes", "--json")
+    (tmp_path / "before.json").write_text(earlier.stdout)
+    (tmp_path / "allowed.txt").write_text("red\n\n  green \n")
+    later = dictionary_message([3, 4, 5], ["red", "dots", "red"], [0.3, 0.2, 0.1])
+    server.replies["Dissect"] = [dissected_message(1.0, part=0, last=True, tables={"dictionary": later})]
+    words = ["dissect", "photos", "conv1", "--dataset", "shapes", "--compare", tmp_path / "before.json"]
+    words += ["--allow", tmp_path / "allowed.txt"]
+
+    shown, found = run(*words, "--html", tmp_path / "page.html"), json.loads(run(*words, "--json").stdout)
+
+    assert shown.exit_code == 0, shown.stderr
+    assert "units that detect something else than before: 2; the same: 1" in shown.stdout
+    assert "new concepts: dots" in shown.stdout
+    assert "vanished concepts: blue" in shown.stdout
+    assert ["conv1", "4", "blue", "dots"] in lines(shown)
+    assert "units that detect what is not allowed: 1" in shown.stdout
+    assert [each["after"] for each in found["comparison"]["changed"]] == ["dots", "red"]
+    assert [each["concept"] for each in found["audit"]] == ["dots"]
+    assert '"audit":[{' in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_method_without_a_dictionary_has_nothing_to_compare(run, server, tmp_path):
+    words = findings_pb2.NamedTable(columns=[column_message("word", ["a"])])
+    server.replies["Dissect"] = [dissected_message(1.0, part=0, last=True, tables={"words": words})]
+    (tmp_path / "allowed.txt").write_text("red")
+
+    result = run(
+        "dissect", "photos", "conv1", "--dataset", "shapes", "--allow", tmp_path / "allowed.txt", "--html",
+        tmp_path / "page.html",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.stderr
+    assert "network-dissection makes no dictionary to compare or audit." in result.stdout
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"tables": {"dictionary": [{"layer": "a"}]}}', '{"tables": {"dictionary": 3}}']
+)
+def test_what_is_no_earlier_answer_is_refused_before_anything_is_asked(run, server, tmp_path, text):
+    (tmp_path / "before.json").write_text(text)
+
+    result = run("dissect", "photos", "conv1", "--dataset", "shapes", "--compare", tmp_path / "before.json")
+
+    assert result.exit_code == 2
+    assert "before.json is no answer with a dictionary" in result.stderr
+    assert server.requests["Dissect"] == []
+
+
+def test_a_list_that_is_not_there_is_named(run, server, tmp_path):
+    result = run("dissect", "photos", "conv1", "--dataset", "shapes", "--allow", tmp_path / "none.txt")
+
+    assert result.exit_code == 1
+    assert "none.txt" in result.stderr
+    assert server.requests["Dissect"] == []
+
+
 def test_an_answer_that_cannot_be_drawn_is_shown_all_the_same(run, server, tmp_path):
     words = findings_pb2.NamedTable(columns=[column_message("word", ["a"])])
     server.replies["Dissect"] = [dissected_message(1.0, part=0, last=True, tables={"words": words})]

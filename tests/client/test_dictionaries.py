@@ -1,5 +1,6 @@
 """The semantic dictionary: searched both ways, counted, compared with another, held against a list."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -66,7 +67,7 @@ def test_an_empty_text_is_no_concept():
 def test_a_table_without_units_is_no_dictionary():
     rows = table("dictionary", layer=["a"])
 
-    with pytest.raises(LookupError, match="The table 'dictionary' has no column 'unit'"):
+    with pytest.raises(LookupError, match="The table 'dictionary' has no 'unit' in a row"):
         _ = answer("network-dissection", tables=[rows]).dictionary
 
 
@@ -163,3 +164,19 @@ def test_counts_of_a_whole_answer_add_up_to_its_detectors():
 
     assert sum(found.counts().values()) == len(found.detectors)
     assert sum(found.counts("conv1").values()) + sum(found.counts("block.2").values()) == len(found.detectors)
+
+
+def test_a_dictionary_is_read_back_from_json():
+    found = dictionary_answer(units=9)
+
+    again = Dictionary.of(json.loads(found.to_json())["tables"]["dictionary"])
+
+    assert again == found.dictionary
+    assert again.compare(found.dictionary).changed == ()
+
+
+def test_entries_and_comparisons_are_plain_values():
+    found = SMALL.compare(SMALL.layer("a"))
+
+    assert json.loads(json.dumps(found.to_dict()))["vanished"] == ["wheel"]
+    assert SMALL.concept_of("a", 1).to_dict()["concept"] == "dots"

@@ -11,7 +11,6 @@ from client.dissected import (
     picture,
     projection_answer,
     table,
-    tuning_answer,
     visualised_answer,
 )
 from pellucid.findings import Axis, NamedArray
@@ -52,39 +51,15 @@ def test_a_dictionary_without_any_detector_is_drawn_too():
     assert [bar.get_width() for bar in categories.patches] == [100]
 
 
-def test_curves_over_angles_go_around_a_circle_and_half_a_turn_is_repeated():
-    panels = drawn(tuning_answer(units=2))
-
-    first = panels[0]
-    assert first.name == "polar"
-    angles, values = first.lines[0].get_data()
-    np.testing.assert_allclose(np.degrees(angles)[:24], np.arange(0, 360, 15))
-    np.testing.assert_allclose(values[:12], values[12:24])
-    # It is closed.
-    assert (angles[-1], values[-1]) == (angles[0], values[0])
-    # Each array has its share of the room.
-    assert titles(panels)[:3] == ["conv1/orientation, unit 0", "conv1/frequency, unit 0", "conv1/orientation, unit 1"]
-
-
-def test_curves_over_frequencies_have_an_axis_by_factors():
-    found = tuning_answer(units=1)
-
-    panel = drawn(found)[1]
-
-    assert panel.get_xscale() == "log"
-    np.testing.assert_array_equal(panel.lines[0].get_ydata(), found.arrays["conv1/frequency"].values[0])
-    assert panel.get_xlabel() == "frequency (cycles/picture)"
-
-
 def test_pictures_are_drawn_above_the_way_to_them():
-    found = visualised_answer(units=2)
+    found = visualised_answer(units=2, layer="_a")
 
     *pictures, trajectory = drawn(found)
 
-    assert titles(pictures) == ["conv1[0]/0", "conv1[0]/1", "conv1[1]/0", "conv1[1]/1"]
+    assert titles(pictures) == ["_a[0]/0", "_a[0]/1", "_a[1]/0", "_a[1]/1"]
     assert pictures[0].images[0].get_array().shape == (48, 48, 3)
     np.testing.assert_array_equal(trajectory.lines[1].get_ydata(), found.arrays["trajectory"].values[1])
-    assert [each.get_text() for each in trajectory.get_legend().get_texts()] == ["conv1[0]", "conv1[1]"]
+    assert [each.get_text() for each in trajectory.get_legend().get_texts()] == [" _a[0]", " _a[1]"]
 
 
 def test_rows_of_a_projection_are_points_by_label():
@@ -94,7 +69,7 @@ def test_rows_of_a_projection_are_points_by_label():
 
     labels = [each or "" for each in found.tables["rows"]["label"]]
     counted = {each.get_label(): len(each.get_offsets()) for each in panel.collections}
-    assert counted == {label: labels.count(label) for label in set(labels)}
+    assert counted == {f" {label}": labels.count(label) for label in set(labels)}
 
 
 def test_rows_without_labels_are_points_of_one_colour():

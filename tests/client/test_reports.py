@@ -208,3 +208,21 @@ def test_a_page_is_written_to_a_file_and_its_size_returned(tmp_path):
 
     assert (tmp_path / "page.html").stat().st_size == size
     assert re.match(r"<!DOCTYPE html>", (tmp_path / "page.html").read_text("utf-8"))
+
+
+def test_changes_and_what_is_not_allowed_are_in_the_page_where_they_are_asked_for(tmp_path):
+    before, after = dictionary_answer(12, seed=1).dictionary, dictionary_answer(12, seed=2)
+    after.to_html(tmp_path / "page.html", before=before, allowed=["red"])
+
+    data = Page((tmp_path / "page.html").read_text("utf-8")).data
+
+    assert data["comparison"] == json.loads(json.dumps(before.compare(after.dictionary).to_dict()))
+    assert [each["unit"] for each in data["audit"]] == [each.unit for each in after.dictionary.audit(["red"])]
+    assert "comparison" not in report_data(after)
+    assert "audit" not in report_data(after)
+
+
+@pytest.mark.parametrize("more", [{"before": dictionary_answer(2).dictionary}, {"allowed": ["red"]}])
+def test_an_answer_without_a_dictionary_is_not_compared(tmp_path, more):
+    with pytest.raises(LookupError, match="has no table 'dictionary'"):
+        tuning_answer().to_html(tmp_path / "page.html", **more)

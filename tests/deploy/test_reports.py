@@ -184,6 +184,21 @@ def test_a_concept_shows_the_units_that_detect_it_and_no_others(shown: Page, fou
     assert "red" not in texts(shown, ".card h3")[0]
 
 
+def test_changes_and_an_audit_are_shown_where_they_are_asked_for(page: Page, found: Dissection, tmp_path: Path) -> None:
+    before = dictionary_answer(UNITS, seed=1).dictionary
+    file = tmp_path / "page.html"
+    found.to_html(file, before=before, allowed=["red", "blue"])
+    page.open(file.as_uri())
+
+    change = before.compare(found.dictionary)
+    audited = found.dictionary.audit(["red", "blue"])
+    assert f"{len(change.changed)} units changed" in texts(page, "#comparison ~ .lead")[0]
+    assert f"{len(audited)} units detect" in texts(page, "#audit ~ .lead")[0]
+    first = [str(each) for each in (audited[0].layer, audited[0].unit, audited[0].concept)]
+    assert texts(page, "#audit ~ .panel tbody tr:first-child > *")[:3] == first
+    assert page.errors == []
+
+
 def test_columns_that_the_page_does_not_know_are_in_the_table_too(page: Page, tmp_path: Path) -> None:
     rows = table("dictionary", layer=["a", "a"], unit=[0, 1], concept=["red", None], plateau=[0.5, None])
     opened(page, answer("network-dissection", tables=[rows]), tmp_path)
@@ -286,13 +301,17 @@ def test_names_from_files_never_become_markup(page: Page, tmp_path: Path) -> Non
         return picture(name, colour, text=EVIL)
 
     hostile = dictionary_answer(8, (EVIL,), rename={"red": EVIL, "dots": EVIL}, warnings=[EVIL], model=EVIL, draw=draw)
-    opened(page, replace(hostile, method=EVIL), tmp_path)
+    before = dictionary_answer(8, (EVIL,), seed=1, rename={"blue": EVIL, "checks": EVIL}).dictionary
+    file = tmp_path / "page.html"
+    replace(hostile, method=EVIL).to_html(file, before=before, allowed=["square"])
+    page.open(file.as_uri())
     as_table(page)
 
     assert page.evaluate("window.broken") is None
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
     assert texts(page, "h1") == [f"{EVIL} version 3"]
     assert EVIL in column(page, "layer")
+    assert EVIL in texts(page, "#audit ~ .panel tbody th")
     assert page.errors == []
 
 
@@ -319,6 +338,7 @@ def test_the_policy_stops_a_script_that_was_put_in_after_all(page: Page, found: 
         (tuning_answer(), "[data-array='conv1/colour'] .cell", 15),
         (visualised_answer(), "[data-array='trajectory'] .curve", 3),
         (visualised_answer(), ".gallery img", 6),
+        (visualised_answer(), ".gallery .facts", 6),
         (projection_answer(rows=60), ".point", 60),
         (projection_answer(rows=60), ".legend .chip", 3),
     ],
@@ -330,6 +350,19 @@ def test_findings_of_other_methods_are_drawn(
 
     assert len(texts(page, selector)) == count
     assert page.errors == []
+
+
+def test_pictures_have_the_numbers_of_their_own_rows(page: Page, tmp_path: Path) -> None:
+    opened(page, visualised_answer(units=2), tmp_path)
+
+    assert [each.split("activation")[1].split("What")[0] for each in texts(page, ".gallery figcaption")] == [
+        "0",
+        "1",
+        "10",
+        "11",
+    ]
+    # A column without any value is left out.
+    assert texts(page, "[data-table=objectives] th[data-column=position]") == []
 
 
 def test_a_table_of_another_method_can_be_filtered_and_sorted(page: Page, tmp_path: Path) -> None:

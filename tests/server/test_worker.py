@@ -10,12 +10,15 @@ import weakref
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from e2e.serving import wait_until
-from pellucid_server.engine.datasets.catalogue import MOST_BYTES_AT_ONCE, scan
+from pellucid_server import worker as worker_module
+from pellucid_server.engine.datasets.catalogue import MOST_BYTES_AT_ONCE, DataSets, scan
+from pellucid_server.engine.datasets.opening import DataSetError
 from pellucid_server.engine.device.engine import Engine
 from pellucid_server.engine.evaluations.model_handle import WorkerServices
 from pellucid_server.engine.tasks.helpers import Helpers
@@ -23,7 +26,17 @@ from pellucid_server.engine.tasks.hub import Hub
 from pellucid_server.errors import UnsupportedError, error_from_wire
 from pellucid_server.faults import EXIT_STATUS, LOADING, Faults
 from pellucid_server.frames import HEAD
-from pellucid_server.vocabulary.messages import Cancel, Done, Heartbeat, Hello, Loading, ModelsChanged, Refused, Start
+from pellucid_server.vocabulary.messages import (
+    Cancel,
+    Done,
+    Heartbeat,
+    Hello,
+    Loading,
+    ModelsChanged,
+    Refused,
+    Start,
+    WorkerSettings,
+)
 from pellucid_server.vocabulary.requests import AttributeRequest, ExplanationSpec, ModelKey, PredictRequest, TensorInput
 from pellucid_server.worker import Worker
 from server.worker_process import BEAT_SECONDS, ROW, worker
@@ -110,6 +123,26 @@ def test_data_sets_at_a_url_are_served_once_they_are_copied(repository, tmp_path
 
     assert (found.name, found.rows, found.reason) == ("small", 1, "")
     assert (next(cache.iterdir()) / "small" / "rows.csv").read_text() == "a,label\n1,0\n"
+
+
+def test_copies_that_fail_are_tried_again_after_longer_and_longer_waits(monkeypatch, caplog):
+    found, waits, taken = DataSets(), [], []
+    outcomes = [DataSetError("no network")] * 9 + [found]
+
+    def scanned(*arguments):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, DataSetError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(worker_module, "scan_copies", scanned)
+    settings = WorkerSettings("cpu", "models", 1, 0.1, 1 << 20, datasets="s3://bucket/sets")
+    worker_module._take_copies(SimpleNamespace(take_datasets=taken.append), settings, waits.append)
+
+    assert taken == [found]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1], len(waits)) == (5.0, 600.0, 9)
+    assert caplog.text.count("no network") == 9
 
 
 def idle(beat):

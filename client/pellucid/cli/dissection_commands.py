@@ -27,15 +27,18 @@ from pellucid.cli.asking import (
     note,
     print_json,
     read_inputs,
+    read_json,
     save_arrays,
     served,
     terminal,
 )
-from pellucid.cli.dissection_tables import show_dissection
+from pellucid.cli.dissection_tables import show_checks, show_dissection
 from pellucid.cli.files import check_array_file, check_file, check_picture_file
 from pellucid.cli.values import element, once, parameter
 from pellucid.client import DEFAULT_ADDRESS
+from pellucid.dictionaries import DICTIONARY, Dictionary
 from pellucid.dissection_specs import DissectionSpec
+from pellucid.dissections import Dissection
 from pellucid.errors import invalid
 
 LayersArgument = Annotated[
@@ -93,6 +96,22 @@ def dissect(
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page to it, to search and sort.", show_default=False),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="What --json printed of another version; print which units detect something else.",
+            show_default=False,
+        ),
+    ] = None,
+    allow: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Concepts that units may detect, one on each line; print the units that detect others.",
+            show_default=False,
+        ),
+    ] = None,
     plot: PlotOption = None,
     progress: ProgressFlag = None,
     npz: NpzOption = None,
@@ -109,6 +128,8 @@ def dissect(
         check_array_file(npz)
         if dataset is not None and given:
             raise invalid("--input", "is set, and --dataset too; leave one of the two out")
+        before = None if compare is None else _dictionary(compare)
+        allowed = None if allow is None else _lines(allow)
         inputs: Any = read_inputs(served(client, model, version), given, None, None) if given else None
         spec = DissectionSpec(
             method=method,
@@ -124,12 +145,45 @@ def dissect(
         )
         found = client.dissect_spec(model, spec, version=version, progress=reported(progress, method))
         if as_json:
-            print_json(found.to_dict())
+            print_json(found.to_dict() | _checks(found, before, allowed))
         else:
             show_dissection(terminal(), found, top)
+            show_checks(terminal(), found, top, before, allowed)
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.arrays.items()})
         draw(found, plot)
         if page is not None:
-            size = found.to_html(page)
+            checks = (before, allowed) if DICTIONARY in found.tables else (None, None)
+            size = found.to_html(page, before=checks[0], allowed=checks[1])
             note(f"{page} has {size:,} bytes; open it in a browser.")
+
+
+def _checks(found: Dissection, before: Dictionary | None, allowed: list[str] | None) -> dict[str, Any]:
+    """Return what JSON has besides the answer: how it differs from another version, and what is not allowed."""
+    checks: dict[str, Any] = {}
+    if DICTIONARY not in found.tables:
+        return checks
+    if before is not None:
+        checks["comparison"] = before.compare(found.dictionary).to_dict()
+    if allowed is not None:
+        checks["audit"] = [each.to_dict() for each in found.dictionary.audit(allowed)]
+    return checks
+
+
+def _dictionary(path: Path) -> Dictionary:
+    """Read the dictionary of an answer that was printed as JSON."""
+    what = f"{path} is no answer with a dictionary; it must be what `pellucid dissect --json` printed"
+    found = read_json(path, "--compare")
+    try:
+        return Dictionary.of(found["tables"][DICTIONARY])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise invalid("--compare", what) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """Read texts off a file, one on each line; empty lines say nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise invalid("--allow", f"{path} is no text in UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]

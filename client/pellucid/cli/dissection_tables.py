@@ -1,6 +1,7 @@
 """Dissections as tables for a terminal."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from pellucid.findings import Table
 
 _SHOWN = (DICTIONARY, "concepts")
 """Tables of a dictionary that are printed."""
+_HEADS = ("layer", "unit", "concept", "category", "IoU", "chance", "runner-up", "its IoU")
+_RIGHT = (1, 4, 5, 7)
 _MOST_PICTURES = 5
 _MOST_LETTERS = 40
 """Of a column's width; longer texts are broken."""
@@ -43,6 +46,31 @@ def show_dissection(console: Console, found: Dissection, top: int) -> None:
     show_warnings(console, found.warnings)
     if found.receipt is not None:
         show_receipt(console, found.receipt)
+
+
+def show_checks(
+    console: Console, found: Dissection, top: int, before: Dictionary | None, allowed: Sequence[str] | None
+) -> None:
+    """Print which units changed since another version, and which detect what is not allowed."""
+    if DICTIONARY not in found.tables:
+        if before is not None or allowed is not None:
+            say(console, f"{found.method} makes no dictionary to compare or audit.", style="yellow")
+        return
+    if before is not None:
+        change = before.compare(found.dictionary)
+        counts = f"{len(change.changed):,}; the same: {change.same:,}"
+        say(console, f"units that detect something else than before: {counts}", style="bold")
+        for label, concepts in (("new concepts", change.appeared), ("vanished concepts", change.vanished)):
+            if concepts:
+                say(console, f"{label}: {', '.join(concepts)}")
+        changes = [[each.layer, str(each.unit), each.before or "", each.after or ""] for each in change.changed[:top]]
+        if changes:
+            show_table(console, ["layer", "unit", "before", "after"], changes, right=(1,))
+    if allowed is not None:
+        units = found.dictionary.audit(allowed)
+        say(console, f"units that detect what is not allowed: {len(units):,}", style="bold")
+        if units:
+            show_table(console, _HEADS, [_row(each) for each in units[:top]], right=_RIGHT)
 
 
 def _show_first(console: Console, name: str, table: Table, top: int) -> None:
@@ -80,8 +108,7 @@ def _show_dictionary(console: Console, found: Dictionary, top: int) -> None:
         show_table(console, heads, rows, title="detectors by category", right=tuple(range(1, len(heads))))
     best = sorted(found, key=lambda each: (each.detected is None, -(each.iou or 0.0)))
     more = f": the best {top} of {len(found):,}" if len(found) > top else ""
-    heads = ["layer", "unit", "concept", "category", "IoU", "chance", "runner-up", "its IoU"]
-    show_table(console, heads, [_row(each) for each in best[:top]], title=f"dictionary{more}", right=(1, 4, 5, 7))
+    show_table(console, _HEADS, [_row(each) for each in best[:top]], title=f"dictionary{more}", right=_RIGHT)
 
 
 def _by_category(found: Dictionary, layer: str, categories: list[str]) -> list[str]:

@@ -122,18 +122,26 @@ def show_method(console: Console, method: Method) -> None:
 
 def show_datasets(console: Console, found: Sequence[Dataset]) -> None:
     """Print the data sets, a line each; those that the server cannot read with the reason."""
+    masked = any(each.concepts is not None for each in found)
     rows = [
         [
             each.name,
             each.kind,
             "" if each.rows is None else str(each.rows),
             ", ".join(each.groups),
+            *([_concepts(each)] if masked else []),
             each.state,
             each.reason or each.description,
         ]
         for each in found
     ]
-    show_table(console, ["data set", "kind", "rows", "groups", "state", "description"], rows)
+    concepts = ["concepts"] if masked else []
+    show_table(console, ["data set", "kind", "rows", "groups", *concepts, "state", "description"], rows)
+
+
+def _concepts(dataset: Dataset) -> str:
+    count = "" if dataset.concepts is None else str(dataset.concepts)
+    return f"{count} ({', '.join(dataset.categories)})" if dataset.categories else count
 
 
 def _show_classes(console: Console, title: str, classes: TopClasses) -> None:

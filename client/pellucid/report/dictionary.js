@@ -31,7 +31,7 @@ function dictionarySections() {
   if (data.tables.top) for (const row of rowsOf(data.tables.top)) byUnit.get(`${row.layer}/${row.unit}`)?.top.push(row);
   const browser = unitBrowser(units, layers, classes);
   const categories = classes.size ? categoriesSection(units, layers, classes, browser.choose) : null;
-  return [tiles(units), categories, browser.node, conceptsSection(browser.choose)].filter(Boolean);
+  return [tiles(units), auditSection(), comparisonSection(), categories, browser.node, conceptsSection(browser.choose)].filter(Boolean);
 }
 
 function tiles(units) {

@@ -22,7 +22,15 @@ function arrayPanel(name, array) {
   return element("div", { class: "panel", "data-array": name }, ...head, ...(body ?? [element("p", { class: "faint" }, `${shape}.`)]));
 }
 
-function drawnArray(name, array) {
+// Steps are counted, whether or not they have numbers.
+function counted(array) {
+  const axes = array.axes.map((axis) => (axis.name !== "step" || axis.coordinates || axis.labels.length ? axis
+    : { ...axis, coordinates: Array.from({ length: axis.length }, (_, place) => place) }));
+  return { ...array, axes };
+}
+
+function drawnArray(name, given) {
+  const array = counted(given);
   const [first, last] = [array.axes[0], array.axes.at(-1)];
   if (array.axes.length === 0) return [element("p", null, `${number(array.values[0], 6)} ${array.unit}`)];
   if (array.axes.length === 1) return last.coordinates ? [curves(name, array, [""])] : bars(name, array);
@@ -102,7 +110,7 @@ function points(name, array) {
 
 // What tables of units say of the unit of a picture, which is named "LAYER/unit 3" or "LAYER[3]/0".
 function unitFacts(known, name) {
-  const row = known.get(name.replace(/\[(\d+)\]\/.*$/, "/unit $1"));
+  const row = known.get(name);
   const said = row ? SUMMED.filter((column) => row[column] !== null && row[column] !== undefined && row[column] !== false && row[column] !== "") : [];
   return said.length ? element("dl", { class: "facts" }, ...said.map((column) => element("div", null,
     element("dt", null, column), element("dd", null, typeof row[column] === "boolean" ? "yes" : text(row[column]))))) : null;
@@ -112,7 +120,10 @@ function knownUnits() {
   const found = new Map();
   for (const [name, table] of Object.entries(data.tables)) {
     if (!name.endsWith("/units") && name !== "objectives") continue;
-    for (const row of rowsOf(table)) found.set(`${row.layer ?? name.replace(/\/units$/, "")}/unit ${row.unit}`, row);
+    for (const row of rowsOf(table)) {
+      const layer = row.layer ?? name.replace(/\/units$/, "");
+      found.set(name === "objectives" ? `${row.objective ?? `${layer}[${row.unit}]`}/${row.picture ?? 0}` : `${layer}/unit ${row.unit}`, row);
+    }
   }
   return found;
 }

@@ -57,7 +57,9 @@ function text(value, kind) {
 // A table of the findings, as it came, with a field to filter it by; `cells` write some columns in their own way.
 function plainTable(name, table, { open = true, cells = {} } = {}) {
   const rows = rowsOf(table);
-  const columns = table.columns.map((column) => ({ ...column, label: column.name, value: (row) => row[column.name], cell: cells[column.name] }));
+  // A column in which nothing has a value says nothing.
+  const known = table.columns.filter((column) => !rows.length || column.values.some((each) => each !== null && each !== ""));
+  const columns = known.map((column) => ({ ...column, label: column.name, value: (row) => row[column.name], cell: cells[column.name] }));
   const shown = sortableTable(table.text || name, columns, { pageSize: 25 });
   const count = element("span", { class: "count", role: "status" });
   const filter = element("input", { type: "search", placeholder: "Filter…", "aria-label": `Filter ${name}`, oninput: draw });

@@ -212,11 +212,14 @@ class State:
     parts
         Parts of the answer that were yielded behind it: a method that goes on from here yields them again, and they
         are dropped.
+    probe
+        Digest of the rows that it has seen some of; empty without any.
     """
 
     arrays: Mapping[str, Array] = field(default_factory=dict)
     values: Mapping[str, ParamValue] = field(default_factory=dict)
     parts: int = 0
+    probe: str = ""
 
     @property
     def size_bytes(self) -> int:

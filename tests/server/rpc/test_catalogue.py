@@ -211,7 +211,7 @@ async def test_data_sets_are_described_by_name_with_what_is_wrong_with_those_tha
     ready = descriptions.DatasetInfo(
         "flowers", "Of a meadow.", "table", "row", "kind", ("site",), ("s", "v"), 150, "ef" * 32
     )
-    large = descriptions.DatasetInfo("zoo", kind="pictures", label="label")
+    large = descriptions.DatasetInfo("zoo", kind="pictures", label="label", concepts=3, categories=("color", "part"))
     broken = descriptions.DatasetInfo("bad", reason="dataset.toml: kind is missing.")
     pool.hello = replace(pool.hello, datasets=(ready, broken, large))
 
@@ -231,5 +231,12 @@ async def test_data_sets_are_described_by_name_with_what_is_wrong_with_those_tha
             digest="ef" * 32,
             state="DATASET_STATE_READY",
         ),
-        model_pb.Dataset(name="zoo", kind="DATASET_KIND_PICTURES", label="label", state="DATASET_STATE_READY"),
+        model_pb.Dataset(
+            name="zoo",
+            kind="DATASET_KIND_PICTURES",
+            label="label",
+            state="DATASET_STATE_READY",
+            concepts=3,
+            categories=["color", "part"],
+        ),
     ]

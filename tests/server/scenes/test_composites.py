@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scripts import composites
-from scripts.composites import COLORS, PATTERNS, STAMPS, Pattern, Sources, Stamp, color_numbers, read_pattern
+from scripts.composites import PATTERNS, STAMPS, Pattern, Sources, Stamp, read_pattern
 
 NAMES = {1: "goldfish, Carassius auratus", 5: "zebra", 134: "crane", 517: "crane", 673: "mouse, computer mouse"}
 
@@ -73,27 +73,6 @@ def test_a_seed_gives_the_same_composites_and_another_others(sources):
 
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize(
-    ("rgb", "name"),
-    [
-        ((0, 0, 0), "black"),
-        ((128, 128, 128), "gray"),
-        ((255, 255, 255), "white"),
-        ((220, 20, 20), "red"),
-        ((255, 140, 0), "orange"),
-        ((110, 65, 20), "brown"),
-        ((250, 230, 20), "yellow"),
-        ((30, 160, 40), "green"),
-        ((30, 200, 210), "cyan"),
-        ((20, 40, 220), "blue"),
-        ((130, 30, 180), "purple"),
-        ((255, 105, 180), "pink"),
-    ],
-)
-def test_colours_have_their_names(rgb, name):
-    assert COLORS[int(color_numbers(Image.new("RGB", (1, 1), rgb))[0, 0])] == name
 
 
 @pytest.mark.parametrize(

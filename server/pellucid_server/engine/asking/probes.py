@@ -118,23 +118,6 @@ class ProbeSet(Protocol):
         ...
 
 
-class TableCodec(Protocol):
-    """How rows of a table's input are made of values in the columns' own units; of a category, of its index."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns' names, in order."""
-        ...
-
-    def encode(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.generic]:
-        """Make rows as the model takes them, (rows, elements), of values, (rows, columns)."""
-        ...
-
-    def decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-        """Return the values, (rows, columns), of rows as the model takes them."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class ProbeLayer:
     """A layer that is looked at.
@@ -183,8 +166,6 @@ class ProbeQuestion:
         Where the method stood when its worker was lost; None at the start.
     background
         Background rows of the model, (rows, *features) each; empty if it has none.
-    tables
-        How rows are made of values in the columns' own units, by the name of each input that is a table.
     disclosable
         Whether rows of the background, and the extremes of their columns, may be shown to callers.
     cells
@@ -204,7 +185,6 @@ class ProbeQuestion:
     exact: bool = False
     state: State | None = None
     background: Arrays = field(default_factory=dict)
-    tables: Mapping[str, TableCodec] = field(default_factory=dict)
     disclosable: bool = False
     cells: Mapping[str, Cells] = field(default_factory=dict)
     boxes: Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = field(default_factory=dict)

@@ -40,7 +40,7 @@ class DataSets:
     by_name: Mapping[str, DataSet] = field(default_factory=dict)
     digests: Digests = field(default_factory=Digests)
     copying: bool = False
-    """Whether they are still being copied from a URL."""
+    """Whether they are not copied from their URL yet."""
 
     def find(self, name: str, *, place: str = "dataset") -> DataSet:
         """Find a data set; `place` is where the request names it.
@@ -54,7 +54,7 @@ class DataSets:
         UnsupportedError
             It is broken; the message has the reason.
         UnavailableError
-            It may be among those that are still being copied.
+            It may be among those that are not copied yet.
         """
         if not name:
             text = f"{place} is empty; ListDatasets names the data sets."
@@ -67,7 +67,7 @@ class DataSets:
             text = f"The data set {name} cannot be read: {broken.reason}"
             raise UnsupportedError(text, subject=f"datasets/{name}", state="broken")
         if self.copying:
-            raise UnavailableError("The data sets are still being copied from their URL; ask again in a while.")
+            raise UnavailableError("The data sets are not copied from their URL yet; ask again in a while.")
         names = [each.name for each in self.infos]
         close = difflib.get_close_matches(name, names, n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -114,12 +114,14 @@ class DataSets:
 
 
 def scan_copies(url: str, cache: Path, most_bytes: int) -> DataSets:
-    """Copy the data sets at a URL, and describe them; see `mirror`. None are there if the URL cannot be read."""
-    try:
-        folder, refused = mirror(url, cache, most_bytes)
-    except DataSetError as error:
-        _log.error("%s", error)
-        return DataSets()
+    """Copy the data sets at a URL, and describe them; see `mirror`.
+
+    Raises
+    ------
+    DataSetError
+        The URL cannot be read, or has no data sets; or the cache cannot be written.
+    """
+    folder, refused = mirror(url, cache, most_bytes)
     found = scan(folder)
     for name, reason in refused.items():
         _log.error("the data set %s is not copied: %s", shown(Path(name)), reason)

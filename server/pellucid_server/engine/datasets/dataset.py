@@ -12,25 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.studies import Batch, Decision
-from pellucid_server.engine.datasets.cells import as_number
 from pellucid_server.engine.datasets.description import Description
 from pellucid_server.engine.datasets.files import Stamp, stamping
 from pellucid_server.engine.datasets.labels import Labels, as_text
 from pellucid_server.engine.datasets.opening import DataSetError
-from pellucid_server.engine.datasets.records import MOST_FILE_BYTES, Record, picture_bytes, records
+from pellucid_server.engine.datasets.records import Record, records
+from pellucid_server.engine.datasets.row_values import RowValues
 from pellucid_server.engine.datasets.steps import Run, here, in_steps
-from pellucid_server.engine.models.inputs.preprocessing import Prepared, Preprocessor
+from pellucid_server.engine.models.inputs.preprocessing import Preprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.errors import InvalidRequestError, UnavailableError, UnsupportedError
 from pellucid_server.model_files.plain_files import UnfitFileError
 from pellucid_server.vocabulary.descriptions import DatasetInfo
-from pellucid_server.vocabulary.requests import Input, PicturesInput, TableInput, TensorInput
 from pellucid_server.vocabulary.results import Box
 
 SAMPLE_ROWS = 256
@@ -87,7 +85,7 @@ class DataSet:
             The files changed meanwhile.
         """
         if not self.description.label:
-            raise self._error("its rows have no labels; name the column that has them in dataset.toml.")
+            raise self._values.error("its rows have no labels; name the column that has them in dataset.toml.")
         labels, inputs = Labels(decision, self.description.classes), self._inputs(model)
         needed = {self.description.label, *self.description.groups}
         number = first
@@ -97,7 +95,7 @@ class DataSet:
                 number += len(taken)
                 yield self._batch(model, inputs, labels, taken, run)
             if number == 0:
-                raise self._error("it has no rows.")
+                raise self._values.error("it has no rows.")
 
     def taken_batches(
         self, model: LoadedModel, rows_per_batch: int, first: int, stop: int, run: Run
@@ -147,7 +145,7 @@ class DataSet:
         UnsupportedError
             The record names none.
         """
-        return self.description.picture(as_text(self._cell(record, self.description.content)))
+        return self._values.picture_path(record)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -161,7 +159,7 @@ class DataSet:
         try:
             yield
         except DataSetError as error:
-            raise self._error(str(error)) from error
+            raise self._values.error(str(error)) from error
 
     def sample(self, model: LoadedModel, *, seed: int, most: int = SAMPLE_ROWS, run: Run = here) -> Arrays:
         """Return rows drawn without replacement, every row equally likely, (rows, *features) each.
@@ -180,7 +178,7 @@ class DataSet:
             found = records(self.folder, self.description, self._unread(inputs, set()))
             taken = in_steps(self._drawn(found, seed, min(most, fitting)), run)
             if not taken:
-                raise self._error("it has no rows.")
+                raise self._values.error("it has no rows.")
             return self._taken_rows(model, inputs, taken, run).rows
 
     @contextmanager
@@ -206,15 +204,19 @@ class DataSet:
 
     def unfit(self, text: str) -> UnsupportedError:
         """Make the error that says why this data set does not fit what is asked."""
-        return self._error(text)
+        return self._values.error(text)
+
+    @property
+    def _values(self) -> RowValues:
+        return RowValues(self.info.name, self.folder, self.description)
 
     def _stamp(self, run: Run) -> Stamp:
         try:
             return in_steps(stamping(self.folder), run)
         except UnfitFileError as error:
-            raise self._error(str(error)) from error
+            raise self._values.error(str(error)) from error
         except OSError as error:
-            raise self._error(f"its files cannot be listed: {os.strerror(error.errno or 0)}.") from error
+            raise self._values.error(f"its files cannot be listed: {os.strerror(error.errno or 0)}.") from error
 
     def _changed(self, before: Stamp, run: Run) -> bool:
         try:
@@ -286,13 +288,15 @@ class DataSet:
         name = description.input
         if name and name not in model.inputs:
             near = ", ".join(difflib.get_close_matches(name, model.inputs) or model.inputs)
-            raise self._error(f"it feeds the input {name!r}, and {subject} has: {near}.")
+            raise self._values.error(f"it feeds the input {name!r}, and {subject} has: {near}.")
         if len(model.inputs) != 1:
-            raise self._error(f"it feeds one input, and {subject} has {len(model.inputs)}: {', '.join(model.inputs)}.")
+            raise self._values.error(
+                f"it feeds one input, and {subject} has {len(model.inputs)}: {', '.join(model.inputs)}."
+            )
         (found,) = model.inputs.values()
         wanted = {"pictures": "image", "table": "tabular", "texts": "text"}[description.kind]
         if found.info.modality != wanted:
-            raise self._error(
+            raise self._values.error(
                 f"it has {description.kind}, and the input {found.info.name!r} of {subject} is of the kind "
                 f"{found.info.modality}; it must be {wanted}."
             )
@@ -303,120 +307,22 @@ class DataSet:
     ) -> "Taken":
         boxes: tuple[Box, ...] = ()
         if self.description.kind == "pictures":
-            rows, boxes = self._pictures(inputs[0], taken, run)
+            rows, boxes = self._values.pictures(inputs[0], taken, run)
         else:
-            rows = run(partial(self._prepared, inputs, taken))
+            rows = run(partial(self._values.prepared, inputs, taken))
         try:
             model.lengths.require({name: array.shape[1:] for name, array in rows.items()}, "rows")
         except InvalidRequestError as error:
-            raise self._error(error.message) from error
+            raise self._values.error(error.message) from error
         return Taken(rows, tuple(taken), boxes)
-
-    def _prepared(self, inputs: "Sequence[Preprocessor]", taken: list[Record]) -> Arrays:
-        found = {}
-        for each in inputs:
-            try:
-                found[each.info.name] = each.prepare(self._given(each, taken), "row").rows
-            except InvalidRequestError as error:
-                # Which row it was, the message says by a place in the batch; by itself it has a place in the file.
-                for record in taken if len(taken) > 1 else ():
-                    self._prepared([each], [record])
-                raise self._unfit_row(each, taken[0], error) from error
-        return found
-
-    def _unfit_row(self, preprocessor: Preprocessor, record: Record, error: InvalidRequestError) -> UnsupportedError:
-        """Make the error of a row that a model's input does not take, without the row's values."""
-        info, path = preprocessor.info, error.metadata["field"]
-        if path == "row.tensor.data":
-            text = f"an element is not finite, or not one that the model takes as {info.data_type}."
-            return self._error(f"{record.where}, array {info.name!r}: {text}")
-        for column in info.columns:
-            if path == f'row.table.rows[0].cells["{column.name}"]' and column.name in record.cells:
-                right = f"a finite number, within the range of {info.data_type} once standardized"
-                if column.categories:
-                    right = f"a category, one of: {', '.join(column.categories)}"
-                return self._error(f"{record.where}, column {column.name!r}: it must be {right}.")
-        return self._error(f"{record.where}: {error.message.removeprefix('row.table.rows[0] ')}")
-
-    def _given(self, preprocessor: Preprocessor, taken: list[Record]) -> Input:
-        name = preprocessor.info.name
-        if self.description.kind == "table":
-            return TableInput(tuple(self._cells(preprocessor, record) for record in taken))
-        cells = [self._cell(record, name) for record in taken]
-        return TensorInput(np.stack([np.asarray(cell) for cell in cells]))
-
-    def _cells(self, preprocessor: Preprocessor, record: Record) -> dict[str, float | str]:
-        """Return a table's row; columns that it has and nobody expects are left in, to be refused by their names."""
-        beside = {self.description.label, *self.description.groups, *self.description.ignored}
-        names = frozenset(preprocessor.columns)
-        beside -= names - {self.description.label}
-        coded = {column.name: column.categories for column in preprocessor.info.columns if column.categories}
-        return {
-            name: _coded(cell, coded[name]) if name in coded else self._number(cell, name, names, record)
-            for name, cell in record.cells.items()
-            if name not in beside
-        }
-
-    def _number(self, cell: Any, name: str, known: frozenset[str], record: Record) -> float | str:
-        if name not in known:
-            return 0.0
-        try:
-            return as_number(cell)
-        except ValueError as error:
-            raise self._error(f"{record.where}, column {name!r}: it must be a number.") from error
-
-    def _pictures(self, preprocessor: Preprocessor, taken: list[Record], run: Run) -> tuple[Arrays, tuple[Box, ...]]:
-        rows: Any = None
-        boxes: list[Box] = []
-        for place, record in enumerate(taken):
-            found = run(partial(self._picture, preprocessor, record))
-            if rows is None:
-                rows = np.empty((len(taken), *found.rows.shape[1:]), found.rows.dtype)
-            rows[place] = found.rows[0]
-            boxes += [box for box in found.boxes if box is not None]
-        return {preprocessor.info.name: rows}, tuple(boxes)
-
-    def _picture(self, preprocessor: Preprocessor, record: Record) -> Prepared:
-        name = self.picture_path(record)
-        try:
-            return preprocessor.prepare(PicturesInput((picture_bytes(self.folder, name),)), "picture")
-        except DataSetError as error:
-            text = f"a plain file in the data set's folder, of at most {MOST_FILE_BYTES} bytes, that can be read"
-            raise self._error(f"{record.where}: the picture must be {text}.") from error
-        except InvalidRequestError as error:
-            text = error.message.replace("picture.pictures.encoded[0]", "the picture")
-            raise self._error(f"{record.where}: {text}") from error
 
     def _label(self, labels: Labels, record: Record) -> int | float:
         name = self.description.label
         try:
-            return labels.read(self._cell(record, name))
+            return labels.read(self._values.cell(record, name))
         except DataSetError as error:
             column = f", column {name!r}" if (self.folder / self.description.data).is_file() else ""
-            raise self._error(f"{record.where}{column}: {error}") from error
+            raise self._values.error(f"{record.where}{column}: {error}") from error
 
     def _group(self, record: Record, name: str) -> str:
-        return as_text(self._cell(record, name))
-
-    def _cell(self, record: Record, name: str) -> Any:
-        if name not in record.cells:
-            listed = ", ".join([*record.cells][:20])
-            raise self._error(f"{record.where}: there is no {name!r}; there are: {listed}.")
-        return record.cells[name]
-
-    def _error(self, text: str) -> UnsupportedError:
-        subject = f"datasets/{self.info.name}"
-        return UnsupportedError(f"The data set {self.info.name!r} does not fit: {text}", subject=subject)
-
-
-def _coded(cell: Any, categories: tuple[str, ...]) -> float | str:
-    """Return a category as a caller would send it: a number in a text counts as one, as "2.0" for 2."""
-    if isinstance(cell, int | float) and not isinstance(cell, bool):
-        return float(cell)
-    text = as_text(cell)
-    if text in categories:
-        return text
-    try:
-        return as_number(text)
-    except ValueError:
-        return text
+        return as_text(self._values.cell(record, name))

@@ -10,7 +10,6 @@ from pellucid_server.engine.asking.probes import Preview, ProbeQuestion, Saved
 from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
-from pellucid_server.engine.models.inputs.tables import TablePreprocessor
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.probe_layers import probe_layers
@@ -18,7 +17,7 @@ from pellucid_server.engine.operations.probe_sets import OpenedProbe, opened_pro
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
 from pellucid_server.engine.operations.targets import element_of
 from pellucid_server.engine.operations.terms import boxes, cells
-from pellucid_server.errors import UnsupportedError
+from pellucid_server.errors import UnavailableError, UnsupportedError
 from pellucid_server.vocabulary.findings import DissectionRecord, Findings, State
 from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec
 from pellucid_server.vocabulary.results import Receipt
@@ -48,6 +47,8 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
     found_layers = probe_layers(context, model, request.layers, probe.rows)
     target = None if request.target is None else element_of(request.target, model.outputs, field="target")
     state = resume.checkpoint if isinstance(resume.checkpoint, State) else None
+    if state is not None and state.probe != probe.digest:
+        raise UnavailableError("The rows of the probe have changed since the request began; send it again.")
     question = ProbeQuestion(
         layers=found_layers.layers,
         probe=probe.rows,
@@ -59,21 +60,21 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
         exact=request.exact,
         state=state,
         background=model.background,
-        tables={name: each for name, each in model.inputs.items() if isinstance(each, TablePreprocessor)},
         disclosable=model.manifest.disclosable,
         cells=cells(model),
         boxes=boxes(model),
     )
     shares = _Shares(context)
     handle = replace(context, on_progress=shares.take).handle(model, exact=request.exact)
-    standing, skipped, number, last = state or State(), 0 if state is None else state.parts, 0, Findings()
+    begun = standing = state or State(probe=probe.digest)
+    skipped, number, last = standing.parts, 0, Findings()
     with context.named(method.name), context.timed(f"dissect {method.name}", **{METHOD: method.name}) as inner:
         handle.tally.span = inner.span
         for found in method.function(handle, question, params):
             context.request.check()
             match found:
-                case Saved(state=standing, rows_done=done, rows=rows):
-                    number = 0
+                case Saved(state=saved, rows_done=done, rows=rows):
+                    standing, number = replace(saved, probe=probe.digest), 0
                     shares.count(done, rows)
                     yield Step(Findings(), shares.last, checkpoint=True, state=standing, silent=True)
                 case Preview(findings=preview):
@@ -83,7 +84,7 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
                     last = replace(
                         found, accuracy=found.accuracy or last.accuracy, resolved={**last.resolved, **found.resolved}
                     )
-                    if number > skipped or standing is not state:
+                    if number > skipped or standing is not begun:
                         yield Step(last, shares.last, checkpoint=True, state=replace(standing, parts=number))
     yield Step(_last_part(context, model, request, method, params, probe, found_layers.specs, handle, last), 1.0)
 

@@ -31,7 +31,7 @@ def ahead(hub: Hub, items: Generator[Item, None, None]) -> Generator[Item, None,
 
 
 class _Ahead(Generic[Item]):
-    """The item that is made, and who waits for whom."""
+    """The item that is made, and which side waits for the other."""
 
     def __init__(self, hub: Hub, items: Generator[Item, None, None]) -> None:
         self._hub = hub
@@ -46,7 +46,7 @@ class _Ahead(Generic[Item]):
         try:
             for item in self._items:
                 self._made.append(item)
-                self._tell()
+                self._wake()
                 while self._made and not self._stopped:
                     self._changed.wait()
                 if self._stopped:
@@ -56,7 +56,7 @@ class _Ahead(Generic[Item]):
         finally:
             self._items.close()
             self._ended = True
-            self._tell()
+            self._wake()
 
     def taken(self) -> Generator[Item, None, None]:
         """Give the items as they are made."""
@@ -66,7 +66,7 @@ class _Ahead(Generic[Item]):
             if not self._made:
                 break
             item = self._made.pop()
-            self._tell()
+            self._wake()
             yield item
         if self._error is not None:
             raise self._error
@@ -75,9 +75,9 @@ class _Ahead(Generic[Item]):
         """Have no more items made."""
         self._stopped = True
         self._made.clear()
-        self._tell()
+        self._wake()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         """Wake the other side, if it waits."""
         changed, self._changed = self._changed, self._hub.signal()
         changed.set()

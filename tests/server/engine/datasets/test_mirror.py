@@ -161,12 +161,12 @@ def test_hidden_files_and_folders_that_are_no_data_sets_are_left_out(memory, tmp
     assert not (folder / "few" / ".cache").exists()
 
 
-def test_links_at_a_url_of_files_are_not_followed(local, tmp_path, caplog):
+def test_links_at_a_url_of_files_are_not_followed(local, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (local / "few" / "link.csv").symlink_to(tmp_path / "secret")
 
-    assert scan_copies(f"file://{local}", tmp_path / "cache", MIB).infos == ()
-    assert "few/link.csv is a link" in caplog.text
+    with pytest.raises(DataSetError, match=r"few/link\.csv is a link"):
+        scan_copies(f"file://{local}", tmp_path / "cache", MIB)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,11 @@ def test_links_at_a_url_of_files_are_not_followed(local, tmp_path, caplog):
         ("file:///no/such/user:password", "has no data set"),
     ],
 )
-def test_a_url_that_cannot_be_read_has_no_sets_and_is_in_the_log_without_its_password(tmp_path, caplog, url, words):
-    found = scan_copies(url, tmp_path, MIB)
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(tmp_path, caplog, url, words):
+    with pytest.raises(DataSetError, match=words) as caught:
+        scan_copies(url, tmp_path, MIB)
 
-    assert found.infos == ()
-    assert "password" not in caplog.text
-    assert words in caplog.text
+    assert "password" not in str(caught.value) + caplog.text
 
 
 def test_without_fsspec_the_log_says_what_to_install(tmp_path, monkeypatch):
@@ -193,5 +192,5 @@ def test_without_fsspec_the_log_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_while_sets_are_copied_requests_for_them_are_to_be_made_again():
-    with pytest.raises(UnavailableError, match="are still being copied"):
+    with pytest.raises(UnavailableError, match="are not copied from their URL yet"):
         DataSets(copying=True).find("few")

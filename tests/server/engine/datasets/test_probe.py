@@ -202,6 +202,14 @@ def test_a_value_that_no_line_names_is_refused_by_the_file(tmp_path, model):
         masks_of(opened(folder, model))
 
 
+def test_a_label_map_of_a_category_that_no_table_names_is_refused(tmp_path, model):
+    folder = wide(tmp_path)
+    save(folder / "set" / "masks" / "part" / "pictures" / "wide.png", np.ones((24, 36), np.uint8))
+
+    with pytest.raises(UnsupportedError, match=r"masks/part/pictures/wide\.png is a label map, and concepts\.csv"):
+        masks_of(opened(folder, model))
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

@@ -13,6 +13,7 @@ from pellucid_server.engine.models.inputs.pictures import (
     MOST_PIXELS_TOGETHER,
     PicturePreprocessor,
     crop_box,
+    seen_pixels,
 )
 from pellucid_server.engine.models.inputs.preprocessing import TensorPreprocessor, UnfitManifestError
 from pellucid_server.engine.models.inputs.tables import TablePreprocessor
@@ -609,3 +610,26 @@ def test_other_than_a_table_is_refused(columns, given, field, part):
 def test_a_table_manifest_must_fit_the_model(dtype, width):
     with pytest.raises(UnfitManifestError, match=r"4 columns make rows of \(6,\)"):
         tables(dtype=dtype, width=width)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ((127.0,) * 3, (128.0,) * 3),
+        ((0.0,), (1.0,)),
+        ((1e4,) * 3, (1e-3,) * 3),
+        ((127.5,) * 3, (1e6,) * 3),
+    ],
+)
+def test_the_pixels_of_a_row_are_given_back_for_every_level(mean, deviation):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    given = np.stack([levels, 255 - levels, levels.T][: len(mean)], axis=-1)
+    image = ImageManifest(16, (16, 16), "nearest", mean, deviation)
+    preprocessor = PicturePreprocessor(
+        InputManifest("image", "image", image=image), np.dtype(np.float32), (len(mean), 16, 16)
+    )
+
+    (row,) = preprocessor.prepare(TensorInput(given[None]), FIELD).rows
+
+    assert np.array_equal(seen_pixels(row, preprocessor.info), np.broadcast_to(given, (16, 16, 3)))

@@ -57,6 +57,10 @@ class FolderMasks:
             file = self._file(category, stem)
             if file.exists:
                 maps.append(MarkedMap(str(file), read_map(file), table))
+        for category in dict.fromkeys(self.concepts[number].category for number in self.files):
+            file = self._file(category, stem)
+            if file.exists:
+                raise DataSetError(f"{file} is a label map, and {CONCEPTS_FILE} does not have its category.")
         for number in self.files:
             concept = self.concepts[number]
             file = self._file(concept.category, concept.name, stem)

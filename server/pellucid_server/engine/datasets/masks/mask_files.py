@@ -11,6 +11,7 @@ from PIL import Image
 
 from pellucid_server.engine.datasets.opening import DataFile, DataSetError
 from pellucid_server.engine.datasets.records import MOST_FILE_BYTES
+from pellucid_server.engine.models.inputs.pictures import DAMAGE
 
 _ONE_CHANNEL = ("1", "L", "P", "I;16", "I")
 MOST_PIXELS = 16_000_000
@@ -83,5 +84,5 @@ def _values(source: DataFile) -> tuple[npt.NDArray[Any], str]:
                     f"{source} has more than {MOST_PIXELS:,} pixels; a mask may be smaller than its picture."
                 )
             return np.asarray(picture), picture.mode
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (*DAMAGE, Image.DecompressionBombError) as error:
             raise DataSetError(f"{source} is damaged, or no PNG file.") from error

@@ -93,8 +93,11 @@ class Params:
     )
     column: str = parameter("", "Of tables, the column that is swept; empty for each by itself.")
     points: int = parameter(33, "Values of a numeric column.", minimum=2, maximum=1024)
-    low: float | None = parameter(None, "First value of a numeric column; left out, the lowest of the background.")
-    high: float | None = parameter(None, "Last value of a numeric column; left out, the highest of the background.")
+    low: float | None = parameter(
+        None,
+        "First value of a numeric column; left out, the lowest of the column's range.",
+    )
+    high: float | None = parameter(None, "Last value of a numeric column; left out, the highest of the column's range.")
     reference: str = parameter(
         "",
         "The row that is held beside what is varied: the probe's first, or the background's medoid or mean, or zeros; "

@@ -52,7 +52,12 @@ def _mean(question: ProbeQuestion, name: str, rows: Array) -> Array:
             values[counts.argmax()] for values, counts in (np.unique(each, return_counts=True) for each in flat.T)
         ]
         return np.array(common, rows.dtype).reshape(1, *rows.shape[1:])
-    mean: Array = rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(rows.dtype)
-    codec = question.tables.get(name)
-    # Half of a category is none: decoding takes the one that most rows have.
-    return mean if codec is None else np.asarray(codec.encode(codec.decode(mean)))
+    cells = question.cells.get(name)
+    if cells is None:
+        return np.asarray(rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(rows.dtype))
+    # Half of a category is none.
+    values = [
+        np.bincount(each.astype(np.int64)).argmax() if column.categories else each.mean()
+        for each, column in zip(cells.background.T, cells.columns, strict=True)
+    ]
+    return np.asarray(cells.encode(np.array([values], np.float64)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pellucid_server.engine.asking.counterfactuals import CellColumn, Cells
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Yielded
 from pellucid_server.engine.asking.question import Arrays
@@ -13,7 +14,6 @@ from pellucid_server.engine.methods.shared.tuning_answers import PREFERENCES, co
 from pellucid_server.engine.methods.shared.tuning_measures import NEAR, Floats, lines, peak
 from pellucid_server.engine.methods.shared.unit_responses import UnitResponses, grouped
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.vocabulary.descriptions import ColumnInfo
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
 
 _DEVIATIONS = 2.0
@@ -26,7 +26,7 @@ class SweptColumn:
 
     Attributes
     ----------
-    info
+    column
         The column.
     elements
         Which elements of the input's row it becomes, bool, (elements,).
@@ -36,7 +36,7 @@ class SweptColumn:
         The rows that the values are, (points, elements); only `elements` of them count.
     """
 
-    info: ColumnInfo
+    column: CellColumn
     elements: npt.NDArray[np.bool_]
     values: Floats
     encoded: npt.NDArray[np.generic]
@@ -44,9 +44,9 @@ class SweptColumn:
     @property
     def axis(self) -> Axis:
         """The axis of its values."""
-        if self.info.categories:
-            return Axis(self.info.name, labels=self.info.categories)
-        return Axis(self.info.name, coordinates=self.values, unit=self.info.unit)
+        if self.column.categories:
+            return Axis(self.column.name, labels=self.column.categories)
+        return Axis(self.column.name, coordinates=self.values, unit=self.column.unit)
 
 
 def swept_columns(
@@ -54,41 +54,44 @@ def swept_columns(
 ) -> tuple[SweptColumn, ...]:
     """Return the sweeps of some columns of an input.
 
-    A numeric column goes from `low` to `high`; without them over the range of the background, else over the one that
-    the model states, else over two standard deviations on either side of the mean.
+    A numeric column goes from `low` to `high`; without them over the range that the model states, else over that of
+    the background if its rows may be shown, else over two standard deviations on either side of the mean.
 
     Raises
     ------
     InvalidRequestError
         The range is empty.
     """
-    codec, infos = question.tables[name], question.inputs[name].columns
+    cells = question.cells[name]
+    zeros = np.zeros((1, len(cells.columns)))
     groups = question.features[name].groups
-    elements = np.arange(len(infos)) if groups is None else groups
-    rows = question.background.get(name)
-    around = codec.decode(np.outer([-_DEVIATIONS, 0.0, _DEVIATIONS], np.ones(len(elements))))
-    seen = None if rows is None or not len(rows) else codec.decode(rows)
+    elements = np.arange(len(cells.columns)) if groups is None else groups
     found = []
     for at in chosen:
-        info = infos[at]
-        if info.categories:
-            values = np.arange(len(info.categories), dtype=np.float64)
+        column = cells.columns[at]
+        if column.categories:
+            values = np.arange(len(column.categories), dtype=np.float64)
         else:
-            stated = None if info.minimum is None or info.maximum is None else np.array([info.minimum, info.maximum])
-            known = around[:, at] if stated is None else stated
-            values = np.linspace(*_range(info, known if seen is None else seen[:, at], low, high), points)
+            values = np.linspace(*_range(cells, at, low, high, shown=question.disclosable), points)
         # What other columns are in these rows makes no difference: only this one's elements are taken.
-        table = np.repeat(around[1:2], len(values), axis=0)
+        table = np.repeat(zeros, len(values), axis=0)
         table[:, at] = values
-        found.append(SweptColumn(info, elements == at, values, codec.encode(table)))
+        found.append(SweptColumn(column, elements == at, values, cells.encode(table)))
     return tuple(found)
 
 
-def _range(info: ColumnInfo, known: Floats, low: float | None, high: float | None) -> tuple[float, float]:
-    least = float(known.min()) if low is None else low
-    most = float(known.max()) if high is None else high
+def _range(cells: Cells, at: int, low: float | None, high: float | None, *, shown: bool) -> tuple[float, float]:
+    column = cells.columns[at]
+    if np.isfinite(column.minimum) and np.isfinite(column.maximum):
+        least, most = column.minimum, column.maximum
+    elif shown and len(cells.background):
+        least, most = float(cells.background[:, at].min()), float(cells.background[:, at].max())
+    else:
+        zero = float(cells.encode(np.zeros((1, len(cells.columns))))[0, cells.elements[at]])
+        least, most = (float((way * _DEVIATIONS - zero) / cells.slopes[at]) for way in (-1, 1))
+    least, most = least if low is None else low, most if high is None else high
     if not least < most:
-        text = f"Column {info.name!r} would be swept from {least:g} to {most:g}; set low and high so that low < high."
+        text = f"Column {column.name!r} would be swept from {least:g} to {most:g}; set low and high so that low < high."
         raise InvalidRequestError(text, field='parameters["low"]')
     return least, most
 
@@ -146,8 +149,8 @@ class ColumnTuning:
         for each in self._columns:
             curves = values[:, start : start + len(each.values)]
             start += len(each.values)
-            text = f"Response over {each.info.name}, the other columns held at the reference."
-            arrays[f"{layer.name}/column/{each.info.name}"] = NamedArray(
+            text = f"Response over {each.column.name}, the other columns held at the reference."
+            arrays[f"{layer.name}/column/{each.column.name}"] = NamedArray(
                 curves, (unit_axis(layer), each.axis), text=text
             )
             parts.append(_preferences(each, curves, scale))
@@ -156,9 +159,9 @@ class ColumnTuning:
 
     def _preferred(self, layer: ProbeLayer, reference: Floats, joined: dict[str, Floats]) -> Table:
         count, units = len(self._columns), len(layer.units)
-        names = tuple(each.info.name for each in self._columns for _ in range(units))
+        names = tuple(each.column.name for each in self._columns for _ in range(units))
         labels = [
-            each.info.categories[int(place)] if each.info.categories and not np.isnan(place) else ""
+            each.column.categories[int(place)] if each.column.categories and not np.isnan(place) else ""
             for each, places in zip(self._columns, joined["place"].reshape(count, units), strict=True)
             for place in places
         ]
@@ -187,7 +190,7 @@ class ColumnTuning:
 def _preferences(each: SweptColumn, curves: Floats, scale: float) -> dict[str, Floats]:
     responsive = np.ptp(curves, axis=1) > NEAR * scale
     none = np.where(responsive, 0.0, np.nan)
-    coded = np.full(len(curves), np.nan if each.info.categories else 0.0)
+    coded = np.full(len(curves), np.nan if each.column.categories else 0.0)
     place = peak(curves - curves.min(axis=1, keepdims=True))
     slope, linearity = lines(curves, each.values)
     return {

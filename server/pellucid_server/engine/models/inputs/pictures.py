@@ -47,8 +47,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# What Pillow raises on files that are damaged, by the reading of its decoders.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -59,6 +58,8 @@ _DAMAGE = (
     ArithmeticError,
     struct.error,
 )
+"""What Pillow raises on files that are damaged, by the reading of its decoders."""
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -187,7 +188,7 @@ def _decoded(encoded: bytes, field: str) -> Image.Image:
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InvalidRequestError(
             f"{field} is a damaged {picture.format} file, {len(encoded)} bytes; send the whole file as it was written.",
             field=field,
@@ -200,7 +201,7 @@ def _opened(encoded: bytes, field: str) -> Image.Image:
         picture = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise InvalidRequestError(f"{field} has too many pixels; {_MOST}.", field=field) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InvalidRequestError(
             f"{field}, {len(encoded)} bytes, is not a picture that can be read; it must be a whole PNG, JPEG, WebP, "
             "BMP or GIF file.",

@@ -1,6 +1,7 @@
 """Tuning curves over the columns of a table: lines for linear units, categories by name, ranges and references."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pellucid_server.engine.asking.sites import SiteLayer
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.models.files.manifest import ColumnManifest, InputManifest
 from pellucid_server.engine.models.inputs.tables import TablePreprocessor
+from pellucid_server.engine.operations.terms import cells
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings
 from server.engine.methods.dissection.units_of_rows import Units
@@ -35,13 +37,15 @@ def linear(rows):
     return rows["x"].astype(np.float64) @ WEIGHT.T
 
 
-def question(*, background=True, **more):
+def question(*, background=True, disclosable=True, **more):
+    rows = {"x": BACKGROUND} if background else {}
     return ProbeQuestion(
         layers=(ProbeLayer(SiteLayer("hidden", (3,)), np.arange(3)),),
         features={"x": TABLE.feature},
         inputs={"x": TABLE.info},
-        background={"x": BACKGROUND} if background else {},
-        tables={"x": TABLE},
+        background=rows,
+        disclosable=disclosable,
+        cells=cells(SimpleNamespace(inputs={"x": TABLE}, background=rows)),
         **more,
     )
 
@@ -113,17 +117,19 @@ def test_each_column_is_swept_by_itself_unless_one_is_named():
     assert len(lines(found)) == 9
     (line,) = lines(found, unit=1, column="height")
     assert line["slope"] == pytest.approx(-2 / 0.5)
-    assert line["preferred value"] == 1
+    assert line["preferred value"] == 0
 
 
-def test_a_range_is_the_backgrounds_else_the_stated_one_else_that_of_the_standardisation():
+def test_a_range_is_the_stated_one_else_that_of_a_background_to_show_else_the_standardisations():
     def ends(asked, column, **parameters):
         places = answer(asked, column=column, **parameters).arrays[f"hidden/column/{column}"].axes[1].coordinates
         return places[0], places[-1]
 
-    assert ends(question(), "height") == (1, 3)
-    assert ends(question(background=False), "height") == (0, 4)
-    assert ends(question(background=False), "width") == (6, 14)
+    assert ends(question(), "height") == (0, 4)
+    assert ends(question(), "width") == (8, 16)
+    # The extremes of a background are some rows' values: of one that is not to be shown they stay unknown.
+    assert ends(question(disclosable=False), "width") == pytest.approx((6, 14))
+    assert ends(question(background=False), "width") == pytest.approx((6, 14))
     assert ends(question(), "width", low=-1.0, high=0.5) == (-1, 0.5)
     with pytest.raises(InvalidRequestError, match="low < high"):
         ran(question(), column="width", low=20.0)

@@ -469,16 +469,15 @@ def test_an_answer_that_is_gone_on_with_from_any_state_is_the_uninterrupted_one(
     assert [*expected] == ["a", "b", "c"]
     states = [each.state for each in whole if isinstance(each, Saved)]
     assert len(states) > 6
-    for state in states:
-        handle = Units(**functions)
-        rest = [
-            each
-            for each in ran(handle, dataclasses.replace(question, state=state), **settings)
-            if isinstance(each, Findings)
-        ]
-        for each in rest:
+    steps = [(each.rows_done, each.rows) for each in whole if isinstance(each, Saved)]
+    for number, state in enumerate(states):
+        rest = ran(Units(**functions), dataclasses.replace(question, state=state), **settings)
+        found = [each for each in rest if isinstance(each, Findings)]
+        for each in found:
             same(each, expected[next(iter(each.arrays)).partition("/")[0]])
-        assert next(iter(rest[-1].arrays)).startswith("c/")
+        assert next(iter(found[-1].arrays)).startswith("c/")
+        # Nothing that was done is done again, and the progress goes on.
+        assert [(each.rows_done, each.rows) for each in rest if isinstance(each, Saved)] == steps[number + 1 :]
 
 
 def test_curves_over_the_grid_are_previewed_before_the_variations_are_shown():
