@@ -19,7 +19,14 @@ from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Findings
 from PIL import Image
-from server.engine.methods.dissection.looked_into import LookedInto, Probe, column, graph_of, together
+from server.engine.methods.dissection.looked_into import (
+    LookedInto,
+    Probe,
+    column,
+    graph_of,
+    parts_across_a_loss,
+    together,
+)
 from torch import nn
 
 METHOD = "feature-visualization"
@@ -390,3 +397,22 @@ def test_a_model_without_pictures_is_refused_and_pointed_to_the_method_that_take
 
     with pytest.raises(UnsupportedError, match="activation-maximization"):
         network.found(METHOD, network.question(network.layer("0")))
+
+
+@pytest.mark.parametrize("method", [METHOD, "activation-maximization"])
+def test_wherever_the_worker_is_lost_each_part_comes_once(filters, method):
+    _, network = filters
+    layers = network.layer("conv", 0), network.layer("act", 1)
+    question = network.question(*layers, probe=natural(40, (3, 14, 17)), exact=True)
+    whole = network.yielded(method, question, steps=60)
+    expected = [each for each in whole if isinstance(each, Findings)]
+    assert len(expected) == 3
+
+    for lost_at in range(len(whole) + 1):
+        found = parts_across_a_loss(network, method, question, lost_at, steps=60)
+
+        assert [set(each.pictures) for each in found] == [set(each.pictures) for each in expected]
+        for mine, theirs in zip(found, expected, strict=True):
+            assert {name: each.data for name, each in mine.pictures.items()} == {
+                name: each.data for name, each in theirs.pictures.items()
+            }
