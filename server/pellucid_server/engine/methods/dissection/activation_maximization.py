@@ -87,7 +87,7 @@ class Params:
     centre: npt.NDArray[np.generic] | None = parameter(  # noqa: RUF009 - a field, which nobody shares
         None,
         "The ball's centre, a row as the model takes it, of a model with one input. Left out: the mean colour of "
-        "pictures, else the background's mean, else the middle of the box, else 0.",
+        "pictures; else the mean of a background that may be shown, of standardized columns, the box's middle, or 0.",
     )
     lowest: float | None = parameter(None, "Lower bound of a tensor's elements, where the model states none.")
     highest: float | None = parameter(None, "Upper bound of a tensor's elements, where the model states none.")
