@@ -317,7 +317,7 @@ def test_nobody_but_the_owner_and_an_administrator_knows_of_a_job(world: World, 
             with pytest.raises(errors.NotFoundError) as refused:
                 call(each)  # type: ignore[operator]
             texts.append(str(refused.value).replace(each, "ID"))
-        # It is not told apart from one that is not there.
+        # Its error is that of an id that does not exist.
         assert texts[0] == texts[1]
     with world.client("root") as root:
         assert root.jobs.get(mine).owner == "ann"

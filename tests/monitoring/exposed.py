@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from types import SimpleNamespace
 
-from pellucid_server.metrics import Metrics, ModelsCollector, WorkersCollector
+from pellucid_server.metrics import JobsCollector, Metrics, ModelsCollector, WorkersCollector
 from pellucid_server.security_metrics import SecurityCollector, quota_counter
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +26,7 @@ def _registry() -> CollectorRegistry:
     registry.register(ModelsCollector(lambda: hello))  # type: ignore[arg-type, return-value]
     worker = SimpleNamespace(device="x", number=0, ready=True, memory_bytes=1)
     registry.register(WorkersCollector(lambda: (worker,)))
+    registry.register(JobsCollector(lambda: {"x": 1}, lambda: 1))
     certificates = SimpleNamespace(chain_expires=1.0, client_ca_expires=1.0)
     registry.register(SecurityCollector(lambda: certificates, lambda: {"tls": False}))  # type: ignore[arg-type, return-value]
     quota_counter(registry)("x", "x")

@@ -49,7 +49,7 @@ def test_the_config_map_has_the_dashboards(dashboards: dict[str, dict[str, Any]]
 
 def test_rows_of_the_overview_follow_a_request(dashboards: dict[str, dict[str, Any]]) -> None:
     rows = [panel["title"] for panel in dashboards["pellucid-overview"]["panels"] if panel["type"] == "row"]
-    assert rows == ["State", "Traffic", "Refusals", "Queue", "Workers and devices", "Compute", "Errors"]
+    assert rows == ["State", "Traffic", "Refusals", "Queue", "Workers and devices", "Compute", "Jobs", "Errors"]
 
 
 def test_every_panel_says_what_it_shows_in_which_unit(dashboards: dict[str, dict[str, Any]]) -> None:

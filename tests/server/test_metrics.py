@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pellucid_server.metrics import (
+    JobRecorder,
+    JobsCollector,
     LoadRecorder,
     Metrics,
     ModelsCollector,
@@ -297,9 +299,34 @@ def families(registry):
 def test_every_collector_is_in_the_operators_table(metrics, registry):
     registry.register(ModelsCollector(lambda: None))
     registry.register(WorkersCollector(list))
+    registry.register(JobsCollector(dict, int))
     table = PAGE.read_text("utf-8")
 
     assert {name for name in families(registry) if f"`{name}`" not in table} == set()
+
+
+def test_jobs_are_shown_by_state_on_servers_that_take_any(registry):
+    counts = [None]
+    registry.register(JobsCollector(lambda: counts[0], lambda: 700))
+
+    assert registry.get_sample_value("pellucid_jobs_bytes") is None
+    counts[0] = {"queued": 2, "running": 1, "done": 0}
+    assert [registry.get_sample_value("pellucid_jobs", {"state": state}) for state in counts[0]] == [2, 1, 0]
+    assert registry.get_sample_value("pellucid_jobs_bytes") == 700
+
+
+def test_ends_of_jobs_are_counted_and_timed_if_they_ever_began(metrics, registry):
+    outcomes = ("done", "failed", "cancelled")
+    recorder = JobRecorder(metrics, outcomes)
+
+    recorder.ended("done", 30.0)
+    recorder.ended("done", 90.0)
+    recorder.ended("cancelled", None)
+
+    ended = [registry.get_sample_value("pellucid_jobs_ended_total", {"outcome": each}) for each in outcomes]
+    assert ended == [2, 0, 1]
+    assert registry.get_sample_value("pellucid_job_seconds_sum", {"outcome": "done"}) == 120
+    assert registry.get_sample_value("pellucid_job_seconds_count", {"outcome": "cancelled"}) is None
 
 
 def test_a_request_that_no_worker_finished_has_no_compute_time(recorder, registry):

@@ -55,9 +55,14 @@ NpzOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the 
 
 @contextmanager
 def asking(
-    address: str, timeout: float | None, *, caller: str | None = None, priority: str | None = None
+    address: str,
+    timeout: float | None,
+    *,
+    caller: str | None = None,
+    priority: str | None = None,
+    patient: bool = False,
 ) -> Iterator[Client]:
-    """Give a client; a call that fails ends the command with a line on stderr."""
+    """Give a client; a call that fails ends the command with a line on stderr. `patient` waits for a lost server."""
     try:
         # A person waits at a terminal: a server that is not there is reported within seconds.
         with Client(
@@ -65,7 +70,7 @@ def asking(
             timeout=timeout,
             caller=caller,
             priority=priority,
-            wait_for_ready=False,
+            wait_for_ready=patient,
             **connection().arguments(),
         ) as client:
             yield client

@@ -87,8 +87,10 @@ def watch(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far a job is until it has ended. With --json, a line for each change."""
+    """Show how far a job is until it has ended, also while the server is started again. With --json, line by line."""
     with asking(address, None) as client:
+        client.jobs.get(job)
+    with asking(address, None, patient=True) as client:
         if as_json:
             for each in client.jobs.watch(job, timeout=timeout):
                 print_json(each.to_dict())

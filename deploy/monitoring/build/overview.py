@@ -13,8 +13,8 @@ def overview() -> Page:
     return Page(
         "pellucid-overview",
         "Pellucid: overview",
-        "Traffic, refusals, queue, workers and devices, compute and errors, as a request meets them.",
-        (_state(), _traffic(), _refusals(), _queue(), _workers(), _compute(), _errors()),
+        "Traffic, refusals, queue, workers and devices, compute, jobs and errors, as a request meets them.",
+        (_state(), _traffic(), _refusals(), _queue(), _workers(), _compute(), _jobs(), _errors()),
         since="now-3h",
     )
 
@@ -282,6 +282,33 @@ def _compute() -> Row:
                 f"sum by (le) (increase(pellucid_request_seconds_bucket{{{_PREDICT}}}[{RATE}]))",
                 unit="s",
                 span=24,
+            ),
+        ),
+    )
+
+
+def _jobs() -> Row:
+    return Row(
+        "Jobs",
+        (
+            lines(
+                "Jobs by state",
+                "Jobs that wait or run; servers without a folder for jobs have none.",
+                (Query(f'sum by (state) (pellucid_jobs{{{SITE}, state=~"queued|running"}})', "{{state}}"),),
+                unit="short",
+                stacked=True,
+            ),
+            lines(
+                "Ends of jobs",
+                "Jobs that ended, by outcome.",
+                (Query(f"sum by (outcome) (increase(pellucid_jobs_ended_total{{{SITE}}}[{RATE}]))", "{{outcome}}"),),
+                unit="short",
+            ),
+            lines(
+                "Stored",
+                "Bytes of all jobs of a server; `most_bytes` of the section `jobs` bounds them.",
+                (Query(f"sum by (instance) (pellucid_jobs_bytes{{{SITE}}})", "{{instance}}"),),
+                unit="bytes",
             ),
         ),
     )

@@ -30,7 +30,7 @@ class Disk:
         self._settle(path.parent)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a file, in place of one that is there: whoever reads it finds either, and never a piece.
+        """Write a file, in place of one that is there: a reader finds one or the other, and never a piece.
 
         Raises
         ------

@@ -89,9 +89,9 @@ class Index:
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove rows."""
-        self._rows.execute("BEGIN IMMEDIATE")
-        self._rows.executemany("DELETE FROM jobs WHERE id = ?", [(each,) for each in ids])
-        self._rows.execute("COMMIT")
+        with self._rows:
+            self._rows.execute("BEGIN IMMEDIATE")
+            self._rows.executemany("DELETE FROM jobs WHERE id = ?", [(each,) for each in ids])
 
     def close(self) -> None:
         """Put everything into the one file."""
@@ -107,14 +107,15 @@ class Index:
         """
         rows = self._rows
         rows.row_factory = sqlite3.Row
+        # Before anything is read. Of one process alone, the log needs no shared memory, which network file systems do
+        # not have, and a full disk has no room for.
+        rows.execute("PRAGMA locking_mode = EXCLUSIVE")
         (version,) = rows.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise StoreError(
                 f"The jobs in {path.parent} were written by a later version of the service (schema {version}; this one "
                 f"knows {len(MIGRATIONS)}). Start that version, or set jobs.folder to another folder."
             )
-        # Of one process alone, the log needs no shared memory, which network file systems do not have.
-        rows.execute("PRAGMA locking_mode = EXCLUSIVE")
         rows.execute("PRAGMA journal_mode = WAL")
         # A job that was answered for is there after a power cut too.
         rows.execute("PRAGMA synchronous = FULL")

@@ -1,4 +1,4 @@
-"""A job in the server's memory: what is known of it now, and who wants to hear of changes."""
+"""A job in the server's memory: its present state, and the callers that wait for changes."""
 
 import asyncio
 from dataclasses import replace

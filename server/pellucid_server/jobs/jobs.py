@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pellucid_server.errors import OverloadedError, PellucidError
 from pellucid_server.jobs.expiry import expired
@@ -21,6 +22,8 @@ from pellucid_server.jobs.turns import due
 from pellucid_server.jobs.writing import Writing
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import INTERACTIVE
+
+Made = TypeVar("Made")
 
 _log = logging.getLogger(__name__)
 
@@ -65,18 +68,16 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[str, Job] = {}
         self._started = False
-        self._stopping = False
+        self.stopping = False
+        """Whether the server stops: what has not ended goes on at its next start."""
         self._deeds: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
-        abandoned = []
+        store.remove(record.id for record in store.records if not (record.over or record.pinned))
         for record in store.records:
-            if not record.over and not record.pinned:
-                abandoned.append(record.id)
-                continue
-            job = Job(record if record.over else replace(record, state=QUEUED))
-            job.stored.set_result(None)
-            self._add(job)
-        store.remove(abandoned)
+            if record.over or record.pinned:
+                job = Job(record if record.over else replace(record, state=QUEUED))
+                job.stored.set_result(None)
+                self._add(job)
 
     def start(self) -> None:
         """Have jobs done from now on: the workers are ready."""
@@ -86,7 +87,7 @@ class Jobs:
 
     async def stop(self) -> None:
         """Interrupt the submitted jobs, which go on when the server is started again; take no others."""
-        self._stopping = True
+        self.stopping = True
         await self._interrupt([job for job in self._jobs.values() if job.record.pinned])
         for job in self._jobs.values():
             job.wake()
@@ -100,25 +101,20 @@ class Jobs:
         await asyncio.gather(*self._deeds, return_exceptions=True)
         await self._writing.close()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the server stops: what has not ended goes on at its next start."""
-        return self._stopping
-
     def all(self) -> Iterable[Job]:
         """Return all jobs, the newest first."""
         return sorted(self._jobs.values(), key=lambda job: (job.record.created, job.id), reverse=True)
 
     def counts(self) -> Counter[str]:
-        """Return how many jobs are in each state."""
+        """Return how many jobs are in each state; from any thread."""
         found = Counter(dict.fromkeys(STATES, 0))
-        found.update(job.record.state for job in self._jobs.values())
+        found.update(job.record.state for job in list(self._jobs.values()))
         return found
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all jobs."""
-        return sum(job.record.size_bytes for job in self._jobs.values())
+        """The bytes of all jobs; from any thread."""
+        return sum(job.record.size_bytes for job in list(self._jobs.values()))
 
     def find(self, job: str) -> Job:
         """Return a job.
@@ -148,9 +144,9 @@ class Jobs:
         UnavailableError
             The server stops.
         """
-        job, joined = self._join(wish, pinned=True)
-        await asyncio.shield(job.stored)
-        return job, joined
+        found = self._join(wish, pinned=True)
+        await asyncio.shield(found[0].stored)
+        return found
 
     @contextlib.asynccontextmanager
     async def followed(self, wish: Wish) -> AsyncGenerator[Job, None]:
@@ -175,20 +171,9 @@ class Jobs:
         self._forget(job)
         await asyncio.shield(self._do(self._remove(job)))
 
-    async def parts(self, job: Job, first: int = 0) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Yield the stored parts of a job's answer that there are now, from a number on.
-
-        Raises
-        ------
-        NotFoundError
-            The job is removed meanwhile.
-        """
-        for number in range(first, job.record.parts):
-            try:
-                data = await self._writing.run(lambda store, number=number: store.part(job.id, number))  # type: ignore[misc]
-            except FileNotFoundError:
-                raise no_job(job.id) from None
-            yield number, data
+    def parts(self, job: Job, first: int, read: Callable[[bytes], Made]) -> AsyncGenerator[tuple[int, Made], None]:
+        """Yield the parts of a job's answer that are stored now, from a number on; see `Writing.parts`."""
+        return self._writing.parts(job.id, range(first, job.record.parts), read)
 
     def _join(self, wish: Wish, *, pinned: bool) -> tuple[Job, bool]:
         """Return the job that a request joins, or a new one. Equal requests that come at once find the first."""
@@ -204,7 +189,7 @@ class Jobs:
         return job, True
 
     def _check_open(self, *, pinned: bool) -> None:
-        if self._stopping:
+        if self.stopping:
             raise stopping()
         waiting = sum(not job.record.over for job in self._jobs.values())
         if pinned and waiting >= self._config.most_waiting:
@@ -240,7 +225,7 @@ class Jobs:
         """Write a new job, and have it done."""
         try:
             created = await self._writing.run(lambda store: store.create(job.record, request))
-        except Exception as error:  # noqa: BLE001 - those who wait for it hear of it
+        except Exception as error:  # noqa: BLE001 - its callers get the error
             self._forget(job)
             job.stored.set_exception(error)
             # It may be that nobody waits any more.
@@ -284,7 +269,7 @@ class Jobs:
 
     def _fill(self) -> None:
         """Begin the jobs whose turn it is."""
-        if not self._started or self._stopping:
+        if not self._started or self.stopping:
             return
         for job in due(self._jobs.values(), self._capacity):
             job.task = asyncio.create_task(self._work(job))
@@ -316,7 +301,7 @@ class Jobs:
         try:
             await self._writing.run(lambda store: store.drop_files(job.id))
             await self._writing.run(lambda store: store.put(ended))
-        except (OSError, PellucidError):
+        except (OSError, sqlite3.Error, PellucidError):
             # It begins anew after a restart; until then it is known to have ended.
             _log.exception("the end of the job %s could not be stored", job.id)
         self._unjoin(job)

@@ -59,7 +59,7 @@ class Outside:
     Attributes
     ----------
     encode
-        Writes a part of an answer as the bytes that are stored.
+        Returns the bytes that a part of an answer is stored as; called on the store's thread.
     answered
         Takes each last part, which has the receipt.
     charge
@@ -189,11 +189,11 @@ class Runner:
             job.show(part.body)
             return
         if not part.silent:
-            number, data = self._parts, self._outside.encode(part.body)
-            await self._writing.run(lambda store: store.save_part(job.id, number, data))
+            number, encode = self._parts, self._outside.encode
+            await self._writing.run(lambda store: store.save_part(job.id, number, encode(part.body)))
             self._parts += 1
             if part.body.receipt is None:
-                # The last part counts with the end: whoever reads it has the whole answer.
+                # The last part counts once the job is done: a caller that has read it has the whole answer.
                 job.change(parts=max(job.record.parts, self._parts))
             else:
                 self._outside.answered(part.body)

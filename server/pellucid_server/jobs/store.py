@@ -10,7 +10,9 @@ any version can read; what they are is the owner's matter.
 """
 
 import fcntl
+import logging
 import os
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Part
 from pellucid_server.vocabulary.requests import Request
 from pellucid_server.vocabulary.results import Failure
+
+_log = logging.getLogger(__name__)
 
 _REQUEST, _CHECKPOINT = "request", "checkpoint"
 _FINGERPRINT_BYTES = 32
@@ -89,7 +93,7 @@ class Store:
         """
         found = _unpacked((self._answers / job / _REQUEST).read_bytes())
         if found is None:
-            text = "The job was begun by another version of the service, which this one cannot read; submit it again."
+            text = "The job's request cannot be read: another version of the service wrote it. Submit it again."
             raise UnsupportedError(text, subject=f"jobs/{job}")
         request: Request = found
         return request
@@ -132,9 +136,22 @@ class Store:
         """Remove jobs with all that belongs to them."""
         listed = list(jobs)
         # The rows first: a folder without a row is removed when the store is opened.
+        try:
+            self._remove_rows(listed)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            # The folders make room.
+            self._remove_folders(listed)
+            self._remove_rows(listed)
+        self._remove_folders(listed)
+
+    def _remove_rows(self, jobs: list[str]) -> None:
         self._disk.step("commit", 0)
-        self._index.remove(listed)
-        for each in listed:
+        self._index.remove(jobs)
+
+    def _remove_folders(self, jobs: list[str]) -> None:
+        for each in jobs:
             self._disk.remove(self._answers / each)
 
     def close(self) -> None:
@@ -218,8 +235,12 @@ def _packed(message: Any) -> bytes:
 
 
 def _unpacked(data: bytes) -> Any:
-    """Return the message; None if another version wrote it."""
+    """Return the message; None if another version wrote it, or the disk has lost some of it."""
     if data[:_FINGERPRINT_BYTES] != wire.fingerprint().encode():
         return None
-    # Segments must lie at multiples of 16, as the fingerprint's end does.
-    return wire.decode(memoryview(data)[_FINGERPRINT_BYTES:])
+    try:
+        # Segments must lie at multiples of 16, as the fingerprint's end does.
+        return wire.decode(memoryview(data)[_FINGERPRINT_BYTES:])
+    except Exception:  # noqa: BLE001 - what damaged bytes raise is not known; one file must not keep the server from starting
+        _log.warning("a file of a job cannot be read", exc_info=True)
+        return None

@@ -3,11 +3,12 @@
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
-from pellucid_server.jobs.failures import no_room
+from pellucid_server.jobs.failures import no_job, no_room
 from pellucid_server.jobs.store import Store
 
 Made = TypeVar("Made")
@@ -42,7 +43,28 @@ class Writing:
                 raise no_room(_TEXT) from error
             raise
 
+    async def parts(
+        self, job: str, numbers: range, read: Callable[[bytes], Made]
+    ) -> AsyncGenerator[tuple[int, Made], None]:
+        """Yield stored parts of a job's answer with their numbers, as `read` makes them on the thread.
+
+        Raises
+        ------
+        NotFoundError
+            The job is removed meanwhile.
+        """
+        for number in numbers:
+            try:
+                made = await self.run(partial(_read_part, job, number, read))
+            except FileNotFoundError:
+                raise no_job(job) from None
+            yield number, made
+
     async def close(self) -> None:
         """Close the store, after all that was asked for."""
         await self.run(Store.close)
         self._thread.shutdown(wait=False)
+
+
+def _read_part(job: str, number: int, read: Callable[[bytes], Made], store: Store) -> Made:
+    return read(store.part(job, number))

@@ -13,9 +13,8 @@ from pellucid_server.jobs.jobs import Jobs
 from pellucid_server.jobs.records import DONE, RUNNING
 from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.findings import findings_message
-from pellucid_server.rpc.job_messages import job_progress
+from pellucid_server.rpc.job_messages import job_progress, read_part
 from pellucid_server.rpc.job_requests import wish_of
-from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.sections import ClassConfig
 from pellucid_server.vocabulary.messages import Hello
 from pellucid_server.vocabulary.requests import DissectRequest
@@ -61,9 +60,9 @@ class FollowedJobs:
                     reported = now
                     yield Response(progress=job_progress(job))
                 seen = job.previews
-                async for place, data in self._jobs.parts(job, number):
-                    number, call.large_reply = place + 1, len(data) > LARGE_BYTES
-                    yield _response(job, findings_pb2.Findings.FromString(data), part=place)
+                async for place, part in self._jobs.parts(job, number, read_part):
+                    number, call.large_reply = place + 1, part.large
+                    yield _response(job, part.findings, part=place)
                 if record.state == DONE:
                     return
                 self._check(job)

@@ -1,7 +1,9 @@
 """Jobs turned into the messages of the job service."""
 
+from dataclasses import dataclass
+
 from google.protobuf.timestamp_pb2 import Timestamp
-from pellucid.v1 import dissection_pb2, job_service_pb2
+from pellucid.v1 import dissection_pb2, findings_pb2, job_service_pb2
 
 from pellucid_server.jobs.expiry import expires_at
 from pellucid_server.jobs.failures import error_of
@@ -10,6 +12,7 @@ from pellucid_server.jobs.records import CANCELLED, DONE, FAILED, QUEUED, RUNNIN
 from pellucid_server.rpc import status
 from pellucid_server.rpc.dissection import progress_message
 from pellucid_server.rpc.replies import model_spec
+from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.vocabulary.messages import Progress
 
@@ -21,6 +24,19 @@ STATES = {
     CANCELLED: job_service_pb2.JOB_STATE_CANCELLED,
 }
 """The states of a job, and the schema's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part of a stored answer; `large` is whether it takes long to write."""
+
+    findings: findings_pb2.Findings
+    large: bool
+
+
+def read_part(data: bytes) -> StoredPart:
+    """Read a stored part."""
+    return StoredPart(findings_pb2.Findings.FromString(data), len(data) > LARGE_BYTES)
 
 
 def job_message(job: Job, config: JobsConfig, *, request_id: str, show_owner: bool = False) -> job_service_pb2.Job:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from pellucid.v1 import findings_pb2, job_service_pb2
+from pellucid.v1 import job_service_pb2
 
 from pellucid_server.config import Config
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
@@ -24,10 +24,9 @@ from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.codec import refuse
 from pellucid_server.rpc.findings import findings_message
 from pellucid_server.rpc.handlers import GuardedHandlers
-from pellucid_server.rpc.job_messages import STATES, job_message
+from pellucid_server.rpc.job_messages import STATES, job_message, read_part
 from pellucid_server.rpc.job_requests import check_known, check_readable, is_admin, is_owner, may_know, wish_of
 from pellucid_server.rpc.large_fields import LargeFields
-from pellucid_server.rpc.room import LARGE_BYTES
 from pellucid_server.settings.jobs import JobsConfig
 from pellucid_server.settings.sections import ClassConfig, LimitsConfig
 from pellucid_server.vocabulary.messages import Hello
@@ -155,10 +154,9 @@ class JobService:
         if not 0 <= request.first_part <= record.parts:
             refuse("first_part", f"is {request.first_part}; the answer has {record.parts} parts, numbered from 0")
         call.answered_by, call.method = record.model, record.method
-        async for number, data in self._jobs.parts(job, request.first_part):
-            call.large_reply = len(data) > LARGE_BYTES
-            found = findings_pb2.Findings.FromString(data)
-            yield job_service_pb2.FetchJobResponse(findings=found, part=number)
+        async for number, part in self._jobs.parts(job, request.first_part, read_part):
+            call.large_reply = part.large
+            yield job_service_pb2.FetchJobResponse(findings=part.findings, part=number)
 
     @property
     def _jobs(self) -> Jobs:

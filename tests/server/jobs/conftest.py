@@ -157,7 +157,7 @@ class World:
         return self.jobs.followed(self.jobs.wish(asked or request(), owner=owner))
 
     async def answer(self, job):
-        return [data async for _, data in self.jobs.parts(job)]
+        return [data async for _, data in self.jobs.parts(job, 0, bytes)]
 
 
 async def over(job):
@@ -175,12 +175,17 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
+def numbers_of(part):
+    """A part as bytes that tests can read."""
+    return part.arrays["n"].values.tobytes() if part.arrays else b"last"
+
+
 @pytest.fixture
 async def make_world(folder):
     """Make jobs over scripts of a pool; each world is closed before the next is made, as servers are."""
     made = []
 
-    async def make(*scripts, disk=None, capacity=1, start=True, **settings):
+    async def make(*scripts, disk=None, capacity=1, start=True, encode=numbers_of, **settings):
         if made:
             await made.pop().jobs.close()
         workers, clock, charged, ended = FakeWorkers(*(scripts or (ANSWER,))), Times(), [], []
@@ -189,7 +194,7 @@ async def make_world(folder):
             pass
 
         outside = Outside(
-            encode=lambda part: part.arrays["n"].values.tobytes() if part.arrays else b"last",
+            encode=encode,
             answered=lambda part: None,
             charge=lambda owner, timing: charged.append((owner, timing.rows_forward)),
             ready=ready,

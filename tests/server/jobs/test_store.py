@@ -183,6 +183,20 @@ def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, open_store,
         store.request("job-0")
 
 
+def test_a_damaged_checkpoint_only_costs_the_work_so_far(folder, open_store):
+    store = open_store()
+    store.create(record(state=RUNNING), request())
+    store.save_part("job-0", 0, part(0))
+    store.save_checkpoint("job-0", checkpoint(1, rows=5))
+    path = folder / "answers" / "job-0" / "checkpoint"
+    path.write_bytes(path.read_bytes()[:100])
+
+    store = open_store()
+
+    assert [(each.state, each.parts) for each in store.records] == [(RUNNING, 0)]
+    assert store.checkpoint("job-0") is None
+
+
 def test_an_answer_of_another_version_is_still_there(folder, open_store, monkeypatch):
     whole_life(open_store())
     monkeypatch.setattr(wire, "fingerprint", lambda: "f" * 32)
@@ -209,6 +223,25 @@ def test_a_full_disk_leaves_what_was_there(open_store):
 
     assert store.part("job-0", 0) == b"a" * 5000
     assert store.size("job-0") < 10_000
+
+
+def test_jobs_can_be_removed_from_a_full_disk(folder, open_store):
+    def step(what, size):
+        # There is no room for a row's end while the files are there.
+        if full and what == "commit" and (folder / "answers" / "job-0").exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    full = False
+    store = open_store(Disk(step))
+    whole_life(store)
+    full = True
+
+    store.remove(["job-0"])
+
+    assert open_store().records == []
+    assert list((folder / "answers").iterdir()) == []
 
 
 def test_two_servers_do_not_share_a_folder(folder, open_store):

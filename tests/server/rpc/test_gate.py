@@ -10,16 +10,18 @@ from google.rpc import error_details_pb2, status_pb2
 from pellucid.tensors import to_tensor
 from pellucid.v1 import explanation_pb2 as pb
 from pellucid.v1 import explanation_service_pb2 as service_pb
-from pellucid.v1 import explanation_service_pb2_grpc, input_pb2
+from pellucid.v1 import explanation_service_pb2_grpc, input_pb2, job_service_pb2
 from pellucid.v1 import model_service_pb2 as model_pb
 from pellucid_server.access.access_file import read_policy
 from pellucid_server.access.quotas import Quotas
 from pellucid_server.access.tokens import hash_line, new_token
-from pellucid_server.errors import NotFoundError
+from pellucid_server.errors import NotFoundError, PermissionDeniedError
 from pellucid_server.metrics import Metrics, RequestRecorder
 from pellucid_server.rpc.admin import ADMIN_SERVICE
+from pellucid_server.rpc.arrival import Call
 from pellucid_server.rpc.boundary import Boundary
 from pellucid_server.rpc.gate import Gate, certificate_names, needed_role
+from pellucid_server.rpc.jobs import JOB_SERVICE
 from pellucid_server.rpc.open_protocol.service import OPEN_SERVICE
 from pellucid_server.rpc.service import EXPLANATION_SERVICE, MODEL_SERVICE
 from pellucid_server.vocabulary import descriptions, requests
@@ -296,6 +298,56 @@ async def test_rows_beyond_the_quota_are_waited_for(explanations, pool):
     await explanations.Predict(request(), **as_("web"))
 
 
+async def test_rows_of_a_job_count_for_its_owner(explanations, boundary, policy):
+    boundary.gate.charge_owner("limited", 7)
+    boundary.gate.charge_owner("gone", 7)
+    policy[0] = read_policy(POLICY.encode())
+
+    error = await failed(explanations.Predict(request(), **as_("limited")))
+
+    assert info(error)[1]["quota"] == "rows_per_minute"
+    await explanations.Predict(request(), **as_("web"))
+    policy[0] = None
+    boundary.gate.charge_owner("limited", 7)
+
+
+OTHER = {"model": {"name": "other"}}
+
+
+def submitted(**asked):
+    return job_service_pb2.SubmitJobRequest(**asked)
+
+
+@pytest.mark.parametrize(
+    ("who", "asked", "refusal"),
+    [
+        ("full", {"dissect": {"model": {"name": "iris"}}}, None),
+        ("full", {"ablate": {"model": {"name": "iris"}, "dataset": "patients"}}, None),
+        ("web", {"dissect": {"model": {"name": "iris"}}}, ("PERMISSION_DENIED", "dissect")),
+        ("web", {"ablate": {"model": {"name": "iris"}}}, ("PERMISSION_DENIED", "explain")),
+        ("web", {"ablate": {"model": {"name": "secret"}}}, ("NOT_FOUND", "secret")),
+        ("narrow", {"dissect": {"model": {"name": "iris"}}}, ("PERMISSION_DENIED", "dissect")),
+        ("narrow", {"dissect": {"model": {"name": "other"}, "probe": {"dataset": "open"}}}, None),
+        (
+            "narrow",
+            {"dissect": {"model": {"name": "other"}, "probe": {"dataset": "patients"}}},
+            ("NOT_FOUND", "patients"),
+        ),
+        ("web", {}, None),
+    ],
+)
+def test_what_a_job_is_to_do_needs_the_role_of_its_own_call(who, asked, refusal, boundary, policy, pool):
+    call = Call("SubmitJob", "1", 0.0, None, policy[0].identities[who])
+    if refusal is None:
+        boundary.gate.check(call, submitted(**asked), "", pool.hello)
+        return
+    with pytest.raises((PermissionDeniedError, NotFoundError)) as refused:
+        boundary.gate.check(call, submitted(**asked), "", pool.hello)
+
+    metadata = refused.value.metadata
+    assert (refused.value.reason, metadata.get("role", metadata.get("resource_name"))) == refusal
+
+
 async def test_requests_that_end_leave_room_for_others_however_they_end(pool, registry):
     text = f'[identities.one]\ntokens = ["{hash_line(TOKENS["web"])}"]\nroles = ["predict"]\nconcurrent_requests = 1'
     found = read_policy(text.encode())
@@ -361,7 +413,7 @@ def test_an_rpc_that_is_not_known_is_an_admins():
 
 
 def test_every_rpc_of_the_schema_has_a_role_that_was_thought_about():
-    services = (EXPLANATION_SERVICE, MODEL_SERVICE, OPEN_SERVICE, ADMIN_SERVICE)
+    services = (EXPLANATION_SERVICE, MODEL_SERVICE, JOB_SERVICE, OPEN_SERVICE, ADMIN_SERVICE)
     roles = {
         method.name: needed_role(service.full_name, method.name) for service in services for method in service.methods
     }
@@ -375,6 +427,13 @@ def test_every_rpc_of_the_schema_has_a_role_that_was_thought_about():
         "GetModel": "",
         "ListMethods": "",
         "ListDatasets": "dissect",
+        "SubmitJob": "",
+        "ListJobs": "",
+        "GetJob": "",
+        "WatchJob": "",
+        "CancelJob": "",
+        "DeleteJob": "",
+        "FetchJob": "",
         "ServerLive": "",
         "ServerReady": "",
         "ServerMetadata": "",
