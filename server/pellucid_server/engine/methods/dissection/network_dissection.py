@@ -36,7 +36,7 @@ from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.contact_sheets import unit_sheets
 from pellucid_server.engine.methods.shared.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.kept_maps import KeptBatch, KeptMaps
-from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, on_grid
+from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, grid_of, on_grid
 from pellucid_server.engine.methods.shared.upsampling import BILINEAR, RULES
 from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
@@ -166,7 +166,7 @@ class _Run:
             annotated=annotated,
             seed=question.seed,
         )
-        self._grid = _grid(probe, params.grid)
+        self._grid = grid_of(probe, params.grid)
         self._found = [ProbedLayer(each, self._grid, rules, probe.count) for each in question.layers]
         self._kept = KeptMaps(params.cache_mb << 20)
         row_bytes = 4 * sum(int(np.prod(each.layer.shape)) for each in question.layers)
@@ -343,13 +343,3 @@ class _Run:
             by_row = dict(zip(again, layer.by_row(values), strict=True))
             found |= {(unit, row): by_row[row][unit] for unit, row in wanted if (unit, row) not in found}
         return found
-
-
-def _grid(probe: ProbeSet, longest: int) -> tuple[int, int]:
-    """Return height and width of the grid: the picture's shape, with at most so many pixels on its longer side."""
-    sizes = (each.masks.shape[1:] for batch in probe.batches(1, masks=True) for each in batch.masks)
-    height, width = next((size for size in sizes if min(size)), (1, 1))
-    if not longest or longest >= max(height, width):
-        return int(height), int(width)
-    scale = longest / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
