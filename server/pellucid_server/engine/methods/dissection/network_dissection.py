@@ -90,7 +90,7 @@ class Params:
         24, "Units of each layer whose top pictures are drawn, from the highest IoU.", minimum=0, maximum=256
     )
     cache_mb: int = parameter(
-        64, "Megabytes of maps that are kept; the model runs again for the rows of the others.", minimum=0, maximum=4096
+        32, "Megabytes of maps that are kept; the model runs again for the rows of the others.", minimum=0, maximum=4096
     )
 
 
