@@ -31,7 +31,7 @@ from pellucid.findings import Findings
 from pellucid.job_records import STATES, Job, JobState
 
 jobs = typer.Typer(
-    help="Long requests that a server does by itself, and whose answers it stores.",
+    help="Watch, fetch and delete jobs: long requests that the server does by itself.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
