@@ -172,7 +172,7 @@ class AsyncClient(AsyncAblating, AsyncDissecting):
         return await self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
     async def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
-        """List the labelled data sets beside the models, by name."""
+        """List the data sets beside the models, by name."""
         return await self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
     @property

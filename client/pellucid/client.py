@@ -264,7 +264,7 @@ class Client(Ablating, Dissecting):
         return self._run(calls.methods(), timeout, calls.PREDICT_SECONDS)
 
     def datasets(self, *, timeout: float | None = None) -> tuple[Dataset, ...]:
-        """List the labelled data sets beside the models, by name."""
+        """List the data sets beside the models, by name."""
         return self._run(calls.datasets(), timeout, calls.PREDICT_SECONDS)
 
     @property

@@ -21,6 +21,7 @@ from pellucid.receipts import ParameterValue, Receipt, plain
 from pellucid.tensors import Array
 
 _MOST_SHOWN = 20
+_MOST_NAMED = 6
 """Rows of a table that a notebook shows."""
 
 
@@ -274,7 +275,7 @@ class Findings:
 
     def __repr__(self) -> str:
         named = {"arrays": self.arrays, "tables": self.tables, "pictures": self.pictures}
-        parts = [f"{kind} {', '.join(each)}" for kind, each in named.items() if each]
+        parts = [f"{kind} {_some(list(each))}" for kind, each in named.items() if each]
         warned = f"; {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}" if self.warnings else ""
         return f"<Findings: {'; '.join(parts) or 'none'}{warned}>"
 
@@ -288,6 +289,12 @@ class Findings:
         ]
         pictures = [_figure(name, each) for name, each in self.pictures.items()]
         return "".join(warnings + arrays + tables + pictures) or html.escape(repr(self))
+
+
+def _some(names: list[str]) -> str:
+    """Join names; of many the first ones, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_MOST_NAMED])} and {more} more"
 
 
 def _figure(name: str, picture: Picture) -> str:

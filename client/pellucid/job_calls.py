@@ -6,7 +6,7 @@ from typing import Any
 from pellucid.ablation_calls import Gathering
 from pellucid.calls import Call, Flow
 from pellucid.checks import checked_list, checked_text, shortened
-from pellucid.errors import CancelledError, invalid, unreadable
+from pellucid.errors import CancelledError, TimedOutError, invalid, unreadable
 from pellucid.findings import Findings
 from pellucid.findings_messages import read_findings
 from pellucid.job_records import STATES, Job, JobState, read_job
@@ -140,6 +140,13 @@ def job_id(job: Any) -> str:
 def show(progress: Progress, job: Job) -> None:
     """Show how far a job is."""
     progress.report(job.progress.share)
+
+
+def unended(job: Job, seconds: float | None) -> TimedOutError:
+    """Return what is raised where a job has not ended while it was watched."""
+    within = "" if seconds is None else f" within {seconds:g} s"
+    done = f"it is {job.state}, {job.progress.share:.0%} done"
+    return TimedOutError(f"The job {job.id} has not ended{within}; {done}, and goes on. Watch it again later.")
 
 
 def outcome(job: Job) -> Job:

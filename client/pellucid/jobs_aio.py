@@ -43,6 +43,7 @@ class AsyncJobs:
         """
         client, call = self._client, job_calls.watch(job)
         body, tries = call.serialized(), Tries(client._settings.retries)
+        found: Job | None = None
         deadline = client._now() + (ENDLESS_SECONDS if timeout is None else client._settings.seconds(timeout, 0.0))
         while True:
             left = deadline - client._now()
@@ -58,10 +59,12 @@ class AsyncJobs:
                         if found.over:
                             return
                 raise unreadable()
-            except TimedOutError:
-                if left <= WATCH_SECONDS:
+            except TimedOutError as error:
+                if left > WATCH_SECONDS:
+                    continue
+                if found is None:
                     raise
-                continue
+                raise job_calls.unended(found, timeout) from error
             except PellucidError as error:
                 pause = tries.pause_seconds(error, left)
             await client._pause(pause)

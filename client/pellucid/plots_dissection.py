@@ -195,7 +195,9 @@ def _draw_picture(axes: Axes, picture: Picture) -> None:
 def _units_figure(dissection: Dissection) -> Figure | None:
     """Draw the mean of each unit with its deviation, from the lowest to the highest, for each layer."""
     tables = [each for each in dissection.tables.values() if "mean" in each.columns and "unit" in each.columns]
-    tables = [each for each in tables if len({*each["unit"].tolist()}) == len(each) > 0]
+    # A line for each unit over everything; by class of position it would be drawn twice.
+    tables = [each for each in tables if len({*each["unit"].tolist()}) == len(each) and "positions" not in each.columns]
+    tables = [each for each in tables if len(each)]
     if not tables:
         return None
     figure = Figure(figsize=(WIDTH, 0.5 + 2.6 * len(tables)), layout="constrained")

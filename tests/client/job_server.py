@@ -14,15 +14,15 @@ RUNNING = job_service_pb2.JOB_STATE_RUNNING
 
 
 def message(state=RUNNING, share=0.5, **fields):
-    return job_service_pb2.Job(
-        id="ab",
-        state=state,
-        rpc="Dissect",
-        method="activations",
-        model=explanation_pb2.ModelSpec(name="iris", version=2, digest="cd" * 32),
-        progress=dissection_pb2.Progress(share=share, rows_done=5, rows=10, rows_per_second=2.5, seconds_left=2.0),
-        **fields,
-    )
+    usual = {
+        "id": "ab",
+        "state": state,
+        "rpc": "Dissect",
+        "method": "activations",
+        "model": explanation_pb2.ModelSpec(name="iris", version=2, digest="cd" * 32),
+        "progress": dissection_pb2.Progress(share=share, rows_done=5, rows=10, rows_per_second=2.5, seconds_left=2.0),
+    }
+    return job_service_pb2.Job(**(usual | fields))
 
 
 def change(*arguments, preview=None, **fields):
@@ -34,9 +34,9 @@ def table(*values):
     return findings_pb2.Findings(tables={"units": findings_pb2.NamedTable(columns=[column])})
 
 
-def last():
+def last(**fields):
     receipt = explanation_pb2.Receipt(model=explanation_pb2.ModelSpec(name="iris"), method="activations")
-    return findings_pb2.Findings(receipt=receipt)
+    return findings_pb2.Findings(receipt=receipt, **fields)
 
 
 LOST = grpc.StatusCode.UNAVAILABLE

@@ -1,13 +1,21 @@
 """The command `dissect`, against a server with written replies."""
 
 import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
-from client.fake_server import DIGEST, column_message, dictionary_message, dissected_message
+from client.fake_server import DIGEST, FakeServer, column_message, dictionary_message, dissected_message
+from client.job_server import JobServer, message
 from client.test_cli_ablation import pellucid  # noqa: F401 - a fixture
-from pellucid.v1 import findings_pb2
+from pellucid.cli.commands import app
+from pellucid.v1 import findings_pb2, job_service_pb2
+from pellucid.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
+from pellucid.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from PIL import Image
+from typer.testing import CliRunner
 
 
 @pytest.fixture
@@ -215,3 +223,49 @@ def test_options_that_make_no_sense_end_the_command_before_it_asks(run, server, 
     assert result.exit_code == 2
     assert said in result.stderr
     assert server.requests["Dissect"] == []
+
+
+@pytest.fixture
+def jobs():
+    """Serve models beside a job service, and run the command against them."""
+    services, fake = JobServer(), FakeServer()
+    grpc_server = grpc.server(ThreadPoolExecutor(4))
+    add_JobServiceServicer_to_server(services, grpc_server)
+    add_ModelServiceServicer_to_server(fake, grpc_server)
+    address = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
+    grpc_server.start()
+
+    def run(*words):
+        environment = {"PELLUCID_ADDRESS": address, "COLUMNS": "200", "NO_COLOR": "1"}
+        return CliRunner().invoke(app, [str(word) for word in words], env=environment)
+
+    yield services, run
+    grpc_server.stop(None)
+
+
+def test_a_job_is_submitted_in_place_of_a_call(jobs):
+    services, run = jobs
+    submitted = job_service_pb2.SubmitJobResponse(job=message(job_service_pb2.JOB_STATE_QUEUED))
+    services.scripts = {"SubmitJob": deque([submitted, submitted])}
+    words = ["dissect", "photos", "conv1", "--dataset", "shapes", "--method", "activations", "-p", "top=4", "--job"]
+
+    shown, found = run(*words), json.loads(run(*words, "--json").stdout)
+
+    assert shown.exit_code == 0, shown.stderr
+    assert "ab: queued" in shown.stdout
+    assert "pellucid jobs watch ab" in shown.stderr
+    assert found["id"] == "ab"
+    asked = services.requests[0].dissect
+    assert (asked.method, asked.probe.dataset, asked.parameters["top"].integer) == ("activations", "shapes", 4)
+
+
+@pytest.mark.parametrize("option", ["--html", "--plot", "--npz", "--compare", "--allow"])
+def test_a_job_takes_no_option_that_needs_its_answer(jobs, option, tmp_path):
+    services, run = jobs
+    ending = {"--plot": "png", "--npz": "npz"}.get(option, "txt")
+
+    result = run("dissect", "photos", "conv1", "--dataset", "shapes", "--job", option, tmp_path / f"a.{ending}")
+
+    assert result.exit_code == 2
+    assert f"--job has no answer yet, and {option} needs one" in result.stderr
+    assert services.requests == []

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from client.job_server import DONE, LOST, change, last, message, script, served, table
 from pellucid.cli.commands import app
-from pellucid.v1 import job_service_pb2
+from pellucid.v1 import dissection_pb2, job_service_pb2
 from typer.testing import CliRunner
 
 __all__ = ["script", "served"]
@@ -46,10 +46,31 @@ def test_jobs_are_listed_a_line_each(pellucid, script):
     assert result.exit_code == 0, result.stderr
     first, second = [line for line in result.stdout.splitlines() if "iris/2" in line]
     assert "running" in first
-    assert "50%, 5 of 10 rows, 2.5 rows/s, 2 s left" in first
+    assert "50%, 2 s left" in first
     assert "3.0 MiB" in first
     assert "failed" in second
     assert (requests[0].of_model, list(requests[0].states)) == ("iris", [job_service_pb2.JOB_STATE_RUNNING, FAILED])
+
+
+def test_ids_stay_in_one_piece_on_narrow_terminals(served, script):
+    _, address = served
+    script(ListJobs=[job_service_pb2.ListJobsResponse(jobs=[message(id="ab" * 16)])])
+
+    terminal = {"COLUMNS": "60", "FORCE_COLOR": "1", "NO_COLOR": "1"}
+    result = CliRunner().invoke(app, ["jobs", "list"], env={"PELLUCID_ADDRESS": address, **terminal})
+
+    assert "ab" * 16 in result.stdout, result.stderr
+
+
+def test_lines_of_pipes_are_wide(served, script):
+    _, address = served
+    script(ListJobs=[job_service_pb2.ListJobsResponse(jobs=[message(id="ab" * 16)])])
+
+    result = CliRunner().invoke(app, ["jobs", "list"], env={"PELLUCID_ADDRESS": address, "COLUMNS": None})
+
+    (line,) = [line for line in result.stdout.splitlines() if "iris/2" in line]
+    assert line.split()[:5] == ["ab" * 16, "running", "50%,", "2", "s"]
+    assert "activations" in line
 
 
 def test_a_job_is_shown_with_why_it_failed(pellucid, script):
@@ -102,6 +123,33 @@ def test_an_answer_is_fetched_as_a_table_as_json_and_as_arrays(pellucid, script)
     assert shown.exit_code == 0, shown.stderr
     assert "2 rows: mean" in shown.stdout
     assert "units" in json.loads(pellucid("fetch", "ab", "--json").stdout)["tables"]
+
+
+def test_an_answer_of_dissect_is_fetched_as_a_page_and_a_plot(pellucid, script, tmp_path):
+    record = dissection_pb2.DissectionRecord(layers=[dissection_pb2.LayerUnits(layer="conv1")])
+    parts = [
+        job_service_pb2.FetchJobResponse(findings=table(1.0, 2.0), part=0),
+        job_service_pb2.FetchJobResponse(findings=last(dissection=record), part=1),
+    ]
+    script(FetchJob=[parts])
+
+    result = pellucid("fetch", "ab", "--html", str(tmp_path / "a.html"), "--plot", str(tmp_path / "a.png"))
+
+    assert result.exit_code == 0, result.stderr
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "activations" in page
+    assert "a.png" in result.stderr or (tmp_path / "a.png").stat().st_size
+
+
+@pytest.mark.parametrize("option", ["--html", "--plot"])
+def test_no_page_is_made_of_an_answer_of_ablate(pellucid, script, tmp_path, option):
+    script(FetchJob=[[job_service_pb2.FetchJobResponse(findings=last(), part=0)]])
+
+    result = pellucid("fetch", "ab", option, str(tmp_path / "a.png"))
+
+    assert result.exit_code == 2
+    assert f"{option} is for answers of Dissect" in result.stderr
 
 
 def test_jobs_are_cancelled_and_deleted(pellucid, script):

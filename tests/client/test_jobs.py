@@ -137,6 +137,21 @@ def test_a_job_is_watched_through_lost_connections_to_its_end(jobs, script):
     assert len(requests) == 4
 
 
+def test_a_watch_that_ends_before_the_job_says_how_far_the_job_is(jobs, script):
+    script(WatchJob=[[change(share=0.25), grpc.StatusCode.DEADLINE_EXCEEDED]] * 2)
+
+    for call in (jobs.wait, lambda job, timeout: list(jobs.watch(job, timeout=timeout))):
+        with pytest.raises(errors.TimedOutError, match="ab has not ended within 9 s; it is running, 25% done"):
+            call("ab", timeout=9)
+
+
+def test_a_watch_without_any_answer_raises_what_the_call_did(jobs, script):
+    script(WatchJob=[[grpc.StatusCode.DEADLINE_EXCEEDED]])
+
+    with pytest.raises(errors.TimedOutError, match="No answer from"):
+        jobs.wait("ab", timeout=9)
+
+
 def test_a_job_that_is_gone_is_not_watched_on(jobs, script):
     script(WatchJob=[[change(), grpc.StatusCode.NOT_FOUND]])
 

@@ -89,6 +89,14 @@ def test_statistics_are_drawn_from_the_lowest_mean_to_the_highest():
     assert panel.lines[0].get_ydata().tolist() == sorted(found.tables["conv1/units"]["mean"])
 
 
+def test_statistics_by_class_of_position_are_not_drawn_a_second_time():
+    found = activations_answer(units=2)
+    classes = table("conv1/positions", positions=["all", "all"], unit=[0, 1], mean=[0.0, 1.0])
+    tables = {**found.tables, classes.name: classes}
+
+    assert titles(drawn(replace(found, findings=replace(found.findings, tables=tables)))) == ["conv1/units"]
+
+
 def test_a_method_that_is_not_known_is_drawn_by_what_it_has():
     array = NamedArray("a", np.eye(3), (Axis("layer"), Axis("row")))
 

@@ -298,7 +298,7 @@ def test_a_job_that_fails_says_why_and_is_done_again_when_it_is_submitted_again(
 
     assert isinstance(found.failure, errors.NotFoundError)
     assert (found.state, found.parts, found.size_bytes) == ("failed", 0, 0)
-    with pytest.raises(errors.UnsupportedError, match="is failed"):
+    with pytest.raises(errors.UnsupportedError, match="is failed, and has no answer to send; submit it again"):
         ann.jobs.fetch(job)
     assert ann.jobs.submit(wrong).id != job.id
 

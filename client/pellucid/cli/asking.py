@@ -21,6 +21,9 @@ from pellucid.receipts import json_text
 # The caller's own mistakes, for which another request is the remedy.
 _MISTAKES = (InvalidRequestError, NotFoundError, UnsupportedError)
 
+# A table of jobs or methods fits into this; terminals have widths of their own.
+_PIPE_COLUMNS = 160
+
 AddressOption = Annotated[
     str, typer.Option(envvar="PELLUCID_ADDRESS", help="The server, HOST:PORT.", show_default=True)
 ]
@@ -185,5 +188,8 @@ def print_json(value: Any) -> None:
 
 
 def terminal() -> Console:
-    """Return what tables are printed on."""
-    return Console(highlight=False)
+    """Return what tables are printed on: files and pipes have wide lines."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_COLUMNS)
+    return console

@@ -43,7 +43,7 @@ from pellucid.results import Attribution, ExplanationOutcome
 from pellucid.specs import ExplanationSpec
 
 app = typer.Typer(
-    help="Ask a Pellucid server for predictions, and what they were based on.",
+    help="Ask a Pellucid server for predictions, what they were based on, and what is inside a model.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -236,7 +236,7 @@ def datasets(
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the labelled data sets beside the models."""
+    """List the data sets beside the models, with their groups and concepts."""
     with asking(address, timeout) as client:
         found = client.datasets()
         if as_json:

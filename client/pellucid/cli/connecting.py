@@ -76,7 +76,7 @@ def connect_by(
         ),
     ] = False,
 ) -> None:
-    """Ask a Pellucid server for predictions, and what they were based on."""
+    """Ask a Pellucid server for predictions, what they were based on, and what is inside a model."""
     chosen = Connection(
         tls=True if tls else None,
         root_certificates=root_certificates,

@@ -34,6 +34,7 @@ from pellucid.cli.asking import (
 )
 from pellucid.cli.dissection_tables import show_checks, show_dissection
 from pellucid.cli.files import check_array_file, check_file, check_picture_file
+from pellucid.cli.job_commands import HtmlOption, show_job, write_page
 from pellucid.cli.values import element, once, parameter
 from pellucid.client import DEFAULT_ADDRESS
 from pellucid.dictionaries import DICTIONARY, Dictionary
@@ -92,10 +93,7 @@ def dissect(
     exact: ExactOption = False,
     version: VersionOption = 0,
     top: Annotated[int, typer.Option(min=1, help="How many rows of each table to print.")] = 20,
-    page: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", help="Write a page to it, to search and sort.", show_default=False),
-    ] = None,
+    page: HtmlOption = None,
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -113,6 +111,12 @@ def dissect(
         ),
     ] = None,
     plot: PlotOption = None,
+    job: Annotated[
+        bool,
+        typer.Option(
+            "--job", help="Have the server do it by itself, and print the job; `pellucid jobs fetch` reads the answer."
+        ),
+    ] = False,
     progress: ProgressFlag = None,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
@@ -126,6 +130,8 @@ def dissect(
         check_file(page, "--html")
         check_picture_file(plot, "--plot")
         check_array_file(npz)
+        if job:
+            _check_job({"--html": page, "--plot": plot, "--npz": npz, "--compare": compare, "--allow": allow})
         if dataset is not None and given:
             raise invalid("--input", "is set, and --dataset too; leave one of the two out")
         before = None if compare is None else _dictionary(compare)
@@ -143,6 +149,11 @@ def dissect(
             seed=seed,
             exact=exact,
         )
+        if job:
+            submitted = client.jobs.submit(client.dissect_request(model, spec, version=version), priority=priority)
+            show_job(terminal(), submitted, as_json=as_json)
+            note(f"`pellucid jobs watch {submitted.id}` follows it; `pellucid jobs fetch` reads its answer.")
+            return
         found = client.dissect_spec(model, spec, version=version, progress=reported(progress, method))
         if as_json:
             print_json(found.to_dict() | _checks(found, before, allowed))
@@ -152,10 +163,14 @@ def dissect(
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.arrays.items()})
         draw(found, plot)
-        if page is not None:
-            checks = (before, allowed) if DICTIONARY in found.tables else (None, None)
-            size = found.to_html(page, before=checks[0], allowed=checks[1])
-            note(f"{page} has {size:,} bytes; open it in a browser.")
+        write_page(found, page, *((before, allowed) if DICTIONARY in found.tables else (None, None)))
+
+
+def _check_job(options: dict[str, Path | None]) -> None:
+    """Refuse options that need the answer, which a submitted job has not yet."""
+    for name, path in options.items():
+        if path is not None:
+            raise invalid("--job", f"has no answer yet, and {name} needs one; give --html and --plot to `jobs fetch`")
 
 
 def _checks(found: Dissection, before: Dictionary | None, allowed: list[str] | None) -> dict[str, Any]:

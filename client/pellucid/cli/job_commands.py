@@ -1,6 +1,7 @@
 """The subcommands of `pellucid jobs`: long requests that a server does by itself."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -8,29 +9,38 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pellucid.cli.ablation_commands import PlotOption, draw
 from pellucid.cli.asking import (
     AddressOption,
     JsonOption,
     NpzOption,
     TimeoutOption,
     asking,
+    note,
     print_json,
     save_arrays,
     terminal,
 )
-from pellucid.cli.files import check_array_file
+from pellucid.cli.files import check_array_file, check_file, check_picture_file
 from pellucid.cli.tables import say, show_table
 from pellucid.client import DEFAULT_ADDRESS
+from pellucid.dictionaries import Dictionary
+from pellucid.dissections import Dissection
+from pellucid.errors import invalid
 from pellucid.findings import Findings
 from pellucid.job_records import STATES, Job, JobState
 
 jobs = typer.Typer(
-    help="Long requests that a server does by itself, and whose answers it stores.",
+    help="Watch, fetch and delete jobs: long requests that the server does by itself.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 _IdArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id; `pellucid jobs list` shows it.")]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page to it, to search and sort.", show_default=False),
+]
 _STYLES = {"done": "green", "failed": "bold red", "cancelled": "yellow", "running": "bold", "queued": "dim"}
 
 
@@ -50,20 +60,10 @@ def list_jobs(
         if as_json:
             print_json([each.to_dict() for each in found])
             return
-        rows = [
-            [
-                each.id,
-                each.state,
-                each.method,
-                _model(each),
-                _progress(each),
-                _time(each.created),
-                _size(each.size_bytes),
-            ]
-            for each in found
-        ]
-        heads = ["job", "state", "method", "model", "progress", "submitted", "stored"]
-        show_table(terminal(), heads, rows, right=(6,))
+        rows = [_row(each) for each in found]
+        heads = ["job", "state", "progress", "method", "model", "submitted", "stored"]
+        # An id is what the next command needs: it stays in one piece.
+        show_table(terminal(), heads, rows, right=(6,), whole=(0, 1))
 
 
 @jobs.command()
@@ -75,7 +75,7 @@ def show(
 ) -> None:
     """Describe a job."""
     with asking(address, timeout) as client:
-        _show(terminal(), client.jobs.get(job), as_json=as_json)
+        show_job(terminal(), client.jobs.get(job), as_json=as_json)
 
 
 @jobs.command()
@@ -99,7 +99,7 @@ def watch(
         with Live(console=console, transient=True, refresh_per_second=5) as live:
             for each in client.jobs.watch(job, timeout=timeout):
                 live.update(Text(f"{each.state}, {_progress(each)}"))
-        _show(console, each, as_json=False)
+        show_job(console, each, as_json=False)
         if each.failure is not None:
             raise each.failure
 
@@ -113,7 +113,7 @@ def cancel(
 ) -> None:
     """End a job's work; its answer is not stored."""
     with asking(address, timeout) as client:
-        _show(terminal(), client.jobs.cancel(job), as_json=as_json)
+        show_job(terminal(), client.jobs.cancel(job), as_json=as_json)
 
 
 @jobs.command()
@@ -131,6 +131,8 @@ def delete(
 @jobs.command()
 def fetch(
     job: _IdArgument,
+    page: HtmlOption = None,
+    plot: PlotOption = None,
     npz: NpzOption = None,
     address: AddressOption = DEFAULT_ADDRESS,
     timeout: TimeoutOption = None,
@@ -138,22 +140,41 @@ def fetch(
 ) -> None:
     """Fetch the answer of a job that is done."""
     with asking(address, timeout) as client:
+        check_file(page, "--html")
+        check_picture_file(plot, "--plot")
         check_array_file(npz)
         found = client.jobs.fetch(job)
+        if (page is not None or plot is not None) and found.dissection is None:
+            raise invalid("--html" if page is not None else "--plot", "is for answers of Dissect, and this is another")
         if as_json:
             print_json(found.to_dict())
         else:
             _show_findings(terminal(), found)
         if npz is not None:
             save_arrays(npz, {name: each.values for name, each in found.arrays.items()})
+        if found.dissection is not None:
+            dissection = Dissection.of(found)
+            draw(dissection, plot)
+            write_page(dissection, page)
+
+
+def write_page(
+    found: Dissection, page: Path | None, before: Dictionary | None = None, allowed: list[str] | None = None
+) -> None:
+    """Write a dissection's page where one is asked for, and say how large it is."""
+    if page is not None:
+        size = found.to_html(page, before=before, allowed=allowed)
+        note(f"{page} has {size:,} bytes; open it in a browser.")
 
 
 def _row(job: Job) -> list[str]:
-    size = _size(job.size_bytes)
-    return [job.id, job.state, job.method, _model(job), _progress(job), _time(job.created), size]
+    left = job.progress.seconds_left
+    done = f"{job.progress.share:.0%}" + ("" if left is None else f", {left:.0f} s left")
+    return [job.id, job.state, done, job.method, _model(job), _time(job.created), _size(job.size_bytes)]
 
 
-def _show(console: Console, job: Job, *, as_json: bool) -> None:
+def show_job(console: Console, job: Job, *, as_json: bool) -> None:
+    """Print a job: what is asked, how far it is, what is stored."""
     if as_json:
         print_json(job.to_dict())
         return

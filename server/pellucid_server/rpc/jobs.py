@@ -149,7 +149,8 @@ class JobService:
         check_readable(job.record, call)
         record = job.record
         if record.state != DONE:
-            text = f"The job {job.id} is {record.state}, and has no answer to send; WatchJob says when it is done."
+            then = "submit it again." if record.over else "WatchJob says when it is done."
+            text = f"The job {job.id} is {record.state}, and has no answer to send; {then}"
             raise UnsupportedError(text, subject=f"jobs/{job.id}")
         if not 0 <= request.first_part <= record.parts:
             refuse("first_part", f"is {request.first_part}; the answer has {record.parts} parts, numbered from 0")

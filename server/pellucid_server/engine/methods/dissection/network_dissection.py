@@ -270,8 +270,9 @@ class _Run:
         }
         counts = {"looked": self._looked, "compared": self._compared, "again": self._again}
         self._saving.wind(time.monotonic())
-        # Rows for which the model runs again count as further ones.
-        rows = self._probe.count + self._again
+        # Rows for which the model ran again, or will, count as further ones.
+        missing = self._looked - self._compared - self._kept.rows(self._compared)
+        rows = self._probe.count + self._again + missing
         return Saved(State(arrays, counts), self._looked + self._again, rows)
 
     def _restore(self, state: State) -> None:

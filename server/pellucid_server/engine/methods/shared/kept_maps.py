@@ -122,6 +122,10 @@ class KeptMaps:
         """Return the batch whose first row has this number; None if it is not kept."""
         return self._batches.get(first)
 
+    def rows(self, first: int) -> int:
+        """Return how many rows are kept, from the row of this number on."""
+        return sum(len(each.numbers) for at, each in self._batches.items() if at >= first)
+
     def sample(self, count: int) -> tuple[KeptBatch, ...]:
         """Return at most so many of those that are kept, spread over the rows."""
         kept = sorted(self._batches)

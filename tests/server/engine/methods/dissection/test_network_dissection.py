@@ -333,14 +333,16 @@ def test_a_run_goes_on_from_any_state_to_the_same_bits(monkeypatch, space, cache
             assert mine.pictures == theirs.pictures
 
 
-def test_progress_only_rises_and_ends_with_all_rows(monkeypatch, planted):
+def test_progress_only_rises_and_is_whole_only_when_the_second_run_has_ended(monkeypatch, planted):
     monkeypatch.setattr(network_dissection, "_SAVE_SECONDS", 0)
+    monkeypatch.setattr(network_dissection, "_MOST_ROWS", 8)
     saved = [
         each for each in dissected(planted, question(planted, drawn(70), "conv"), cache_mb=0) if isinstance(each, Saved)
     ]
 
     shares = [each.rows_done / each.rows for each in saved]
     assert shares == sorted(shares)
+    assert all(each.rows_done == 140 for each in saved if each.rows_done == each.rows and each.rows_done)
     assert (saved[-1].rows_done, saved[-1].rows) == (140, 140)
 
 
