@@ -33,17 +33,16 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared.contact_sheets import unit_sheets
 from pellucid_server.engine.methods.shared.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.kept_maps import KeptBatch, KeptMaps
 from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, grid_of, on_grid
+from pellucid_server.engine.methods.shared.top_pictures import TopPictures
 from pellucid_server.engine.methods.shared.upsampling import BILINEAR, RULES
 from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings, State, Table
 
 Floats = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 Values = Mapping[str, npt.NDArray[np.generic]]
 
 _MOST_ROWS = 32
@@ -55,7 +54,6 @@ _PREVIEW_SHARE = 20
 """Previews take at most one part in so many of the time."""
 _PREVIEW_BATCHES = 4
 """Batches that a preview is made of before the thresholds are known."""
-_SHEETS_A_PART = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,10 @@ class _Run:
         self._kept = KeptMaps(params.cache_mb << 20)
         row_bytes = 4 * sum(int(np.prod(each.layer.shape)) for each in question.layers)
         self._batch_rows = max(1, min(_MOST_ROWS, _BATCH_BYTES // max(1, row_bytes)))
-        self._looked = self._compared = self._again = 0
+        self._looked = self._compared = self._again = self._drawn = self._shown = 0
+        # Rows whose pictures are drawn count as further ones: at most so many, until it is known which they are.
+        units = sum(min(len(each.units), params.pictures) for each in question.layers)
+        self._most_shown = min(probe.count, units * params.top) if probe.kind == "pictures" else 0
         self._saving, self._previewing = _Clock(_SAVE_SECONDS), _Clock(_PREVIEW_SECONDS, _PREVIEW_SHARE)
         if question.state is not None:
             self._restore(question.state)
@@ -223,16 +224,30 @@ class _Run:
                 yield self._preview()
         yield self._saved()
 
-    def answer(self) -> Iterator[Findings]:
+    def answer(self) -> Iterator[Yielded]:
         """Yield the dictionary, and then the pictures."""
         named, found = self._handle.beside(functools.partial(self._named, self._found))
-        if self._params.top:
-            found = {**found, "top": top_table(named, self._probe)}
-        arrays = ious(named, self._probe.concepts)
-        yield Findings(arrays=arrays, tables=found, warnings=self._warnings(named))
-        if self._probe.kind == "pictures" and self._params.top:
-            for each in named:
-                yield from self._sheets(each)
+        if not self._drawn:
+            if self._params.top:
+                found = {**found, "top": top_table(named, self._probe)}
+            arrays = ious(named, self._probe.concepts)
+            yield Findings(arrays=arrays, tables=found, warnings=self._warnings(named))
+        if not self._most_shown:
+            return
+        sheets = TopPictures(
+            self._handle,
+            self._probe,
+            named,
+            most=self._params.pictures,
+            batch_rows=self._batch_rows,
+            kept=self._kept_map,
+        )
+        shown = [sheets.rows_of(number) for number in range(len(sheets.groups))]
+        self._most_shown = sum(shown)
+        for number in range(self._drawn, len(shown)):
+            yield from sheets.sheets(number)
+            self._drawn, self._shown = number + 1, sum(shown[: number + 1])
+            yield self._saved()
 
     def _capture(self, batch: ProbeBatch | None) -> Values:
         """Run the model for a batch, if there is one, and return the layers' values."""
@@ -268,16 +283,16 @@ class _Run:
             for number, each in enumerate(self._found)
             for name, array in nested(str(number), each.state()).items()
         }
-        counts = {"looked": self._looked, "compared": self._compared, "again": self._again}
+        counts = {"looked": self._looked, "compared": self._compared, "again": self._again, "drawn": self._drawn}
         self._saving.wind(time.monotonic())
         # Rows for which the model ran again, or will, count as further ones.
         missing = self._looked - self._compared - self._kept.rows(self._compared)
-        rows = self._probe.count + self._again + missing
-        return Saved(State(arrays, counts), self._looked + self._again, rows)
+        rows = self._probe.count + self._again + missing + self._most_shown
+        return Saved(State(arrays, counts), self._looked + self._again + self._shown, rows)
 
     def _restore(self, state: State) -> None:
-        self._looked, self._compared, self._again = (
-            int(state.values[name]) for name in ("looked", "compared", "again")
+        self._looked, self._compared, self._again, self._drawn = (
+            int(state.values[name]) for name in ("looked", "compared", "again", "drawn")
         )
         for number, each in enumerate(self._found):
             each.restore(within(str(number), state.arrays))
@@ -317,30 +332,8 @@ class _Run:
                 )
         return tuple(found)
 
-    def _sheets(self, named: Named) -> Iterator[Findings]:
-        """Draw the top pictures of a layer's units, in parts."""
-        order = np.lexsort((named.layer.units, -named.best_iou, ~named.detector))[: self._params.pictures]
-        for first in range(0, len(order), _SHEETS_A_PART):
-            units = order[first : first + _SHEETS_A_PART]
-            rows = np.unique(named.layer.top.rows[units])
-            numbers = rows[rows >= 0].tolist()
-            pictures = dict(zip(numbers, self._probe.pictures(numbers), strict=True))
-            maps = self._top_maps(named.layer, units)
-            draw = functools.partial(unit_sheets, named, units, self._probe.concepts, pictures, maps)
-            yield Findings(pictures=self._handle.beside(draw))
-
-    def _top_maps(self, layer: ProbedLayer, units: Indices) -> dict[tuple[int, int], Floats]:
-        """Return the maps of units in their top rows, by unit and row: those that are kept, or made again."""
-        wanted = [(unit, row) for unit in units.tolist() for row in layer.top.rows[unit].tolist() if row >= 0]
-        found: dict[tuple[int, int], Floats] = {}
-        for unit, row in wanted:
-            batch = self._kept.find(row - row % self._batch_rows)
-            maps = None if batch is None else batch.layers[layer.name].of_row(row % self._batch_rows)
-            if maps is not None and unit in maps.units:
-                found[unit, row] = maps.values[np.searchsorted(maps.units, unit)]
-        again = sorted({row for unit, row in wanted if (unit, row) not in found})
-        if again:
-            values = self._handle.ask(Capture(Rows(self._probe.rows(again)), (layer.name,))).arrays[layer.name]
-            by_row = dict(zip(again, layer.by_row(values), strict=True))
-            found |= {(unit, row): by_row[row][unit] for unit, row in wanted if (unit, row) not in found}
-        return found
+    def _kept_map(self, layer: str, unit: int, row: int) -> Floats | None:
+        """Return the map of a unit in a row, (positions,), if it was kept."""
+        batch = self._kept.find(row - row % self._batch_rows)
+        maps = None if batch is None else batch.layers[layer].of_row(row % self._batch_rows)
+        return None if maps is None or unit not in maps.units else maps.values[np.searchsorted(maps.units, unit)]

@@ -1,7 +1,7 @@
 """Sheets of the pictures that a unit is largest in: where it is on, and what is there."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,59 +23,38 @@ _COLOURS = 128
 """Colours of a sheet: it is a third of the size then, and looks the same at this size."""
 
 
-def unit_sheets(
-    named: Named,
-    units: npt.NDArray[np.int64],
-    concepts: Sequence[Concept],
-    pictures: Mapping[int, Pixels],
-    maps: Mapping[tuple[int, int], npt.NDArray[np.float32]],
-) -> dict[str, Picture]:
-    """Draw the top pictures of some units of a layer, by "LAYER/unit N".
+def tile(named: Named, unit: int, rank: int, picture: Pixels, values: npt.NDArray[np.float32]) -> Pixels:
+    """Draw one of the pictures that a unit is largest in, dimmed where the unit is off; below, what is at its peak.
 
     Parameters
     ----------
-    units
-        Their places among those looked at.
-    pictures, maps
-        By the row's number, and by unit and row, (positions,).
+    unit
+        Its place among those looked at.
+    rank
+        Which of its pictures it is.
+    values
+        The unit's map of it, (positions,).
     """
-    layer, found = named.layer, {}
+    layer = named.layer
     height, width = layer.upsampling.shape
-    for unit in units.tolist():
-        rows = [row for row in layer.top.rows[unit].tolist() if row >= 0]
-        lit = layer.lit(np.stack([maps[unit, row] for row in rows]), unit)
-        places = [
-            ((at // width + 0.5) / height, (at % width + 0.5) / width)
-            for at in layer.top.positions[unit, : len(rows)].tolist()
-        ]
-        number, concept, known_as = int(layer.units[unit]), int(named.best[unit]), "no concept"
-        if concept >= 0:
-            known_as = f"{concepts[concept].name}, IoU {named.best_iou[unit]:.2f}"
-        text = f"{layer.name}, unit {number} ({known_as}): the pictures that it is largest in, and what is there."
-        found[f"{layer.name}/unit {number}"] = sheet([pictures[row] for row in rows], lit, places, text)
-    return found
+    at = int(layer.top.positions[unit, rank])
+    peak = ((at // width + 0.5) / height, (at % width + 0.5) / width)
+    mask = layer.lit(values[None], unit)[0]
+    return np.concatenate([_dimmed(picture, mask), np.zeros_like(_thumbnail(picture)[:_GAP]), _crop(picture, peak)])
 
 
-def sheet(pictures: Sequence[Pixels], masks: Flags, places: Sequence[tuple[float, float]], text: str) -> Picture:
-    """Draw pictures side by side, dimmed where a unit is off; below each, what is around its largest value.
-
-    Parameters
-    ----------
-    masks
-        Where the unit is on, over each whole picture, (pictures, height, width).
-    places
-        Where its largest value is in each, as shares of height and width.
-    """
-    tiles = [
-        np.concatenate([_dimmed(picture, mask), np.zeros_like(_thumbnail(picture)[:_GAP]), _crop(picture, place)])
-        for picture, mask, place in zip(pictures, masks, places, strict=True)
-    ]
-    gap = np.full((tiles[0].shape[0], _GAP, 3), 0, np.uint8)
-    row = np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)
+def unit_sheet(named: Named, unit: int, concepts: Sequence[Concept], tiles: Sequence[Pixels]) -> tuple[str, Picture]:
+    """Put a unit's tiles side by side; return the sheet under its name, "LAYER/unit N"."""
+    number, concept, known_as = int(named.layer.units[unit]), int(named.best[unit]), "no concept"
+    if concept >= 0:
+        known_as = f"{concepts[concept].name}, IoU {named.best_iou[unit]:.2f}"
+    text = f"{named.layer.name}, unit {number} ({known_as}): the pictures that it is largest in, and what is there."
+    gap = np.zeros((tiles[0].shape[0], _GAP, 3), np.uint8)
+    row = np.concatenate([part for each in tiles for part in (each, gap)][:-1], axis=1)
     image = Image.fromarray(row).quantize(_COLOURS)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
-    return Picture(file.getvalue(), image.width, image.height, text)
+    return f"{named.layer.name}/unit {number}", Picture(file.getvalue(), image.width, image.height, text)
 
 
 def _thumbnail(picture: Pixels) -> Pixels:
