@@ -96,7 +96,9 @@ def test_planted_units_get_the_names_of_their_colours(whole: list[explanation_se
     pictures = [name for part in rest for name in part.pictures]
     assert sorted(pictures) == [f"relu/unit {unit}" for unit in range(4)]
     assert whole[-1].findings.receipt.parameters["quantile"].real == 0.05
-    assert whole[-1].progress.rows_done == ROWS
+    (rows,) = (each for each in first.tables["top"].columns if each.name == "row")
+    shown = set(tensors.from_tensor(rows.numbers).tolist())
+    assert whole[-1].progress.rows_done == whole[-1].progress.rows == ROWS + len(shown)
 
 
 def test_previews_have_a_dictionary_before_the_answer(whole: list[explanation_service_pb2.DissectResponse]) -> None:
