@@ -234,6 +234,16 @@ async def test_three_losses_at_one_place_end_a_job(make_world):
     assert len(world.workers.begun) == 3
 
 
+async def test_a_state_that_is_saved_again_is_not_getting_on(make_world):
+    world = await make_world([silent(1), LOST])
+
+    failed = await over(await world.submit())
+
+    assert (failed.state, failed.failure.reason) == (FAILED, "UNAVAILABLE")
+    # The first time it had got on.
+    assert len(world.workers.begun) == 3
+
+
 async def test_a_request_that_two_workers_die_over_at_one_place_ends_its_job_at_once(make_world):
     world = await make_world([silent(1), FATAL], [FATAL])
 
