@@ -17,8 +17,8 @@ Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
 
 _MOST_ROWS = 32
-_LARGEST = 1e100
-"""Products of larger values may be infinite."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Some values are kept in float32."""
 _BATCH_BYTES = 16 << 20
 """Bytes of the values of a batch: more would hold up what other requests do in Python."""
 
@@ -64,7 +64,7 @@ def by_position(layer: ProbeLayer, values: Values) -> Values:
 def layer_batches(
     handle: Handle, question: ProbeQuestion, probe: ProbeSet, first: int = 0
 ) -> Iterator[tuple[ProbeBatch, dict[str, Values]]]:
-    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite, to 1e100.
+    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite in float32.
 
     Raises
     ------
