@@ -26,7 +26,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 # To pin newer versions: install without constraints.txt in an environment of its own, run
 # scripts/constraints.py there, and commit what it prints.
-.PHONY: help demo demo-models test deploy-check check lint types contracts schema stubs stubs-check format benchmarks soak docs clean distclean
+.PHONY: help demo demo-models test deploy-check check lint types contracts schema stubs stubs-check format benchmarks quality soak docs clean distclean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that spin while they wait would take the cores from the processes beside them.
@@ -121,6 +121,11 @@ benchmarks: $(VENV)/.test-installed models/.written ## Measure the claims of spe
 	@$(BIN)/python -m benchmarks.large
 	@echo "== What metrics cost a prediction"
 	@$(BIN)/python -m benchmarks.metrics
+	@echo "== Network dissection, against a plain one in two passes"
+	@$(BIN)/python -m benchmarks.dissection --models models
+
+quality: $(VENV)/.test-installed models/.written ## Dissect a trained and an untrained network on composites of photographs.
+	@$(BIN)/python -m benchmarks.quality --models models
 
 soak: $(VENV)/.test-installed models/.written ## Load the server for SOAK_SECONDS, kill workers and callers, judge all answers.
 	@$(BIN)/python -m soak --models models --seconds $(SOAK_SECONDS) --workers $(SOAK_WORKERS)

@@ -39,7 +39,9 @@ MODEL, SET = "efficientnet-lite0", "scenes"
 AIM, SHARE_AIM = 3.0, 0.8
 CONCEPTS = 20
 QUANTILE, GRID = 0.005, 112
-RIVAL_ROWS = 16
+SIZE = 256
+"""Pixels on a side of the pictures, of which the model sees the middle 224 as they are."""
+RIVAL_ROWS, RIVAL_UNITS = 16, 64
 FORWARD_ROWS = (8, 16, 32)
 
 
@@ -95,11 +97,12 @@ def scenes(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pictures as the model takes them, and masks, (pictures, concepts, GRID, GRID)."""
     rows = np.empty((count, 3, 224, 224), np.float32)
     marks = np.zeros((count, CONCEPTS, GRID, GRID), np.bool_)
-    for number, scene in enumerate(generate(count)):
-        rows[number] = (np.moveaxis(scene.picture, 2, 0).astype(np.float32) - 127) / 128
+    seen = slice(16, 240)
+    for number, scene in enumerate(generate(count, size=SIZE)):
+        rows[number] = (np.moveaxis(scene.picture[seen, seen], 2, 0).astype(np.float32) - 127) / 128
         for place, key in enumerate(names()):
             if key in scene.masks:
-                marks[number, place] = scene.masks[key][1::2, 1::2]
+                marks[number, place] = scene.masks[key][seen, seen][1::2, 1::2]
     return rows, marks
 
 
@@ -143,12 +146,15 @@ class Network:
         for first in parts:
             values = self.values(first, RIVAL_ROWS)
             for row, value in enumerate(values):
-                big = functional.interpolate(value[None], size=(GRID, GRID), mode="bilinear", align_corners=False)[0]
-                on = (big > threshold[:, None, None]).flatten(1).float()
                 mark = torch.from_numpy(marks[first + row]).flatten(1).float()
-                both += on @ mark.T
-                units += on.sum(1)
                 concepts += mark.sum(1)
+                # Some units at a time, so that their masks stay in the cache.
+                for part in torch.arange(len(value)).split(RIVAL_UNITS):
+                    size = {"size": (GRID, GRID), "mode": "bilinear", "align_corners": False}
+                    big = functional.interpolate(value[None, part], **size)[0]
+                    on = (big > threshold[part, None, None]).flatten(1).float()
+                    both[part] += on @ mark.T
+                    units[part] += on.sum(1)
         iou = both / (units[:, None] + concepts - both).clamp(min=1)
         return iou.numpy(), time.perf_counter() - started
 
@@ -157,7 +163,7 @@ def server(folder: Path, models: Path, pictures: int, threads: int) -> "servers.
     """Run a server that has the probe set."""
     sets = folder / f"sets-{pictures}"
     if not sets.exists():
-        write_scenes(sets / SET, pictures)
+        write_scenes(sets / SET, pictures, size=SIZE)
     return servers.running(models, threads=threads, settings={"PELLUCID_MODELS__DATASETS": str(sets)})
 
 

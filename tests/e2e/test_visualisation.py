@@ -104,3 +104,32 @@ def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def test_a_painted_class_has_the_score_that_predict_gives_its_picture(stub, server):
+    tabby = 281
+    request = explanation_service_pb2.DissectRequest(
+        model=explanation_pb2.ModelSpec(name="efficientnet-lite0"),
+        method="feature-visualization",
+        target=explanation_pb2.Target(outcome=explanation_pb2.Outcome(index=[tabby])),
+        parameters={"steps": explanation_pb2.ParamValue(integer=16)},
+        seed=7,
+    )
+
+    responses = list(stub.Dissect(request, timeout=300))
+
+    objectives = tables(responses)["objectives"]
+    (name,) = column(objectives, "objective")
+    (picture,) = [each for response in responses for each in response.findings.pictures.values()]
+    assert "tabby" in name
+    reply = stub.Predict(
+        explanation_service_pb2.PredictRequest(
+            model=explanation_pb2.ModelSpec(name="efficientnet-lite0"),
+            inputs={"image": input_pb2.Input(pictures=input_pb2.Pictures(encoded=[picture.data]))},
+        ),
+        timeout=60,
+    )
+    logits = tensors.from_tensor(reply.outputs["output"].values)
+    np.testing.assert_allclose(column(objectives, "activation")[0], logits[0, tabby], rtol=1e-3)
+    assert column(objectives, "activation")[0] > column(objectives, "start")[0]
+    assert responses[-1].findings.receipt.parameters["learning_rate"].real == 0.05

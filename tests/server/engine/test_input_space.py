@@ -1,5 +1,7 @@
 """The space of a model's inputs: bounds, centres, and what is held."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from pellucid_server.engine.asking.counterfactuals import CellColumn
@@ -58,7 +60,8 @@ def test_a_background_that_may_be_shown_bounds_columns_that_state_no_range():
     np.testing.assert_allclose(shown.low, [-2.5, -1.0])
     np.testing.assert_allclose(shown.high, [2.5, 2.0])
     np.testing.assert_allclose(kept.low, [-2.5, -3.0])
-    np.testing.assert_allclose(kept.centre, [0, 0.5])
+    np.testing.assert_allclose(shown.centre, [0, 0.5])
+    np.testing.assert_allclose(kept.centre, [0, 0])
 
 
 def test_a_column_that_nothing_bounds_is_refused_by_name():
@@ -105,6 +108,7 @@ def test_whole_numbers_and_masks_are_held():
             "x": InputInfo("x", "tensor", "float32", (3,)),
         },
         background={"ids": np.array([[4, 1], [4, 2], [5, 2]]), "x": np.ones((3, 3), np.float32)},
+        disclosable=True,
     )
 
     found = input_space(question, -1.0, 2.0, None)
@@ -116,6 +120,9 @@ def test_whole_numbers_and_masks_are_held():
     np.testing.assert_array_equal(rows["x"], np.array([[0.5, 1, 2], [0, 0, 0]], np.float32))
     assert rows["x"].dtype == np.float32
     np.testing.assert_array_equal(found.centre, [1, 1, 1])
+    hidden = input_space(dataclasses.replace(question, disclosable=False), -1.0, 2.0, None)
+    np.testing.assert_array_equal(hidden.held["ids"], [0, 0])
+    np.testing.assert_array_equal(hidden.centre, [0.5, 0.5, 0.5])
 
 
 def test_a_row_of_any_length_has_that_of_the_probes_first():
@@ -126,3 +133,11 @@ def test_a_row_of_any_length_has_that_of_the_probes_first():
     with pytest.raises(InvalidRequestError, match="any length"):
         input_space(ProbeQuestion(**tensors((-1, 2))), 0.0, 1.0, None)
     assert input_space(ProbeQuestion(**tensors((-1, 2)), probe=Probe()), 0.0, 1.0, None).parts[0].shape == (5, 2)
+
+
+def test_a_column_whose_zero_is_no_mean_is_centred_in_its_range():
+    cells = Cells(minimum=0.0)
+    found = input_space(table(uncentred=("a",), cells={"row": cells}), None, None, None)
+
+    # From 0 to 6, of a mean of 1 and a slope of a half: -0.5 to 2.5.
+    np.testing.assert_allclose(found.centre, [1, 0])

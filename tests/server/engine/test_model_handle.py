@@ -570,3 +570,32 @@ def test_a_cancelled_request_does_no_work_beside(bench):
 
     with pytest.raises(CancelledError):
         bench.run(lambda: handle.beside(lambda: pytest.fail("it ran"), byte_count=1 << 24))
+
+
+def test_functions_together_go_on_while_another_waits(bench):
+    handle = bench.handle("convolutional")
+    met = threading.Barrier(2, timeout=60)
+
+    def waiting(number):
+        # Neither goes on before the other has begun.
+        handle.beside(met.wait)
+        return number, threading.current_thread().name
+
+    (found,) = bench.run(lambda: handle.together(lambda: waiting(1), lambda: waiting(2)))
+
+    assert [number for number, _ in found] == [1, 2]
+    assert len({thread for _, thread in found}) == 1
+
+
+def test_a_function_beside_runs_on_another_thread_and_its_error_comes_back(bench):
+    handle = bench.handle("convolutional")
+
+    def failing():
+        raise ValueError("no such luck")
+
+    (names,) = bench.run(
+        lambda: (handle.beside(lambda: threading.current_thread().name), threading.current_thread().name)
+    )
+    assert names[0] != names[1]
+    with pytest.raises(ValueError, match="no such luck"):
+        bench.run(lambda: handle.beside(failing))

@@ -66,7 +66,8 @@ class UnitGradient:
     gradient
         Whether the gradient is wanted; without, the network runs forward alone.
     rectified
-        Whether values are those behind the rectifier that makes the layer's value, if one does.
+        Whether the rectifier that makes the layer's value, or what it is pooled of, is there: if not, values below 0
+        are not cut off.
     more
         A gradient at the layer's value, (rows, *shape), to go back to the inputs with that of the objectives; it
         changes no objective. None for none.

@@ -131,7 +131,7 @@ class UpperTail:
         level = 0
         while level < len(self._levels):
             # Not at each value more than the rank: dropping takes longer than keeping.
-            if self._levels[level].shape[1] > min(self._capacity, 2 * self._most(level) + _SLACK):
+            if self._levels[level].shape[1] > min(self._capacity, self._most(level) * 5 // 4 + _SLACK):
                 self._shrink(level)
             level += 1
 

@@ -68,3 +68,29 @@ def test_the_sum_before_a_rectifier_has_a_gradient_where_all_is_off():
 
     expected = torch.autograd.grad(graph.up_to("linear")(rows).sum(), rows["x"])[0]
     torch.testing.assert_close(gradient, expected)
+
+
+class Pooled(nn.Module):
+    """A rectifier that is pooled, by `pool`, and looked at in another form."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.pool = pool
+        self.flat = nn.Flatten()
+        self.head = nn.LazyLinear(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.flat(self.pool(torch.relu(self.conv(x)))))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)], ids=str)
+def test_a_rectifier_that_is_pooled_is_left_out_before_the_pool(pool):
+    module, rows = Pooled(pool).eval(), torch.randn(2, 1, 8, 8)
+    module(rows)
+    graph = Graph.from_program(torch.export.export(module, (rows,), dynamic_shapes={"x": {0: Dim.DYNAMIC}}))
+
+    for layer, form in (("pool", lambda each: each), ("flat", lambda each: each.flatten(1))):
+        torch.testing.assert_close(graph.up_to(layer, rectified=False)({"x": rows}), form(pool(module.conv(rows))))
+        torch.testing.assert_close(graph.up_to(layer)({"x": rows}), form(pool(torch.relu(module.conv(rows)))))

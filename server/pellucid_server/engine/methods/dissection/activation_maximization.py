@@ -20,7 +20,13 @@ from pellucid_server.engine.methods.shared.ascent import Climb, Settings
 from pellucid_server.engine.methods.shared.constraints import CONSTRAINTS, Constraint
 from pellucid_server.engine.methods.shared.input_space import Floats, input_space
 from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals, natural_scores
-from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
+from pellucid_server.engine.methods.shared.reached import (
+    NO_PROBE,
+    natural_columns,
+    objective_columns,
+    reached_text,
+    real_column,
+)
 from pellucid_server.engine.methods.shared.searches import (
     Outcome,
     Plan,
@@ -29,7 +35,7 @@ from pellucid_server.engine.methods.shared.searches import (
     search,
     trajectory_array,
 )
-from pellucid_server.engine.methods.shared.shown_rows import joined, row_findings, shown_rows
+from pellucid_server.engine.methods.shared.shown_rows import ShownRows, joined, row_findings, shown_rows
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 
 _MOST_OBJECTIVES = 256
@@ -81,7 +87,7 @@ class Params:
     centre: npt.NDArray[np.generic] | None = parameter(  # noqa: RUF009 - a field, which nobody shares
         None,
         "The ball's centre, a row as the model takes it, of a model with one input. Left out: the mean colour of "
-        "pictures, else the background's mean, else the middle of the box, else 0.",
+        "pictures; else the mean of a background that may be shown, of standardized columns, the box's middle, or 0.",
     )
     lowest: float | None = parameter(None, "Lower bound of a tensor's elements, where the model states none.")
     highest: float | None = parameter(None, "Upper bound of a tensor's elements, where the model states none.")
@@ -217,6 +223,7 @@ class _Ascent:
         self._question = question
         self._space = constraint.space
         self._goals = goals
+        self._natural = natural
         self._bytes = 16 * params.starts * len(goals.objectives) * self._space.centre.nbytes
         source = generator(question.seed, "activation-maximization")
         candidates, rows = handle.beside(
@@ -262,13 +269,12 @@ class _Ascent:
         self._climb.restore(state)
 
     def preview(self, handle: Handle) -> Findings:
-        return handle.beside(self._shown, byte_count=self._bytes)[1]
+        return handle.beside(lambda: self._shown(self._rows(), None), byte_count=self._bytes)
 
     def outcome(self, handle: Handle) -> Outcome:
-        rows, findings = handle.beside(self._shown, byte_count=self._bytes)
-        points, finite = self._climb.best()
-        reached = self._goals.scores(handle, Rows(rows), np.arange(len(points)))
-        lit = self._climb.lit
+        rows = handle.beside(self._rows, byte_count=self._bytes)
+        reached = self._goals.scores(handle, Rows(rows.arrays), np.arange(len(self._goals.objectives)))
+        finite, lit = self._climb.best()[1], self._climb.lit
         records = {
             "activation": np.where(finite & lit, reached, np.nan),
             "start": self._climb.trajectory[:, 0],
@@ -276,17 +282,22 @@ class _Ascent:
             "lit": lit.astype(np.float64),
             "finite": finite.astype(np.float64),
         }
+        findings = handle.beside(lambda: self._shown(rows, reached), byte_count=self._bytes)
         return Outcome(records, self._climb.trajectory, findings)
 
-    def _shown(self) -> tuple[Arrays, Findings]:
-        points, finite = self._climb.best()
-        rows = shown_rows(self._question, self._space.rows(points))
-        parts = [
-            row_findings(self._question, rows, number, each.name, f"The input that maximises {each.name}.")
-            for number, each in enumerate(self._goals.objectives)
-            if finite[number] and self._climb.lit[number]
-        ]
-        return rows.arrays, joined(parts)
+    def _rows(self) -> ShownRows:
+        return shown_rows(self._question, self._space.rows(self._climb.best()[0]))
+
+    def _shown(self, rows: ShownRows, reached: Floats | None) -> Findings:
+        finite, parts = self._climb.best()[1], []
+        for number, each in enumerate(self._goals.objectives):
+            if not (finite[number] and self._climb.lit[number]):
+                continue
+            text = f"The input that maximises {each.name}."
+            if reached is not None:
+                text += reached_text(float(reached[number]), self._natural[:, number])
+            parts.append(row_findings(self._question, rows, number, each.name, text))
+        return joined(parts)
 
 
 def _candidates(constraint: Constraint, source: np.random.Generator, draws: int) -> tuple[Floats, Arrays]:

@@ -12,11 +12,11 @@ from functools import partial
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Saved, Yielded
+from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.drawings import COLOUR_MAPS
-from pellucid_server.engine.methods.shared.layer_values import layer_batches, position_classes, probe_of
+from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, position_classes, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
 from pellucid_server.engine.methods.shared.unit_pictures import PictureBudget, feature_maps, unit_sheets
 from pellucid_server.engine.methods.shared.unit_summary import Settings, UnitSummary
@@ -31,12 +31,12 @@ from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings, State
 
-_EFFORT = 16
-"""How many times as long as hashing values it takes to sum them up."""
 _COVARIANCE_ELEMENTS = 1 << 20
 """Of all layers together: covariances of 1,447 units."""
 _CLASS_ELEMENTS = 1 << 20
+"""Means of classes of a layer; of all layers together, twice as many."""
 _SAMPLE_ELEMENTS = 1 << 20
+"""Values that are kept of a layer for medians; of all layers together, twice as many."""
 _LEAST_SAMPLES = 64
 _MOST_UNITS = 1 << 16
 
@@ -98,10 +98,12 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     settings = _settings(question, params)
     done, found = _begun(question, settings)
     pace = Pace()
-    for batch, values in layer_batches(handle, question, probe, done):
-        for each in question.layers:
-            update = partial(found[each.name].update, values[each.name], batch.numbers, batch.labels)
-            handle.beside(update, byte_count=_EFFORT * values[each.name].nbytes)
+
+    def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
+        for name, summary in found.items():
+            handle.beside(partial(summary.update, values[name], batch.numbers, batch.labels))
+
+    for batch in looked_at(handle, question, probe, take, done):
         done += batch.count
         if pace.due() or done >= probe.count:
             state = handle.beside(partial(_state, found, done))
@@ -116,7 +118,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
         yield handle.beside(partial(_tables, each, summary, names))
     yield Findings(
         tables={"layers": layers_table([(each.name, found[each.name]) for each in question.layers])},
-        warnings=_no_ratio(question.layers, settings),
+        warnings=(*_no_ratio(question.layers, settings), *_nothing_left_out(params.without, settings)),
     )
     for each in question.layers:
         yield from unit_sheets(each, found[each.name], probe, names, params.sheets, params.crop, budget)
@@ -131,6 +133,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
 def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]:
     """Return how each layer is summed up: covariances of the first layers whose elements are within bounds."""
     found, left = {}, _COVARIANCE_ELEMENTS
+    share = min(1.0, 2 / len(question.layers))
     for number, each in enumerate(question.layers):
         units = len(each.units)
         if units > _MOST_UNITS:
@@ -148,8 +151,8 @@ def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]
             positions=classes,
             left_out=left_out,
             top=params.top,
-            samples=max(_LEAST_SAMPLES, min(params.samples, _SAMPLE_ELEMENTS // units)),
-            most_classes=max(1, _CLASS_ELEMENTS // units),
+            samples=max(_LEAST_SAMPLES, min(params.samples, int(_SAMPLE_ELEMENTS * share) // units)),
+            most_classes=max(1, int(_CLASS_ELEMENTS * share) // units),
             covariance=fits,
             seed=question.seed,
         )
@@ -184,9 +187,17 @@ def _tables(layer: ProbeLayer, summary: UnitSummary, names: Mapping[int, str]) -
     return Findings(tables=tables, warnings=tuple(warnings))
 
 
+def _nothing_left_out(without: str, settings: Mapping[str, Settings]) -> tuple[str, ...]:
+    names = [name for name, each in settings.items() if without and not each.left_out]
+    return (f"No positions {without!r} to leave out: {_listed(names)}.",) if names else ()
+
+
 def _no_ratio(layers: tuple[ProbeLayer, ...], settings: Mapping[str, Settings]) -> tuple[str, ...]:
     names = [each.name for each in layers if not settings[each.name].covariance]
     if not names:
         return ()
-    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"No participation ratio of {listed}: covariances of so many units are not kept; name fewer units.",)
+    return (f"No participation ratio of {_listed(names)}: covariances of so many units are not kept; name fewer.",)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
-from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
-from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.input_space import held_row, row_shapes
 from pellucid_server.engine.methods.shared.magnitudes import probe_magnitude
 from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals
 from pellucid_server.engine.methods.shared.painting import Brush, Canvas, Painting
+from pellucid_server.engine.methods.shared.painting_search import PaintingSearch
 from pellucid_server.engine.methods.shared.parameterisations import (
     Colours,
     FourierParameters,
@@ -29,21 +27,23 @@ from pellucid_server.engine.methods.shared.parameterisations import (
     PixelParameters,
     frequency_scale,
 )
-from pellucid_server.engine.methods.shared.pngs import png
-from pellucid_server.engine.methods.shared.reached import NO_PROBE, natural_columns, objective_columns, real_column
+from pellucid_server.engine.methods.shared.reached import (
+    NO_PROBE,
+    natural_columns,
+    objective_columns,
+    real_column,
+)
 from pellucid_server.engine.methods.shared.searches import (
     Floats,
-    Outcome,
     Plan,
     Searched,
     natural_limit,
     search,
     trajectory_array,
 )
-from pellucid_server.engine.methods.shared.shown_rows import shown_rows
 from pellucid_server.engine.methods.shared.views import Views
 from pellucid_server.errors import UnsupportedError
-from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Picture, Table
+from pellucid_server.vocabulary.findings import Column, Findings, Table
 
 _MOST_OBJECTIVES = 64
 _STATE_BYTES = 8 << 20
@@ -197,9 +197,9 @@ def feature_visualization(handle: Handle, question: ProbeQuestion, params: Param
     most = max(1, _STATE_BYTES // (params.pictures * (_KEPT_ARRAYS * parameters + 4 * int(np.prod(shape[1:])))))
     blocks = tuple(block for goals in sought for block in goals.split(most))
 
-    def start(number: int, natural: Floats) -> _Search:
+    def start(number: int, natural: Floats) -> PaintingSearch:
         painting = handle.beside(lambda: Painting(blocks[number], canvas, brush), byte_count=16 * parameters)
-        return _Search(question, painting, canvas, brush)
+        return PaintingSearch(question, painting, canvas, brush, natural)
 
     plan = Plan(
         blocks=blocks,
@@ -260,81 +260,6 @@ def _brush(handle: Handle, question: ProbeQuestion, params: Params, canvas: Canv
         transparency=params.parameterization == "magnitude",
         seed=question.seed,
     )
-
-
-class _Search:
-    """The search for the pictures of a block's objectives."""
-
-    def __init__(self, question: ProbeQuestion, painting: Painting, canvas: Canvas, brush: Brush) -> None:
-        self._question = question
-        self._painting = painting
-        self._canvas = canvas
-        self._brush = brush
-        objectives = [each for each in painting.goals.objectives for _ in range(brush.pictures)]
-        self._names = [f"{each.name}/{number % brush.pictures}" for number, each in enumerate(objectives)]
-
-    @property
-    def step(self) -> int:
-        return self._painting.step
-
-    @property
-    def elements(self) -> int:
-        return self._painting.elements
-
-    @property
-    def ended(self) -> bool:
-        return self._painting.ended
-
-    def advance(self, handle: Handle) -> None:
-        self._painting.advance(handle)
-
-    def state(self) -> Arrays:
-        return self._painting.state()
-
-    def restore(self, state: Arrays) -> None:
-        self._painting.restore(state)
-
-    def preview(self, handle: Handle) -> Findings:
-        return handle.beside(self._shown, byte_count=self._painting.work_bytes)[1]
-
-    def outcome(self, handle: Handle) -> Outcome:
-        painting = self._painting
-        rows, findings = handle.beside(self._shown, byte_count=painting.work_bytes)
-        of = np.repeat(np.arange(len(painting.goals.objectives)), self._brush.pictures)
-        reached = painting.goals.scores(handle, Rows(rows), of)
-        real = painting.lit & np.isfinite(reached)
-        records = {
-            "activation": np.where(real, reached, np.nan),
-            "start": painting.trajectory[:, 0],
-            "steps": painting.steps.astype(np.float64),
-            "tries": painting.tries.astype(np.float64),
-            "lit": painting.lit.astype(np.float64),
-        }
-        return Outcome(records, painting.trajectory, findings)
-
-    def _shown(self) -> tuple[Arrays, Findings]:
-        painting, name = self._painting, self._canvas.name
-        levels = torch.from_numpy(painting.levels())
-        rows = shown_rows(self._question, self._canvas.arrays(self._canvas.rows(levels).numpy()))
-        image = self._question.inputs[name].image
-        pictures: dict[str, Picture] = {}
-        arrays: dict[str, NamedArray] = {}
-        for number, each in enumerate(self._names):
-            if not painting.lit[number]:
-                continue
-            text = f"What {each.rpartition('/')[0]} responds to most, painted from noise."
-            pictures[each] = png(rows.levels[name][number], text, 0 if image is None else image.resize, mirrored=True)
-            if self._brush.transparency:
-                arrays[f"{each}/transparency"] = _transparency(painting.transparency[number], each)
-        return rows.arrays, Findings(arrays=arrays, pictures=pictures)
-
-
-def _transparency(sizes: npt.NDArray[np.float32], name: str) -> NamedArray:
-    """Return where gradients came, as shares of the most, (height, width)."""
-    most = float(sizes.max())
-    found = np.asarray(sizes / most if most > 0 else sizes, np.float32)
-    text = f"How much gradients changed each pixel of {name} on the way, as a share of the most: its opacity."
-    return NamedArray(found, (Axis("height"), Axis("width")), text=text)
 
 
 def _summary(

@@ -6,14 +6,14 @@ thresholds are kept from the first, so that the model runs again only for rows w
 What is found, by name:
 
 - table "dictionary": layer, unit, concept, category, iou, iou_chance, iou_error, runner_up, runner_up_iou, precision,
-  recall, threshold, dead, detector, plateau, share_on; a row for each unit of each layer, in order.
+  recall, threshold, dead, detector, sure, plateau, share_on; a row for each unit of each layer, in order.
 - table "best_by_category": layer, unit, category, concept, iou; where the IoU is above 0.
 - table "concepts": concept, category, pixels, pictures, layer, unit, iou, detectors; a row for each of the probe's,
   with the layer and unit that detect it best.
 - table "categories": layer, category, units, concepts; how many units detect its concepts, and how many different
   concepts they detect.
-- table "layers": layer, units, detectors, concepts, dead, height, width, grid_height, grid_width, values,
-  threshold_rule, rank_error, upsampling.
+- table "layers": layer, units, detectors, concepts, sure_detectors, sure_concepts, dead, height, width, grid_height,
+  grid_width, values, threshold_rule, rank_error, upsampling.
 - table "top": layer, unit, rank, row, name, activation, y, x; not in previews.
 - array "LAYER/iou": (unit, concept) float32; not in previews.
 - picture "LAYER/unit N": the rows of "top", in parts of their own; not in previews.
@@ -33,14 +33,14 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared.contact_sheets import sheet
+from pellucid_server.engine.methods.shared.contact_sheets import unit_sheets
 from pellucid_server.engine.methods.shared.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.kept_maps import KeptBatch, KeptMaps
-from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, on_grid
+from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, grid_of, on_grid
 from pellucid_server.engine.methods.shared.upsampling import BILINEAR, RULES
 from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
-from pellucid_server.vocabulary.findings import Findings, Picture, State
+from pellucid_server.vocabulary.findings import Findings, State, Table
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -90,7 +90,7 @@ class Params:
         24, "Units of each layer whose top pictures are drawn, from the highest IoU.", minimum=0, maximum=256
     )
     cache_mb: int = parameter(
-        64, "Megabytes of maps that are kept; the model runs again for the rows of the others.", minimum=0, maximum=4096
+        32, "Megabytes of maps that are kept; the model runs again for the rows of the others.", minimum=0, maximum=4096
     )
 
 
@@ -166,7 +166,7 @@ class _Run:
             annotated=annotated,
             seed=question.seed,
         )
-        self._grid = _grid(probe, params.grid)
+        self._grid = grid_of(probe, params.grid)
         self._found = [ProbedLayer(each, self._grid, rules, probe.count) for each in question.layers]
         self._kept = KeptMaps(params.cache_mb << 20)
         row_bytes = 4 * sum(int(np.prod(each.layer.shape)) for each in question.layers)
@@ -225,12 +225,11 @@ class _Run:
 
     def answer(self) -> Iterator[Findings]:
         """Yield the dictionary, and then the pictures."""
-        named = [Named.of(each, self._params.iou_threshold) for each in self._found]
-        concepts = self._probe.concepts
-        found = self._handle.beside(lambda: tables(named, concepts))
+        named, found = self._handle.beside(functools.partial(self._named, self._found))
         if self._params.top:
             found = {**found, "top": top_table(named, self._probe)}
-        yield Findings(arrays=ious(named, concepts), tables=found, warnings=self._warnings(named))
+        arrays = ious(named, self._probe.concepts)
+        yield Findings(arrays=arrays, tables=found, warnings=self._warnings(named))
         if self._probe.kind == "pictures" and self._params.top:
             for each in named:
                 yield from self._sheets(each)
@@ -259,6 +258,10 @@ class _Run:
         for each in self._found:
             each.meet(batch.layers[each.name], batch.masks, each.thresholds, each.overlap)
 
+    def _named(self, layers: list[ProbedLayer]) -> tuple[list[Named], dict[str, Table]]:
+        named = [Named.of(each, self._params.iou_threshold) for each in layers]
+        return named, tables(named, self._probe.concepts)
+
     def _saved(self) -> Saved:
         arrays = {
             name: array
@@ -284,8 +287,7 @@ class _Run:
         if not layers[0].settled:
             picked = self._kept.sample(_PREVIEW_BATCHES)
             layers = self._handle.beside(lambda: [each.so_far(picked, self._looked) for each in self._found])
-        named = [Named.of(each, self._params.iou_threshold) for each in layers]
-        found = self._handle.beside(lambda: tables(named, self._probe.concepts))
+        _, found = self._handle.beside(functools.partial(self._named, layers))
         self._previewing.wind(began)
         return Preview(Findings(tables=found))
 
@@ -298,6 +300,13 @@ class _Run:
                     f"{layer.name} has {layer.values} values of each unit, of which quantile "
                     f"{self._params.quantile:g} is less than one: no unit is on anywhere. Raise quantile, or look at "
                     "more rows."
+                )
+            flat = int((each.plateau & (layer.above == 0) & ~each.dead).sum())
+            if flat and layer.rank_of(layer.values) > 1:
+                found.append(
+                    f"{flat} units of {layer.name} are at their highest value in more places than quantile "
+                    f"{self._params.quantile:g} says, and so nowhere above it. Raise quantile, or name the layer "
+                    "before the activation that bounds them."
                 )
             if layer.rank_error:
                 share = layer.rank_error / layer.values
@@ -316,7 +325,7 @@ class _Run:
             numbers = rows[rows >= 0].tolist()
             pictures = dict(zip(numbers, self._probe.pictures(numbers), strict=True))
             maps = self._top_maps(named.layer, units)
-            draw = functools.partial(self._draw, named, units, pictures, maps)
+            draw = functools.partial(unit_sheets, named, units, self._probe.concepts, pictures, maps)
             yield Findings(pictures=self._handle.beside(draw))
 
     def _top_maps(self, layer: ProbedLayer, units: Indices) -> dict[tuple[int, int], Floats]:
@@ -334,37 +343,3 @@ class _Run:
             by_row = dict(zip(again, layer.by_row(values), strict=True))
             found |= {(unit, row): by_row[row][unit] for unit, row in wanted if (unit, row) not in found}
         return found
-
-    def _draw(
-        self,
-        named: Named,
-        units: Indices,
-        pictures: Mapping[int, npt.NDArray[np.uint8]],
-        maps: Mapping[tuple[int, int], Floats],
-    ) -> dict[str, Picture]:
-        layer, found = named.layer, {}
-        height, width = layer.upsampling.shape
-        for unit in units.tolist():
-            rows = [row for row in layer.top.rows[unit].tolist() if row >= 0]
-            lit = layer.lit(np.stack([maps[unit, row] for row in rows]), unit)
-            places = [
-                ((at // width + 0.5) / height, (at % width + 0.5) / width)
-                for at in layer.top.positions[unit, : len(rows)].tolist()
-            ]
-            number, concept = int(layer.units[unit]), int(named.best[unit])
-            named_as = "no concept"
-            if concept >= 0:
-                named_as = f"{self._probe.concepts[concept].name}, IoU {named.best_iou[unit]:.2f}"
-            text = f"{layer.name}, unit {number} ({named_as}): the pictures that it is largest in, and what is there."
-            found[f"{layer.name}/unit {number}"] = sheet([pictures[row] for row in rows], lit, places, text)
-        return found
-
-
-def _grid(probe: ProbeSet, longest: int) -> tuple[int, int]:
-    """Return height and width of the grid: the picture's shape, with at most so many pixels on its longer side."""
-    sizes = (each.masks.shape[1:] for batch in probe.batches(1, masks=True) for each in batch.masks)
-    height, width = next((size for size in sizes if min(size)), (1, 1))
-    if not longest or longest >= max(height, width):
-        return int(height), int(width)
-    scale = longest / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))

@@ -4,18 +4,19 @@ Sources: see `engine/methods/shared/embeddings.py`.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from pellucid_server.engine.asking.handle import Handle
-from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
+from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
+from pellucid_server.engine.methods.shared.component_maps import component_maps
 from pellucid_server.engine.methods.shared.gathered_points import GatheredPoints
-from pellucid_server.engine.methods.shared.layer_values import layer_batches, probe_of
+from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
 from pellucid_server.engine.methods.shared.points import Points
 from pellucid_server.engine.methods.shared.projected import Embedding, Projected, Projection
@@ -65,6 +66,12 @@ class Params:
     )
     quality_neighbours: int = parameter(5, "Neighbours of each that are compared.", minimum=1, maximum=500)
     thumbnails: int = parameter(150, "Rows drawn as their pictures in the scatter plot.", minimum=0, maximum=2000)
+    maps: int = parameter(
+        0,
+        "For how many of the first rows maps of pca's or nmf's components are drawn, where positions are points.",
+        minimum=0,
+        maximum=64,
+    )
     size: int = parameter(800, "Side of the scatter plot, in pixels.", minimum=200, maximum=4000)
 
 
@@ -96,18 +103,20 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         reductions, params.most_rows, question.seed, covariances=params.algorithm == "pca", state=question.state
     )
     pace = Pace()
-    for batch, values in layer_batches(handle, question, probe, gathered.done):
+
+    def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
         for name, reduction in reductions.items():
-            rows = reduction(values[name])
+            points = reduction(values[name])
             if params.algorithm == "nmf":
-                _require_positive(name, rows, reduction.rows(reduction.keys(batch.numbers)))
-            handle.beside(partial(gathered.update, name, rows, batch.numbers))
+                _require_positive(handle, name, points, reduction.rows(reduction.keys(batch.numbers)))
+            handle.beside(partial(gathered.update, name, points, batch.numbers))
         gathered.count(batch.numbers, batch.labels)
+
+    for _ in looked_at(handle, question, probe, take, gathered.done):
         if pace.due() or gathered.done >= probe.count:
             state = handle.beside(gathered.state)
             pace.wait_for(state)
             yield Saved(state, gathered.done, probe.count)
-    yield Findings(resolved={"components": max(components.values())} if len(set(components.values())) == 1 else {})
     figures: list[tuple[str, str, float, str]] = []
     for number, each in enumerate(question.layers):
         reduction, sample = reductions[each.name], gathered.samples[each.name]
@@ -122,7 +131,9 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         yield Findings(_arrays(each, found, reduction, points.titles), tables, warnings=found.warnings)
         plot = scatter_plot(handle, probe, found.coordinates, points, params.thumbnails, params.size)
         yield Findings(pictures={f"{each.name}/thumbnails": plot(each.name, params.algorithm)})
-    yield Findings(tables={"quality": _quality_table(figures)})
+        yield from component_maps(handle, probe, each, reduction, found, params.maps)
+    resolved = {"components": max(components.values())} if len(set(components.values())) == 1 else {}
+    yield Findings(tables={"quality": _quality_table(figures)}, resolved=resolved)
 
 
 def _checked(
@@ -157,10 +168,9 @@ def _checked(
     return found
 
 
-def _require_positive(name: str, rows: Vectors, numbers: Numbers) -> None:
-    negative = np.argwhere(np.less(rows, 0))
-    if len(negative):
-        place, column = (int(part) for part in negative[0])
+def _require_positive(handle: Handle, name: str, rows: Vectors, numbers: Numbers) -> None:
+    if handle.beside(rows.min) < 0:
+        place, column = (int(part) for part in np.argwhere(np.less(rows, 0))[0])
         text = (
             f"parameters[\"algorithm\"] is 'nmf', which is of values that are not negative; {name} is "
             f"{float(rows[place, column]):.6g} in column {column} of row {int(numbers[place])}: look behind its ReLU."

@@ -1,13 +1,14 @@
 """Sheets of the pictures that a unit is largest in: where it is on, and what is there."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pellucid_server.engine.asking.probes import Pixels
+from pellucid_server.engine.asking.probes import Concept, Pixels
+from pellucid_server.engine.methods.shared.dictionary import Named
 from pellucid_server.vocabulary.findings import Picture
 
 Flags = npt.NDArray[np.bool_]
@@ -20,6 +21,39 @@ _DIM = 0.35
 _EDGE = (255, 221, 51)
 _COLOURS = 128
 """Colours of a sheet: it is a third of the size then, and looks the same at this size."""
+
+
+def unit_sheets(
+    named: Named,
+    units: npt.NDArray[np.int64],
+    concepts: Sequence[Concept],
+    pictures: Mapping[int, Pixels],
+    maps: Mapping[tuple[int, int], npt.NDArray[np.float32]],
+) -> dict[str, Picture]:
+    """Draw the top pictures of some units of a layer, by "LAYER/unit N".
+
+    Parameters
+    ----------
+    units
+        Their places among those looked at.
+    pictures, maps
+        By the row's number, and by unit and row, (positions,).
+    """
+    layer, found = named.layer, {}
+    height, width = layer.upsampling.shape
+    for unit in units.tolist():
+        rows = [row for row in layer.top.rows[unit].tolist() if row >= 0]
+        lit = layer.lit(np.stack([maps[unit, row] for row in rows]), unit)
+        places = [
+            ((at // width + 0.5) / height, (at % width + 0.5) / width)
+            for at in layer.top.positions[unit, : len(rows)].tolist()
+        ]
+        number, concept, known_as = int(layer.units[unit]), int(named.best[unit]), "no concept"
+        if concept >= 0:
+            known_as = f"{concepts[concept].name}, IoU {named.best_iou[unit]:.2f}"
+        text = f"{layer.name}, unit {number} ({known_as}): the pictures that it is largest in, and what is there."
+        found[f"{layer.name}/unit {number}"] = sheet([pictures[row] for row in rows], lit, places, text)
+    return found
 
 
 def sheet(pictures: Sequence[Pixels], masks: Flags, places: Sequence[tuple[float, float]], text: str) -> Picture:

@@ -16,6 +16,10 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 
+SURE_ERRORS = 3
+"""Standard errors by which an IoU must be above the bound: a layer has thousands of pairs of units and concepts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A layer's units with their names.
@@ -29,15 +33,21 @@ class Named:
     best, second
         The concepts of the highest and second highest IoU, (units,); -1 where there is none above 0. Of equal ones, the
         first of the probe's.
+    error
+        The standard error of the best IoU, (units,).
     detector
         Whether a unit's best IoU is above the bound, (units,).
+    sure
+        Whether it is, by `SURE_ERRORS` standard errors, (units,).
     """
 
     layer: ProbedLayer
     iou: Floats
     best: Indices
     second: Indices
+    error: Floats
     detector: npt.NDArray[np.bool_]
+    sure: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, layer: ProbedLayer, bound: float) -> "Named":
@@ -46,7 +56,8 @@ class Named:
         order = np.argsort(-iou, axis=1, kind="stable")
         ranked = [np.where(_at(iou, order[:, place]) > 0, order[:, place], -1) for place in range(min(2, iou.shape[1]))]
         best, second = (*ranked, np.full(len(iou), -1))[:2]
-        return cls(layer, iou, best, second, _at(iou, best) > bound)
+        highest, error = _at(iou, best), _at(layer.overlap.iou_error(), best)
+        return cls(layer, iou, best, second, error, highest > bound, highest - SURE_ERRORS * error > bound)
 
     @property
     def best_iou(self) -> Floats:
@@ -128,7 +139,7 @@ def top_table(layers: Sequence[Named], probe: ProbeSet) -> Table:
 
 
 def _dictionary(layers: Sequence[Named], concepts: Sequence[Concept]) -> Table:
-    chances, errors, precisions, recalls = [], [], [], []
+    chances, precisions, recalls = [], [], []
     for each in layers:
         overlap, place = each.layer.overlap, np.maximum(each.best, 0)
         one, other, both = (
@@ -136,7 +147,6 @@ def _dictionary(layers: Sequence[Named], concepts: Sequence[Concept]) -> Table:
             for array in (overlap.unit_areas, overlap.concept_areas[None].repeat(len(place), 0), overlap.intersections)
         )
         chances.append(iou_by_chance(one, other, overlap.pixels[overlap.groups[place]]))
-        errors.append(np.where(each.best >= 0, _at(overlap.iou_error(), place), 0.0))
         precisions.append(both / np.maximum(one, 1))
         recalls.append(both / np.maximum(other, 1))
     best, second = _joined(each.best for each in layers), _joined(each.second for each in layers)
@@ -151,7 +161,9 @@ def _dictionary(layers: Sequence[Named], concepts: Sequence[Concept]) -> Table:
                 _joined(each.best_iou for each in layers), text="Intersection over union, over all pictures."
             ),
             "iou_chance": Column(_joined(chances), text="What independent masks of the same sizes have on average."),
-            "iou_error": Column(_joined(errors), text="Standard error of the IoU over pictures."),
+            "iou_error": Column(
+                _joined(each.error for each in layers), text="Standard error of the IoU over pictures."
+            ),
             "runner_up": Column(_names(concepts, second), no_second, text="The concept of the second highest IoU."),
             "runner_up_iou": Column(_joined(_at(each.iou, each.second) for each in layers), no_second),
             "precision": Column(_joined(precisions), none, text="Share of the unit's mask that is the concept."),
@@ -163,6 +175,10 @@ def _dictionary(layers: Sequence[Named], concepts: Sequence[Concept]) -> Table:
             "dead": Column(_joined(each.dead for each in layers), text="Constant, or never above 0."),
             "detector": Column(
                 _joined(each.detector for each in layers), text="Whether the IoU is above iou_threshold."
+            ),
+            "sure": Column(
+                _joined(each.sure for each in layers),
+                text=f"Whether it is by {SURE_ERRORS} standard errors: few pictures do not make a detector then.",
             ),
             "plateau": Column(
                 _joined(each.plateau for each in layers),
@@ -265,6 +281,8 @@ def _layers(layers: Sequence[Named]) -> Table:
             "units": numbers([len(each.layer.units) for each in layers]),
             "detectors": numbers([int(each.detector.sum()) for each in layers]),
             "concepts": numbers([len(np.unique(each.best[each.detector])) for each in layers]),
+            "sure_detectors": numbers([int(each.sure.sum()) for each in layers]),
+            "sure_concepts": numbers([len(np.unique(each.best[each.sure])) for each in layers]),
             "dead": numbers([int(each.dead.sum()) for each in layers]),
             "height": numbers([each.layer.upsampling.shape[0] for each in layers]),
             "width": numbers([each.layer.upsampling.shape[1] for each in layers]),

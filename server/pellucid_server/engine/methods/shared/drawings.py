@@ -90,11 +90,11 @@ def map_grid(values: npt.NDArray[np.generic], colours: str, tile: int) -> bytes:
 def crop(pixels: Pixels, shape: tuple[int, ...], place: int, side: int) -> Pixels:
     """Cut a square of `side` pixels out of a picture, around a position of a map of `shape` over it.
 
-    The square lies inside the picture, and is smaller where that is. Where a row has no map, or one of a single
+    The square lies inside the picture, and is smaller where that is. Without a map, (), or with one of a single
     position, it is the whole picture, scaled.
     """
     height, width = pixels.shape[:2]
-    if len(shape) != 2 or shape == (1, 1):
+    if not shape or shape == (1, 1):
         return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
     side = min(side, height, width)
     y, x = divmod(place, shape[1])

@@ -84,6 +84,14 @@ def factors(rows: Rows, components: int, iterations: int, seed: int) -> tuple[Fl
     return coordinates[:, order] * scale, parts[order], float(left), int(model.n_iter_)
 
 
+@takes(lambda rows, components: 1e-4 * len(rows))
+@_on_one_thread
+def weights(rows: Rows, components: Floats) -> Floats:
+    """Return the non-negative coordinates of rows, (n, components), that come nearest to them by least squares."""
+    nnls = importlib.import_module("scipy.optimize").nnls
+    return np.array([nnls(components.T, row)[0] for row in rows.astype(np.float64)])
+
+
 @_on_one_thread
 def tsne(
     rows: Rows, components: int, perplexity: float, exaggeration: float, iterations: int, metric: str, seed: int

@@ -12,6 +12,12 @@ from pellucid_server.vocabulary.findings import State
 MOST_COVARIANCES = 2048
 """Columns of which covariances are kept."""
 
+MOST_PRODUCTS = 1 << 24
+"""Covariances of all layers together: 128 MiB, half of it in a state."""
+
+_LABELS_PER_POINT = 4
+"""Labels that are kept for a while for each point that may be."""
+
 
 class GatheredPoints:
     """The points of some layers, by the layer's name; bounded in memory, saved with a state.
@@ -21,7 +27,7 @@ class GatheredPoints:
     most
         How many points of a layer are kept, a random sample by the seed.
     covariances
-        Whether covariances over all points are added up, of layers that have few enough columns.
+        Whether covariances over all points are added up, of the first layers that have few enough columns.
     state
         Where to go on from; None at the start.
     """
@@ -35,9 +41,11 @@ class GatheredPoints:
         """The labels of the rows of points that are kept."""
         self.samples: dict[str, Sample] = {}
         self.covariances: dict[str, Covariance] = {}
-        self._reductions = reductions
+        self._reductions, self._most = reductions, most
+        left = MOST_PRODUCTS if covariances else 0
         for name, reduction in reductions.items():
-            exact = covariances and reduction.width <= MOST_COVARIANCES
+            exact = reduction.width <= MOST_COVARIANCES and reduction.width**2 <= left
+            left -= reduction.width**2 if exact else 0
             if state is None:
                 self.samples[name] = Sample(reduction.width, most, seed)
                 if exact:
@@ -63,17 +71,23 @@ class GatheredPoints:
         self.done += len(numbers)
         if labels:
             self.labels.update(zip(numbers.tolist(), labels, strict=True))
-            kept = {row for name, each in self.samples.items() for row in self._rows(name, each)}
-            self.labels = {number: self.labels[number] for number in sorted(kept)}
+            if len(self.labels) > _LABELS_PER_POINT * self._most * len(self.samples):
+                self._forget()
 
     def state(self) -> State:
         """Return all of it."""
+        self._forget()
         arrays: dict[str, Vectors] = {}
         for name, sample in self.samples.items():
             arrays |= nested(f"{name}/sample", sample.state())
         for name, covariance in self.covariances.items():
             arrays |= nested(f"{name}/covariance", covariance.state())
         return State(arrays, {"rows": self.done, "labels": json.dumps(self.labels)})
+
+    def _forget(self) -> None:
+        """Keep the labels alone of rows of which points are kept."""
+        kept = {row for name, each in self.samples.items() for row in self._rows(name, each)}
+        self.labels = {number: label for number, label in self.labels.items() if number in kept}
 
     def _rows(self, name: str, sample: Sample) -> list[int]:
         found: list[int] = self._reductions[name].rows(sample.keys).tolist()

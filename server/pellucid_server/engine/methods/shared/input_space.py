@@ -101,8 +101,7 @@ def input_space(
 
     Pictures lie between black and white; a table's columns within the range that the model states, else within that
     of its background if that may be shown, else within three standard deviations; tensors within the range that the
-    model states, else from `lowest` to `highest`. Inputs of whole numbers, and masks, are held: at the commonest values
-    of the background, else at 0, or 1 for masks.
+    model states, else from `lowest` to `highest`. Inputs of whole numbers, and masks, are held, as by `held_row`.
 
     Raises
     ------
@@ -156,14 +155,23 @@ def row_shapes(question: ProbeQuestion) -> dict[str, tuple[int, ...]]:
 def held_row(
     question: ProbeQuestion, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> npt.NDArray[np.generic]:
-    """Return what an input is held at, (*shape): the background's commonest values, else 0; 1 for a mask."""
+    """Return what an input is held at, (*shape): 1 for a mask, else the commonest values of a background, else 0.
+
+    Callers see it, so that it is of a background only where that may be shown.
+    """
     if question.features[name].mask:
         return np.ones(shape, dtype)
-    rows = question.background.get(name)
-    if rows is None or rows.shape[1:] != shape:
+    rows = _shown_background(question, name, shape)
+    if rows is None:
         return np.zeros(shape, dtype)
     columns = [np.unique(column, return_counts=True) for column in rows.reshape(len(rows), -1).T]
     return np.array([values[counts.argmax()] for values, counts in columns], dtype).reshape(shape)
+
+
+def _shown_background(question: ProbeQuestion, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.generic] | None:
+    """Return the background rows of an input, (rows, *shape), where there are some of that shape that may be shown."""
+    rows = question.background.get(name) if question.disclosable else None
+    return None if rows is None or rows.shape[1:] != shape else rows
 
 
 def _bounds(
@@ -246,14 +254,25 @@ def _centre(
         return _given_centre(parts, given)
     found = []
     for part in parts:
-        rows = question.background.get(part.name)
-        if rows is not None and rows.shape[1:] == part.shape and question.features[part.name].modality != "image":
+        rows = _shown_background(question, part.name, part.shape)
+        if rows is not None and question.features[part.name].modality != "image":
             found.append(rows.reshape(len(rows), -1).mean(axis=0, dtype=np.float64))
             continue
         bounds = low[part.begin : part.end], high[part.begin : part.end]
         middle = (bounds[0] + bounds[1]) / 2 if np.isfinite(bounds).all() else np.zeros(bounds[0].size)
-        found.append(np.zeros(bounds[0].size) if question.inputs[part.name].image is not None else middle)
+        found.append(np.where(_centred(question, part), 0.0, middle))
     return np.concatenate(found)
+
+
+def _centred(question: ProbeQuestion, part: Part) -> npt.NDArray[np.bool_]:
+    """Return the elements whose zero is a mean: of pictures, and of columns that are standardized, (elements,)."""
+    feature = question.features[part.name]
+    if feature.groups is None or part.name not in question.cells:
+        return np.full(part.end - part.begin, question.inputs[part.name].image is not None)
+    names = [column.name for column in question.cells[part.name].columns]
+    known = np.array([name not in feature.uncentred for name in names])
+    coded = feature.coded.reshape(-1) if feature.coded is not None else False
+    return np.asarray(known[feature.groups.reshape(-1)] & ~np.asarray(coded))
 
 
 def _given_centre(parts: list[Part], given: npt.NDArray[np.generic]) -> Floats:

@@ -113,7 +113,9 @@ class KeptMaps:
 
     def drop(self, floors: Mapping[str, Floats]) -> None:
         """Drop the maps that are nowhere above their floors."""
-        self._batches = {first: batch.above(floors) for first, batch in self._batches.items()}
+        # One after the other, so that no two copies of all are held.
+        for first, batch in self._batches.items():
+            self._batches[first] = batch.above(floors)
         self._bytes = self._settled = sum(each.size_bytes for each in self._batches.values())
 
     def find(self, first: int) -> KeptBatch | None:

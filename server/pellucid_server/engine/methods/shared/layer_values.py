@@ -1,6 +1,6 @@
 """Values of layers over a probe set: by row, unit and position, and where positions are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,14 @@ from pellucid_server.errors import InvalidRequestError
 
 Values = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.int64]
+Take = Callable[[ProbeBatch, Mapping[str, Values]], None]
+"""Takes a batch in, with each layer's values."""
 
+MAP_AXES = ("y", "x")
+"""The axes of positions of a feature map."""
+
+_HEADS = ":heads"
+"""Ends the name of the heads of an attention, whose values are (heads, length, width)."""
 _MOST_ROWS = 32
 _LARGEST = float(np.finfo(np.float32).max)
 """Some values are kept in float32."""
@@ -52,6 +59,14 @@ def position_shape(layer: ProbeLayer) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def position_axes(layer: ProbeLayer) -> tuple[str, ...]:
+    """Return what the axes of positions are called: y and x of maps, position of sequences."""
+    count = len(position_shape(layer))
+    if layer.name.endswith(_HEADS):
+        return ("position", "element")
+    return {0: (), 1: ("position",), 2: MAP_AXES}.get(count, tuple(f"axis {number}" for number in range(count)))
+
+
 def by_position(layer: ProbeLayer, values: Values) -> Values:
     """Return a layer's values as (rows, units, positions), of the units that are looked at."""
     if values.ndim == 1:
@@ -61,10 +76,13 @@ def by_position(layer: ProbeLayer, values: Values) -> Values:
     return found if len(layer.units) == found.shape[1] else found[:, layer.units]
 
 
-def layer_batches(
-    handle: Handle, question: ProbeQuestion, probe: ProbeSet, first: int = 0
-) -> Iterator[tuple[ProbeBatch, dict[str, Values]]]:
-    """Give rows from number `first` on, with each layer's values, (rows, units, positions), all finite in float32.
+def looked_at(
+    handle: Handle, question: ProbeQuestion, probe: ProbeSet, take: Take, first: int = 0
+) -> Iterator[ProbeBatch]:
+    """Hand rows from number `first` on to `take`, with each layer's values; give each batch when it is taken.
+
+    While the network runs on a batch, the next one is read and the last one is taken. Values are (rows, units,
+    positions), all finite in float32.
 
     Raises
     ------
@@ -73,16 +91,41 @@ def layer_batches(
     PellucidError
         A row cannot be read.
     """
-    names = tuple(each.name for each in question.layers)
     row_bytes = sum(4 * each.layer.units * each.layer.positions for each in question.layers)
     rows = int(np.clip(_BATCH_BYTES // max(row_bytes, 1), 1, _MOST_ROWS))
-    for batch in probe.batches(rows, first=first):
-        arrays = handle.ask(Capture(Rows(batch.rows), names)).arrays
-        found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
-        for each in question.layers:
-            _require_positions(each, found[each.name], batch)
-            _require_finite(handle, each, found[each.name], batch, probe)
-        yield batch, found
+    stream = probe.batches(rows, first=first) if first < probe.count else iter(())
+    ahead = next(stream, None)
+    last: ProbeBatch | None = None
+    values: dict[str, Values] | None = None
+    while ahead is not None or last is not None:
+        this, before = ahead, last
+        values, ahead, _ = handle.together(
+            partial(_captured, handle, question, probe, this),
+            partial(next, stream, None),
+            partial(_taken, take, before, values),
+        )
+        if before is not None:
+            yield before
+        last = this
+
+
+def _captured(
+    handle: Handle, question: ProbeQuestion, probe: ProbeSet, batch: ProbeBatch | None
+) -> dict[str, Values] | None:
+    """Return each layer's values for a batch, if there is one."""
+    if batch is None:
+        return None
+    arrays = handle.ask(Capture(Rows(batch.rows), tuple(each.name for each in question.layers))).arrays
+    found = {each.name: by_position(each, arrays[each.name]) for each in question.layers}
+    for each in question.layers:
+        _require_positions(each, found[each.name], batch)
+        _require_finite(handle, each, found[each.name], batch, probe)
+    return found
+
+
+def _taken(take: Take, batch: ProbeBatch | None, values: Mapping[str, Values] | None) -> None:
+    if batch is not None and values is not None:
+        take(batch, values)
 
 
 def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ...]:
@@ -90,17 +133,25 @@ def position_classes(layer: ProbeLayer, classes: str) -> tuple[PositionClass, ..
 
     "auto" is what fits the layer. A layer that has no such positions has them all in one class.
     """
-    shape = position_shape(layer)
+    shape, axes = position_shape(layer), position_axes(layer)
     every = np.arange(int(np.prod(shape)))
-    if len(every) > 1 and len(shape) == 2 and classes in ("auto", "border and centre"):
+    auto = {
+        MAP_AXES: "border and centre",
+        ("position",): "first and others",
+        ("position", "element"): "first and others",
+    }
+    wanted = auto.get(axes, "all") if classes == "auto" else classes
+    if wanted == "border and centre" and axes == MAP_AXES:
         y, x = np.indices(shape).reshape(2, -1)
         border = (y == 0) | (x == 0) | (y == shape[0] - 1) | (x == shape[1] - 1)
         parts = (PositionClass("border", every[border]), PositionClass("centre", every[~border]))
-    elif len(every) > 1 and (classes == "first and others" or (len(shape) == 1 and classes == "auto")):
-        parts = (PositionClass("first", every[:1]), PositionClass("others", every[1:]))
+    elif wanted == "first and others" and axes:
+        first = np.indices(shape)[0].reshape(-1) == 0
+        parts = (PositionClass("first", every[first]), PositionClass("others", every[~first]))
     else:
         return (PositionClass("all", every),)
-    return tuple(part for part in parts if len(part.indices))
+    found = tuple(part for part in parts if len(part.indices))
+    return found if len(found) > 1 else (PositionClass("all", every),)
 
 
 def _require_positions(layer: ProbeLayer, values: Values, batch: ProbeBatch) -> None:

@@ -23,6 +23,8 @@ class Points:
         What the row is called, and its class, empty for none, for each point.
     places
         The position of each, in row-major order over `shape`, (points,); None where points are rows.
+    axes
+        What the axes of `shape` are called.
     """
 
     rows: Numbers
@@ -30,6 +32,7 @@ class Points:
     labels: tuple[str, ...]
     shape: tuple[int, ...] = ()
     places: Numbers | None = None
+    axes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, keys: Numbers, reduction: Reduction, probe: ProbeSet, labels: Mapping[int, str]) -> "Points":
@@ -40,7 +43,7 @@ class Points:
         places = reduction.places(keys) if reduction.points > 1 else None
         of = rows.tolist()
         titles = tuple(names[row] for row in of)
-        return cls(rows, titles, tuple(labels.get(row, "") for row in of), reduction.shape, places)
+        return cls(rows, titles, tuple(labels.get(row, "") for row in of), reduction.shape, places, reduction.axes)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -56,5 +59,5 @@ class Points:
         if any(self.labels):
             columns["label"] = Column(self.labels, np.array([not label for label in self.labels]))
         if self.places is not None:
-            columns |= place_columns(self.shape, self.places)
+            columns |= place_columns(self.axes, self.shape, self.places)
         return Table(columns, "What has coordinates, in the order of the coordinates.")

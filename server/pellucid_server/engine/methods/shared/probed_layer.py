@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pellucid_server.engine.asking.probes import ProbeLayer, RowMasks
+from pellucid_server.engine.asking.probes import ProbeLayer, ProbeSet, RowMasks
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.methods.shared.kept_maps import GridMasks, KeptBatch, UnitMaps
 from pellucid_server.engine.methods.shared.upsampling import Masks, Upsampling, areas
@@ -246,3 +246,13 @@ def on_grid(masks: RowMasks, grid: tuple[int, int]) -> GridMasks:
         for few, many in zip(grid, (height, width), strict=True)
     )
     return GridMasks.of(masks.concepts, masks.masks[:, rows[:, None], columns[None, :]])
+
+
+def grid_of(probe: ProbeSet, longest: int) -> tuple[int, int]:
+    """Return height and width of the grid: the picture's shape, with at most so many pixels on its longer side."""
+    sizes = (each.masks.shape[1:] for batch in probe.batches(1, masks=True) for each in batch.masks)
+    height, width = next((size for size in sizes if min(size)), (1, 1))
+    if not longest or longest >= max(height, width):
+        return int(height), int(width)
+    scale = longest / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))

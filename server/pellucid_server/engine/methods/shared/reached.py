@@ -49,5 +49,15 @@ def natural_columns(natural: Floats, reached: npt.NDArray[np.float64]) -> dict[s
     }
 
 
+def reached_text(reached: float, natural: npt.NDArray[np.floating]) -> str:
+    """Say what was reached, and how it stands among the rows of a probe, (probe rows,); none without one."""
+    if not np.isfinite(reached):
+        return ""
+    if not len(natural):
+        return f" The objective there is {reached:.4g}."
+    _, percentile = percentiles(np.asarray(natural[:, None], np.float64), np.array([reached]))
+    return f" The objective there is {reached:.4g}: above {percentile[0]:.4g} % of {len(natural)} rows of the probe."
+
+
 NO_PROBE = "The probe is not set: what was reached is compared with no rows of its own kind."
 """A warning where there is nothing to compare with."""

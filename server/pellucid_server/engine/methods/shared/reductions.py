@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.probes import ProbeLayer
-from pellucid_server.engine.methods.shared.layer_values import position_shape
+from pellucid_server.engine.methods.shared.layer_values import position_axes, position_shape
 from pellucid_server.vocabulary.findings import Axis
 
 Vectors = npt.NDArray[np.generic]
@@ -23,8 +23,8 @@ class Reduction:
 
     Attributes
     ----------
-    shape
-        The lengths of the layer's axes of positions.
+    shape, axes
+        The lengths of the layer's axes of positions, and what they are called.
     points
         How many points a row makes.
     width
@@ -35,7 +35,7 @@ class Reduction:
 
     def __init__(self, layer: ProbeLayer, name: str) -> None:
         units = len(layer.units)
-        self.shape = position_shape(layer)
+        self.shape, self.axes = position_shape(layer), position_axes(layer)
         self._name = name
         self._centre = (
             int(np.ravel_multi_index([length // 2 for length in self.shape], self.shape)) if self.shape else 0

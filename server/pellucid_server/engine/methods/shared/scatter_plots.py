@@ -9,6 +9,7 @@ from PIL import Image
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import Pixels, ProbeSet
 from pellucid_server.engine.methods.shared.drawings import crop, picture, scatter
+from pellucid_server.engine.methods.shared.layer_values import MAP_AXES
 from pellucid_server.engine.methods.shared.points import Points
 from pellucid_server.engine.methods.shared.unit_pictures import PICTURES
 from pellucid_server.vocabulary.findings import Picture
@@ -60,7 +61,7 @@ def _thumbnails(probe: ProbeSet, shown: Points, most: int) -> dict[str, Pixels]:
 
 def _around(pixels: Pixels, shown: Points, place: int) -> Pixels:
     """Cut out what is around a point's position, or return the whole picture of a point that has none."""
-    if shown.places is None or len(shown.shape) != 2:
+    if shown.places is None or shown.axes != MAP_AXES:
         return pixels
     return crop(pixels, shown.shape, int(shown.places[place]), max(_SIDE, min(pixels.shape[:2]) // 4))
 

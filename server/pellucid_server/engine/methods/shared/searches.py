@@ -151,6 +151,9 @@ def search(handle: Handle, question: ProbeQuestion, plan: Plan) -> Generator[Yie
         kept = kept.with_outcome(number, outcome)
         if outcome.findings != Findings():
             yield outcome.findings
+    if first < len(plan.blocks):
+        rows = plan.rows(len(natural))
+        yield Saved(State(kept.arrays(), {"block": len(plan.blocks)}), rows, rows)
     return Searched(kept.records, _joined(list(kept.trajectories.values())), natural)
 
 

@@ -9,7 +9,7 @@ from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Prob
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.drawings import crop, grid, map_grid, picture, png
-from pellucid_server.engine.methods.shared.layer_values import by_position, position_shape
+from pellucid_server.engine.methods.shared.layer_values import MAP_AXES, by_position, position_axes, position_shape
 from pellucid_server.engine.methods.shared.unit_summary import UnitSummary
 from pellucid_server.vocabulary.findings import Findings, Picture
 
@@ -62,7 +62,7 @@ def unit_sheets(
     count = summary.top
     if probe.kind != PICTURES or not count:
         return
-    shape = position_shape(layer)
+    shape = position_shape(layer) if position_axes(layer) == MAP_AXES else ()
     alive = np.flatnonzero(summary.highest.values[:, 0] > 0)[:units]
     # Units often have rows in common, and a set is read through for some rows as for one.
     together = max(1, _PICTURES_AT_ONCE // count)
@@ -85,7 +85,7 @@ def feature_maps(
     handle: Handle, question: ProbeQuestion, probe: ProbeSet, rows: int, colours: str, budget: PictureBudget
 ) -> Iterator[Findings]:
     """Draw the maps of each layer that has some, for the first rows: a square of units, each in a scale of its own."""
-    drawn = [each for each in question.layers if len(position_shape(each)) == 2 and each.layer.positions > 1]
+    drawn = [each for each in question.layers if position_axes(each) == MAP_AXES and each.layer.positions > 1]
     names: set[str] = set()
     for number in range(min(rows, probe.count) if drawn else 0):
         taken = Rows(probe.rows([number]))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.probes import ProbeLayer
 from pellucid_server.engine.methods.shared.columns import number_column
-from pellucid_server.engine.methods.shared.layer_values import position_shape
+from pellucid_server.engine.methods.shared.layer_values import position_axes, position_shape
 from pellucid_server.engine.methods.shared.unit_summary import UnitSummary, sparseness
 from pellucid_server.engine.statistics.covariance import participation_ratio
 from pellucid_server.vocabulary.findings import Column, Table
@@ -36,7 +36,7 @@ def units_table(layer: ProbeLayer, summary: UnitSummary) -> Table:
     median, low, high = np.median(values, 0), *np.quantile(values, (0.05, 0.95), axis=0)
     rows = len(values)
     error = (
-        "" if not summary.sample.full else f", by {rows} random values: its rank is off by some {50 / rows**0.5:.1g} %"
+        "" if moments.count <= rows else f", by {rows} random values: its rank is off by some {50 / rows**0.5:.1g} %"
     )
     selectivity, classes = _selectivity(summary)
     columns = {
@@ -95,13 +95,12 @@ def top_table(layer: ProbeLayer, summary: UnitSummary, names: Mapping[int, str])
         "name": Column(tuple(names[row] for row in rows.tolist())),
         "value": Column(summary.highest.values[:, :count].reshape(-1).astype(np.float64)),
     }
-    columns |= place_columns(position_shape(layer), places)
+    columns |= place_columns(position_axes(layer), position_shape(layer), places)
     return Table(columns, f"The rows in which each unit of {layer.name} is highest at any position; ties by row.")
 
 
-def place_columns(shape: tuple[int, ...], places: npt.NDArray[np.int64]) -> dict[str, Column]:
-    """Return columns of where places in row-major order are: y and x of maps, the position of sequences."""
-    axes = {0: (), 1: ("position",), 2: ("y", "x")}.get(len(shape), tuple(f"axis {n}" for n in range(len(shape))))
+def place_columns(axes: tuple[str, ...], shape: tuple[int, ...], places: npt.NDArray[np.int64]) -> dict[str, Column]:
+    """Return a column for each axis of where places in row-major order are."""
     indices = np.unravel_index(places, shape) if shape else ()
     return {axis: Column(at.astype(np.int64)) for axis, at in zip(axes, indices, strict=True)}
 

@@ -31,7 +31,6 @@ from pellucid_server.engine.models.graph.index_ranges import (
 from pellucid_server.engine.models.graph.lengths import UnfitValuesError, length_error, names_a_length, values_error
 from pellucid_server.engine.models.graph.names import Layer, Sites, find_sites
 from pellucid_server.engine.models.graph.norms import hold_scale, scale_of
-from pellucid_server.engine.models.graph.rectifiers import before_rectifier
 from pellucid_server.engine.models.graph.suffix import (
     Context,
     Rows,
@@ -201,9 +200,9 @@ class Graph:
     def up_to(self, layer: str, *, rectified: bool = True) -> Callable[[Rows], torch.Tensor]:
         """Return a graph that ends at `layer` and returns its value, (batch, *shape); what is behind does not run.
 
-        Without `rectified`, it ends before the rectifier that makes the layer's value, if one does: where that cuts
-        off all values below 0, the value before it still has a gradient. It records gradients where they are enabled
-        and the rows require them.
+        Without `rectified`, the rectifier that makes the layer's value, or what it is pooled of, is left out, if there
+        is one: where that cuts off all values below 0, there still is a gradient then. It records gradients where they
+        are enabled and the rows require them.
 
         Raises
         ------
@@ -385,10 +384,8 @@ class Graph:
         return self._returning(graph, {layer: copies[self._node(layer)] for layer in layers})
 
     def _up_to(self, layer: str, rectified: bool) -> Callable[[Rows], torch.Tensor]:
-        node, program = self._node(layer), self._program
-        return truncated(
-            program.graph, program.tensors, node if rectified else before_rectifier(node), self._input_names
-        )
+        program = self._program
+        return truncated(program.graph, program.tensors, self._node(layer), self._input_names, rectified=rectified)
 
     def _with_leaf_at(self, layer: str) -> Derived:
         graph, copies = self._copy()

@@ -16,6 +16,7 @@ from torch import fx
 
 from pellucid_server.engine.models.graph.affine import affine_values
 from pellucid_server.engine.models.graph.functional_graph import assemble
+from pellucid_server.engine.models.graph.rectifiers import leave_out_rectifier
 from pellucid_server.engine.models.graph.sizes import BatchLayout, batch_layout
 
 aten = torch.ops.aten
@@ -268,10 +269,21 @@ def prefixes(
 
 
 def truncated(
-    graph: fx.Graph, tensors: Mapping[str, torch.Tensor], node: fx.Node, inputs: tuple[str, ...]
+    graph: fx.Graph,
+    tensors: Mapping[str, torch.Tensor],
+    node: fx.Node,
+    inputs: tuple[str, ...],
+    *,
+    rectified: bool = True,
 ) -> Callable[[Rows], torch.Tensor]:
-    """Return what runs the part up to the value of `node` and nothing behind it, with gradients if they are enabled."""
-    run = assemble(_prefix_graph(graph, [node]), tensors)
+    """Return what runs the part up to the value of `node` and nothing behind it, with gradients if they are enabled.
+
+    Without `rectified`, the last rectifier is left out, if there is one that makes the value.
+    """
+    prefix = _prefix_graph(graph, [node])
+    if not rectified:
+        leave_out_rectifier(prefix)
+    run = assemble(prefix, tensors)
 
     def value(rows: Rows) -> torch.Tensor:
         found: torch.Tensor = run(*[rows[name] for name in inputs])[0]

@@ -48,6 +48,16 @@ class Rows:
         return tuple(f"row {number}" for number in numbers)
 
 
+@dataclass(frozen=True)
+class Tensors(Rows):
+    """A probe set of given arrays, (rows, *features) each, for real networks."""
+
+    arrays: Any = None
+
+    def rows(self, numbers):
+        return {name: array[np.asarray(numbers)] for name, array in self.arrays.items()}
+
+
 @dataclass
 class Layers:
     """A handle that knows what layers make of each row: by name, (rows, *shape)."""
@@ -61,6 +71,9 @@ class Layers:
 
     def beside(self, function, *, byte_count=None):
         return function()
+
+    def together(self, *functions):
+        return [function() for function in functions]
 
     def compute(self, function, *arguments):
         self.computed.append(function.__name__)

@@ -1,5 +1,6 @@
 """Small networks that are looked into by methods of `Dissect`, without a server."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -136,3 +137,30 @@ def column(findings: Findings, table: str, name: str) -> Any:
     """Return a column's values; texts as a list."""
     values = findings.tables[table].columns[name].values
     return list(values) if isinstance(values, tuple) else values
+
+
+def parts_across_a_loss(
+    network: LookedInto, method: str, question: ProbeQuestion, lost_at: int, **parameters: Any
+) -> Any:
+    """Return the parts that a caller gets of whom the worker is lost behind `lost_at` of what the method yields.
+
+    What is delivered again is dropped as the operation drops it: parts that were yielded behind the last state.
+    """
+    delivered: list[Findings] = []
+    standing, behind = question.state, 0
+    for each in network.yielded(method, question, **parameters)[:lost_at]:
+        if isinstance(each, Saved):
+            standing, behind = each.state, 0
+        elif not isinstance(each, Preview):
+            behind += 1
+            delivered.append(each)
+    again, skipped = dataclasses.replace(question, state=standing), behind
+    begun, number = standing, 0
+    for each in network.yielded(method, again, **parameters):
+        if isinstance(each, Saved):
+            begun, number = each.state, 0
+        elif not isinstance(each, Preview):
+            number += 1
+            if number > skipped or begun is not standing:
+                delivered.append(each)
+    return delivered

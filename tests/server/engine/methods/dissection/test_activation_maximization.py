@@ -8,6 +8,8 @@ import pytest
 import torch
 from pellucid_server.engine.asking.counterfactuals import CellColumn
 from pellucid_server.engine.asking.question import Feature, Target
+from pellucid_server.engine.methods.shared.objectives import Goals, Objective
+from pellucid_server.engine.methods.shared.searches import natural_limit
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings
@@ -299,7 +301,7 @@ def test_what_goes_on_from_any_state_equals_what_was_never_interrupted(linear, o
     whole = network.yielded(METHOD, network.question(*layers, probe=probe, exact=True), **parameters)
 
     expected = together(whole)
-    assert len(states(whole)) == 7
+    assert len(states(whole)) == 8
     for number, state in enumerate(states(whole)):
         resumed = network.yielded(METHOD, network.question(*layers, probe=probe, state=state, exact=True), **parameters)
         found = together(resumed)
@@ -502,3 +504,11 @@ def test_one_row_and_ties_have_a_percentile(linear):
 
     assert column(found, "objectives", "percentile").tolist() == [50]
     assert column(found, "objectives", "ratio").tolist() == [pytest.approx(1)]
+
+
+def test_very_many_objectives_are_compared_with_fewer_rows_so_that_states_stay_small():
+    few, many = (Goals(tuple(Objective(str(number)) for number in range(count))) for count in (3, 256))
+
+    assert natural_limit(10000, [few]) == 10000
+    assert natural_limit(10000, [many]) == 4096
+    assert natural_limit(10000, [many, many]) == 2048

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.asking.probes import Saved
+from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Saved
+from pellucid_server.engine.asking.sites import SiteLayer
+from pellucid_server.engine.evaluations.capture import Capture
+from pellucid_server.engine.evaluations.recipes import Rows as Recipe
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings
 from server.engine.methods.dissection.layers import (
     Layers,
     Rows,
+    Tensors,
     column,
     found,
     pixels,
@@ -18,6 +22,7 @@ from server.engine.methods.dissection.layers import (
     together,
     yielded,
 )
+from server.engine.models.networks import eager_values, zoo_graph, zoo_module, zoo_rows
 
 
 def maps(count=40, seed=1):
@@ -73,6 +78,16 @@ def test_medians_of_more_values_than_are_kept_are_near_and_say_how_near():
     flat = np.sort(np.moveaxis(values, 1, 0).reshape(2, -1), axis=1)
     for unit, median in enumerate(column(table, "median")):
         assert abs(np.searchsorted(flat[unit], median) / flat.shape[1] - 0.5) < 0.078
+
+
+@pytest.mark.parametrize(("layers", "samples"), [(1, 256), (2, 256), (4, 128)])
+def test_many_layers_keep_fewer_values_of_each(layers, samples, monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.dissection.activations._SAMPLE_ELEMENTS", 1024)
+    values = {f"layer{number}": np.ones((300, 4)) for number in range(layers)}
+
+    last = [part for part in yielded("activations", values) if isinstance(part, Saved)][-1]
+
+    assert [last.state.arrays[f"{name}/sample/values"].shape for name in values] == [(samples, 4)] * layers
 
 
 def test_sparseness_is_that_of_vinje_and_gallant():
@@ -255,6 +270,56 @@ def test_a_first_position_a_hundred_times_as_large_is_warned_of_and_can_be_left_
     np.testing.assert_allclose(column(quiet.tables["tokens/positions"], "maximum")[:4], values[:, 0].max(0))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "axis", "wanted"),
+    [
+        ("conv", (3, 4, 5), 0, {"border": 14, "centre": 6}),
+        ("conv", (3, 2, 5), 0, {"all": 10}),
+        ("conv", (3, 1, 1), 0, {"all": 1}),
+        ("tokens", (7, 3), 1, {"first": 1, "others": 6}),
+        ("tokens", (1, 3), 1, {"all": 1}),
+        ("attention:heads", (2, 7, 3), 0, {"first": 3, "others": 18}),
+        ("video", (3, 2, 4, 4), 0, {"all": 32}),
+        ("dense", (3,), 0, {"all": 1}),
+        ("number", (), 0, {"all": 1}),
+    ],
+)
+def test_the_classes_of_positions_are_what_fits_the_layer(name, shape, axis, wanted):
+    table = found("activations", {name: np.ones((2, *shape))}, unit_axis=axis).tables[f"{name}/positions"]
+
+    assert dict(zip(column(table, "positions"), column(table, "places"), strict=True)) == wanted
+
+
+@pytest.mark.parametrize("positions", ["first and others", "border and centre"])
+def test_classes_that_do_not_fit_a_layer_leave_it_whole(positions):
+    values = {"dense": np.ones((3, 2)), "tokens": np.ones((3, 2, 2, 2, 2))}
+
+    answer = found("activations", values, positions=positions)
+
+    assert set(column(answer.tables["dense/positions"], "positions")) == {"all"}
+
+
+def test_layers_of_a_real_network_are_what_its_modules_make(bench):
+    rows = {key: value.numpy() for key, value in zoo_rows("tokens", 6, 5).items()}
+    names = ("layer", "layer.mlp.1", "layer.attention:heads")
+    handle = bench.handle("tokens")
+    (captured,) = bench.run(lambda: handle.ask(Capture(Recipe(rows), names)).arrays)
+    sites = zoo_graph("tokens").sites
+    layers = [SiteLayer(name, captured[name].shape[1:], sites[name].unit_axis) for name in names]
+    probe = Tensors(6, arrays=rows)
+    asked = ProbeQuestion(tuple(ProbeLayer(each, np.arange(each.units)) for each in layers), probe)
+
+    (answer,) = bench.run(lambda: together(yielded("activations", {}, asked=asked, handle=handle)))
+
+    eager = eager_values(zoo_module("tokens"), zoo_rows("tokens", 6, 5))
+    for each in layers:
+        wanted = np.moveaxis(captured[each.name], 1 + each.unit_axis, 0).reshape(each.units, -1).astype(np.float64)
+        np.testing.assert_allclose(column(answer.tables[f"{each.name}/units"], "mean"), wanted.mean(1), atol=1e-6)
+    hidden = eager["layer"].numpy().reshape(-1, layers[0].units)
+    np.testing.assert_allclose(column(answer.tables["layer/units"], "deviation"), hidden.std(0), rtol=1e-4)
+    assert column(answer.tables["layer.attention:heads/top"], "position").max() < 5
+
+
 def test_even_positions_are_not_warned_of():
     assert found("activations", maps()).warnings == ()
 
@@ -279,6 +344,29 @@ def test_without_rows_or_layers_the_request_is_refused_by_its_field(missing):
         yielded("activations", maps(), asked=asked)
 
     assert refused.value.metadata["field"] == missing
+
+
+def test_more_units_than_are_summed_up_are_refused():
+    with pytest.raises(InvalidRequestError, match=r"layers\[0\] has 65537 units"):
+        found("activations", {"dense": np.ones((1, 65537), np.float32)})
+
+
+def test_layers_without_the_positions_that_are_left_out_are_named():
+    answer = found("activations", maps(), without="border")
+
+    assert answer.warnings == ("No positions 'border' to leave out: dense.",)
+
+
+@pytest.mark.parametrize("name", ["activations", "projection"])
+def test_states_do_not_grow_with_the_rows(name):
+    sizes = []
+    for count in (300, 1500):
+        labels = tuple("ab"[number % 2] for number in range(count))
+        settings = {"samples": 64} if name == "activations" else {"most_rows": 100}
+        parts = yielded(name, maps(count), Rows(count, labels), **settings)
+        sizes.append([part.state.size_bytes for part in parts if isinstance(part, Saved)][-1])
+
+    assert sizes[0] == sizes[1]
 
 
 def test_leaving_positions_out_needs_classes_of_them():

@@ -1,5 +1,6 @@
 """feature-visualization: matched filters, invariants of parameterisations, dead units, and going on from a state."""
 
+import copy
 import io
 
 import numpy as np
@@ -7,12 +8,25 @@ import pytest
 import torch
 from pellucid_server.engine.asking.probes import Preview, Saved
 from pellucid_server.engine.asking.question import Target
-from pellucid_server.engine.methods.shared.parameterisations import Colours, MagnitudeParameters, frequency_scale
+from pellucid_server.engine.methods.shared.arrays import generator
+from pellucid_server.engine.methods.shared.parameterisations import (
+    Colours,
+    FourierParameters,
+    MagnitudeParameters,
+    frequency_scale,
+)
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Findings
 from PIL import Image
-from server.engine.methods.dissection.looked_into import LookedInto, Probe, column, graph_of, together
+from server.engine.methods.dissection.looked_into import (
+    LookedInto,
+    Probe,
+    column,
+    graph_of,
+    parts_across_a_loss,
+    together,
+)
 from torch import nn
 
 METHOD = "feature-visualization"
@@ -127,6 +141,7 @@ def test_what_is_painted_beats_random_pictures_and_those_of_the_probe(filters, p
     activation = column(found, "objectives", "activation")
     np.testing.assert_allclose(column(found, "objectives", "best natural"), best, rtol=1e-5)
     assert (activation > best).all()
+    assert found.pictures["act[0]/0"].text.endswith(f"is {activation[0]:.4g}: above 100 % of 50 rows of the probe.")
     assert (column(found, "objectives", "percentile") == 100).all()
     np.testing.assert_allclose(column(found, "objectives", "ratio"), activation / best, rtol=1e-5)
 
@@ -298,7 +313,7 @@ def test_what_goes_on_from_any_state_equals_what_was_never_interrupted(filters, 
 
     states = [each.state for each in whole if isinstance(each, Saved)]
     expected = together(whole)
-    assert len(states) == 1 + 2 * 3
+    assert len(states) == 1 + 2 * 3 + 1
     previews = [set(each.findings.pictures) for each in whole if isinstance(each, Preview)]
     assert {"conv[0]/0", "conv[1]/0"} in previews
     for state in states[1::2]:
@@ -307,10 +322,40 @@ def test_what_goes_on_from_any_state_equals_what_was_never_interrupted(filters, 
         for name, each in expected.pictures.items():
             if name in found.pictures:
                 assert found.pictures[name].data == each.data
-        assert "act[0]/0" in found.pictures
+        assert ("act[0]/0" in found.pictures) == (state is not states[-1])
         for name, each in expected.tables["objectives"].columns.items():
             np.testing.assert_array_equal(found.tables["objectives"].columns[name].values, each.values)
         np.testing.assert_array_equal(found.arrays["trajectory"].values, expected.arrays["trajectory"].values)
+
+
+def test_a_picture_is_what_torchs_adam_paints_of_the_module_itself(filters):
+    module, network = filters
+
+    found = network.found(METHOD, network.question(network.layer("conv", 1), seed=9), steps=40, **PLAIN)
+
+    start = FourierParameters(3, 14, 17).start(generator(9, "start/0/conv[1]/0"))
+    leaf = torch.from_numpy(start)[None].double().requires_grad_()
+    optimizer = torch.optim.Adam([leaf], lr=0.05, maximize=True)
+    scale = np.sqrt(14 * 17) / np.maximum(np.hypot(np.fft.fftfreq(14)[:, None], np.fft.rfftfreq(17)[None]), 1 / 17)
+    colours = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.0, -0.05], [0.27, -0.09, 0.03]]).double()
+    colours = colours / torch.linalg.vector_norm(colours, dim=0).max()
+    mean, deviation = (torch.tensor(each).double()[:, None, None] for each in (MEAN, DEVIATION))
+    twin = copy.deepcopy(module).double()
+
+    def levels():
+        picture = torch.fft.irfft2(torch.complex(*leaf.unbind(-1)) * torch.from_numpy(scale), s=(14, 17)) / 4
+        return torch.sigmoid(torch.einsum("ij,njhw->nihw", colours, picture))
+
+    for step in range(40):
+        optimizer.zero_grad()
+        objective = twin.conv((255 * levels() - mean) / deviation)[:, 1].mean()
+        assert found.arrays["trajectory"].values[0, step] == pytest.approx(
+            float(objective.detach()), rel=1e-3, abs=1e-3
+        )
+        objective.backward()
+        optimizer.step()
+    painted = 255 * levels().detach().numpy()[0]
+    assert np.abs(levels_of(found.pictures["conv[1]/0"]) - painted).max() < 1
 
 
 def test_a_cancelled_request_ends_in_the_middle(filters):
@@ -352,3 +397,22 @@ def test_a_model_without_pictures_is_refused_and_pointed_to_the_method_that_take
 
     with pytest.raises(UnsupportedError, match="activation-maximization"):
         network.found(METHOD, network.question(network.layer("0")))
+
+
+@pytest.mark.parametrize("method", [METHOD, "activation-maximization"])
+def test_wherever_the_worker_is_lost_each_part_comes_once(filters, method):
+    _, network = filters
+    layers = network.layer("conv", 0), network.layer("act", 1)
+    question = network.question(*layers, probe=natural(40, (3, 14, 17)), exact=True)
+    whole = network.yielded(method, question, steps=60)
+    expected = [each for each in whole if isinstance(each, Findings)]
+    assert len(expected) == 3
+
+    for lost_at in range(len(whole) + 1):
+        found = parts_across_a_loss(network, method, question, lost_at, steps=60)
+
+        assert [set(each.pictures) for each in found] == [set(each.pictures) for each in expected]
+        for mine, theirs in zip(found, expected, strict=True):
+            assert {name: each.data for name, each in mine.pictures.items()} == {
+                name: each.data for name, each in theirs.pictures.items()
+            }

@@ -399,3 +399,26 @@ def test_a_real_handle_finds_the_same(bench):
     values = network.value(probe.pixels, "conv").numpy()
     _, iou = plainly(values, probe.marks, 0.02, (SIDE, SIDE))
     np.testing.assert_allclose(answer(yielded).arrays["conv/iou"].values, iou, rtol=1e-5)
+
+
+def test_a_detector_by_few_pictures_is_not_sure():
+    values, marks = np.zeros((100, 2, 3, 3)), np.zeros((100, 1, 3, 3))
+    marks[:20] = 1
+    values[:20, 0] = 1
+    values[[0, 1, *range(40, 48)], 1] = 1
+
+    found = asked_for(values, marks, quantile=0.3)
+
+    np.testing.assert_allclose(column(found, "iou"), [1, 2 / 28])
+    np.testing.assert_array_equal(column(found, "detector"), [True, True])
+    np.testing.assert_array_equal(column(found, "sure"), [True, False])
+    assert (column(found, "sure_detectors", "layers"), column(found, "sure_concepts", "layers")) == (1, 1)
+
+
+def test_units_that_are_nowhere_above_their_highest_value_are_warned_of():
+    values = np.full((2, 1, 2, 2), 6.0)
+    values[0, 0, 0] = 0
+
+    found = asked_for(values, np.ones((2, 1, 2, 2)), quantile=0.5)
+
+    assert "1 units of layer are at their highest value" in found.warnings[0]

@@ -1,6 +1,7 @@
 """projection: against scikit-learn on the same values, and against what can be seen by hand."""
 
 import importlib.util
+import io
 import signal
 import sys
 import threading
@@ -9,10 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import embeddings
+from pellucid_server.engine.methods.shared import drawings, embeddings
 from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError, TimedOutError, UnsupportedError
+from PIL import Image
 from server.engine.methods.dissection.layers import (
     Layers,
     Rows,
@@ -106,6 +108,18 @@ def test_wide_rows_have_their_components_by_random_projections_and_it_is_said():
     ratios = values_of(answer, "dense/explained_variance_ratio")
     np.testing.assert_allclose(ratios, wanted.explained_variance_ratio_, rtol=1e-4)
     assert any("random projections" in text for text in answer.warnings)
+
+
+def test_covariances_of_many_layers_are_bounded_and_it_is_said(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.gathered_points.MOST_PRODUCTS", 100)
+    values = {"first": dense(), "second": dense(seed=2), "third": dense(width=7, seed=3)}
+
+    answer = found("projection", values)
+
+    assert [text.split(":")[0] for text in answer.warnings] == ["third"]
+    wanted = PCA(2, svd_solver="full").fit(values["third"].astype(np.float64))
+    ratios = values_of(answer, "third/explained_variance_ratio")
+    np.testing.assert_allclose(ratios, wanted.explained_variance_ratio_, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +247,13 @@ def test_umap_finds_the_clusters_again(digits):
     assert figures(answer)["trustworthiness"] > 0.9
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_tsne_of_very_few_rows_has_an_answer(count):
+    answer = found("projection", {"dense": dense(count)}, algorithm="tsne", perplexity=1.0, iterations=250)
+
+    assert values_of(answer, "dense/coordinates").shape == (count, 2)
+
+
 def test_equal_rows_have_no_variance_to_explain():
     answer = found("projection", {"dense": np.ones((9, 3))})
 
@@ -296,7 +317,7 @@ def test_parts_that_maps_are_made_of_are_found_at_their_positions():
     for part in range(2):
         maps[:, 2 * part] = maps[:, 2 * part + 1] = np.where(which == part, strength, 0)
 
-    answer = found("projection", {"conv": maps}, algorithm="nmf", reduction="positions", components=2)
+    answer = found("projection", {"conv": maps}, algorithm="nmf", reduction="positions", components=2, maps=2)
 
     components = values_of(answer, "conv/components")
     order = components[:, 0].argsort()[::-1]
@@ -304,6 +325,34 @@ def test_parts_that_maps_are_made_of_are_found_at_their_positions():
     table = answer.tables["conv/points"]
     at = tuple(column(table, name) for name in ("row", "y", "x"))
     np.testing.assert_array_equal(values_of(answer, "conv/coordinates")[:, order].argmax(1), which[at])
+    drawn = answer.pictures["conv/components of row 1 (row 1)"]
+    # The more, the greener.
+    shown = pixels(drawn)[..., 1].astype(int)
+    tile = np.stack([shown[10:63:21, 10:63:21], shown[10:63:21, 75:128:21]])[order]
+    np.testing.assert_array_equal(tile[1] > tile[0], which[1] == 1)
+
+
+def test_maps_of_principal_components_are_the_coordinates_of_positions():
+    maps = np.random.default_rng(5).normal(size=(4, 3, 2, 5))
+    handle = Layers({"conv": maps})
+
+    answer = together(
+        yielded("projection", handle.values, handle=handle, reduction="positions", components=3, maps=1, scale=True)
+    )
+
+    coordinates = values_of(answer, "conv/coordinates")[:10].T.reshape(3, 2, 5)
+    wanted = drawings.map_grid(coordinates, "viridis", 64)
+    np.testing.assert_array_equal(
+        pixels(answer.pictures["conv/components of row 0 (row 0)"]), np.asarray(Image.open(io.BytesIO(wanted)))
+    )
+
+
+def test_non_negative_coordinates_are_those_of_least_squares():
+    parts = np.array([[1.0, 0, 0], [0, 1, 1]])
+
+    found_weights = embeddings.weights(np.array([[2.0, 3, 3], [-1, 1, 3], [0, 0, 0]]), parts)
+
+    np.testing.assert_allclose(found_weights, [[2, 3], [0, 2], [0, 0]], atol=1e-12)
 
 
 def test_positions_of_pictures_are_drawn_by_what_is_around_them():
@@ -412,7 +461,7 @@ def helpers():
 
 
 def tsne_of_2000(helpers, request):
-    """Begin a t-SNE that takes some half a minute; return its handle, its thread and what it raised."""
+    """Begin a t-SNE of 10,000 iterations, which takes long; return its handle, its thread and what it raised."""
     handle, raised = Helped({"dense": dense(2000, 64)}, helpers, request), []
 
     def run():
