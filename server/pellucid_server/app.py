@@ -234,7 +234,9 @@ class App:
         config = self._config.server
         server = grpc.aio.server(options=channel_options(config))
         workers = self._security.sealed(self._pool)
-        followed = None if self._jobs is None else FollowedJobs(self._jobs, self._config.classes)
+        followed = None
+        if self._jobs is not None:
+            followed = FollowedJobs(self._jobs, self._config.classes, self._boundary.aside)
         add_services(server, workers, self._config.limits, self._boundary, followed_jobs=followed)
         add_job_service(server, self._jobs, workers, self._config, self._boundary)
         if config.open_protocol:

@@ -8,6 +8,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from pellucid_server.errors import OverloadedError, PellucidError
@@ -124,10 +125,9 @@ class Jobs:
         NotFoundError
             There is none of that id.
         """
-        found = self._jobs.get(job)
-        if found is None:
+        if job not in self._jobs:
             raise no_job(job)
-        return found
+        return self._jobs[job]
 
     def wish(self, request: Asked, *, owner: str, dataset_digest: str = "", priority: str = "") -> Wish:
         """Return a request with its key; see `job_key`. On any thread."""
@@ -248,6 +248,7 @@ class Jobs:
                 await job.changed(job.version)
         elif not job.record.over:
             job.halted = True
+            self._unjoin(job)
             await self._interrupt([job])
             if not job.record.over:
                 await self._end(job, CANCELLED)
@@ -273,12 +274,16 @@ class Jobs:
             return
         for job in due(self._jobs.values(), self._capacity):
             job.task = asyncio.create_task(self._work(job))
+            job.task.add_done_callback(partial(self._rest, job))
+
+    def _rest(self, job: Job, _: "asyncio.Task[None]") -> None:
+        """Let the next have the turn of a job whose work has ended, or was cancelled before its first step."""
+        job.task = None
+        self._fill()
 
     async def _work(self, job: Job) -> None:
         try:
             await Runner(job, self._workers, self._writing, self._outside, self._make_room).run()
-        except asyncio.CancelledError:
-            raise
         except PellucidError as error:
             await self._end(job, FAILED, error)
         except Exception:  # noqa: BLE001 - a bug costs its own job and no other
@@ -288,9 +293,6 @@ class Jobs:
             if not job.record.joinable:
                 self._by_key = {key: each for key, each in self._by_key.items() if each is not job}
             self._on_end(job.record)
-        finally:
-            job.task = None
-            self._fill()
         self._do(self._expire())
 
     async def _end(self, job: Job, state: str, error: PellucidError | None = None) -> None:

@@ -23,7 +23,7 @@ CHECKPOINT_SECONDS = 1.0
 """Least time between two checkpoints that are written."""
 
 MOST_LOSSES = 3
-"""Times in a row that the workers may be lost without a new checkpoint; then the job fails."""
+"""Times in a row that the workers may be lost without a checkpoint further on; then the job fails."""
 
 _MOST_PAUSE_SECONDS = 5.0
 
@@ -199,9 +199,9 @@ class Runner:
                 self._outside.answered(part.body)
                 self._dataset_digest = _dataset_digest(part.body) or self._dataset_digest
         if part.checkpoint:
+            self._advanced |= part.beyond(self._standing)
             body = part.body if part.state is None else Findings()
             self._standing = replace(part, request_number=0, number=self._parts, body=body)
-            self._advanced = True
         job.report(Progress(0, part.share, part.rows_done, part.rows))
         if time.monotonic() - self._written_at >= CHECKPOINT_SECONDS:
             await self._save_standing()

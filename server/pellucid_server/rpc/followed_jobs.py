@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 
 from pellucid.v1 import explanation_service_pb2, findings_pb2
 
@@ -12,6 +13,7 @@ from pellucid_server.jobs.job import Job
 from pellucid_server.jobs.jobs import Jobs
 from pellucid_server.jobs.records import DONE, RUNNING
 from pellucid_server.rpc.arrival import Call
+from pellucid_server.rpc.aside import Aside
 from pellucid_server.rpc.findings import findings_message
 from pellucid_server.rpc.job_messages import job_progress, read_part
 from pellucid_server.rpc.job_requests import wish_of
@@ -32,11 +34,14 @@ class FollowedJobs:
     ----------
     classes
         The classes of requests.
+    aside
+        Finds the keys of large requests.
     """
 
-    def __init__(self, jobs: Jobs, classes: Mapping[str, ClassConfig]) -> None:
+    def __init__(self, jobs: Jobs, classes: Mapping[str, ClassConfig], aside: Aside) -> None:
         self._jobs = jobs
         self._classes = classes
+        self._aside = aside
 
     async def answer(self, asked: DissectRequest, call: Call, hello: Hello | None) -> AsyncGenerator[Response, None]:
         """Yield the answer to a request: what is stored of it, and then what comes.
@@ -48,7 +53,8 @@ class FollowedJobs:
         PellucidError
             The job failed so, or was cancelled.
         """
-        wish = wish_of(self._jobs, asked, call, hello, self._classes)
+        wished = partial(wish_of, self._jobs, asked, call, hello, self._classes)
+        wish = await self._aside.run(wished) if call.large else wished()
         async with self._jobs.followed(wish) as job:
             call.answered_by, call.priority = job.record.model, job.record.priority
             number, seen, reported = 0, job.previews, 0.0

@@ -225,6 +225,11 @@ class Part:
         """What it takes of a request's credit."""
         return self.body.size_bytes + (0 if self.state is None else self.state.size_bytes)
 
+    def beyond(self, last: "Part | None") -> bool:
+        """Tell whether it is a checkpoint that is further on than the last one: a state alone may be saved again."""
+        further = last is None or self.share > last.share or self.rows_done > last.rows_done
+        return self.checkpoint and (further or not self.silent)
+
 
 @dataclass(frozen=True, slots=True)
 class Done:

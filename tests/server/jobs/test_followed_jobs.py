@@ -26,11 +26,18 @@ def encoded(part):
 class Caller:
     """One call; `responses` fills as it goes on."""
 
-    def __init__(self, world, seconds=None):
+    def __init__(self, world, seconds=None, *, large=False):
         self.call = call(seconds)
+        self.call.large = large
         self.responses = []
-        followed = FollowedJobs(world.jobs, DEFAULT_CLASSES)
+        self.aside = []
+        followed = FollowedJobs(world.jobs, DEFAULT_CLASSES, self)
         self.task = asyncio.create_task(self._go(followed.answer(request(), self.call, world.workers.hello)))
+
+    async def run(self, function):
+        """Stand in for the thread that works beside the event loop."""
+        self.aside.append(function.func.__name__)
+        return function()
 
     async def _go(self, answer):
         async for each in answer:
@@ -52,6 +59,16 @@ async def make(make_world):
         return await make_world(*scripts, encode=encoded, **options)
 
     return made
+
+
+async def test_the_key_of_a_large_request_is_found_beside_the_event_loop(make):
+    world = await make()
+    small, large = Caller(world), Caller(world, large=True)
+    await asyncio.gather(small.task, large.task)
+
+    assert (small.aside, large.aside) == ([], ["wish_of"])
+    assert small.answer == large.answer
+    assert len(world.workers.requests) == 1
 
 
 async def test_a_caller_gets_parts_progress_and_previews_and_a_second_one_the_same(make):

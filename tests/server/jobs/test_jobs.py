@@ -146,6 +146,35 @@ async def test_a_job_that_waits_can_be_cancelled_and_is_never_begun(make_world):
     assert len(world.workers.requests) == 1
 
 
+async def test_a_job_that_is_cancelled_before_its_work_begins_leaves_its_turn_to_the_next(make_world):
+    world = await make_world(start=False)
+    first, second = await world.submit(), await world.submit(request(1))
+
+    cancelling = asyncio.create_task(world.jobs.cancel(first))
+    await asyncio.sleep(0)
+    # Its work is a task now that has not had its first step, and never will.
+    world.jobs.start()
+    await cancelling
+
+    assert (first.record.state, first.task) == (CANCELLED, None)
+    assert (await over(second)).state == DONE
+
+
+async def test_an_equal_request_does_not_join_a_job_that_is_being_cancelled(make_world):
+    held = asyncio.Event()
+    world = await make_world([held], ANSWER)
+    job = await world.submit()
+    await until(lambda: job.record.state == RUNNING)
+
+    cancelling = asyncio.create_task(world.jobs.cancel(job))
+    await until(lambda: job.halted)
+    again = await world.submit()
+    await cancelling
+
+    assert again is not job
+    assert (await over(again)).state == DONE
+
+
 async def test_a_removed_job_is_gone_with_its_files_and_its_work(make_world, folder):
     world = await make_world([silent(1), asyncio.Event()], ANSWER)
     job = await world.submit()
@@ -202,6 +231,16 @@ async def test_three_losses_at_one_place_end_a_job(make_world):
     failed = await over(await world.submit())
 
     assert (failed.state, failed.failure.reason) == (FAILED, "UNAVAILABLE")
+    assert len(world.workers.begun) == 3
+
+
+async def test_a_state_that_is_saved_again_is_not_getting_on(make_world):
+    world = await make_world([silent(1), LOST])
+
+    failed = await over(await world.submit())
+
+    assert (failed.state, failed.failure.reason) == (FAILED, "UNAVAILABLE")
+    # The first time it had got on.
     assert len(world.workers.begun) == 3
 
 

@@ -6,8 +6,9 @@ import contextlib
 import numpy as np
 import pytest
 from pellucid_server.errors import CancelledError, FatalRequestError, PellucidError, TimedOutError, UnavailableError
-from pellucid_server.pool.queue.part_queue import WINDOW_BYTES, WINDOW_PARTS, Begun
+from pellucid_server.pool.queue.part_queue import WINDOW_BYTES, WINDOW_PARTS, Begun, PartQueue
 from pellucid_server.vocabulary.findings import Axis, Findings, NamedArray
+from pellucid_server.vocabulary.messages import Part
 from pellucid_server.vocabulary.requests import AblateRequest, ModelKey
 from server.pool.conftest import Health, answer, request, until
 
@@ -154,6 +155,23 @@ async def test_a_request_goes_on_through_any_number_of_losses_if_it_gets_on_betw
     assert len(losses) == len(diary.losses) == 4
     assert sorted(losses) == losses
     await gather(stream(pool, "parts/15/8/poison at checkpoints"), [])
+
+
+def test_a_state_that_is_saved_again_is_not_getting_on():
+    queue = PartQueue(resumes=True)
+
+    def gets_on(**facts):
+        queue.advanced = False
+        queue.add(Part(1, queue.count, Findings(), **{"share": 0.5, "checkpoint": True, "silent": True, **facts}))
+        return queue.advanced
+
+    assert gets_on()
+    assert not gets_on()
+    assert not gets_on(rows_done=1, checkpoint=False)
+    assert gets_on(rows_done=2)
+    assert gets_on(share=0.75, rows_done=2)
+    assert not gets_on(share=0.75, rows_done=2)
+    assert gets_on(share=0.75, rows_done=2, silent=False)
 
 
 async def test_a_request_that_kills_two_workers_at_one_checkpoint_is_given_up(make_pool, diary):

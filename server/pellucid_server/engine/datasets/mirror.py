@@ -163,6 +163,9 @@ def _fetch(system: Any, files: Mapping[str, _File], folder: Path) -> None:
             if path.stat().st_size != files[name].size:
                 raise DataSetError(f"{shown(Path(name))} changed while it was copied.")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if (folder / name).is_dir():
+                # Once a folder, whose files are gone by now.
+                shutil.rmtree(folder / name)
             os.replace(path, folder / name)
             lines.write(f"{json.dumps([name, files[name].mark])}\n")
 

@@ -66,26 +66,31 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
     )
     shares = _Shares(context)
     handle = replace(context, on_progress=shares.take).handle(model, exact=request.exact)
-    begun = standing = state or State(probe=probe.digest)
-    skipped, number, last = standing.parts, 0, Findings()
+    standing = state or State(probe=probe.digest)
+    # Parts behind the state that the method is at: those that callers have, and of these those that are made again.
+    had = again = standing.parts
+    last = Findings()
     with context.named(method.name), context.timed(f"dissect {method.name}", **{METHOD: method.name}) as inner:
         handle.tally.span = inner.span
         for found in method.function(handle, question, params):
             context.request.check()
             match found:
                 case Saved(state=saved, rows_done=done, rows=rows):
-                    standing, number = replace(saved, probe=probe.digest), 0
+                    had = again
+                    standing = replace(saved, probe=probe.digest, parts=had)
                     shares.count(done, rows)
                     yield Step(Findings(), shares.last, checkpoint=True, state=standing, silent=True)
                 case Preview(findings=preview):
                     yield Step(preview, shares.last, preview=True)
                 case _:
-                    number += 1
                     last = replace(
                         found, accuracy=found.accuracy or last.accuracy, resolved={**last.resolved, **found.resolved}
                     )
-                    if number > skipped or standing is not begun:
-                        yield Step(last, shares.last, checkpoint=True, state=replace(standing, parts=number))
+                    if again:
+                        again -= 1
+                        continue
+                    had += 1
+                    yield Step(last, shares.last, checkpoint=True, state=replace(standing, parts=had))
     yield Step(_last_part(context, model, request, method, params, probe, found_layers.specs, handle, last), 1.0)
 
 

@@ -37,7 +37,7 @@ class PartQueue:
         self.count = 0 if begun is None else begun.parts
         """Parts that have arrived."""
         self.advanced = False
-        """Whether one of them was a checkpoint, since this was last set to False."""
+        """Whether one of them was a checkpoint further on, since this was last set to False."""
         self._begun = begun
         self._resumes = resumes
         self._waiting: deque[Part] = deque()
@@ -81,8 +81,8 @@ class PartQueue:
             raise ValueError(f"part {part.number} came where part {self.count} was due")
         self.count += 1
         if not part.preview:
+            self.advanced |= self._resumes and part.beyond(self._last)
             self._last = part
-            self.advanced |= self._resumes and part.checkpoint
         self._waiting.append(part)
         self._waiting_bytes += part.size_bytes
         self._changed.set()

@@ -104,6 +104,21 @@ def test_files_and_sets_that_are_gone_go_from_the_copies(memory, tmp_path):
     assert sorted(os.listdir(folder / "more" / "pictures")) == ["000000.png", "000001.png"]
 
 
+def test_a_folder_becomes_a_file_and_a_file_a_folder(memory, tmp_path):
+    memory.pipe("/sets/few/notes/first", b"1")
+    memory.pipe("/sets/few/extra", b"2")
+    mirror("memory://sets", tmp_path, MIB)
+    memory.rm("/sets/few/notes", recursive=True)
+    memory.rm("/sets/few/extra")
+    memory.pipe("/sets/few/notes", b"3")
+    memory.pipe("/sets/few/extra/first", b"4")
+
+    folder, refused = mirror("memory://sets", tmp_path, MIB)
+
+    assert refused == {}
+    assert (folder / "few/notes").read_bytes() + (folder / "few/extra/first").read_bytes() == b"34"
+
+
 def test_a_copy_that_is_cut_off_is_no_data_set_and_goes_on_where_it_was(counted, memory, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_TOGETHER", 4)
     whole = counted.get

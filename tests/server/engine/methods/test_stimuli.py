@@ -99,15 +99,6 @@ def test_windows_cut_off_what_is_outside():
     np.testing.assert_allclose(spot, 0.5 + 0.5 * np.exp(-square / (2 * 3.0**2)), atol=1e-6)
 
 
-def test_a_picture_with_transparency_is_opaque():
-    canvas = Canvas((4, 8, 8), (0.0,) * 4, (255.0,) * 4)
-
-    (found,) = canvas.draw([Grating(frequency=0.25, colour=(1.0, 1.0, 1.0))])
-
-    np.testing.assert_allclose(found[3], 1.0)
-    assert np.ptp(found[:3]) > 0.7
-
-
 def test_frequencies_are_octaves_down_and_at_least_a_cycle():
     np.testing.assert_array_equal(tuning_stimuli.frequencies(None, 0.4, 5, 224), 0.4 / 2.0 ** np.arange(4, -1, -1))
     np.testing.assert_allclose(tuning_stimuli.frequencies(None, 0.25, 5, 28)[[0, -1]], [1 / 28, 0.25])

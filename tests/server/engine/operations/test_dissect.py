@@ -8,7 +8,7 @@ import pytest
 from e2e.small_models import PICTURES, write_pictures
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.probes import Preview, Saved
-from pellucid_server.engine.asking.registry import Cost, method
+from pellucid_server.engine.asking.registry import Cost, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.models.loading.repository import load_repository
 from pellucid_server.engine.operations.context import Models, RequestContext
@@ -24,7 +24,14 @@ ROWS, PARTS = 6, 3
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """No parameters."""
+    """Before which of its last parts the method saves."""
+
+    saves: str = parameter("", "Numbers, in a request that was not lost.")
+    saves_again: str = parameter("", "Numbers, in one that goes on.")
+
+
+def saved(total, done, answered, parts=0):
+    return Saved(State({"sum": total}, {"done": done, "answered": answered, "parts": parts}), done, ROWS)
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +42,20 @@ def installed(monkeypatch):
     @method("sums", Params, verb=DISSECT, family="test", source="a test", cost=lambda *_: Cost(1))
     def sums(handle, question, params):
         """Sum rows up."""
-        state = question.state or State({"sum": np.zeros(1)}, {"done": 0, "answered": False})
+        state = question.state or State({"sum": np.zeros(1)}, {"done": 0, "answered": False, "parts": 0})
         total, done, answered = state.arrays["sum"], int(state.values["done"]), bool(state.values["answered"])
         while done < ROWS:
             if done == ROWS // 2 and not answered:
                 yield Findings({"half": NamedArray(total, (Axis("sum"),))})
                 answered = True
-                yield Saved(State({"sum": total}, {"done": done, "answered": True}), done, ROWS)
+                yield saved(total, done, answered)
             total, done = total + question.probe.rows([done])["image"].sum(), done + 1
-            yield Saved(State({"sum": total}, {"done": done, "answered": answered}), done, ROWS)
+            yield saved(total, done, answered)
             yield Preview(Findings({"sum": NamedArray(total, (Axis("sum"),))}))
-        for number in range(PARTS):
+        for number in range(int(state.values["parts"]), PARTS):
+            # Methods save by the clock, and so perhaps where they did not before.
+            if str(number) in (params.saves if question.state is None else params.saves_again):
+                yield saved(total, done, True, number)
             yield Findings({f"part {number}": NamedArray(total * number, (Axis("sum"),))})
 
 
@@ -56,9 +66,9 @@ def models(tmp_path_factory):
     return Models.of(tuple(load_repository(folder, "cpu", 1)))
 
 
-def request(shift=0.0):
+def request(shift=0.0, **parameters):
     rows = np.linspace(0, 1, ROWS * 3 * 12 * 12, dtype=np.float32).reshape(ROWS, 3, 12, 12) + np.float32(shift)
-    return DissectRequest(ModelKey(PICTURES), "sums", probe=ProbeSpec(inputs={"image": TensorInput(rows)}))
+    return DissectRequest(ModelKey(PICTURES), "sums", parameters, probe=ProbeSpec(inputs={"image": TensorInput(rows)}))
 
 
 @pytest.fixture
@@ -74,32 +84,41 @@ def steps(bench, models):
 
 
 def visible(found):
-    return [sorted(each.body.arrays) for each in found if not each.silent and not each.preview]
+    """The parts of the answer: the arrays of each, with their values."""
+    shown = [each.body.arrays for each in found if not each.silent and not each.preview]
+    return [{name: array.values.tolist() for name, array in sorted(arrays.items())} for arrays in shown]
 
 
 def test_states_and_previews_are_no_parts_of_the_answer(steps):
     found = steps(request())
 
-    assert visible(found) == [["half"], *([f"part {number}"] for number in range(PARTS)), []]
+    names = [list(arrays) for arrays in visible(found)]
+    assert names == [["half"], *([f"part {number}"] for number in range(PARTS)), []]
     assert [each.checkpoint for each in found if each.preview] == [False] * ROWS
     assert found[-1].body.receipt is not None
     assert all(one.share <= other.share for one, other in itertools.pairwise(found))
 
 
-def test_wherever_the_worker_is_lost_callers_have_each_part_once(steps):
-    whole = steps(request())
-    answer = [each.body for each in whole[:-1] if not each.silent and not each.preview]
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"saves_again": "0"}, {"saves_again": "1"}, {"saves": "1", "saves_again": "02"}, {"saves_again": "012"}],
+)
+def test_wherever_the_worker_is_lost_callers_have_each_part_once(steps, parameters):
+    whole = steps(request(**parameters))
+    answer = visible(whole)[:-1]
 
     for lost in range(1, len(whole)):
         before = whole[:lost]
-        last = next((each for each in reversed(before) if each.checkpoint), None)
-        if last is None:
-            continue
-        after = steps(request(), Resume(lost, last.state))
-        bodies = [each.body for each in (*before, *after[:-1]) if not each.silent and not each.preview]
-        assert [sorted(each.arrays) for each in bodies] == [sorted(each.arrays) for each in answer], lost
-        for one, other in zip(bodies, answer, strict=True):
-            assert all(np.array_equal(one.arrays[name].values, other.arrays[name].values) for name in other.arrays)
+        after = going_on(steps, before, parameters)
+        assert visible([*before, *after])[:-1] == answer, lost
+        for again in range(1, len(after)):
+            twice = [*before, *after[:again]]
+            assert visible([*twice, *going_on(steps, twice, parameters)])[:-1] == answer, (lost, again)
+
+
+def going_on(steps, before, parameters):
+    last = next((each for each in reversed(before) if each.checkpoint), None)
+    return steps(request(**parameters), Resume() if last is None else Resume(len(before), last.state))
 
 
 def test_work_does_not_go_on_over_other_rows(steps):

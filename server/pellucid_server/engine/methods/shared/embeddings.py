@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 TSNE_COLUMNS = 50
 """Principal components that t-SNE is given of wider rows."""
+_EXAGGERATED = 250
+"""The first iterations of t-SNE, of which there is no divergence."""
 _FULL = 500
 """Rows or columns up to which principal components of rows are computed in full."""
 
@@ -70,7 +72,7 @@ def factors(rows: Rows, components: int, iterations: int, seed: int) -> tuple[Fl
         Coordinates, (n, components), components, (components, width), the Frobenius norm of what is left over as a
         share of that of the rows, and how many iterations it took.
     """
-    wide = rows.astype(np.float64)
+    wide, scale = _scaled(rows)
     model = _sklearn("decomposition").NMF(components, init="nndsvda", random_state=seed, max_iter=iterations, tol=1e-4)
     coordinates = model.fit_transform(wide)
     # A factor's scale is free: each component has norm 1, and the largest comes first.
@@ -79,7 +81,7 @@ def factors(rows: Rows, components: int, iterations: int, seed: int) -> tuple[Fl
     coordinates, parts = coordinates * norms, model.components_ / norms[:, None]
     order = np.argsort(-np.square(coordinates).sum(0), kind="stable")
     left = np.linalg.norm(wide - coordinates @ parts) / np.linalg.norm(wide)
-    return coordinates[:, order], parts[order], float(left), int(model.n_iter_)
+    return coordinates[:, order] * scale, parts[order], float(left), int(model.n_iter_)
 
 
 @takes(lambda rows, components: 1e-4 * len(rows))
@@ -95,7 +97,7 @@ def tsne(
     rows: Rows, components: int, perplexity: float, exaggeration: float, iterations: int, metric: str, seed: int
 ) -> tuple[Floats, float, int]:
     """Return t-SNE's coordinates of rows, (n, components), the Kullback-Leibler divergence and how many iterations."""
-    wide = rows.astype(np.float64)
+    wide, _ = _scaled(rows)
     if wide.shape[1] > TSNE_COLUMNS:
         solver = "full" if min(wide.shape) <= _FULL else "randomized"
         pca = _sklearn("decomposition").PCA(min(TSNE_COLUMNS, *wide.shape), svd_solver=solver, random_state=seed)
@@ -105,7 +107,7 @@ def tsne(
         perplexity=perplexity,
         early_exaggeration=exaggeration,
         learning_rate="auto",
-        max_iter=iterations,
+        max_iter=max(iterations, _EXAGGERATED + 1),
         init="pca",
         metric=metric,
         method="barnes_hut" if components < 4 else "exact",
@@ -113,7 +115,8 @@ def tsne(
         n_jobs=1,
     )
     coordinates = model.fit_transform(wide).astype(np.float64)
-    return coordinates, float(model.kl_divergence_), int(model.n_iter_)
+    # `n_iter_` is the number of the last one, from 0.
+    return coordinates, float(model.kl_divergence_), int(model.n_iter_) + 1
 
 
 @_on_one_thread
@@ -150,6 +153,13 @@ def signed(vectors: Floats) -> Floats:
     largest = magnitudes.max(1, keepdims=True)
     place = (magnitudes >= largest * (1 - 1e-9)).argmax(1)
     return np.asarray(vectors * np.where(vectors[np.arange(len(vectors)), place] < 0, -1.0, 1.0)[:, None])
+
+
+def _scaled(rows: Rows) -> tuple[Floats, float]:
+    """Return rows in float64, the largest magnitude 1, and what that was: bounds in libraries are absolute."""
+    wide = rows.astype(np.float64)
+    scale = float(np.abs(wide).max(initial=0.0)) or 1.0
+    return wide / scale, scale
 
 
 def _sklearn(module: str) -> Any:

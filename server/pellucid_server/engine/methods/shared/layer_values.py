@@ -24,8 +24,8 @@ MAP_AXES = ("y", "x")
 _HEADS = ":heads"
 """Ends the name of the heads of an attention, whose values are (heads, length, width)."""
 _MOST_ROWS = 32
-_LARGEST = 1e100
-"""Products of larger values may be infinite."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""Some values are kept in float32."""
 _BATCH_BYTES = 16 << 20
 """Bytes of the values of a batch: more would hold up what other requests do in Python."""
 
@@ -82,7 +82,7 @@ def looked_at(
     """Hand rows from number `first` on to `take`, with each layer's values; give each batch when it is taken.
 
     While the network runs on a batch, the next one is read and the last one is taken. Values are (rows, units,
-    positions), finite, and of magnitudes up to 1e100.
+    positions), all finite in float32.
 
     Raises
     ------

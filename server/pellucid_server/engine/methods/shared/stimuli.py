@@ -20,7 +20,7 @@ BLANK = 0.5
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of the red, green and blue level in the luma of ITU-R BT.601."""
 
-_RGB, _RGBA = 3, 4
+_RGB = 3
 
 
 def _opposed(up: int, down: tuple[int, ...]) -> Floats:
@@ -93,7 +93,7 @@ class Canvas:
     Attributes
     ----------
     shape
-        Channels, height and width: 1 channel (grey), 3 (RGB) or 4 (RGBA, opaque everywhere).
+        Channels, height and width: 1 channel (grey) or 3 (RGB).
     mean, standard_deviation
         Of each channel, on levels of 0 to 255.
     """
@@ -110,19 +110,16 @@ class Canvas:
     @property
     def coloured(self) -> bool:
         """Whether it has colours."""
-        return self.shape[0] >= _RGB
+        return self.shape[0] == _RGB
 
     def draw(self, gratings: Sequence[Grating]) -> npt.NDArray[np.float32]:
         """Return the standardized pictures, (gratings, channels, height, width)."""
         mean, deviation = np.array(self.mean), np.array(self.standard_deviation)
-        # Alpha is 1 everywhere: no colour reaches behind the third channel.
-        blank = np.where(np.arange(self.shape[0]) < _RGB, BLANK, 1.0)
-        offsets = ((255.0 * blank - mean) / deviation).tolist()
+        offsets = ((255.0 * BLANK - mean) / deviation).tolist()
         found = np.empty((len(gratings), *self.shape), np.float32)
         for row, each in zip(found, gratings, strict=True):
             wave = self._wave(each).astype(np.float32)
-            swings = np.zeros(self.shape[0])
-            swings[:_RGB] = 255.0 * BLANK * each.contrast * np.asarray(each.colour) / deviation[:_RGB]
+            swings = 255.0 * BLANK * each.contrast * np.asarray(each.colour) / deviation
             for channel, swing, offset in zip(row, swings.tolist(), offsets, strict=True):
                 np.multiply(wave, swing, out=channel)
                 np.add(channel, offset, out=channel)

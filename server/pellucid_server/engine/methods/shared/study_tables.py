@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.studies import Batch, Decision
+from pellucid_server.engine.methods.shared.columns import number_column
 from pellucid_server.engine.methods.shared.hits import Hits, all_estimates, count_bytes
 from pellucid_server.engine.methods.shared.labelled_runs import StudyChange
 from pellucid_server.engine.methods.shared.misses import Misses, error_estimates
@@ -304,19 +305,19 @@ def _tables(
             value, difference = numbers[:, 2 * place], numbers[:, 2 * place + 1]
             columns |= {
                 measure: Column(value[:, _VALUE], unit=unit, text=text),
-                f"{prefix}low": _maybe(value[:, _LOW], unit, "Lower end of its bootstrap interval over rows."),
-                f"{prefix}high": _maybe(value[:, _HIGH], unit, "Upper end of it."),
-                f"{prefix}difference": _maybe(
+                f"{prefix}low": number_column(value[:, _LOW], unit, "Lower end of its bootstrap interval over rows."),
+                f"{prefix}high": number_column(value[:, _HIGH], unit, "Upper end of it."),
+                f"{prefix}difference": number_column(
                     difference[:, _VALUE], unit, "To the unchanged model's: less than 0 is a smaller one."
                 ),
-                f"{prefix}difference low": _maybe(
+                f"{prefix}difference low": number_column(
                     difference[:, _LOW], unit, "Lower end of its bootstrap interval, paired by row."
                 ),
-                f"{prefix}difference high": _maybe(difference[:, _HIGH], unit, "Upper end of it."),
+                f"{prefix}difference high": number_column(difference[:, _HIGH], unit, "Upper end of it."),
             }
         points = np.array([_points(line.numbers).any() for line in some], bool)
         shares = unseen_share(np.array([line.rows for line in some], np.int64), level)
-        columns["unseen"] = _maybe(
+        columns["unseen"] = number_column(
             np.where(points, shares, np.nan),
             "",
             f"Where an interval is a point: the share that rows of another kind may have all the same, at {level:g}.",
@@ -330,8 +331,3 @@ def _points(numbers: Floats) -> npt.NDArray[np.bool_]:
     """Return which intervals have no width, (columns,): with every resample being the same, rounding aside."""
     width = numbers[:, _HIGH] - numbers[:, _LOW]
     return np.asarray(width <= 1e-12 * np.abs(numbers[:, _VALUE]))
-
-
-def _maybe(values: Floats, unit: str, text: str) -> Column:
-    missing = np.isnan(values)
-    return Column(np.where(missing, 0.0, values), missing, unit=unit, text=text)

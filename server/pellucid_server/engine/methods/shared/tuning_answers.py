@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pellucid_server.engine.asking.probes import ProbeLayer
 from pellucid_server.engine.methods.shared import tuning_measures as measures
+from pellucid_server.engine.methods.shared.columns import number_column
 from pellucid_server.engine.methods.shared.tuned import Tuned, suppression
 from pellucid_server.engine.methods.shared.tuning_measures import Floats, peak, ratio
 from pellucid_server.engine.methods.shared.tuning_stimuli import Stimuli
@@ -34,12 +35,6 @@ _DIRECTION = (
 def unit_axis(layer: ProbeLayer) -> Axis:
     """Return the axis of a layer's units, which are numbered as in the layer."""
     return Axis("unit", coordinates=layer.units)
-
-
-def column(values: Floats, unit: str = "", text: str = "") -> Column:
-    """Return a column in which NaN is a missing value."""
-    missing = np.isnan(values)
-    return Column(np.where(missing, 0.0, values).astype(np.float64), missing=missing, unit=unit, text=text)
 
 
 def findings(
@@ -198,7 +193,7 @@ def _preferences(layer: ProbeLayer, stimuli: Stimuli, found: Tuned, curves: Mapp
             found.at_best(found.measure), text="To its best grating, less that to the blank, over phases."
         ),
         "blank": Column(found.blank, text="Response to the blank, a uniform grey of level 0.5."),
-        "negative share": column(
+        "negative share": number_column(
             found.negative_share, text="Of all that the gratings evoke, the share below the response to the blank."
         ),
         **columns,
@@ -214,23 +209,27 @@ def _orientation_columns(stimuli: Stimuli, found: Tuned, none: Floats) -> dict[s
     step = 180.0 / len(degrees)
     across = "|sum r e^(2it)| / sum r over orientations t"
     return {
-        "orientation": column(
+        "orientation": number_column(
             direction + none, "degrees", "Preferred orientation of the stripes, half the angle of the vector sum."
         ),
-        "peak orientation": column(
+        "peak orientation": number_column(
             degrees[found.orientation] + flat, "degrees", "The measured one with most response."
         ),
-        "OSI": column(length, text=f"Orientation selectivity: {across}."),
-        "circular variance": column(1 - length, text=f"1 - {across}."),
-        "classic OSI": column(
+        "OSI": number_column(length, text=f"Orientation selectivity: {across}."),
+        "circular variance": number_column(1 - length, text=f"1 - {across}."),
+        "classic OSI": number_column(
             measures.classic_selectivity(curves) + none, text="(preferred - orthogonal) / (preferred + orthogonal)."
         ),
-        "DSI": column(none, text=_DIRECTION),
-        "half width": column(
+        "DSI": number_column(none, text=_DIRECTION),
+        "half width": number_column(
             measures.half_width(curves, step) + none, "degrees", "At half height; straight lines between orientations."
         ),
-        "von Mises half width": column(fit.width + none, "degrees", "At half height of the von Mises curve fitted."),
-        "von Mises fit": column(fit.explained + none, text="Share of the curve's variance that the fit explains."),
+        "von Mises half width": number_column(
+            fit.width + none, "degrees", "At half height of the von Mises curve fitted."
+        ),
+        "von Mises fit": number_column(
+            fit.explained + none, text="Share of the curve's variance that the fit explains."
+        ),
     }
 
 
@@ -239,20 +238,22 @@ def _frequency_columns(stimuli: Stimuli, found: Tuned, none: Floats) -> dict[str
     best = frequencies[found.frequency] + none
     fit = measures.log_gaussian(curves, frequencies)
     return {
-        "spatial frequency": column(best, "cycles/pixel", "The measured one with most response."),
-        "spatial frequency in the image": column(
+        "spatial frequency": number_column(best, "cycles/pixel", "The measured one with most response."),
+        "spatial frequency in the image": number_column(
             best * stimuli.canvas.short_side, "cycles/image", "The same, in cycles across the shorter side."
         ),
-        "fitted spatial frequency": column(
+        "fitted spatial frequency": number_column(
             fit.peak + none, "cycles/pixel", "The peak of the Gaussian over log frequency fitted, if it is inside."
         ),
-        "bandwidth": column(
+        "bandwidth": number_column(
             measures.octave_width(curves, frequencies) + none,
             "octaves",
             "Full width at half height; straight lines between frequencies.",
         ),
-        "fitted bandwidth": column(fit.width + none, "octaves", "Full width at half height of that Gaussian."),
-        "frequency fit": column(fit.explained + none, text="Share of the curve's variance that the fit explains."),
+        "fitted bandwidth": number_column(fit.width + none, "octaves", "Full width at half height of that Gaussian."),
+        "frequency fit": number_column(
+            fit.explained + none, text="Share of the curve's variance that the fit explains."
+        ),
     }
 
 
@@ -261,10 +262,10 @@ def _phase_columns(stimuli: Stimuli, found: Tuned, none: Floats) -> dict[str, Co
     over_phase = found.at_best(found.evoked)
     flat = np.where(_is_flat(over_phase), np.nan, none)
     return {
-        "phase": column(stimuli.phases[found.phase] + flat, "degrees", "The measured one with most response."),
-        "F0": column(mean + none, text="Mean over phases, at the best orientation and frequency."),
-        "F1": column(first + none, text="Amplitude of the first harmonic over phases, likewise."),
-        "F1/F0": column(ratio(first, mean) + none, text="Above 1 for simple cells, below for complex ones."),
+        "phase": number_column(stimuli.phases[found.phase] + flat, "degrees", "The measured one with most response."),
+        "F0": number_column(mean + none, text="Mean over phases, at the best orientation and frequency."),
+        "F1": number_column(first + none, text="Amplitude of the first harmonic over phases, likewise."),
+        "F1/F0": number_column(ratio(first, mean) + none, text="Above 1 for simple cells, below for complex ones."),
     }
 
 
@@ -274,20 +275,24 @@ def _other_columns(stimuli: Stimuli, found: Tuned, curves: Mapping[str, Floats],
     if "contrast" in counted:
         half = measures.half_level(counted["contrast"], stimuli.contrasts)
         text = "Contrast at which the response is half its highest; straight lines between contrasts."
-        columns["c50"] = column(half + none, "Michelson contrast", text)
+        columns["c50"] = number_column(half + none, "Michelson contrast", text)
     if "size" in counted:
         sizes = counted["size"]
         best = np.where(sizes.max(axis=1) > 0, stimuli.sizes[peak(sizes)], np.nan)
-        columns["size"] = column(best + none, "of the shorter side", "Diameter with most response; the smallest one.")
+        columns["size"] = number_column(
+            best + none, "of the shorter side", "Diameter with most response; the smallest one."
+        )
         text = "(highest - that of the largest diameter) / highest."
-        columns["suppression index"] = column(suppression(sizes) + none, text=text)
+        columns["suppression index"] = number_column(suppression(sizes) + none, text=text)
     if "colour" in counted:
         # Uniform colours drive units too that no grating does.
         base = np.zeros(len(none)) if stimuli.uniform else none
         base = np.where(_is_silent(counted["colour"], found), np.nan, base)
         length, direction = measures.vector_sum(counted["colour"], stimuli.hues, 360.0)
-        columns["hue"] = column(direction + base, "degrees", "Preferred hue, the angle of the vector sum; 0 is red.")
-        columns["hue selectivity"] = column(length + base, text="|sum r e^(it)| / sum r over hues t.")
+        columns["hue"] = number_column(
+            direction + base, "degrees", "Preferred hue, the angle of the vector sum; 0 is red."
+        )
+        columns["hue selectivity"] = number_column(length + base, text="|sum r e^(it)| / sum r over hues t.")
     return columns
 
 

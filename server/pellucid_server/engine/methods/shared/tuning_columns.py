@@ -10,7 +10,8 @@ from pellucid_server.engine.asking.counterfactuals import CellColumn, Cells
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion, Yielded
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.methods.shared.tuning_answers import PREFERENCES, column, unit_axis
+from pellucid_server.engine.methods.shared.columns import number_column
+from pellucid_server.engine.methods.shared.tuning_answers import PREFERENCES, unit_axis
 from pellucid_server.engine.methods.shared.tuning_measures import NEAR, Floats, lines, peak
 from pellucid_server.engine.methods.shared.unit_responses import UnitResponses, grouped
 from pellucid_server.errors import InvalidRequestError
@@ -173,7 +174,7 @@ class ColumnTuning:
                 joined["responsive"] > 0, text="Whether the column makes a difference, beyond rounding."
             ),
             "reference": Column(np.tile(reference, count), text="Response to the reference row."),
-            "preferred value": column(
+            "preferred value": number_column(
                 joined["value"], text="The measured one with most response, in the column's unit."
             ),
             "preferred category": Column(
@@ -181,8 +182,10 @@ class ColumnTuning:
             ),
             "highest": Column(joined["highest"], text="Highest response."),
             "lowest": Column(joined["lowest"], text="Lowest response."),
-            "slope": column(joined["slope"], text="Of the line by least squares, a unit of the column."),
-            "linearity": column(joined["linearity"], text="Share of the curve's variance that the line explains."),
+            "slope": number_column(joined["slope"], text="Of the line by least squares, a unit of the column."),
+            "linearity": number_column(
+                joined["linearity"], text="Share of the curve's variance that the line explains."
+            ),
         }
         return Table(columns, "How each unit responds to each column; missing where a column makes no difference.")
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid_server.engine.asking.probes import ProbeLayer
+from pellucid_server.engine.methods.shared.columns import number_column
 from pellucid_server.engine.methods.shared.layer_values import position_axes, position_shape
 from pellucid_server.engine.methods.shared.unit_summary import UnitSummary, sparseness
 from pellucid_server.engine.statistics.covariance import participation_ratio
@@ -16,12 +17,6 @@ Flags = npt.NDArray[np.bool_]
 
 _DOMINATES = 10.0
 """A class of positions is warned of whose norm is so many times that of the others."""
-
-
-def optional(values: Floats, text: str = "") -> Column:
-    """Make a column of numbers, NaN where there is none."""
-    missing = np.isnan(values)
-    return Column(np.where(missing, 0.0, values), missing, text=text)
 
 
 def dead_units(summary: UnitSummary) -> tuple[Flags, tuple[str, ...]]:
@@ -55,16 +50,16 @@ def units_table(layer: ProbeLayer, summary: UnitSummary) -> Table:
         "minimum": Column(ranges.minimum),
         "maximum": Column(ranges.maximum),
         "positive": Column(ranges.positive / moments.count, text="Share of values above 0."),
-        "sparseness": optional(
+        "sparseness": number_column(
             sparseness(summary.responses.mean, summary.responses.variance, summary.responses.count),
-            "Lifetime sparseness of the responses to rows, from 0, equal to all, to 1, to one row alone.",
+            text="Lifetime sparseness of the responses to rows, from 0, equal to all, to 1, to one row alone.",
         ),
         "dead": Column(dead, text="Whether the unit is constant over all rows and positions, or never above 0."),
         "why": Column(why, text="By which rule it is dead."),
     }
     if selectivity is not None:
-        columns["selectivity"] = optional(
-            selectivity, "(m - rest) / (m + rest): m is the highest of the classes' mean responses."
+        columns["selectivity"] = number_column(
+            selectivity, text="(m - rest) / (m + rest): m is the highest of the classes' mean responses."
         )
         columns["class"] = Column(classes, np.isnan(selectivity), text="The class with the highest mean response.")
     return Table(columns, f"The units of {layer.name}.")
@@ -119,12 +114,12 @@ def layers_table(layers: Sequence[tuple[str, UnitSummary]]) -> Table:
         "layer": Column(tuple(name for name, _ in layers)),
         "units": Column(np.array([len(each.responses.mean) for _, each in layers])),
         "dead": Column(np.array(dead), text="Units that are constant or never above 0."),
-        "participation_ratio": optional(
+        "participation_ratio": number_column(
             np.array([np.nan if ratio is None else ratio for ratio in ratios]),
-            "Over how many directions the variance of units' means over positions is spread.",
+            text="Over how many directions the variance of units' means over positions is spread.",
         ),
-        "population_sparseness": optional(
-            np.array(sparse), "Mean over rows of the sparseness of the responses of all units."
+        "population_sparseness": number_column(
+            np.array(sparse), text="Mean over rows of the sparseness of the responses of all units."
         ),
     }
     return Table(columns, "The layers.")

@@ -324,14 +324,14 @@ def test_even_positions_are_not_warned_of():
     assert found("activations", maps()).warnings == ()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
 def test_a_value_that_is_none_is_an_error_that_names_the_row(value):
     values = {name: array.astype(np.float64) for name, array in maps().items()}
     values["conv"][35, 1, 0, 0] = value
 
     with pytest.raises(
         InvalidRequestError,
-        match=r"conv is not finite, or too large to add up: row 35 \(row 35\) makes unit 1 (nan|inf|1e\+200)",
+        match=r"conv is not finite, or too large to add up: row 35 \(row 35\) makes unit 1 (nan|inf|1e\+39)",
     ):
         found("activations", values)
 
