@@ -399,3 +399,13 @@ def test_a_real_handle_finds_the_same(bench):
     values = network.value(probe.pixels, "conv").numpy()
     _, iou = plainly(values, probe.marks, 0.02, (SIDE, SIDE))
     np.testing.assert_allclose(answer(yielded).arrays["conv/iou"].values, iou, rtol=1e-5)
+
+
+def test_more_pairs_of_units_and_concepts_than_sums_are_kept_of_are_refused_first(planted, monkeypatch):
+    monkeypatch.setattr(network_dissection, "_MOST_PAIRS", 5 * len(CONCEPTS) - 1)
+    probe = drawn(6)
+
+    with pytest.raises(InvalidRequestError, match=f"5 units and the probe {len(CONCEPTS)} concepts") as refused:
+        dissected(planted, question(planted, probe, "conv"))
+
+    assert (refused.value.metadata["field"], probe.asked) == ("layers", [])
