@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from pellucid_server.jobs.failures import no_job, no_room
+from pellucid_server.jobs.failures import no_room
 from pellucid_server.jobs.store import Store
 
 Made = TypeVar("Made")
@@ -50,15 +50,11 @@ class Writing:
 
         Raises
         ------
-        NotFoundError
-            The job is removed meanwhile.
+        DamageError
+            One cannot be read.
         """
         for number in numbers:
-            try:
-                made = await self.run(partial(_read_part, job, number, read))
-            except FileNotFoundError:
-                raise no_job(job) from None
-            yield number, made
+            yield number, await self.run(partial(_read_part, job, number, read))
 
     async def close(self) -> None:
         """Close the store, after all that was asked for."""
