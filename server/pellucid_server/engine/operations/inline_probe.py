@@ -27,8 +27,10 @@ from pellucid_server.vocabulary.descriptions import InputInfo
 from pellucid_server.vocabulary.requests import MaskSpec, ProbeSpec
 from pellucid_server.vocabulary.results import Box
 
-_MOST_ROW_BYTES = 32 << 20
-"""Bytes of all masks of one row at the size of the model's input: 668 at 224 by 224."""
+_MOST_ROW_BYTES, _LEAST_CONCEPTS = 8 << 20, 32
+"""Bytes of a row's masks at the size of the model's input, 167 concepts at 224 by 224; but so many are always taken."""
+_MOST_ROW_MASKS = 1024
+"""Masks of one row, several of which may be of one concept: they are sampled in one go, some tenths of a second."""
 
 _KINDS = {"image": "pictures", "tabular": "table", "text": "texts"}
 
@@ -164,7 +166,11 @@ def _check(mask: MaskSpec, field: str, boxes: tuple[Box | None, ...], shape: tup
 def _require_few(masks: Sequence[MaskSpec], shape: tuple[int, ...]) -> None:
     """Refuse more concepts of one row than there is memory for: a mask is the whole input's, however small it came."""
     height, width = shape[-2:]
-    most = max(1, _MOST_ROW_BYTES // (height * width))
+    row, count = Counter(each.row for each in masks).most_common(1)[0]
+    if count > _MOST_ROW_MASKS:
+        text = f"probe.masks has {count} masks of row {row}; at most {_MOST_ROW_MASKS} are taken of one row."
+        raise InvalidRequestError(text, field="probe.masks")
+    most = max(_LEAST_CONCEPTS, _MOST_ROW_BYTES // (height * width))
     marked = Counter(row for row, _ in {(each.row, Concept(each.concept, each.category)) for each in masks})
     row, concepts = marked.most_common(1)[0]
     if concepts > most:
