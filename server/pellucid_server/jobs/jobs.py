@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -252,7 +251,7 @@ class Jobs:
             job.stored.set_exception(error)
             # It may be that nobody waits any more.
             job.stored.exception()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(PellucidError):
                 await self._writing.run(lambda store: store.drop_files(job.id))
             return
         job.change(size_bytes=created.size_bytes)
@@ -323,7 +322,7 @@ class Jobs:
         try:
             await self._writing.run(lambda store: store.drop_files(job.id))
             await self._writing.run(lambda store: store.put(ended))
-        except (OSError, sqlite3.Error, PellucidError):
+        except PellucidError:
             # It begins anew after a restart; until then it is known to have ended.
             _log.exception("the end of the job %s could not be stored", job.id)
         self._unjoin(job)

@@ -500,3 +500,19 @@ async def test_a_link_in_the_place_of_a_jobs_folder_is_removed_and_not_what_it_l
 
     assert not place.is_symlink()
     assert (elsewhere / "request").exists()
+
+
+async def test_a_folder_that_cannot_be_used_is_unavailable_until_it_can(make_world, folder):
+    world = await make_world()
+    answers, elsewhere = folder / "answers", folder / "elsewhere"
+    answers.rename(elsewhere)
+
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="cannot read or write its folder of jobs now"):
+            await world.submit()
+    with pytest.raises(UnavailableError, match="cannot read or write"):
+        async with world.follow():
+            pass
+
+    elsewhere.rename(answers)
+    assert (await over(await world.submit())).state == DONE
