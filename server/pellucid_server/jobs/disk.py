@@ -56,7 +56,7 @@ class Disk:
     def remove(self, path: Path) -> None:
         """Remove a file or a folder with all that is in it; harmless if it is not there."""
         self.step("remove", 0)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

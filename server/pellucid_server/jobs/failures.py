@@ -28,3 +28,8 @@ def stopping() -> UnavailableError:
     """Return what those read who wait for a job that the server will go on with once it is started again."""
     text = "The server is shutting down; the job goes on when it is started again."
     return UnavailableError(text, retry_after_seconds="0.500")
+
+
+def lost_files() -> UnavailableError:
+    """Return what those read who ask for a job whose files are damaged, or were removed by others than the server."""
+    return UnavailableError("Some of the job's files in the server's folder are gone or damaged; submit it again.")

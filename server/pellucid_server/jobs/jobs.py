@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -13,11 +12,12 @@ from typing import Any, TypeVar
 
 from pellucid_server.errors import OverloadedError, PellucidError
 from pellucid_server.jobs.expiry import expired
-from pellucid_server.jobs.failures import failure_of, no_job, no_room, stopping
+from pellucid_server.jobs.failures import failure_of, lost_files, no_job, no_room, stopping
 from pellucid_server.jobs.job import Job
 from pellucid_server.jobs.keys import Asked, Wish, job_key
 from pellucid_server.jobs.records import CANCELLED, DONE, FAILED, QUEUED, STATES, JobRecord
 from pellucid_server.jobs.runner import Outside, Runner, Workers
+from pellucid_server.jobs.sealed import DamageError
 from pellucid_server.jobs.store import Store
 from pellucid_server.jobs.turns import due
 from pellucid_server.jobs.writing import Writing
@@ -171,9 +171,30 @@ class Jobs:
         self._forget(job)
         await asyncio.shield(self._do(self._remove(job)))
 
-    def parts(self, job: Job, first: int, read: Callable[[bytes], Made]) -> AsyncGenerator[tuple[int, Made], None]:
-        """Yield the parts of a job's answer that are stored now, from a number on; see `Writing.parts`."""
-        return self._writing.parts(job.id, range(first, job.record.parts), read)
+    async def parts(
+        self, job: Job, first: int, read: Callable[[bytes], Made]
+    ) -> AsyncGenerator[tuple[int, Made], None]:
+        """Yield the parts of a job's answer that are stored now, from a number on, with their numbers.
+
+        Raises
+        ------
+        NotFoundError
+            The job is removed meanwhile.
+        UnavailableError
+            One cannot be read: the job has no answer any more.
+        """
+        try:
+            async for each in self._writing.parts(job.id, range(first, job.record.parts), read):
+                yield each
+        except DamageError as error:
+            if job.removed:
+                raise no_job(job.id) from None
+            if job.record.state == DONE and not job.halted:
+                _log.exception("the answer of the job %s cannot be read", job.id)
+                job.halted = True
+                self._unjoin(job)
+                self._do(self._end(job, FAILED, lost_files()))
+            raise lost_files() from error
 
     def _join(self, wish: Wish, *, pinned: bool) -> tuple[Job, bool]:
         """Return the job that a request joins, or a new one. Equal requests that come at once find the first."""
@@ -230,7 +251,7 @@ class Jobs:
             job.stored.set_exception(error)
             # It may be that nobody waits any more.
             job.stored.exception()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(PellucidError):
                 await self._writing.run(lambda store: store.drop_files(job.id))
             return
         job.change(size_bytes=created.size_bytes)
@@ -303,7 +324,7 @@ class Jobs:
         try:
             await self._writing.run(lambda store: store.drop_files(job.id))
             await self._writing.run(lambda store: store.put(ended))
-        except (OSError, sqlite3.Error, PellucidError):
+        except PellucidError:
             # It begins anew after a restart; until then it is known to have ended.
             _log.exception("the end of the job %s could not be stored", job.id)
         self._unjoin(job)

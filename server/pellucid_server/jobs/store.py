@@ -6,7 +6,7 @@ counts it, and the last part before the row that says that the job is done.
 
 Requests and checkpoints are of `pellucid_server.wire`, which only versions with the same classes can read: a job that
 another version began is done from the start, or not at all if not even its request can be read. Parts are bytes that
-any version can read; what they are is the owner's matter.
+any version can read; what they are is the owner's matter. Behind the bytes of each file is a digest of them.
 """
 
 import fcntl
@@ -21,12 +21,13 @@ from typing import Any
 from pellucid_server import wire
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.jobs.disk import Disk, size_of
+from pellucid_server.jobs.failures import failure_of, lost_files
 from pellucid_server.jobs.index import Index, StoreError
 from pellucid_server.jobs.records import DONE, FAILED, JobRecord
+from pellucid_server.jobs.sealed import DamageError, sealed, unsealed
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.messages import Part
 from pellucid_server.vocabulary.requests import Request
-from pellucid_server.vocabulary.results import Failure
 
 _log = logging.getLogger(__name__)
 
@@ -100,17 +101,20 @@ class Store:
 
     def save_part(self, job: str, number: int, data: bytes) -> None:
         """Write a part of a job's answer, in place of one of that number."""
-        self._disk.write(self._part(job, number), data)
+        self._disk.write(self._part(job, number), sealed(data))
 
     def part(self, job: str, number: int) -> bytes:
         """Return a part of a job's answer.
 
         Raises
         ------
-        FileNotFoundError
-            The job has been removed meanwhile.
+        DamageError
+            It is gone, perhaps with the job, or cannot be read, or is not what was written.
         """
-        return self._part(job, number).read_bytes()
+        try:
+            return unsealed(self._part(job, number).read_bytes())
+        except OSError as error:
+            raise DamageError(f"a part of the job {job} cannot be read: {error.strerror}") from error
 
     def save_checkpoint(self, job: str, checkpoint: Part) -> None:
         """Write where a job stands: `number` is how many parts of its answer were written before."""
@@ -209,8 +213,7 @@ class Store:
 
     def _without_files(self, record: JobRecord) -> JobRecord:
         """Fail a job some of whose files are gone: somebody has removed them."""
-        text = "Some of the job's files are no longer in the server's folder; submit it again."
-        failed = replace(record, state=FAILED, failure=Failure("UNAVAILABLE", text, {}), parts=0, size_bytes=0)
+        failed = replace(record, state=FAILED, failure=failure_of(lost_files()), parts=0, size_bytes=0)
         failed = replace(failed, ended=record.ended or record.created)
         self._index.put(failed)
         self._disk.remove(self._answers / record.id)
@@ -231,7 +234,7 @@ def _locked(folder: Path) -> int:
 
 
 def _packed(message: Any) -> bytes:
-    return b"".join((wire.fingerprint().encode(), *wire.pieces(message)))
+    return sealed(b"".join((wire.fingerprint().encode(), *wire.pieces(message))))
 
 
 def _unpacked(data: bytes) -> Any:
@@ -240,7 +243,7 @@ def _unpacked(data: bytes) -> Any:
         return None
     try:
         # Segments must lie at multiples of 16, as the fingerprint's end does.
-        return wire.decode(memoryview(data)[_FINGERPRINT_BYTES:])
+        return wire.decode(memoryview(unsealed(data))[_FINGERPRINT_BYTES:])
     except Exception:  # noqa: BLE001 - what damaged bytes raise is not known; one file must not keep the server from starting
         _log.warning("a file of a job cannot be read", exc_info=True)
         return None

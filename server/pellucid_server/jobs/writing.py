@@ -2,16 +2,20 @@
 
 import asyncio
 import errno
+import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from pellucid_server.jobs.failures import no_job, no_room
+from pellucid_server.errors import UnavailableError
+from pellucid_server.jobs.failures import no_room
 from pellucid_server.jobs.store import Store
 
 Made = TypeVar("Made")
+
+_log = logging.getLogger(__name__)
 
 _TEXT = "The disk that the server stores jobs on is full."
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -31,17 +35,19 @@ class Writing:
         ------
         OverloadedError
             The disk is full.
+        UnavailableError
+            The folder cannot be read or written for another reason, which is logged.
         """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function, self.store)
         except OSError as error:
             if error.errno in _FULL:
                 raise no_room(_TEXT) from error
-            raise
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise _unusable() from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise no_room(_TEXT) from error
-            raise
+            raise _unusable() from error
 
     async def parts(
         self, job: str, numbers: range, read: Callable[[bytes], Made]
@@ -50,20 +56,23 @@ class Writing:
 
         Raises
         ------
-        NotFoundError
-            The job is removed meanwhile.
+        DamageError
+            One cannot be read.
         """
         for number in numbers:
-            try:
-                made = await self.run(partial(_read_part, job, number, read))
-            except FileNotFoundError:
-                raise no_job(job) from None
-            yield number, made
+            yield number, await self.run(partial(_read_part, job, number, read))
 
     async def close(self) -> None:
         """Close the store, after all that was asked for."""
         await self.run(Store.close)
         self._thread.shutdown(wait=False)
+
+
+def _unusable() -> UnavailableError:
+    """Log the error that is being handled, which may name paths, and return what callers read in its place."""
+    _log.exception("the folder of jobs cannot be used")
+    text = "The server cannot read or write its folder of jobs now; its log says why. Try again later."
+    return UnavailableError(text, retry_after_seconds="5.000")
 
 
 def _read_part(job: str, number: int, read: Callable[[bytes], Made], store: Store) -> Made:

@@ -14,6 +14,7 @@ from pellucid_server.errors import (
     UnavailableError,
 )
 from pellucid_server.jobs.disk import Disk
+from pellucid_server.jobs.failures import error_of
 from pellucid_server.jobs.records import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from pellucid_server.vocabulary.descriptions import DatasetInfo
 from pellucid_server.vocabulary.messages import Part, Progress
@@ -498,3 +499,59 @@ async def test_the_states_are_counted(make_world):
 
     assert world.jobs.counts() == {QUEUED: 1, RUNNING: 1, DONE: 1, FAILED: 0, CANCELLED: 0}
     assert world.jobs.size_bytes == sum(job.record.size_bytes for job in world.jobs.all())
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "changed", "gone", "a folder"])
+async def test_an_answer_that_the_disk_has_damaged_is_no_answer_and_is_made_again(make_world, folder, damage):
+    world = await make_world(ANSWER, ANSWER)
+    job = await world.submit()
+    await over(job)
+    path = folder / "answers" / job.id / "part-000001"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "gone":
+        path.write_bytes({"emptied": b"", "cut": content[:-1], "changed": b"\xff" + content[1:]}[damage])
+
+    with pytest.raises(UnavailableError, match="gone or damaged; submit it again"):
+        await world.answer(job)
+
+    again = await world.submit()
+    await over(again)
+    assert again.id != job.id
+    assert await world.answer(again) == STORED
+    await until(lambda: job.record.state == FAILED)
+    assert not (folder / "answers" / job.id).exists()
+    with pytest.raises(UnavailableError, match="gone or damaged"):
+        raise error_of(job.record.failure)
+
+
+async def test_a_link_in_the_place_of_a_jobs_folder_is_removed_and_not_what_it_leads_to(make_world, folder, tmp_path):
+    world = await make_world()
+    job = await world.submit()
+    await over(job)
+    place, elsewhere = folder / "answers" / job.id, tmp_path / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere)
+
+    await world.jobs.remove(job)
+
+    assert not place.is_symlink()
+    assert (elsewhere / "request").exists()
+
+
+async def test_a_folder_that_cannot_be_used_is_unavailable_until_it_can(make_world, folder):
+    world = await make_world()
+    answers, elsewhere = folder / "answers", folder / "elsewhere"
+    answers.rename(elsewhere)
+
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="cannot read or write its folder of jobs now"):
+            await world.submit()
+    with pytest.raises(UnavailableError, match="cannot read or write"):
+        async with world.follow():
+            pass
+
+    elsewhere.rename(answers)
+    assert (await over(await world.submit())).state == DONE

@@ -163,7 +163,7 @@ def test_a_job_whose_files_somebody_removed_has_failed_and_says_so(name, folder,
     (found,) = open_store().records
 
     assert (found.state, found.parts) == (FAILED, 0)
-    assert "no longer in the server's folder" in found.failure.message
+    assert "in the server's folder are gone or damaged" in found.failure.message
 
 
 def test_a_checkpoint_of_another_version_is_not_gone_on_from(folder, open_store, monkeypatch):

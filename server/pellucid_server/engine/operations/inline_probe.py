@@ -1,6 +1,7 @@
 """Rows that a `Dissect` request brings itself, with labels and concept masks, as methods look at them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,11 @@ from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import InputInfo
 from pellucid_server.vocabulary.requests import MaskSpec, ProbeSpec
 from pellucid_server.vocabulary.results import Box
+
+_MOST_ROW_BYTES, _LEAST_CONCEPTS = 8 << 20, 32
+"""Bytes of a row's masks at the size of the model's input, 167 concepts at 224 by 224; but so many are always taken."""
+_MOST_ROW_MASKS = 1024
+"""Masks of one row, several of which may be of one concept: they are sampled in one go, some tenths of a second."""
 
 _KINDS = {"image": "pictures", "tabular": "table", "text": "texts"}
 
@@ -88,7 +94,7 @@ def inline_probe(model: LoadedModel, rows: Rows, spec: ProbeSpec, run: Run = her
     Raises
     ------
     InvalidRequestError
-        Labels or masks do not fit the rows, or there are masks and no pictures.
+        Labels or masks do not fit the rows, a row has too many, or there are masks and no pictures.
     """
     count = min(rows.count, spec.rows or rows.count)
     if spec.labels and len(spec.labels) != rows.count:
@@ -107,6 +113,8 @@ def inline_probe(model: LoadedModel, rows: Rows, spec: ProbeSpec, run: Run = her
     if len(concepts) > MOST_CONCEPTS:
         text = f"probe.masks marks {len(concepts)} concepts; at most {MOST_CONCEPTS} are taken."
         raise InvalidRequestError(text, field="probe.masks")
+    if seen:
+        _require_few(seen, pictured[0].shape)
     kinds = {_KINDS.get(each.info.modality, "tensor") for each in model.inputs.values()}
     return InlineProbe(
         arrays={name: array[:count] for name, array in rows.arrays.items()},
@@ -153,6 +161,24 @@ def _check(mask: MaskSpec, field: str, boxes: tuple[Box | None, ...], shape: tup
             f"{box.picture_width}] upright, height first; a mask must have its picture's shape, at any size."
         )
         raise InvalidRequestError(text, field=f"{field}.mask")
+
+
+def _require_few(masks: Sequence[MaskSpec], shape: tuple[int, ...]) -> None:
+    """Refuse more concepts of one row than there is memory for: a mask is the whole input's, however small it came."""
+    height, width = shape[-2:]
+    row, count = Counter(each.row for each in masks).most_common(1)[0]
+    if count > _MOST_ROW_MASKS:
+        text = f"probe.masks has {count} masks of row {row}; at most {_MOST_ROW_MASKS} are taken of one row."
+        raise InvalidRequestError(text, field="probe.masks")
+    most = max(_LEAST_CONCEPTS, _MOST_ROW_BYTES // (height * width))
+    marked = Counter(row for row, _ in {(each.row, Concept(each.concept, each.category)) for each in masks})
+    row, concepts = marked.most_common(1)[0]
+    if concepts > most:
+        text = (
+            f"probe.masks marks {concepts} concepts in row {row}; at most {most} are taken of a row of {width} by "
+            f"{height} pixels."
+        )
+        raise InvalidRequestError(text, field="probe.masks")
 
 
 def _box(box: Box | None, height: int, width: int) -> Box:

@@ -7,6 +7,7 @@ import pytest
 from e2e.small_models import PICTURES, SCORES, write_pictures, write_scores
 from pellucid_server.engine.asking.probes import Concept
 from pellucid_server.engine.models.loading.repository import load_repository
+from pellucid_server.engine.operations import inline_probe
 from pellucid_server.engine.operations.context import Models, RequestContext
 from pellucid_server.engine.operations.probe_sets import opened_probe
 from pellucid_server.engine.tasks.request_state import RequestState
@@ -177,3 +178,25 @@ def test_tables_have_neither_masks_nor_pictures(opened):
     with pytest.raises(InvalidRequestError) as caught:
         opened(ProbeSpec(inputs={"features": table}, masks=(MaskSpec("a", "", 0, None),)), SCORES)
     assert caught.value.metadata["field"] == "probe.masks"
+
+
+def test_more_concepts_of_one_row_than_there_is_memory_for_are_refused(opened, monkeypatch):
+    monkeypatch.setattr(inline_probe, "_MOST_ROW_BYTES", 3 * SIDE * SIDE)
+    monkeypatch.setattr(inline_probe, "_LEAST_CONCEPTS", 2)
+    masks = [MaskSpec(name, "", row, None) for row in (0, 1) for name in "abc"]
+    assert len(opened(spec(masks=(*masks, MaskSpec("a", "", 1, None)))).rows.concepts) == 3
+
+    with pytest.raises(InvalidRequestError, match="marks 4 concepts in row 1; at most 3 are taken") as refused:
+        opened(spec(masks=(*masks, MaskSpec("d", "", 1, None))))
+
+    assert refused.value.metadata["field"] == "probe.masks"
+
+
+def test_more_masks_of_one_row_than_are_sampled_in_one_go_are_refused(opened):
+    masks = [MaskSpec("a", "", 1, np.ones((2, 3), np.bool_))] * 1024
+    assert len(opened(spec(masks=(*masks, MaskSpec("a", "", 0, None)))).rows.concepts) == 1
+
+    with pytest.raises(InvalidRequestError, match="1025 masks of row 1; at most 1024 are taken") as refused:
+        opened(spec(masks=(*masks, MaskSpec("a", "", 1, None))))
+
+    assert refused.value.metadata["field"] == "probe.masks"

@@ -34,9 +34,11 @@ from pellucid_server.vocabulary.findings import Findings, State
 _COVARIANCE_ELEMENTS = 1 << 20
 """Of all layers together: covariances of 1,447 units."""
 _CLASS_ELEMENTS = 1 << 20
-"""Means of classes of a layer; of all layers together, twice as many."""
+"""Means of classes of a layer."""
 _SAMPLE_ELEMENTS = 1 << 20
-"""Values that are kept of a layer for medians; of all layers together, twice as many."""
+"""Values that are kept of a layer for medians."""
+_OF_ALL_LAYERS = 4
+"""How many times as many elements of samples, and of means by class, all layers may have as one."""
 _LEAST_SAMPLES = 64
 _MOST_UNITS = 1 << 16
 
@@ -133,7 +135,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
 def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]:
     """Return how each layer is summed up: covariances of the first layers whose elements are within bounds."""
     found, left = {}, _COVARIANCE_ELEMENTS
-    share = min(1.0, 2 / len(question.layers))
+    all_units = sum(len(each.units) for each in question.layers)
     for number, each in enumerate(question.layers):
         units = len(each.units)
         if units > _MOST_UNITS:
@@ -146,13 +148,15 @@ def _settings(question: ProbeQuestion, params: Params) -> Mapping[str, Settings]
         elements = units * (units + 1) // 2
         fits = elements <= left
         left -= elements if fits else 0
+        # A pattern may stand for many layers, whose states are together in memory.
+        shared = max(units, all_units // _OF_ALL_LAYERS)
         left_out = params.without if len(classes) > 1 and params.without in {one.name for one in classes} else ""
         found[each.name] = Settings(
             positions=classes,
             left_out=left_out,
             top=params.top,
-            samples=max(_LEAST_SAMPLES, min(params.samples, int(_SAMPLE_ELEMENTS * share) // units)),
-            most_classes=max(1, int(_CLASS_ELEMENTS * share) // units),
+            samples=max(_LEAST_SAMPLES, min(params.samples, _SAMPLE_ELEMENTS // shared)),
+            most_classes=max(1, _CLASS_ELEMENTS // shared),
             covariance=fits,
             seed=question.seed,
         )

@@ -54,6 +54,8 @@ _PREVIEW_SHARE = 20
 """Previews take at most one part in so many of the time."""
 _PREVIEW_BATCHES = 4
 """Batches that a preview is made of before the thresholds are known."""
+_MOST_PAIRS = 1 << 23
+"""Units times concepts, of each of which 40 bytes of sums are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def network_dissection(handle: Handle, question: ProbeQuestion, params: Params) 
     Raises
     ------
     InvalidRequestError
-        There are no layers, no probe, no masks, or a value is not finite.
+        There are no layers, no probe, no masks, too many units and concepts, or a value is not finite.
     UnsupportedError
         The units of a layer have positions that are not those of a picture.
     """
@@ -120,10 +122,21 @@ def network_dissection(handle: Handle, question: ProbeQuestion, params: Params) 
     if not probe.concepts:
         text = "The probe has no concept masks; name a data set with masks, or give probe.masks."
         raise InvalidRequestError(text, field="probe")
+    _require_few_pairs(question, probe)
     run = _Run(handle, question, params, probe)
     yield from run.look()
     yield from run.compare()
     yield from run.answer()
+
+
+def _require_few_pairs(question: ProbeQuestion, probe: ProbeSet) -> None:
+    units, concepts = sum(len(each.units) for each in question.layers), len(probe.concepts)
+    if units * concepts > _MOST_PAIRS:
+        text = (
+            f"layers has {units} units and the probe {concepts} concepts, {units * concepts} pairs to compare; at most "
+            f"{_MOST_PAIRS} are taken: name fewer layers or units, or mark fewer concepts."
+        )
+        raise InvalidRequestError(text, field="layers")
 
 
 @dataclass(slots=True)

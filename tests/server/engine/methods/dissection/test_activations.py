@@ -496,3 +496,16 @@ def test_findings_come_layer_by_layer():
     parts = [part for part in yielded("activations", maps()) if isinstance(part, Findings)]
 
     assert [next(iter(part.tables)) for part in parts] == ["conv/units", "dense/units", "layers"]
+
+
+def test_samples_of_many_layers_have_no_more_elements_together_than_those_of_four(monkeypatch):
+    monkeypatch.setattr("pellucid_server.engine.methods.dissection.activations._SAMPLE_ELEMENTS", 1024)
+    source = np.random.default_rng(0)
+    values = {f"layer {number}": source.normal(size=(300, 4)).astype(np.float32) for number in range(32)}
+
+    (*_, state) = [each.state for each in yielded("activations", values) if isinstance(each, Saved)]
+    kept = {name: array for name, array in state.arrays.items() if name.endswith("sample/values")}
+
+    assert len(kept) == 32
+    # 1024 * 4 / 32 / 4, and no less than 64 for each unit.
+    assert {len(array) for array in kept.values()} == {64}

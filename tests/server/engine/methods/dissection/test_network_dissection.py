@@ -425,3 +425,13 @@ def test_units_that_are_nowhere_above_their_highest_value_are_warned_of():
     found = asked_for(values, np.ones((2, 1, 2, 2)), quantile=0.5)
 
     assert "1 units of layer are at their highest value" in found.warnings[0]
+
+
+def test_more_pairs_of_units_and_concepts_than_sums_are_kept_of_are_refused_first(planted, monkeypatch):
+    monkeypatch.setattr(network_dissection, "_MOST_PAIRS", 5 * len(CONCEPTS) - 1)
+    probe = drawn(6)
+
+    with pytest.raises(InvalidRequestError, match=f"5 units and the probe {len(CONCEPTS)} concepts") as refused:
+        dissected(planted, question(planted, probe, "conv"))
+
+    assert (refused.value.metadata["field"], probe.asked) == ("layers", [])
