@@ -13,7 +13,7 @@ registry.discover(pellucid_server.engine.methods)
 MODULES = sorted(
     path.relative_to(PACKAGE)
     for path in PACKAGE.rglob("*.py")
-    if path.name != "__init__.py" and path.parent.name != "shared"
+    if path.name != "__init__.py" and "shared" not in path.parts
 )
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared.constraints import Constraint
-from pellucid_server.engine.methods.shared.input_space import InputSpace, Part
+from pellucid_server.engine.methods.shared.searching.constraints import Constraint
+from pellucid_server.engine.methods.shared.searching.input_space import InputSpace, Part
 from scipy import optimize
 
 

@@ -7,7 +7,7 @@ import pytest
 from pellucid_server.engine.asking.counterfactuals import CellColumn
 from pellucid_server.engine.asking.probes import ProbeQuestion
 from pellucid_server.engine.asking.question import Feature
-from pellucid_server.engine.methods.shared.input_space import input_space
+from pellucid_server.engine.methods.shared.searching.input_space import input_space
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import ImageInfo, InputInfo
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from pellucid_server.engine.methods.shared.likeness import likeness, likeness_gradient
-from pellucid_server.engine.methods.shared.parameterisations import (
+from pellucid_server.engine.methods.shared.painting.likeness import likeness, likeness_gradient
+from pellucid_server.engine.methods.shared.painting.parameterisations import (
     Colours,
     FourierParameters,
     MagnitudeParameters,
     PixelParameters,
     frequency_scale,
 )
-from pellucid_server.engine.methods.shared.regularisers import detail, size, total_variation
-from pellucid_server.engine.methods.shared.views import Views, seen
+from pellucid_server.engine.methods.shared.painting.views import Views, seen
+from pellucid_server.engine.methods.shared.searching.regularisers import detail, size, total_variation
 from scipy import ndimage
 
 SIZES = [(8, 8), (7, 9), (6, 11), (12, 5), (1, 4), (5, 1)]

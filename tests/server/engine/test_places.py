@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pellucid_server.engine.asking.sites import Site, SiteLayer
-from pellucid_server.engine.methods.shared.places import Places, by_units, from_units, require_apart
+from pellucid_server.engine.methods.shared.sites.places import Places, by_units, from_units, require_apart
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.ablation.hooked import masked
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import embeddings
+from pellucid_server.engine.methods.shared.projecting import embeddings
 
 ROWS = np.abs(np.random.default_rng(0).normal(size=(40, 6)))
 HUGE, SMALL = 2.0**120, 2.0**-140

@@ -4,8 +4,8 @@ import colorsys
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import tuning_stimuli
-from pellucid_server.engine.methods.shared.stimuli import LUMA, PAIRS, Canvas, Grating, hue_direction
+from pellucid_server.engine.methods.shared.tuning import tuning_stimuli
+from pellucid_server.engine.methods.shared.tuning.stimuli import LUMA, PAIRS, Canvas, Grating, hue_direction
 
 GREY, COLOUR = Canvas((1, 24, 32), (127.0,), (128.0,)), Canvas((3, 24, 32), (120.0, 127.0, 130.0), (60.0, 64.0, 70.0))
 

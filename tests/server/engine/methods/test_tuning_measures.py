@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import tuning_measures as measures
+from pellucid_server.engine.methods.shared.tuning import tuning_measures as measures
 from scipy.special import ive
 
 DEGREES = np.arange(0, 180, 15.0)

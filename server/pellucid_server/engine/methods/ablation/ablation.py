@@ -16,10 +16,10 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.sites import Site, SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
-from pellucid_server.engine.methods.shared.effects import Effects, Named
-from pellucid_server.engine.methods.shared.places import require_apart
-from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
-from pellucid_server.engine.methods.shared.site_runs import ChangeSet, Measured, SiteRuns
+from pellucid_server.engine.methods.shared.sites.effects import Effects, Named
+from pellucid_server.engine.methods.shared.sites.places import require_apart
+from pellucid_server.engine.methods.shared.sites.site_parts import SitePart, site_parts
+from pellucid_server.engine.methods.shared.sites.site_runs import ChangeSet, Measured, SiteRuns
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
 

@@ -15,9 +15,9 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
-from pellucid_server.engine.methods.shared.effects import Effects, Named
-from pellucid_server.engine.methods.shared.places import require_apart
-from pellucid_server.engine.methods.shared.site_runs import Change, ChangeSet, SiteRuns
+from pellucid_server.engine.methods.shared.sites.effects import Effects, Named
+from pellucid_server.engine.methods.shared.sites.places import require_apart
+from pellucid_server.engine.methods.shared.sites.site_runs import Change, ChangeSet, SiteRuns
 from pellucid_server.errors import InvalidRequestError, TimedOutError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 from pellucid_server.vocabulary.results import Accuracy

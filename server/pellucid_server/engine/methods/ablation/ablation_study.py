@@ -17,9 +17,9 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.studies import Batch, StudyQuestion
 from pellucid_server.engine.asking.verbs import STUDY
-from pellucid_server.engine.methods.shared.labelled_runs import LabelledRuns, StudyChange, study_changes
-from pellucid_server.engine.methods.shared.study_tables import AccuracyTables, ErrorTables
-from pellucid_server.engine.methods.shared.subsets import Subsets
+from pellucid_server.engine.methods.shared.studies.labelled_runs import LabelledRuns, StudyChange, study_changes
+from pellucid_server.engine.methods.shared.studies.study_tables import AccuracyTables, ErrorTables
+from pellucid_server.engine.methods.shared.studies.subsets import Subsets
 from pellucid_server.errors import InvalidRequestError, TimedOutError
 from pellucid_server.vocabulary.findings import Findings
 from pellucid_server.vocabulary.results import Accuracy

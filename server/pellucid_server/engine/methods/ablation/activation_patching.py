@@ -14,8 +14,8 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.sites import SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
-from pellucid_server.engine.methods.shared.effects import Effects, Named
-from pellucid_server.engine.methods.shared.patched import (
+from pellucid_server.engine.methods.shared.sites.effects import Effects, Named
+from pellucid_server.engine.methods.shared.sites.patched import (
     DENOISE,
     DIRECTION,
     DIRECTIONS,
@@ -25,9 +25,9 @@ from pellucid_server.engine.methods.shared.patched import (
     with_mean_scores,
     with_scores,
 )
-from pellucid_server.engine.methods.shared.score_maps import score_map
-from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
-from pellucid_server.engine.methods.shared.site_runs import ChangeSet, SiteRuns
+from pellucid_server.engine.methods.shared.sites.score_maps import score_map
+from pellucid_server.engine.methods.shared.sites.site_parts import SitePart, site_parts
+from pellucid_server.engine.methods.shared.sites.site_runs import ChangeSet, SiteRuns
 from pellucid_server.vocabulary.findings import Findings
 
 Floats = npt.NDArray[np.float64]

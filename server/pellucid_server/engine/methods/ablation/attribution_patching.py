@@ -19,8 +19,9 @@ from pellucid_server.engine.evaluations.folds import WeightedSum
 from pellucid_server.engine.evaluations.layer_gradients import VALUE, LayerGradients
 from pellucid_server.engine.evaluations.recipes import Path, Rows
 from pellucid_server.engine.evaluations.suffix import Suffix
-from pellucid_server.engine.methods.shared.effects import Effects, Named
-from pellucid_server.engine.methods.shared.patched import (
+from pellucid_server.engine.methods.shared.paths import gauss_legendre, scaled
+from pellucid_server.engine.methods.shared.sites.effects import Effects, Named
+from pellucid_server.engine.methods.shared.sites.patched import (
     DENOISE,
     DIRECTION,
     DIRECTIONS,
@@ -31,11 +32,10 @@ from pellucid_server.engine.methods.shared.patched import (
     with_mean_scores,
     with_scores,
 )
-from pellucid_server.engine.methods.shared.paths import gauss_legendre, scaled
-from pellucid_server.engine.methods.shared.score_maps import score_map
-from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
-from pellucid_server.engine.methods.shared.site_runs import Measured, SiteRuns
-from pellucid_server.engine.methods.shared.site_sums import SiteSums
+from pellucid_server.engine.methods.shared.sites.score_maps import score_map
+from pellucid_server.engine.methods.shared.sites.site_parts import SitePart, site_parts
+from pellucid_server.engine.methods.shared.sites.site_runs import Measured, SiteRuns
+from pellucid_server.engine.methods.shared.sites.site_sums import SiteSums
 from pellucid_server.errors import InvalidRequestError, TimedOutError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 

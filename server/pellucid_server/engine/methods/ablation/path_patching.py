@@ -15,10 +15,10 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.sites import Network, SiteQuestion
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.methods.shared.bootstrap import mean_intervals
-from pellucid_server.engine.methods.shared.effects import Effects, Named
-from pellucid_server.engine.methods.shared.path_runs import PathRuns, Paths
-from pellucid_server.engine.methods.shared.site_parts import SitePart, site_parts
-from pellucid_server.engine.methods.shared.site_runs import ChangeSet, SiteRuns
+from pellucid_server.engine.methods.shared.sites.effects import Effects, Named
+from pellucid_server.engine.methods.shared.sites.path_runs import PathRuns, Paths
+from pellucid_server.engine.methods.shared.sites.site_parts import SitePart, site_parts
+from pellucid_server.engine.methods.shared.sites.site_runs import ChangeSet, SiteRuns
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 

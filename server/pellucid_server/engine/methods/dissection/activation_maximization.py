@@ -16,18 +16,18 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.arrays import generator
-from pellucid_server.engine.methods.shared.ascent import Climb, Settings
-from pellucid_server.engine.methods.shared.constraints import CONSTRAINTS, Constraint
-from pellucid_server.engine.methods.shared.input_space import Floats, input_space
-from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals, natural_scores
-from pellucid_server.engine.methods.shared.reached import (
+from pellucid_server.engine.methods.shared.searching.ascent import Climb, Settings
+from pellucid_server.engine.methods.shared.searching.constraints import CONSTRAINTS, Constraint
+from pellucid_server.engine.methods.shared.searching.input_space import Floats, input_space
+from pellucid_server.engine.methods.shared.searching.objectives import KINDS, Goals, find_goals, natural_scores
+from pellucid_server.engine.methods.shared.searching.reached import (
     NO_PROBE,
     natural_columns,
     objective_columns,
     reached_text,
     real_column,
 )
-from pellucid_server.engine.methods.shared.searches import (
+from pellucid_server.engine.methods.shared.searching.searches import (
     Outcome,
     Plan,
     Searched,
@@ -35,7 +35,7 @@ from pellucid_server.engine.methods.shared.searches import (
     search,
     trajectory_array,
 )
-from pellucid_server.engine.methods.shared.shown_rows import ShownRows, joined, row_findings, shown_rows
+from pellucid_server.engine.methods.shared.searching.shown_rows import ShownRows, joined, row_findings, shown_rows
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 
 _MOST_OBJECTIVES = 256

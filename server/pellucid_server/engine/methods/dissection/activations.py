@@ -16,11 +16,11 @@ from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQu
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.drawings import COLOUR_MAPS
-from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, position_classes, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
-from pellucid_server.engine.methods.shared.unit_pictures import PictureBudget, feature_maps, unit_sheets
-from pellucid_server.engine.methods.shared.unit_summary import Settings, UnitSummary
-from pellucid_server.engine.methods.shared.unit_tables import (
+from pellucid_server.engine.methods.shared.units.layer_values import Values, looked_at, position_classes, probe_of
+from pellucid_server.engine.methods.shared.units.unit_pictures import PictureBudget, feature_maps, unit_sheets
+from pellucid_server.engine.methods.shared.units.unit_summary import Settings, UnitSummary
+from pellucid_server.engine.methods.shared.units.unit_tables import (
     dominating,
     layers_table,
     positions_table,

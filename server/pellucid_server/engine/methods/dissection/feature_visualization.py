@@ -14,12 +14,10 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
-from pellucid_server.engine.methods.shared.input_space import held_row, row_shapes
-from pellucid_server.engine.methods.shared.magnitudes import probe_magnitude
-from pellucid_server.engine.methods.shared.objectives import KINDS, Goals, find_goals
-from pellucid_server.engine.methods.shared.painting import Brush, Canvas, Painting
-from pellucid_server.engine.methods.shared.painting_search import PaintingSearch
-from pellucid_server.engine.methods.shared.parameterisations import (
+from pellucid_server.engine.methods.shared.painting.magnitudes import probe_magnitude
+from pellucid_server.engine.methods.shared.painting.painting import Brush, Canvas, Painting
+from pellucid_server.engine.methods.shared.painting.painting_search import PaintingSearch
+from pellucid_server.engine.methods.shared.painting.parameterisations import (
     Colours,
     FourierParameters,
     MagnitudeParameters,
@@ -27,13 +25,16 @@ from pellucid_server.engine.methods.shared.parameterisations import (
     PixelParameters,
     frequency_scale,
 )
-from pellucid_server.engine.methods.shared.reached import (
+from pellucid_server.engine.methods.shared.painting.views import Views
+from pellucid_server.engine.methods.shared.searching.input_space import held_row, row_shapes
+from pellucid_server.engine.methods.shared.searching.objectives import KINDS, Goals, find_goals
+from pellucid_server.engine.methods.shared.searching.reached import (
     NO_PROBE,
     natural_columns,
     objective_columns,
     real_column,
 )
-from pellucid_server.engine.methods.shared.searches import (
+from pellucid_server.engine.methods.shared.searching.searches import (
     Floats,
     Plan,
     Searched,
@@ -41,7 +42,6 @@ from pellucid_server.engine.methods.shared.searches import (
     search,
     trajectory_array,
 )
-from pellucid_server.engine.methods.shared.views import Views
 from pellucid_server.errors import UnsupportedError
 from pellucid_server.vocabulary.findings import Column, Findings, Table
 

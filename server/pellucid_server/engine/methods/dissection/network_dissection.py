@@ -33,11 +33,18 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared.dictionary import Named, ious, tables, top_table
-from pellucid_server.engine.methods.shared.kept_maps import KeptBatch, KeptMaps
-from pellucid_server.engine.methods.shared.probed_layer import RAW, UPSAMPLED, ProbedLayer, Rules, grid_of, on_grid
 from pellucid_server.engine.methods.shared.top_pictures import TopPictures
-from pellucid_server.engine.methods.shared.upsampling import BILINEAR, RULES
+from pellucid_server.engine.methods.shared.units.dictionary import Named, ious, tables, top_table
+from pellucid_server.engine.methods.shared.units.kept_maps import KeptBatch, KeptMaps
+from pellucid_server.engine.methods.shared.units.probed_layer import (
+    RAW,
+    UPSAMPLED,
+    ProbedLayer,
+    Rules,
+    grid_of,
+    on_grid,
+)
+from pellucid_server.engine.methods.shared.units.upsampling import BILINEAR, RULES
 from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings, State, Table

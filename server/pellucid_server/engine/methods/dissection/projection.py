@@ -1,6 +1,6 @@
 """Projection: the rows of a probe set as points in few dimensions, by what a layer makes of them.
 
-Sources: see `engine/methods/shared/embeddings.py`.
+Sources: see `engine/methods/shared/projecting/embeddings.py`.
 """
 
 import importlib.util
@@ -14,14 +14,20 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
-from pellucid_server.engine.methods.shared.component_maps import component_maps
-from pellucid_server.engine.methods.shared.gathered_points import GatheredPoints
-from pellucid_server.engine.methods.shared.layer_values import Values, looked_at, probe_of
 from pellucid_server.engine.methods.shared.pace import Pace
-from pellucid_server.engine.methods.shared.points import Points
-from pellucid_server.engine.methods.shared.projected import Embedding, Projected, Projection
-from pellucid_server.engine.methods.shared.reductions import POSITIONS, REDUCTIONS, Numbers, Reduction, Vectors
-from pellucid_server.engine.methods.shared.scatter_plots import scatter_plot
+from pellucid_server.engine.methods.shared.projecting.component_maps import component_maps
+from pellucid_server.engine.methods.shared.projecting.gathered_points import GatheredPoints
+from pellucid_server.engine.methods.shared.projecting.points import Points
+from pellucid_server.engine.methods.shared.projecting.projected import Embedding, Projected, Projection
+from pellucid_server.engine.methods.shared.projecting.reductions import (
+    POSITIONS,
+    REDUCTIONS,
+    Numbers,
+    Reduction,
+    Vectors,
+)
+from pellucid_server.engine.methods.shared.projecting.scatter_plots import scatter_plot
+from pellucid_server.engine.methods.shared.units.layer_values import Values, looked_at, probe_of
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
 

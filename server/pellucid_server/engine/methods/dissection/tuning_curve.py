@@ -16,14 +16,14 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
-from pellucid_server.engine.methods.shared import tuning_stimuli
-from pellucid_server.engine.methods.shared.reference_rows import reference_row
-from pellucid_server.engine.methods.shared.stimuli import PAIRS, Canvas, Grating
-from pellucid_server.engine.methods.shared.tuned import MEASURES
-from pellucid_server.engine.methods.shared.tuning_columns import ColumnTuning, swept_columns
-from pellucid_server.engine.methods.shared.tuning_pictures import PictureTuning
-from pellucid_server.engine.methods.shared.tuning_stimuli import CURVES, Stimuli
-from pellucid_server.engine.methods.shared.unit_responses import RESPONSES
+from pellucid_server.engine.methods.shared.tuning import tuning_stimuli
+from pellucid_server.engine.methods.shared.tuning.reference_rows import reference_row
+from pellucid_server.engine.methods.shared.tuning.stimuli import PAIRS, Canvas, Grating
+from pellucid_server.engine.methods.shared.tuning.tuned import MEASURES
+from pellucid_server.engine.methods.shared.tuning.tuning_columns import ColumnTuning, swept_columns
+from pellucid_server.engine.methods.shared.tuning.tuning_pictures import PictureTuning
+from pellucid_server.engine.methods.shared.tuning.tuning_stimuli import CURVES, Stimuli
+from pellucid_server.engine.methods.shared.tuning.unit_responses import RESPONSES
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.descriptions import InputInfo
 

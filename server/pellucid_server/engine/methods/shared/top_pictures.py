@@ -12,8 +12,8 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import Pixels, ProbeSet
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared.contact_sheets import tile, unit_sheet
-from pellucid_server.engine.methods.shared.dictionary import Named
+from pellucid_server.engine.methods.shared.units.contact_sheets import tile, unit_sheet
+from pellucid_server.engine.methods.shared.units.dictionary import Named
 from pellucid_server.vocabulary.findings import Findings, Picture
 
 Floats = npt.NDArray[np.float32]

@@ -10,7 +10,7 @@ from pellucid_server.engine.asking.sites import Intervention, Site
 from pellucid_server.engine.asking.verbs import ABLATE
 from pellucid_server.engine.evaluations.forward import Forward
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared import site_runs
+from pellucid_server.engine.methods.shared.sites import site_runs
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import InvalidRequestError
 from server.engine.methods.ablation.hooked import (

@@ -12,10 +12,10 @@ from pellucid_server.engine.asking.registry import lookup
 from pellucid_server.engine.asking.sites import Intervention, Site, SiteLayer
 from pellucid_server.engine.asking.studies import Batch, Decision, StudyQuestion
 from pellucid_server.engine.asking.verbs import STUDY
-from pellucid_server.engine.methods.shared import subsets
-from pellucid_server.engine.methods.shared.hits import estimates
-from pellucid_server.engine.methods.shared.misses import error_estimates
-from pellucid_server.engine.methods.shared.study_tables import unseen_share
+from pellucid_server.engine.methods.shared.studies import subsets
+from pellucid_server.engine.methods.shared.studies.hits import estimates
+from pellucid_server.engine.methods.shared.studies.misses import error_estimates
+from pellucid_server.engine.methods.shared.studies.study_tables import unseen_share
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from scipy import stats
 from server.engine.methods.closed_forms import grown
@@ -228,7 +228,7 @@ def test_values_of_other_rows_are_not_kept_without_bound_and_the_answer_is_the_s
     change = Intervention((Site("blocks.0", (0,)),), "resample", reference="dataset", draws=3)
     asked = question("residual", [change], layers=["blocks.0"])
     (expected,) = bench.run(lambda: lines(study(bench.handle("residual"), asked)))
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.interventions.MOST_KEPT_BYTES", 1500)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.sites.interventions.MOST_KEPT_BYTES", 1500)
 
     (found,) = bench.run(lambda: lines(study(bench.handle("residual"), asked)))
 
@@ -520,7 +520,7 @@ def test_more_than_can_be_counted_is_refused_before_a_row_is_evaluated(number, m
 
 
 def test_classes_and_groups_that_are_too_many_are_refused_before_their_rows_are_evaluated(monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.study_tables._MOST_COUNT_BYTES", 64 * 2 * 8 * 8)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.studies.study_tables._MOST_COUNT_BYTES", 64 * 2 * 8 * 8)
     handle = Linear(WEIGHTS)
     with pytest.raises(InvalidRequestError, match="with 65 classes"):
         study(handle, dataclasses.replace(table_question(TWO), classes=64))
@@ -536,7 +536,7 @@ def test_classes_and_groups_that_are_too_many_are_refused_before_their_rows_are_
     assert handle.rows == 50 * 6
 
     asked = dataclasses.replace(asked, count=None, decision=Decision("y", "number"))
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.misses.MOST_NUMBERS", 50 * 2 * 3)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.studies.misses.MOST_NUMBERS", 50 * 2 * 3)
     with pytest.raises(InvalidRequestError, match="so many rows"):
         study(handle, asked)
     assert handle.rows == 2 * 50 * 6

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 from pellucid_server.engine.asking.sites import Site, SiteLayer
-from pellucid_server.engine.methods.shared.score_maps import score_map
-from pellucid_server.engine.methods.shared.site_sums import SiteSums
+from pellucid_server.engine.methods.shared.sites.score_maps import score_map
+from pellucid_server.engine.methods.shared.sites.site_sums import SiteSums
 from server.engine.methods.ablation.hooked import masked
 
 LAYERS = [

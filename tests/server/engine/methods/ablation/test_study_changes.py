@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from pellucid_server.engine.asking.sites import Intervention, Site, SiteLayer
-from pellucid_server.engine.methods.shared.labelled_runs import study_changes
+from pellucid_server.engine.methods.shared.studies.labelled_runs import study_changes
 from pellucid_server.errors import InvalidRequestError
 
 

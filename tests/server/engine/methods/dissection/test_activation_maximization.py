@@ -8,8 +8,8 @@ import pytest
 import torch
 from pellucid_server.engine.asking.counterfactuals import CellColumn
 from pellucid_server.engine.asking.question import Feature, Target
-from pellucid_server.engine.methods.shared.objectives import Goals, Objective
-from pellucid_server.engine.methods.shared.searches import natural_limit
+from pellucid_server.engine.methods.shared.searching.objectives import Goals, Objective
+from pellucid_server.engine.methods.shared.searching.searches import natural_limit
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError
 from pellucid_server.vocabulary.findings import Findings

@@ -9,7 +9,7 @@ import torch
 from pellucid_server.engine.asking.probes import Preview, Saved
 from pellucid_server.engine.asking.question import Target
 from pellucid_server.engine.methods.shared.arrays import generator
-from pellucid_server.engine.methods.shared.parameterisations import (
+from pellucid_server.engine.methods.shared.painting.parameterisations import (
     Colours,
     FourierParameters,
     MagnitudeParameters,

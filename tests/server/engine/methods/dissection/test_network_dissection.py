@@ -11,7 +11,7 @@ from pellucid_server.engine.asking.probes import Concept, Preview, ProbeLayer, S
 from pellucid_server.engine.asking.registry import lookup
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.dissection import network_dissection
-from pellucid_server.engine.methods.shared.chance import iou_by_chance
+from pellucid_server.engine.methods.shared.units.chance import iou_by_chance
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Findings
 from PIL import Image

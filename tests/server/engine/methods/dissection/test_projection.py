@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import drawings, embeddings
+from pellucid_server.engine.methods.shared import drawings
+from pellucid_server.engine.methods.shared.projecting import embeddings
 from pellucid_server.engine.tasks.helpers import Helpers
 from pellucid_server.engine.tasks.request_state import RequestState
 from pellucid_server.errors import CancelledError, InvalidRequestError, TimedOutError, UnsupportedError
@@ -111,7 +112,7 @@ def test_wide_rows_have_their_components_by_random_projections_and_it_is_said():
 
 
 def test_covariances_of_many_layers_are_bounded_and_it_is_said(monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.gathered_points.MOST_PRODUCTS", 100)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.projecting.gathered_points.MOST_PRODUCTS", 100)
     values = {"first": dense(), "second": dense(seed=2), "third": dense(width=7, seed=3)}
 
     answer = found("projection", values)

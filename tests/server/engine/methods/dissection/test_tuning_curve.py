@@ -456,7 +456,7 @@ def same(one, other):
 
 def test_an_answer_that_is_gone_on_with_from_any_state_is_the_uninterrupted_one(monkeypatch):
     # Two groups of layers, the second with two: states in the grid, in the variations, and between groups.
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.unit_responses.MOST_TOGETHER", 500)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.tuning.unit_responses.MOST_TOGETHER", 500)
     kernels = [grey(gabor(30 * place, 0.125)) for place in range(4)]
     layers = {"a": 4, "b": 1, "c": 2}
     functions = {"a": rectified(*kernels), "b": rectified(kernels[2]), "c": rectified(*kernels[1:3])}

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from pellucid_server.engine.methods.shared import upsampling
-from pellucid_server.engine.methods.shared.upsampling import BILINEAR, NEAREST, Upsampling, areas, count_bits
+from pellucid_server.engine.methods.shared.units import upsampling
+from pellucid_server.engine.methods.shared.units.upsampling import BILINEAR, NEAREST, Upsampling, areas, count_bits
 from server.engine.methods.dissection.planted import upsampled
 
 SHAPES = [

@@ -1,0 +1,1 @@
+"""Layers in few dimensions: points, embeddings, plots."""

@@ -1,0 +1,1 @@
+"""The search for inputs that units respond to most: objectives, constraints, ascent."""

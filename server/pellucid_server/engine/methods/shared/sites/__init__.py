@@ -1,0 +1,1 @@
+"""Changes of the network at sites, and what comes of them."""

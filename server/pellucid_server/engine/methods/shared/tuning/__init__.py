@@ -1,0 +1,1 @@
+"""What tuning curves are made of: stimuli, responses, measures, answers."""

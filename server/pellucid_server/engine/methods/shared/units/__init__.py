@@ -1,0 +1,1 @@
+"""What units of layers do over a probe set: values, summaries, concepts, pictures."""
