@@ -33,7 +33,6 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
-from pellucid_server.engine.methods.shared.top_pictures import TopPictures
 from pellucid_server.engine.methods.shared.units.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.units.kept_maps import KeptBatch, KeptMaps
 from pellucid_server.engine.methods.shared.units.probed_layer import (
@@ -44,6 +43,7 @@ from pellucid_server.engine.methods.shared.units.probed_layer import (
     grid_of,
     on_grid,
 )
+from pellucid_server.engine.methods.shared.units.top_pictures import TopPictures
 from pellucid_server.engine.methods.shared.units.upsampling import BILINEAR, RULES
 from pellucid_server.engine.statistics.statistic import nested, within
 from pellucid_server.errors import InvalidRequestError

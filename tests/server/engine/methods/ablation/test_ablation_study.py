@@ -510,12 +510,12 @@ def test_more_than_can_be_counted_is_refused_before_a_row_is_evaluated(number, m
     # Of 64 subsets, counts for no change and for two with 1 and 4 draws; of 500 rows, two errors for each of the three.
     least = 500 * 2 * 3 if number else 64 * 2 * 8 * (1 + 2 + 5)
     where = "misses.MOST_NUMBERS" if number else "study_tables._MOST_COUNT_BYTES"
-    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least - 1)
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.studies.{where}", least - 1)
     with pytest.raises(InvalidRequestError, match="fewer sites"):
         study(handle, asked)
     assert handle.rows == 0
 
-    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.{where}", least)
+    monkeypatch.setattr(f"pellucid_server.engine.methods.shared.studies.{where}", least)
     assert lines(study(handle, asked, bootstrap=0), "errors" if number else "accuracy")
 
 
