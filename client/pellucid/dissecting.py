@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pellucid import ablation_calls, calls, dissection_calls
 from pellucid.ablation_calls import Gathering, StreamReader
 from pellucid.dissection_calls import DissectionReader, PreviewFunction
+from pellucid.dissection_replays import read_dissection_replay
 from pellucid.dissection_specs import Concept, DissectionSpec
 from pellucid.dissections import Dissection
 from pellucid.errors import PellucidError
@@ -146,6 +147,45 @@ class Dissecting:
             for part in parts:
                 gathering.add(part)
         return reader.dissection(gathering)
+
+    def replay_dissection(
+        self,
+        answer: Dissection | Mapping[str, Any],
+        inputs: Any = None,
+        *,
+        masks: Mapping[Concept, Any] | None = None,
+        labels: Sequence[str] | None = None,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Dissection:
+        """Ask again for an answer: the same method, layers, probe, parameters, seed and model version.
+
+        Parameters
+        ----------
+        answer
+            What `dissect` returned, or its `to_dict`, read back from JSON for example.
+        inputs, masks, labels
+            The rows, concept masks and labels of that answer, if the request brought its own.
+        priority, timeout, progress
+            As for `dissect`.
+
+        Returns
+        -------
+        Dissection
+            Its warnings say which of the inputs, masks and data set differ from those of the answer.
+
+        Raises
+        ------
+        PellucidError
+            The call failed; see `pellucid.errors`. A model version of another digest is refused with
+            `UnsupportedError`.
+        """
+        asked = read_dissection_replay(answer, inputs, masks, labels)
+        found = self.dissect_spec(
+            asked.model, asked.spec, version=asked.version, priority=priority, timeout=timeout, progress=progress
+        )
+        return asked.answer(found)
 
     def dissect_parts(
         self,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pellucid import ablation_calls, calls, dissection_calls
 from pellucid.ablation_calls import Gathering, StreamReader
 from pellucid.dissection_calls import DissectionReader, PreviewFunction
+from pellucid.dissection_replays import read_dissection_replay
 from pellucid.dissection_specs import Concept, DissectionSpec
 from pellucid.dissections import Dissection
 from pellucid.errors import PellucidError
@@ -88,6 +89,24 @@ class AsyncDissecting:
             async for part in parts:
                 gathering.add(part)
         return reader.dissection(gathering)
+
+    async def replay_dissection(
+        self,
+        answer: Dissection | Mapping[str, Any],
+        inputs: Any = None,
+        *,
+        masks: Mapping[Concept, Any] | None = None,
+        labels: Sequence[str] | None = None,
+        priority: str | None = None,
+        timeout: float | None = None,
+        progress: ProgressOption = False,
+    ) -> Dissection:
+        """Ask again for an answer; see `Client.replay_dissection`."""
+        asked = read_dissection_replay(answer, inputs, masks, labels)
+        found = await self.dissect_spec(
+            asked.model, asked.spec, version=asked.version, priority=priority, timeout=timeout, progress=progress
+        )
+        return asked.answer(found)
 
     def dissect_parts(
         self,

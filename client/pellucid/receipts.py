@@ -222,3 +222,15 @@ def _runtime(message: explanation_pb2.Runtime) -> Runtime:
 def _work(message: explanation_pb2.Work) -> Work:
     shapes = tuple(BatchShape(each.evaluation, each.rows, each.batches) for each in message.batch_shapes)
     return Work(message.rows_forward, message.rows_backward, shapes)
+
+
+def read_plain_outcome(found: Any) -> Outcome | None:
+    """Read an element of an output off a receipt's dictionary; None for the highest, which has no name."""
+    if found is None or not (found["index"] or found["label"]):
+        return None
+    return Outcome(tuple(found["index"]), found["label"])
+
+
+def read_plain_parameter(value: Any) -> Any:
+    """Read a parameter off a receipt's dictionary: one of several numbers is a list in JSON."""
+    return np.array(value) if isinstance(value, list) else value

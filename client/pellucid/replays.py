@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from pellucid.ablation_records import AblationRecord
 from pellucid.ablation_rules import Rule
 from pellucid.ablation_specs import AblationSpec
@@ -14,7 +12,7 @@ from pellucid.checks import shortened
 from pellucid.counterfactuals import Counterfactuals, read_counterfactuals
 from pellucid.errors import InvalidRequestError, invalid
 from pellucid.interventions import KINDS, Intervention
-from pellucid.receipts import Outcome
+from pellucid.receipts import read_plain_outcome, read_plain_parameter
 
 _COUNTERFACTUAL = "counterfactual"
 _NEEDED = ("model", "input_digest", "method", "target", "seed", "exact")
@@ -88,8 +86,8 @@ def _replay(receipt: Mapping[str, Any], record: AblationRecord, source: Any) -> 
         method=receipt["method"],
         interventions=record.interventions,
         parameters=receipt["parameters"],
-        target=_outcome(target.get("outcome")),
-        contrast=_outcome(target.get("contrast")),
+        target=read_plain_outcome(target.get("outcome")),
+        contrast=read_plain_outcome(target.get("contrast")),
         output=target.get("output") or None,
         space=target.get("space") or None,
         metric=record.metric,  # type: ignore[arg-type]  # checked with the request
@@ -119,13 +117,6 @@ def _digests(inputs: str, record: AblationRecord | None) -> dict[str, str]:
     return {what: digest for what, digest in found.items() if digest}
 
 
-def _outcome(plain: Any) -> Outcome | None:
-    """Read an element of an output; None for the highest, which has neither an index nor a label."""
-    if plain is None or not (plain["index"] or plain["label"]):
-        return None
-    return Outcome(tuple(plain["index"]), plain["label"])
-
-
 def _read_answer(answer: Ablation) -> tuple[Mapping[str, Any], AblationRecord]:
     if answer.findings.record is None:
         raise invalid("answer", "has no record of what was asked; it cannot be replayed")
@@ -139,20 +130,16 @@ def _read_plain(answer: Mapping[str, Any]) -> tuple[Mapping[str, Any], AblationR
         record = dict(answer["record"])
         interventions = tuple(_intervention(each) for each in record["interventions"])
         rules = {name: Rule(**rule) for name, rule in (record["columns"] or {}).items()}
-        changed = {"interventions": interventions, "columns": rules, "wanted": _outcome(record["wanted"])}
+        changed = {"interventions": interventions, "columns": rules, "wanted": read_plain_outcome(record["wanted"])}
         receipt = answer["receipt"]
         # A parameter of several numbers is a list in JSON.
-        parameters = {name: _parameter(value) for name, value in receipt["parameters"].items()}
+        parameters = {name: read_plain_parameter(value) for name, value in receipt["parameters"].items()}
         needed = {key: receipt[key] for key in _NEEDED}
         return needed | {"parameters": parameters}, AblationRecord(**(record | changed))
     except InvalidRequestError:
         raise
     except (KeyError, TypeError, AttributeError) as error:
         raise invalid("answer", f"is a dict without a receipt and a record; it must be {_KNOWN}") from error
-
-
-def _parameter(value: Any) -> Any:
-    return np.array(value) if isinstance(value, list) else value
 
 
 def _intervention(plain: Mapping[str, Any]) -> Intervention:

@@ -49,6 +49,49 @@ async def test_the_asyncio_client_gets_the_same_answer(server, client, table):
     assert found.record.layers == expected.record.layers
 
 
+def test_an_answer_is_asked_for_again_by_its_receipt_and_record(client, table):
+    found = client.dissect(
+        TABLE_MODEL,
+        "hidden*",
+        method="activations",
+        inputs=table[:40],
+        labels=["a", "b"] * 20,
+        rows=30,
+        seed=3,
+        exact=True,
+    )
+
+    again = client.replay_dissection(json.loads(found.to_json()), table[:40], labels=["a", "b"] * 20)
+    other = client.replay_dissection(found, table[1:41], labels=["b", "a"] * 20)
+
+    assert again.to_dict()["tables"] == found.to_dict()["tables"]
+    assert again.receipt.parameters == found.receipt.parameters
+    assert not [each for each in again.warnings if "replayed" in each]
+    assert "The inputs and masks and labels are not what the replayed answer rests on." in other.warnings
+
+
+async def test_the_asyncio_client_asks_for_an_answer_again_as_well(server, client):
+    found = client.dissect(TABLE_MODEL, "hidden1[0-3]", method="tuning-curve", column="mean radius", exact=True)
+
+    async with AsyncClient(server.address) as connected:
+        again = await connected.replay_dissection(found)
+
+    assert again.to_dict()["arrays"] == found.to_dict()["arrays"]
+
+
+def test_what_cannot_be_asked_for_again_is_refused_with_what_is_missing(client, table):
+    found = client.dissect(TABLE_MODEL, "hidden1", method="activations", inputs=table[:5], labels=["a"] * 5)
+
+    with pytest.raises(InvalidRequestError, match="rests on rows of the request"):
+        client.replay_dissection(found, labels=["a"] * 5)
+    with pytest.raises(InvalidRequestError, match="rests on masks or labels"):
+        client.replay_dissection(found, table[:5])
+    with pytest.raises(InvalidRequestError, match="without a receipt and a record"):
+        client.replay_dissection({})
+    with pytest.raises(InvalidRequestError, match="must be a Dissection"):
+        client.replay_dissection(3)
+
+
 def test_parts_come_one_by_one_and_the_last_has_the_receipt(client, table):
     spec = DissectionSpec("activations", ["hidden1", "hidden2"], inputs=table[:20])
 
