@@ -148,6 +148,8 @@ def parameter_message(value: Any, where: str) -> explanation_pb2.ParamValue:
         return explanation_pb2.ParamValue(real=value)
     if isinstance(value, str):
         return explanation_pb2.ParamValue(text=checked_text(value, where))
+    if isinstance(value, Mapping):
+        raise invalid(where, "is a dictionary; give each parameter by its own name, as in samples=512")
     try:
         return explanation_pb2.ParamValue(tensor=to_tensor(value))
     except TensorError as error:

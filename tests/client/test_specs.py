@@ -42,6 +42,11 @@ def test_a_parameter_keeps_its_type(value, kind, written):
     assert getattr(parameter, kind) == written
 
 
+def test_parameters_in_a_dictionary_are_to_be_given_by_their_names():
+    with pytest.raises(InvalidRequestError, match="by its own name"):
+        write(parameters={"parameters": {"samples": 512}})
+
+
 def test_a_list_of_numbers_is_a_tensor():
     np.testing.assert_array_equal(from_tensor(write(parameters={"p": [1.5, 2]}).parameters["p"].tensor), [1.5, 2])
 
