@@ -155,7 +155,7 @@ def _about_the_server(described: Mapping[str, Any]) -> list[tuple[Entry, bytes]]
         (Entry("models", MODELS + "ListModels", **plain), b""),
         (Entry("methods", MODELS + "ListMethods", **plain), b""),
         (Entry("ablate", EXPLANATIONS + "Ablate", "INVALID_ARGUMENT", **plain), b""),
-        (Entry("dissect", EXPLANATIONS + "Dissect", "UNIMPLEMENTED", **plain), b""),
+        (Entry("dissect", EXPLANATIONS + "Dissect", "INVALID_ARGUMENT", **plain), b""),
         (Entry("no model", EXPLANATIONS + "Predict", "NOT_FOUND", **plain), nothing),
         (Entry("no request", EXPLANATIONS + "Predict", "INVALID_ARGUMENT", **plain), b"\xff\xff"),
     ]

@@ -53,13 +53,24 @@ def test_the_demo_names_the_channels_that_the_class_needs_and_what_would_change_
     assert re.search(r"^ *(benign|malignant) if .* were \S+ instead of \S+", done.stdout, re.MULTILINE)
 
 
+def test_the_demo_names_units_of_two_layers_and_counts_selective_channels(
+    shown: "tuple[subprocess.CompletedProcess[str], Path]",
+) -> None:
+    done, _ = shown
+
+    assert len(re.findall(r"_blocks\.\d+: [1-9]\d* of \d+ units detect a concept", done.stdout)) == 2
+    assert re.search(r"^ *\d+ +[a-z ]+ +0\.\d{3} ± 0\.\d{3} +0\.\d{4}", done.stdout, re.MULTILINE)
+    assert re.search(r"_conv_stem: [1-9]\d* of 32 channels are selective for orientation", done.stdout)
+
+
 def test_the_demo_draws_what_it_explains_and_no_more(
     shown: "tuple[subprocess.CompletedProcess[str], Path]",
 ) -> None:
     _, out = shown
 
     pictures = {"breast-cancer.png", "channels.png", "coffee.png", "counterfactual.png"}
-    assert {path.name for path in out.iterdir()} == {*pictures, "server.log"}
+    inside = {"dictionary.html", "feature-visualization.png", "tuning-curves.png"}
+    assert {path.name for path in out.iterdir()} == {*pictures, *inside, "datasets", "server.log"}
     with Image.open(out / "coffee.png") as picture:
         # Drawn on: a blank page has one colour.
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 1000

@@ -28,7 +28,6 @@ from e2e.serving import Server
 from pellucid.v1 import (
     explanation_pb2,
     explanation_service_pb2,
-    explanation_service_pb2_grpc,
     input_pb2,
     model_service_pb2,
     tensor_pb2,
@@ -303,16 +302,6 @@ def test_a_request_beyond_the_size_limit_is_refused_before_it_is_read(server: Se
     error = failure(lambda: call(bytes((64 << 20) + 1)))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_what_is_not_there_yet_is_unimplemented(server: Server) -> None:
-    stub = explanation_service_pb2_grpc.ExplanationServiceStub(server.channel)
-    request = explanation_service_pb2.DissectRequest(model=explanation_pb2.ModelSpec(name=TABLE_MODEL))
-
-    error = failure(lambda: list(stub.Dissect(request)))
-
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert details(error)["ErrorInfo"].reason == "UNIMPLEMENTED"
 
 
 def test_no_error_shows_the_inside_of_the_server(server: Server) -> None:

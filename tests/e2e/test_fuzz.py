@@ -167,8 +167,7 @@ def test_an_arbitrary_message_to_a_stream_ends_honestly(target: Server, path: st
     @settings(fuzzed, max_examples=EXAMPLES // 6)
     @given(messages(kind))
     def hold(request: Any) -> None:
-        code = assert_honest(stream(target, path, request.SerializeToString()))
-        assert (code is UNIMPLEMENTED) == path.endswith("Dissect")
+        assert assert_honest(stream(target, path, request.SerializeToString())) is not UNIMPLEMENTED
 
     hold()
 

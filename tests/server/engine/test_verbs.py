@@ -55,7 +55,10 @@ def test_a_method_of_another_verb_is_refused_with_what_the_verb_has():
 
 
 def test_an_attribution_is_no_method_of_dissect():
-    with pytest.raises(InvalidRequestError, match=r"'saliency' is a method of Attribute; Dissect has: activations"):
+    with pytest.raises(
+        InvalidRequestError,
+        match=r"'saliency' is a method of Attribute; Dissect has: activation-maximization, activations",
+    ):
         registry.lookup("saliency", DISSECT, field="method")
 
 
