@@ -148,7 +148,7 @@ def test_models_and_data_lie_where_the_server_looks(container, config):
     assert mounts["models"]["readOnly"]
     assert mounts["data"]["mountPath"] == "/data"
     if "datasets" in mounts:
-        assert mounts["datasets"]["mountPath"] == str(config.models.datasets_folder())
+        assert mounts["datasets"]["mountPath"] == config.models.datasets_place()
         assert mounts["datasets"]["readOnly"]
 
 

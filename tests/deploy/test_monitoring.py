@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,13 @@ from e2e.conftest import models  # noqa: F401 - a fixture
 from e2e.messages import DIABETES_ROW, TABLE_MODEL, TREES_MODEL, attribute, failure, predict, rows, spec, table_rows
 from e2e.serving import LONG_SECONDS, Server, serve, wait_until
 from monitoring.queries import DASHBOARDS, FOLDER, RULE_FILES, alerts, filled, panel_queries, recorded
+from pellucid.v1 import (
+    dissection_pb2,
+    explanation_pb2,
+    explanation_service_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
 
 from deploy.monitoring.build.names import above, quantile
 
@@ -62,7 +70,10 @@ def stack(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             for column in small_models.COLUMNS
         ),
     ]
-    settings = {"PELLUCID_SERVER__MAX_MESSAGE_BYTES": str(1 << 20)}
+    settings = {
+        "PELLUCID_SERVER__MAX_MESSAGE_BYTES": str(1 << 20),
+        "PELLUCID_JOBS__FOLDER": str(tmp_path_factory.mktemp("jobs")),
+    }
     with (
         serve(repository, tmp_path_factory.mktemp("server"), settings, as_users_do=True) as server,
         receiver() as notes,
@@ -101,10 +112,26 @@ def ask_all(server: Server) -> None:
         calls.Attribute(attribute(small_models.SCORES, scores, explanation), timeout=LONG_SECONDS)
     trees = {"features": table_rows([DIABETES_ROW])}
     calls.Attribute(attribute(TREES_MODEL, trees, spec("kernel-shap", samples=256)), timeout=LONG_SECONDS)
+    _do_a_job(server)
     _abandon(server)
     failure(lambda: calls.Predict(predict("nobody", scores)))
     failure(lambda: calls.Predict(predict("damaged", scores)))
     failure(lambda: calls.Predict(predict(TABLE_MODEL, {"features": rows(np.ones((20000, 30)))})))
+
+
+def _do_a_job(server: Server) -> None:
+    """Have a job done that no other request is equal to."""
+    dissect = explanation_service_pb2.DissectRequest(
+        model=explanation_pb2.ModelSpec(name=TABLE_MODEL),
+        method="activations",
+        layers=[dissection_pb2.LayerUnits(layer="hidden1")],
+        probe=dissection_pb2.Probe(inputs={"features": GOOD}),
+        seed=secrets.randbits(63),
+    )
+    jobs = job_service_pb2_grpc.JobServiceStub(server.channel)
+    submitted = jobs.SubmitJob(job_service_pb2.SubmitJobRequest(dissect=dissect), timeout=LONG_SECONDS)
+    *_, last = jobs.WatchJob(job_service_pb2.WatchJobRequest(id=submitted.job.id), timeout=LONG_SECONDS)
+    assert last.job.state == job_service_pb2.JOB_STATE_DONE
 
 
 def _abandon(server: Server) -> None:
