@@ -287,7 +287,7 @@ def test_a_sweep_that_its_deadline_cuts_off_returns_what_it_has(server: Server, 
         source={"image": pictures(flipped.getvalue())},
     )  # fmt: skip
 
-    parts = list(server.explanations.Ablate(request, timeout=8.0))
+    parts = list(server.explanations.Ablate(request, timeout=12.0))
 
     last = parts[-1].findings
     assert last.accuracy.partial
