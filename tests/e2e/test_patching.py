@@ -1,5 +1,6 @@
 """Patches between two runs through the real server, held to the eager networks with hooks."""
 
+import contextlib
 import io
 import os
 import signal
@@ -287,7 +288,13 @@ def test_a_sweep_that_its_deadline_cuts_off_returns_what_it_has(server: Server, 
         source={"image": pictures(flipped.getvalue())},
     )  # fmt: skip
 
-    parts = list(server.explanations.Ablate(request, timeout=12.0))
+    parts = []
+    # On a crowded machine a deadline may pass before there is anything: the next has the graphs that were derived.
+    for seconds in (8.0, 12.0, 18.0):
+        with contextlib.suppress(grpc.RpcError):
+            parts = list(server.explanations.Ablate(request, timeout=seconds))
+        if parts:
+            break
 
     last = parts[-1].findings
     assert last.accuracy.partial
