@@ -249,7 +249,7 @@ class Jobs:
         except Exception as error:  # noqa: BLE001 - its callers get the error
             self._forget(job)
             job.stored.set_exception(error)
-            # It may be that nobody waits any more.
+            # The last caller may have left.
             job.stored.exception()
             with contextlib.suppress(PellucidError):
                 await self._writing.run(lambda store: store.drop_files(job.id))
@@ -275,7 +275,7 @@ class Jobs:
                 await self._end(job, CANCELLED)
 
     def _forget(self, job: Job) -> None:
-        """Have nobody find a job any more, before its files are removed."""
+        """Hide a job from all callers, before its files are removed."""
         job.removed = job.halted = True
         self._jobs.pop(job.id, None)
         self._unjoin(job)

@@ -22,7 +22,7 @@ class Wish:
     key
         What all equal wishes have in common, by `job_key`.
     owner
-        On whose behalf; empty on a server that asks nobody who they are.
+        The identity that the job belongs to; empty on a server without identities.
     dataset_digest
         Of the data set that the request names; empty without one.
     priority

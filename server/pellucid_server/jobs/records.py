@@ -23,7 +23,7 @@ class JobRecord:
     key
         What equal requests of one owner have in common, 64 hexadecimal digits; empty for a job that none may join.
     owner
-        Name of the identity that submitted it; empty on a server that asks nobody who they are.
+        Name of the identity that submitted it; empty on a server without identities.
     shared
         Whether other identities may join it and read its answer.
     pinned

@@ -49,7 +49,7 @@ def wish_of(jobs: Jobs, asked: Asked, call: Call, hello: Hello | None, classes: 
 
 
 def owner_of(call: Call) -> str:
-    """Return whose a job is that a call asks for; empty where nobody is asked who they are."""
+    """Return the owner of a job that a call asks for: its identity, or an empty text on a server without identities."""
     return "" if call.identity is None else call.identity.name
 
 

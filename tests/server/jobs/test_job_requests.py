@@ -29,7 +29,7 @@ def call(name="", roles=LOOKS, **facts):
         (call("root", ["admin"]), True, True),
         # Who may look into models alone is no administrator.
         (call("eve", ["predict"]), False, False),
-        # Nobody is asked who they are: everyone is one owner.
+        # The server has no identities: all callers are one owner.
         (call(), True, True),
     ],
     ids=["owner", "other", "admin", "predicts", "no access file"],

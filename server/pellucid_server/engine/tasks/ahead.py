@@ -42,7 +42,7 @@ class _Ahead(Generic[Item]):
         self._changed = hub.signal()
 
     def make(self) -> None:
-        """Make items until there are no more, or nobody wants them; a task of its own."""
+        """Make items until there are no more, or the reader is closed; a task of its own."""
         try:
             for item in self._items:
                 self._made.append(item)

@@ -142,7 +142,7 @@ def column(findings: Findings, table: str, name: str) -> Any:
 def parts_across_a_loss(
     network: LookedInto, method: str, question: ProbeQuestion, lost_at: int, **parameters: Any
 ) -> Any:
-    """Return the parts that a caller gets of whom the worker is lost behind `lost_at` of what the method yields.
+    """Return the parts that a caller gets if the worker is lost after `lost_at` of what the method yields.
 
     What is delivered again is dropped as the operation drops it: parts that were yielded behind the last state.
     """

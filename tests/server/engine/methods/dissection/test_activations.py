@@ -469,7 +469,7 @@ def test_maps_are_drawn_each_in_its_own_scale():
     assert shown.shape == (66, 66)
     levels = [[shown[8, x], shown[8, x + 16], shown[24, x], shown[24, x + 16]] for x in (8, 42)]
     assert levels == [[0, 85, 170, 255]] * 2
-    # A unit that is the same everywhere is at the least.
+    # The map of a constant unit is drawn in the lowest colour.
     assert (shown[34:, :32] == 0).all()
 
 
