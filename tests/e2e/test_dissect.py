@@ -53,3 +53,18 @@ def test_a_layer_that_there_is_not_is_not_found(stub, table, columns):
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.Dissect(asked, timeout=60))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_receipt_has_the_target_by_its_index_and_space(stub):
+    asked = explanation_service_pb2.DissectRequest(
+        model=explanation_pb2.ModelSpec(name="breast-cancer"),
+        method="activation-maximization",
+        parameters={"steps": explanation_pb2.ParamValue(integer=2)},
+        target=explanation_pb2.Target(outcome=explanation_pb2.Outcome(label="benign")),
+    )
+
+    *_, last = stub.Dissect(asked, timeout=60)
+
+    target = last.findings.receipt.target
+    assert (list(target.outcome.index), target.output) == ([1], "output")
+    assert target.space == explanation_pb2.OUTPUT_SPACE_LOGITS

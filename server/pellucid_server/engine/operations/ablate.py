@@ -1,6 +1,5 @@
 """`Ablate`: what would change if a part of the model, or of the input, were different; answered in parts."""
 
-import dataclasses
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from pellucid_server.engine.operations.dataset_rows import dataset_digest, datas
 from pellucid_server.engine.operations.explain import require_finite
 from pellucid_server.engine.operations.networks import GraphNetwork
 from pellucid_server.engine.operations.predict import outputs_of
+from pellucid_server.engine.operations.receipts import settled_parameters, stream_receipt
 from pellucid_server.engine.operations.rows import Rows, digest, prepare
 from pellucid_server.engine.operations.sites import resolve_interventions
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
@@ -26,7 +26,7 @@ from pellucid_server.engine.operations.targets import Resolved, output_of, resol
 from pellucid_server.errors import InvalidRequestError, TimedOutError, UnsupportedError
 from pellucid_server.vocabulary.findings import AblationRecord, Column, Findings, Table
 from pellucid_server.vocabulary.requests import AblateRequest, Outcome, TargetSpec
-from pellucid_server.vocabulary.results import Accuracy, Receipt
+from pellucid_server.vocabulary.results import Accuracy
 from pellucid_server.vocabulary.spans import METHOD
 
 _RESERVE_SECONDS = 0.3
@@ -134,7 +134,7 @@ def ablate(context: RequestContext, request: AblateRequest, resume: Resume) -> G
         if request.exact or not (number or resume.parts_done):
             raise
         partial = True
-    yield Step(_last_part(context, model, request, method, params, asked, handle, last, partial=partial), 1.0)
+    yield Step(_last_part(context, model, request, params, asked, handle, last, partial=partial), 1.0)
 
 
 def _resumed(resume: Resume) -> Findings:
@@ -158,7 +158,6 @@ def _last_part(
     context: RequestContext,
     model: LoadedModel,
     request: AblateRequest,
-    method: Method,
     params: Any,
     asked: Asked,
     handle: ModelHandle,
@@ -171,18 +170,14 @@ def _last_part(
     if partial:
         accuracy = replace(accuracy or Accuracy(), partial=True)
         warnings += ("The deadline cut the work short: this is what there was time for. Allow more time for the rest.",)
-    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
-    parameters = {name: value for name, value in values.items() if value is not None} | dict(last.resolved)
-    receipt = Receipt(
-        model=model.key,
+    receipt = stream_receipt(
+        context,
+        model,
+        request,
+        handle,
+        parameters=settled_parameters(params, last.resolved),
         input_digest=asked.input_digest,
-        runtime=context.runtime(model, handle.tally),
-        work=handle.tally.work(),
-        method=method.name,
-        parameters=parameters,
         target=asked.target,
-        seed=request.seed,
-        exact=request.exact,
     )
     return Findings(
         tables=asked.tables,

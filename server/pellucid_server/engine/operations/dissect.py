@@ -1,26 +1,24 @@
 """`Dissect`: what is inside a model; answered in parts, from states that another worker can go on from."""
 
-import dataclasses
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
 from pellucid_server.engine.asking import registry
 from pellucid_server.engine.asking.probes import Preview, ProbeQuestion, Saved
-from pellucid_server.engine.asking.registry import Method
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.model_handle import ModelHandle
 from pellucid_server.engine.models.loading.loaded import LoadedModel
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.probe_layers import probe_layers
 from pellucid_server.engine.operations.probe_sets import OpenedProbe, opened_probe
+from pellucid_server.engine.operations.receipts import settled_parameters, stream_receipt
 from pellucid_server.engine.operations.streams import Resume, Step, answers_in_parts
 from pellucid_server.engine.operations.targets import element_of
 from pellucid_server.engine.operations.terms import boxes, cells
 from pellucid_server.errors import UnavailableError, UnsupportedError
 from pellucid_server.vocabulary.findings import DissectionRecord, Findings, State
-from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec
-from pellucid_server.vocabulary.results import Receipt
+from pellucid_server.vocabulary.requests import DissectRequest, LayerSpec, TargetSpec
 from pellucid_server.vocabulary.spans import METHOD
 
 
@@ -55,7 +53,7 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
         features=model.features,
         inputs={name: each.info for name, each in model.inputs.items()},
         outputs=model.outputs,
-        target=target,
+        target=None if target is None else target.target,
         seed=request.seed,
         exact=request.exact,
         state=state,
@@ -91,7 +89,8 @@ def dissect(context: RequestContext, request: DissectRequest, resume: Resume) ->
                         continue
                     had += 1
                     yield Step(last, shares.last, checkpoint=True, state=replace(standing, parts=had))
-    yield Step(_last_part(context, model, request, method, params, probe, found_layers.specs, handle, last), 1.0)
+    spec = None if target is None else target.spec
+    yield Step(_last_part(context, model, request, params, spec, probe, found_layers.specs, handle, last), 1.0)
 
 
 class _Shares:
@@ -118,25 +117,21 @@ def _last_part(
     context: RequestContext,
     model: LoadedModel,
     request: DissectRequest,
-    method: Method,
     params: Any,
+    target: TargetSpec | None,
     probe: OpenedProbe,
     layers: tuple[LayerSpec, ...],
     handle: ModelHandle,
     last: Findings,
 ) -> Findings:
-    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
-    parameters = {name: value for name, value in values.items() if value is not None} | dict(last.resolved)
-    receipt = Receipt(
-        model=model.key,
+    receipt = stream_receipt(
+        context,
+        model,
+        request,
+        handle,
+        parameters=settled_parameters(params, last.resolved),
         input_digest=probe.digest,
-        runtime=context.runtime(model, handle.tally),
-        work=handle.tally.work(),
-        method=method.name,
-        parameters=parameters,
-        target=request.target,
-        seed=request.seed,
-        exact=request.exact,
+        target=target,
     )
     record = DissectionRecord(
         layers=layers,

@@ -26,6 +26,7 @@ from pellucid_server.engine.operations.comparisons import (
 )
 from pellucid_server.engine.operations.context import RequestContext
 from pellucid_server.engine.operations.presentation import present
+from pellucid_server.engine.operations.receipts import settled_parameters
 from pellucid_server.engine.operations.rows import Rows, digest
 from pellucid_server.engine.operations.targets import Resolved, resolve
 from pellucid_server.engine.operations.watched import (
@@ -209,7 +210,7 @@ def _explained(
         runtime=context.runtime(model, handle.tally),
         work=handle.tally.work(),
         method=name,
-        parameters=_resolved_parameters(prepared.params, answer),
+        parameters=settled_parameters(prepared.params, answer.resolved),
         target=resolved.spec,
         baseline=kind,
         baseline_digest=digests[1],
@@ -283,12 +284,6 @@ def _naming_fields(field: str) -> Iterator[None]:
         named = error.metadata.get("field", "parameters")
         text = f"{field}.{error.message}" if error.message.startswith(named) else error.message
         raise InvalidRequestError(text, field=f"{field}.{named}") from error
-
-
-def _resolved_parameters(params: Any, answer: Attribution) -> dict[str, Any]:
-    """Return the parameters that the answer came from: the caller's, defaults, and what the method settled itself."""
-    values = {entry.name: getattr(params, entry.name) for entry in dataclasses.fields(params)}
-    return {name: value for name, value in values.items() if value is not None} | dict(answer.resolved)
 
 
 def _result(

@@ -70,8 +70,10 @@ def resolve(spec: TargetSpec, infos: tuple[OutputInfo, ...], outputs: Arrays, *,
     )
 
 
-def element_of(spec: TargetSpec, infos: tuple[OutputInfo, ...], *, field: str) -> Target:
+def element_of(spec: TargetSpec, infos: tuple[OutputInfo, ...], *, field: str) -> Resolved:
     """Find the scalar that `spec` names where there is no row by which an element could be the highest.
+
+    Its value is that of an output of zeros, and says nothing.
 
     Raises
     ------
@@ -85,7 +87,7 @@ def element_of(spec: TargetSpec, infos: tuple[OutputInfo, ...], *, field: str) -
     if info.shape and not (spec.outcome.index or spec.outcome.label):
         where = f"{field}.outcome"
         raise InvalidRequestError(f"{where} is empty; set its index or its label.", field=where)
-    return resolve(spec, infos, {info.name: np.zeros(info.shape)}, field=field).target
+    return resolve(spec, infos, {info.name: np.zeros(info.shape)}, field=field)
 
 
 def highest(values: npt.NDArray[np.generic]) -> int:
