@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.counterfactuals import CounterfactualQuestion
 from pellucid_server.engine.methods.counterfactual.columns import Space
 from pellucid_server.engine.methods.counterfactual.fields import Field
-from pellucid_server.engine.methods.shared.pngs import png
+from pellucid_server.engine.methods.shared.pngs import row_picture
 from pellucid_server.vocabulary.findings import Axis, Column, NamedArray, Picture, Table
 
 Floats = npt.NDArray[np.float64]
@@ -216,7 +216,7 @@ def _axes(count: int, picture: bool) -> tuple[Axis, ...]:
 def pictures(question: CounterfactualQuestion, field: Field, values: Floats, said: str) -> dict[str, Picture]:
     """Write the changed pictures as PNG files that the model, sent one, makes exactly this row of."""
     return {
-        f"counterfactual/{question.number}/{name}": png(levels, said, question.pixels[name].resize)
+        f"counterfactual/{question.number}/{name}": row_picture(levels, said, question.pixels[name].resize)
         for name, levels in field.split(values).items()
         if name in question.pixels
     }

@@ -19,7 +19,13 @@ from pellucid_server.engine.methods.shared.arrays import generator
 from pellucid_server.engine.methods.shared.searching.ascent import Climb, Settings
 from pellucid_server.engine.methods.shared.searching.constraints import CONSTRAINTS, Constraint
 from pellucid_server.engine.methods.shared.searching.input_space import Floats, input_space
-from pellucid_server.engine.methods.shared.searching.objectives import KINDS, Goals, find_goals, natural_scores
+from pellucid_server.engine.methods.shared.searching.objectives import (
+    Goals,
+    ObjectiveParams,
+    find_goals,
+    natural_scores,
+    objective_rows,
+)
 from pellucid_server.engine.methods.shared.searching.reached import (
     NO_PROBE,
     natural_columns,
@@ -46,31 +52,9 @@ _REACHED, _DEAD, _NOT_FINITE = "reached", "dead", "not finite"
 
 
 @dataclass(frozen=True, slots=True)
-class Params:
+class Params(ObjectiveParams):
     """Parameters of activation maximization."""
 
-    objective: str = parameter(
-        "channel",
-        "What is maximised of each unit: channel, its mean over all positions; neuron, its value at one position; or "
-        "direction, the layer's values along `direction`. Of a class, it is the target's score.",
-        choices=KINDS,
-    )
-    position: int | None = parameter(
-        None,
-        "The position of a neuron or a direction, in row-major order of the axes that do not count units. Left out: "
-        "the middle for a neuron, the mean over all positions for a direction.",
-        minimum=0,
-    )
-    direction: npt.NDArray[np.generic] | None = parameter(  # noqa: RUF009 - a field, which nobody shares
-        None, "For directions, the weight of each of the layer's units: (units,), or (directions, units) for several."
-    )
-    power: float = parameter(
-        0.0,
-        "The dot product with a direction is multiplied by its cosine, held to at least 0.1, to this power: above 0, "
-        "the values have to point along the direction and not only be large.",
-        minimum=0.0,
-        maximum=8.0,
-    )
     constraint: str = parameter(
         "box",
         "What holds the input: box, the pixels' range, the columns' or the tensor's; l2 or linf, a ball of `radius` "
@@ -137,8 +121,7 @@ def _cost(params: Params, question: ProbeQuestion) -> Cost:
     each = params.starts * (params.steps + 1)
     if not question.layers:
         return Cost(natural + params.draws, each)
-    units = {layer.name: 1 if params.objective == "direction" else len(layer.units) for layer in question.layers}
-    steps = {f"unit gradient@{name}": count * each for name, count in units.items()}
+    steps = objective_rows(question, params, each)
     return Cost(others={"activations": natural + params.draws, **steps})
 
 
@@ -166,14 +149,7 @@ def activation_maximization(handle: Handle, question: ProbeQuestion, params: Par
     UnsupportedError
         Nothing says within what a column of a table lies.
     """
-    sought = find_goals(
-        question,
-        kind=params.objective,
-        position=params.position,
-        direction=params.direction,
-        power=params.power,
-        most=_MOST_OBJECTIVES,
-    )
+    sought = find_goals(question, params, most=_MOST_OBJECTIVES)
     constraint = _constraint(question, params)
     each = max(1, _STATE_BYTES // (_KEPT_ARRAYS * constraint.space.centre.nbytes * params.starts))
     blocks = tuple(block for goals in sought for block in goals.split(each))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeQuestion, Yielded
@@ -27,7 +26,12 @@ from pellucid_server.engine.methods.shared.painting.parameterisations import (
 )
 from pellucid_server.engine.methods.shared.painting.views import Views
 from pellucid_server.engine.methods.shared.searching.input_space import held_row, row_shapes
-from pellucid_server.engine.methods.shared.searching.objectives import KINDS, Goals, find_goals
+from pellucid_server.engine.methods.shared.searching.objectives import (
+    Goals,
+    ObjectiveParams,
+    find_goals,
+    objective_rows,
+)
 from pellucid_server.engine.methods.shared.searching.reached import (
     NO_PROBE,
     natural_columns,
@@ -53,31 +57,9 @@ _REACHED, _DEAD = "reached", "dead"
 
 
 @dataclass(frozen=True, slots=True)
-class Params:
+class Params(ObjectiveParams):
     """Parameters of feature visualization."""
 
-    objective: str = parameter(
-        "channel",
-        "What is maximised of each unit: channel, its mean over all positions; neuron, its value at one position; or "
-        "direction, the layer's values along `direction`. Of a class, it is the target's score.",
-        choices=KINDS,
-    )
-    position: int | None = parameter(
-        None,
-        "The position of a neuron or a direction, in row-major order of the axes that do not count units. Left out: "
-        "the middle for a neuron, the mean over all positions for a direction.",
-        minimum=0,
-    )
-    direction: npt.NDArray[np.generic] | None = parameter(  # noqa: RUF009 - a field, which nobody shares
-        None, "For directions, the weight of each of the layer's units: (units,), or (directions, units) for several."
-    )
-    power: float = parameter(
-        0.0,
-        "The dot product with a direction is multiplied by its cosine, held to at least 0.1, to this power: above 0, "
-        "the values have to point along the direction and not only be large.",
-        minimum=0.0,
-        maximum=8.0,
-    )
     parameterization: str = parameter(
         "fourier",
         "What is optimised: fourier, the spectrum, scaled so that low frequencies count more; pixel, the pixels; "
@@ -150,8 +132,7 @@ def _cost(params: Params, question: ProbeQuestion) -> Cost:
     each = params.pictures * params.steps
     if not question.layers:
         return Cost(natural, each)
-    units = {layer.name: 1 if params.objective == "direction" else len(layer.units) for layer in question.layers}
-    steps = {f"unit gradient@{name}": count * each for name, count in units.items()}
+    steps = objective_rows(question, params, each)
     return Cost(others={"activations": natural, **steps})
 
 
@@ -184,14 +165,7 @@ def feature_visualization(handle: Handle, question: ProbeQuestion, params: Param
     require(params.pictures > 1 or not params.diversity, "diversity", params.diversity, "needs pictures above 1")
     likened = not params.diversity or question.target is None
     require(likened, "diversity", params.diversity, "must be 0 where target is set, as a class has no layer")
-    sought = find_goals(
-        question,
-        kind=params.objective,
-        position=params.position,
-        direction=params.direction,
-        power=params.power,
-        most=_MOST_OBJECTIVES,
-    )
+    sought = find_goals(question, params, most=_MOST_OBJECTIVES)
     brush = _brush(handle, question, params, canvas, shape)
     parameters = 4 * int(np.prod(brush.parameterisation.shape))
     most = max(1, _STATE_BYTES // (params.pictures * (_KEPT_ARRAYS * parameters + 4 * int(np.prod(shape[1:])))))

@@ -35,6 +35,7 @@ from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.units.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.units.kept_maps import KeptBatch, KeptMaps
+from pellucid_server.engine.methods.shared.units.layer_values import probe_of
 from pellucid_server.engine.methods.shared.units.probed_layer import (
     RAW,
     UPSAMPLED,
@@ -121,11 +122,7 @@ def network_dissection(handle: Handle, question: ProbeQuestion, params: Params) 
     UnsupportedError
         The units of a layer have positions that are not those of a picture.
     """
-    probe = question.probe
-    if probe is None:
-        raise InvalidRequestError("probe is not set; network-dissection needs pictures with masks.", field="probe")
-    if not question.layers:
-        raise InvalidRequestError("layers is empty; name the layers to dissect.", field="layers")
+    probe = probe_of(question, "network-dissection")
     if not probe.concepts:
         text = "The probe has no concept masks; name a data set with masks, or give probe.masks."
         raise InvalidRequestError(text, field="probe")

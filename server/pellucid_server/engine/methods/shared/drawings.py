@@ -4,7 +4,6 @@ Source of the colour map: van der Walt and Smith's "viridis", 2015, in the publi
 of its colours.
 """
 
-import io
 import struct
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pellucid_server.engine.asking.duration import takes
 from pellucid_server.engine.asking.probes import Pixels
+from pellucid_server.engine.methods.shared.pngs import encoded
 from pellucid_server.vocabulary.findings import Picture
 
 Floats = npt.NDArray[np.float64]
@@ -42,9 +42,7 @@ PALETTE = (
 
 def png(pixels: Pixels) -> bytes:
     """Encode a picture, (height, width, 3)."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def picture(data: bytes, text: str) -> Picture:
@@ -137,9 +135,7 @@ def scatter(
         sheet.paste(Image.fromarray(thumbnail), (left, top))
         draw.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=colour, width=2)
     _legend(draw, names)
-    file = io.BytesIO()
-    sheet.save(file, "PNG")
-    return file.getvalue()
+    return encoded(sheet)
 
 
 def _legend(draw: ImageDraw.ImageDraw, names: list[str]) -> None:

@@ -9,7 +9,7 @@ from pellucid_server.engine.asking.probes import ProbeQuestion
 from pellucid_server.engine.asking.question import Arrays
 from pellucid_server.engine.evaluations.recipes import Rows
 from pellucid_server.engine.methods.shared.painting.painting import Brush, Canvas, Painting
-from pellucid_server.engine.methods.shared.pngs import png
+from pellucid_server.engine.methods.shared.pngs import row_picture
 from pellucid_server.engine.methods.shared.searching.reached import reached_text
 from pellucid_server.engine.methods.shared.searching.searches import Floats, Outcome
 from pellucid_server.engine.methods.shared.searching.shown_rows import ShownRows, shown_rows
@@ -93,7 +93,9 @@ class PaintingSearch:
             text = f"What {each.rpartition('/')[0]} responds to most, painted from noise."
             if reached is not None:
                 text += reached_text(float(reached[number]), self._natural[:, number // self._brush.pictures])
-            pictures[each] = png(rows.levels[name][number], text, 0 if image is None else image.resize, mirrored=True)
+            pictures[each] = row_picture(
+                rows.levels[name][number], text, 0 if image is None else image.resize, mirrored=True
+            )
             if self._brush.transparency:
                 arrays[f"{each}/transparency"] = _transparency(painting.transparency[number], each)
         return Findings(arrays=arrays, pictures=pictures)

@@ -10,7 +10,7 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeLayer, ProbeQuestion
 from pellucid_server.engine.asking.question import Arrays, Scores, Target
 from pellucid_server.engine.asking.recipe import Recipe
-from pellucid_server.engine.asking.registry import require
+from pellucid_server.engine.asking.registry import parameter, require
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.gradient import Gradient
 from pellucid_server.engine.evaluations.recipes import Picked, Rows
@@ -21,6 +21,34 @@ from pellucid_server.errors import InvalidRequestError
 Floats = npt.NDArray[np.float64]
 
 KINDS = ("channel", "neuron", "direction")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveParams:
+    """Parameters of all methods that seek inputs for objectives."""
+
+    objective: str = parameter(
+        "channel",
+        "What is maximised of each unit: channel, its mean over all positions; neuron, its value at one position; or "
+        "direction, the layer's values along `direction`. Of a class, it is the target's score.",
+        choices=KINDS,
+    )
+    position: int | None = parameter(
+        None,
+        "The position of a neuron or a direction, in row-major order of the axes that do not count units. Left out: "
+        "the middle for a neuron, the mean over all positions for a direction.",
+        minimum=0,
+    )
+    direction: npt.NDArray[np.generic] | None = parameter(  # noqa: RUF009 - a field, which nobody shares
+        None, "For directions, the weight of each of the layer's units: (units,), or (directions, units) for several."
+    )
+    power: float = parameter(
+        0.0,
+        "The dot product with a direction is multiplied by its cosine, held to at least 0.1, to this power: above 0, "
+        "the values have to point along the direction and not only be large.",
+        minimum=0.0,
+        maximum=8.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,25 +199,17 @@ def natural_scores(handle: Handle, goals: Sequence[Goals], rows: Arrays) -> Floa
     return np.concatenate(found, axis=1)
 
 
-def find_goals(
-    question: ProbeQuestion,
-    *,
-    kind: str,
-    position: int | None,
-    direction: npt.NDArray[np.generic] | None,
-    power: float,
-    most: int,
-) -> tuple[Goals, ...]:
+def objective_rows(question: ProbeQuestion, params: ObjectiveParams, rows_of_each: int) -> dict[str, int]:
+    """Return the rows by kind of evaluation that all objectives at layers take, for costs."""
+    units = {layer.name: 1 if params.objective == "direction" else len(layer.units) for layer in question.layers}
+    return {f"unit gradient@{name}": count * rows_of_each for name, count in units.items()}
+
+
+def find_goals(question: ProbeQuestion, params: ObjectiveParams, *, most: int) -> tuple[Goals, ...]:
     """Return what the inputs are sought for, in the order of the request.
 
     Parameters
     ----------
-    kind
-        One of `KINDS`: what is maximised of each unit, or that directions are.
-    position
-        Of neurons and directions; None for the middle of a neuron's map, and for the mean of a direction.
-    direction
-        For directions: (units,) or (directions, units).
     most
         Objectives at most.
 
@@ -199,6 +219,7 @@ def find_goals(
         There is neither a layer nor a target, or both, or a parameter does not fit the layers.
     """
     _require_one_of(question)
+    kind, direction = params.objective, params.direction
     require(kind == "direction" or direction is None, "objective", kind, 'must be "direction" if direction is set')
     if question.target is not None:
         require(kind == "channel", "objective", kind, 'must be left out, or "channel", where target is set')
@@ -207,7 +228,9 @@ def find_goals(
     if count > most:
         text = f"layers has {count} units; at most {most} are maximised by one request. Name the units wanted."
         raise InvalidRequestError(text, field="layers")
-    return tuple(Goals(_objectives(each, kind, position, direction), each, power=power) for each in question.layers)
+    return tuple(
+        Goals(_objectives(each, kind, params.position, direction), each, power=params.power) for each in question.layers
+    )
 
 
 def _require_one_of(question: ProbeQuestion) -> None:

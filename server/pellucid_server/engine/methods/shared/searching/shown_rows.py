@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pellucid_server.engine.asking.counterfactuals import Cells
 from pellucid_server.engine.asking.probes import ProbeQuestion
 from pellucid_server.engine.asking.question import Arrays
-from pellucid_server.engine.methods.shared.pngs import png
+from pellucid_server.engine.methods.shared.pngs import row_picture
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Picture, Table
 
 Array = npt.NDArray[np.generic]
@@ -88,7 +88,9 @@ def row_findings(question: ProbeQuestion, rows: ShownRows, number: int, name: st
         where = f"{name}/{key}"
         if key in rows.levels:
             image = question.inputs[key].image
-            pictures[where] = png(rows.levels[key][number], text, 0 if image is None else image.resize, mirrored=True)
+            pictures[where] = row_picture(
+                rows.levels[key][number], text, 0 if image is None else image.resize, mirrored=True
+            )
         elif key in rows.values:
             tables[where] = Table(dict(_columns(question.cells[key], rows.values[key][number])), text)
         else:

@@ -1,6 +1,5 @@
 """Sheets of the pictures that a unit is largest in: where it is on, and what is there."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pellucid_server.engine.asking.probes import Concept, Pixels
+from pellucid_server.engine.methods.shared.pngs import encoded
 from pellucid_server.engine.methods.shared.units.dictionary import Named
 from pellucid_server.vocabulary.findings import Picture
 
@@ -52,9 +52,7 @@ def unit_sheet(named: Named, unit: int, concepts: Sequence[Concept], tiles: Sequ
     gap = np.zeros((tiles[0].shape[0], _GAP, 3), np.uint8)
     row = np.concatenate([part for each in tiles for part in (each, gap)][:-1], axis=1)
     image = Image.fromarray(row).quantize(_COLOURS)
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return f"{named.layer.name}/unit {number}", Picture(file.getvalue(), image.width, image.height, text)
+    return f"{named.layer.name}/unit {number}", Picture(encoded(image, small=True), image.width, image.height, text)
 
 
 def _thumbnail(picture: Pixels) -> Pixels:
