@@ -16,7 +16,7 @@ from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQu
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.methods.shared.drawings import COLOUR_MAPS
-from pellucid_server.engine.methods.shared.pace import Pace
+from pellucid_server.engine.methods.shared.save_timer import SaveTimer
 from pellucid_server.engine.methods.shared.units.layer_values import Values, looked_at, position_classes, probe_of
 from pellucid_server.engine.methods.shared.units.unit_pictures import PictureBudget, feature_maps, unit_sheets
 from pellucid_server.engine.methods.shared.units.unit_summary import Settings, UnitSummary
@@ -99,7 +99,7 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
     probe = probe_of(question, "activations")
     settings = _settings(question, params)
     done, found = _begun(question, settings)
-    pace = Pace()
+    timer = SaveTimer()
 
     def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
         for name, summary in found.items():
@@ -107,9 +107,9 @@ def activations(handle: Handle, question: ProbeQuestion, params: Params) -> Iter
 
     for batch in looked_at(handle, question, probe, take, done):
         done += batch.count
-        if pace.due() or done >= probe.count:
+        if timer.due() or done >= probe.count:
             state = handle.beside(partial(_state, found, done))
-            pace.wait_for(state)
+            timer.wait_for(state)
             yield Saved(state, done, probe.count)
     budget = PictureBudget(params.picture_bytes)
     shown = [each.highest.rows[:, : each.top].reshape(-1) for each in found.values()]

@@ -22,7 +22,7 @@ What is found, by name:
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from pellucid_server.engine.asking.registry import Background, Cost, Need, metho
 from pellucid_server.engine.asking.verbs import DISSECT
 from pellucid_server.engine.evaluations.capture import Capture
 from pellucid_server.engine.evaluations.recipes import Rows
+from pellucid_server.engine.methods.shared.save_timer import SaveTimer
 from pellucid_server.engine.methods.shared.units.dictionary import Named, ious, tables, top_table
 from pellucid_server.engine.methods.shared.units.kept_maps import KeptBatch, KeptMaps
 from pellucid_server.engine.methods.shared.units.layer_values import probe_of
@@ -56,7 +57,6 @@ Values = Mapping[str, npt.NDArray[np.generic]]
 _MOST_ROWS = 32
 _BATCH_BYTES = 48 << 20
 """Bytes of the layers' values of a batch, about."""
-_SAVE_SECONDS = 2.0
 _PREVIEW_SECONDS = 5.0
 _PREVIEW_SHARE = 20
 """Previews take at most one part in so many of the time."""
@@ -143,24 +143,20 @@ def _require_few_pairs(question: ProbeQuestion, probe: ProbeSet) -> None:
         raise InvalidRequestError(text, field="layers")
 
 
-@dataclass(slots=True)
-class _Clock:
-    """When something is done again that is to take a part of the time at most."""
+class _PreviewTimer:
+    """Due every five seconds, or less often where a preview takes long to make."""
 
-    seconds: float
-    share: int = 0
-    due: float = field(init=False)
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _PREVIEW_SECONDS
 
-    def __post_init__(self) -> None:
-        self.due = time.monotonic() + self.seconds
+    def due(self) -> bool:
+        """Whether it is time for a preview."""
+        return time.monotonic() >= self._next
 
-    def rings(self) -> bool:
-        return time.monotonic() >= self.due
-
-    def wind(self, began: float) -> None:
-        """Begin to wait again, behind what began then."""
+    def made(self, began: float) -> None:
+        """Count the time to the next one from now, when one is made that was begun then."""
         now = time.monotonic()
-        self.due = now + max(self.seconds, self.share * (now - began))
+        self._next = now + max(_PREVIEW_SECONDS, _PREVIEW_SHARE * (now - began))
 
 
 class _Run:
@@ -190,7 +186,7 @@ class _Run:
         # Rows whose pictures are drawn count as further ones: at most so many, until it is known which they are.
         units = sum(min(len(each.units), params.pictures) for each in question.layers)
         self._most_shown = min(probe.count, units * params.top) if probe.kind == "pictures" else 0
-        self._saving, self._previewing = _Clock(_SAVE_SECONDS), _Clock(_PREVIEW_SECONDS, _PREVIEW_SHARE)
+        self._saving, self._previewing = SaveTimer(), _PreviewTimer()
         if question.state is not None:
             self._restore(question.state)
 
@@ -210,9 +206,9 @@ class _Run:
             )
             self._looked += 0 if last is None else last.count
             last = this
-            if self._saving.rings():
+            if self._saving.due():
                 yield self._saved()
-            if self._looked and self._previewing.rings():
+            if self._looked and self._previewing.due():
                 yield self._preview()
         if not self._found[0].settled:
             for each in self._found:
@@ -235,9 +231,9 @@ class _Run:
                 stream = None
             self._handle.beside(functools.partial(self._meet, kept))
             self._compared += len(kept.numbers)
-            if self._saving.rings():
+            if self._saving.due():
                 yield self._saved()
-            if self._previewing.rings():
+            if self._previewing.due():
                 yield self._preview()
         yield self._saved()
 
@@ -301,11 +297,12 @@ class _Run:
             for name, array in nested(str(number), each.state()).items()
         }
         counts = {"looked": self._looked, "compared": self._compared, "again": self._again, "drawn": self._drawn}
-        self._saving.wind(time.monotonic())
         # Rows for which the model ran again, or will, count as further ones.
         missing = self._looked - self._compared - self._kept.rows(self._compared)
         rows = self._probe.count + self._again + missing + self._most_shown
-        return Saved(State(arrays, counts), self._looked + self._again + self._shown, rows)
+        state = State(arrays, counts)
+        self._saving.wait_for(state)
+        return Saved(state, self._looked + self._again + self._shown, rows)
 
     def _restore(self, state: State) -> None:
         self._looked, self._compared, self._again, self._drawn = (
@@ -321,7 +318,7 @@ class _Run:
             picked = self._kept.sample(_PREVIEW_BATCHES)
             layers = self._handle.beside(lambda: [each.so_far(picked, self._looked) for each in self._found])
         _, found = self._handle.beside(functools.partial(self._named, layers))
-        self._previewing.wind(began)
+        self._previewing.made(began)
         return Preview(Findings(tables=found))
 
     def _warnings(self, named: list[Named]) -> tuple[str, ...]:

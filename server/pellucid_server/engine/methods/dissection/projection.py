@@ -14,7 +14,6 @@ from pellucid_server.engine.asking.handle import Handle
 from pellucid_server.engine.asking.probes import ProbeBatch, ProbeLayer, ProbeQuestion, ProbeSet, Saved, Yielded
 from pellucid_server.engine.asking.registry import Background, Cost, Need, method, parameter, require
 from pellucid_server.engine.asking.verbs import DISSECT
-from pellucid_server.engine.methods.shared.pace import Pace
 from pellucid_server.engine.methods.shared.projecting.component_maps import component_maps
 from pellucid_server.engine.methods.shared.projecting.gathered_points import GatheredPoints
 from pellucid_server.engine.methods.shared.projecting.points import Points
@@ -27,6 +26,7 @@ from pellucid_server.engine.methods.shared.projecting.reductions import (
     Vectors,
 )
 from pellucid_server.engine.methods.shared.projecting.scatter_plots import scatter_plot
+from pellucid_server.engine.methods.shared.save_timer import SaveTimer
 from pellucid_server.engine.methods.shared.units.layer_values import Values, looked_at, probe_of
 from pellucid_server.errors import InvalidRequestError, UnsupportedError
 from pellucid_server.vocabulary.findings import Axis, Column, Findings, NamedArray, Table
@@ -108,7 +108,7 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
     gathered = GatheredPoints(
         reductions, params.most_rows, question.seed, covariances=params.algorithm == "pca", state=question.state
     )
-    pace = Pace()
+    timer = SaveTimer()
 
     def take(batch: ProbeBatch, values: Mapping[str, Values]) -> None:
         for name, reduction in reductions.items():
@@ -119,9 +119,9 @@ def projection(handle: Handle, question: ProbeQuestion, params: Params) -> Itera
         gathered.count(batch.numbers, batch.labels)
 
     for _ in looked_at(handle, question, probe, take, gathered.done):
-        if pace.due() or gathered.done >= probe.count:
+        if timer.due() or gathered.done >= probe.count:
             state = handle.beside(gathered.state)
-            pace.wait_for(state)
+            timer.wait_for(state)
             yield Saved(state, gathered.done, probe.count)
     figures: list[tuple[str, str, float, str]] = []
     for number, each in enumerate(question.layers):

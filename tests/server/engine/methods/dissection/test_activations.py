@@ -387,7 +387,7 @@ def equal(one, other):
 
 
 def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.pace._SECONDS", 0.0)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.save_timer._SECONDS", 0.0)
     values = maps(100)
     probe = Rows(100, tuple("ab"[number % 2] for number in range(100)))
 

@@ -316,7 +316,7 @@ def test_without_room_for_maps_the_model_runs_twice_and_finds_the_same():
 @pytest.mark.parametrize("space", ["raw", "upsampled"])
 @pytest.mark.parametrize("cache_mb", [0, 64])
 def test_a_run_goes_on_from_any_state_to_the_same_bits(monkeypatch, space, cache_mb):
-    monkeypatch.setattr(network_dissection, "_SAVE_SECONDS", 0)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.save_timer._SECONDS", 0.0)
     monkeypatch.setattr(network_dissection, "_MOST_ROWS", 8)
     handle, probe = Eager(Planted()), drawn(30, noise=0.02)
     settings = {"threshold_space": space, "cache_mb": cache_mb, "quantile": 0.02, "grid": 17}
@@ -334,7 +334,7 @@ def test_a_run_goes_on_from_any_state_to_the_same_bits(monkeypatch, space, cache
 
 
 def test_progress_only_rises_and_is_whole_only_when_all_pictures_are_drawn(monkeypatch, planted):
-    monkeypatch.setattr(network_dissection, "_SAVE_SECONDS", 0)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.save_timer._SECONDS", 0.0)
     monkeypatch.setattr(network_dissection, "_MOST_ROWS", 8)
     yielded = dissected(planted, question(planted, drawn(70), "conv"), cache_mb=0)
     saved = [each for each in yielded if isinstance(each, Saved)]

@@ -388,7 +388,7 @@ def test_a_sample_of_the_rows_has_coordinates_by_the_components_of_all():
 
 @pytest.mark.parametrize(("algorithm", "reduction"), [("pca", "mean"), ("nmf", "mean"), ("pca", "positions")])
 def test_what_goes_on_from_a_state_is_the_same_bit_for_bit(algorithm, reduction, monkeypatch):
-    monkeypatch.setattr("pellucid_server.engine.methods.shared.pace._SECONDS", 0.0)
+    monkeypatch.setattr("pellucid_server.engine.methods.shared.save_timer._SECONDS", 0.0)
     values = {"dense": np.abs(dense(150)), "conv": np.random.default_rng(6).random((150, 3, 2, 2)).astype(np.float32)}
     probe = Rows(150, tuple("ab"[number % 2] for number in range(150)))
     settings = {"algorithm": algorithm, "reduction": reduction, "most_rows": 60}

@@ -9,7 +9,7 @@ _BYTES_PER_SECOND = 2 << 20
 """Of states, on average."""
 
 
-class Pace:
+class SaveTimer:
     """Due the first time at once, and then every two seconds, or less often where states are large."""
 
     def __init__(self) -> None:
