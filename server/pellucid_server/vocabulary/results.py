@@ -171,7 +171,18 @@ class AttributeResult:
 
 Result = PredictResult | AttributeResult
 
-KINDS = ("forward", "gradient", "activations", "edited", "prefix", "suffix", "suffix-gradient", "unit", "unit-gradient")
+KINDS = (
+    "forward",
+    "gradient",
+    "activations",
+    "edited",
+    "prefix",
+    "suffix",
+    "suffix-gradient",
+    "unit-suffix",
+    "unit",
+    "unit-gradient",
+)
 """Kinds of evaluation."""
 
 

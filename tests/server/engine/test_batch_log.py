@@ -1,5 +1,8 @@
 import math
+import re
+from pathlib import Path
 
+import pellucid_server.engine.evaluations
 import pytest
 from pellucid_server.engine.device.batch_log import BatchLog, kind_of
 from pellucid_server.vocabulary.messages import BATCH_BOUNDS, BatchCounts
@@ -79,8 +82,24 @@ def test_a_batch_that_failed_was_busy_and_evaluated_nothing(log, clock):
 
 @pytest.mark.parametrize(
     ("kernels", "kind"),
-    [("forward", "forward"), ("gradient@fc,...", "gradient"), ("suffix gradient@a@b", "suffix-gradient")],
+    [
+        ("forward", "forward"),
+        ("gradient@fc,...", "gradient"),
+        ("suffix gradient@a@b", "suffix-gradient"),
+        ("unit suffix@a", "unit-suffix"),
+    ],
 )
 def test_a_kind_names_no_layer(kernels, kind):
     assert kind_of(kernels) == kind
     assert kind in KINDS
+
+
+def test_every_kind_that_an_evaluation_names_is_one_that_callers_read_of():
+    sources = [
+        path.read_text("utf-8") for path in Path(pellucid_server.engine.evaluations.__file__).parent.glob("*.py")
+    ]
+    lines = [line for source in sources for line in source.splitlines() if re.search(r"\bkind = ", line)]
+    found = {kind_of(name) for line in lines for name in re.findall(r'"([a-z ]+)(?=[@"])', line)}
+
+    assert {"forward", "suffix", "suffix-gradient", "unit", "unit-gradient"} <= found
+    assert found <= set(KINDS)
