@@ -99,7 +99,7 @@ def test_every_kind_that_an_evaluation_names_is_one_that_callers_read_of():
         path.read_text("utf-8") for path in Path(pellucid_server.engine.evaluations.__file__).parent.glob("*.py")
     ]
     lines = [line for source in sources for line in source.splitlines() if re.search(r"\bkind = ", line)]
-    found = {kind_of(name) for line in lines for name in re.findall(r'"([a-z ]+)(?=[@"])', line)}
+    found = {kind_of(name) for line in lines for name in re.findall(r'"([a-z][a-z ]*)(?=[@"])', line)}
 
     assert {"forward", "suffix", "suffix-gradient", "unit", "unit-gradient"} <= found
     assert found <= set(KINDS)
